@@ -7,7 +7,7 @@ does: alone a `reshape` is free and a `contiguous` copies; in a graph the memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -94,6 +94,15 @@ def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     Raises:
         InputError: a call lacks an operand or attribute its operator needs; named.
     """
+    # A registration after the first use adds to the costs.
+    key = "costs", len(COSTS)
+    if key not in graph.derived:
+        graph.derived[key] = _costs_of(graph)
+    costs: tuple[Cost | None, ...] = graph.derived[key]
+    return costs
+
+
+def _costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     costs: list[Cost | None] = []
     for call in graph.calls:
         if call.op not in MAY_COPY or not call.reads or not call.writes:
@@ -160,19 +169,12 @@ class GraphCost(msgspec.Struct, frozen=True):
     dtypes: tuple[DtypeCost, ...] = ()
 
 
-def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> GraphCost:
-    """Add up the costs of a graph's calls.
-
-    Args:
-        costs: of the calls, where the caller has them.
-
-    Raises:
-        InputError: a call lacks an operand or attribute its operator needs; named.
-    """
+def graph_cost(graph: Graph) -> GraphCost:
+    """Add up the costs of a graph's calls; errors as of `costs_of`."""
     by_family: dict[str, list[Cost]] = {}
     by_dtype: dict[str, list[Cost]] = {}
     unknown: dict[str, list[tuple[OpCall, Cost]]] = {}
-    for call, cost in zip(graph.calls, costs_of(graph) if costs is None else costs, strict=True):
+    for call, cost in zip(graph.calls, costs_of(graph), strict=True):
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)

@@ -15,7 +15,7 @@ import msgspec
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.fusion.inductor_lowering import schedule
-from shmoo.estimators.fusion.inductor_schedule import LIMITS, Group, Groups, Schedule
+from shmoo.estimators.fusion.inductor_schedule import LIMITS, SCHEDULER_RULES, Group, Groups, Schedule
 from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.registry import Registry, aten
 
@@ -155,24 +155,24 @@ def _reduction_epilogue(edge: Edge) -> bool:
     return is_reduction(edge.producer, edge.producer_cost) and _continues(edge)
 
 
-def fuse(
-    graph: Graph, runtime: str = "eager", family: str = "cpu", costs: Sequence[Cost | None] | None = None
-) -> tuple[Kernel, ...]:
-    """Group a graph's calls into kernels, in execution order.
+def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
+    """Group a graph's calls into kernels, in execution order, as a runtime of an architecture family does; "eager" groups
+    nothing."""
+    # A registration after the first use changes the groups.
+    key = "kernels", runtime, family, len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
+    if key not in graph.derived:
+        graph.derived[key] = _fused(graph, runtime, family)
+    kernels: tuple[Kernel, ...] = graph.derived[key]
+    return kernels
 
-    Args:
-        graph: captured calls.
-        runtime: one of `profile.RUNTIMES`; "eager" groups nothing.
-        family: architecture family ("cpu", "gpu", "tpu", "kpu").
-        costs: of the graph's calls, where the caller has them.
-    """
-    costs = costs_of(graph) if costs is None else costs
-    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
+
+def _fused(graph: Graph, runtime: str, family: str) -> tuple[Kernel, ...]:
+    working = {index: cost for index, cost in enumerate(costs_of(graph)) if cost is not None}
     if len(working) == 1 and not (runtime == "inductor-freezing" and folded_calls(graph)):
         # A single operator, as in tables of them: there is nothing to merge it with.
         return (Kernel(tuple(working)),)
     if (family, runtime) in INDUCTOR:
-        return _partition(graph, *_inductor_schedule(graph, runtime, family, costs))
+        return _partition(graph, *_inductor_schedule(graph, runtime, family))
     return _CallGroups(graph, working).merge(runtime, family)
 
 
@@ -184,13 +184,13 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group
     """
     if (family, runtime) not in INDUCTOR:
         return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
-    return _inductor_schedule(graph, runtime, family, costs_of(graph))[1].groups
+    return _inductor_schedule(graph, runtime, family)[1].groups
 
 
-def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[Cost | None]) -> tuple[list[int], Schedule]:
+def _inductor_schedule(graph: Graph, runtime: str, family: str) -> tuple[list[int], Schedule]:
     """The calls that still run after compilation, and Inductor's kernels of them."""
     folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-    costs = [None if index in folded else cost for index, cost in enumerate(costs)]
+    costs = [None if index in folded else cost for index, cost in enumerate(costs_of(graph))]
     working = {index: cost for index, cost in enumerate(costs) if cost is not None}
     library: dict[int, tuple[int, ...]] = {}
     pattern: dict[tuple[int, ...], str] = {}

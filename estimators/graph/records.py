@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -133,6 +133,11 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
                 index = storage
             owners.append(index)
         return tuple(owners)
+
+    @cached_property
+    def derived(self) -> dict[Hashable, Any]:
+        """What was computed from this graph and stays with it, because a graph never changes."""
+        return {}
 
     def root(self, index: int) -> int:
         """The value that owns the memory of value `index`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs.summary import UnknownOp, costs_of
+from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
@@ -17,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
-from shmoo.estimators.predict.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
 from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
@@ -205,9 +205,8 @@ class AnalysisDirector:
         table, nominal = work.table, Coefficients(self.profile)
         priced = self.price(table, runtime, seed=seed)
         whole = priced.whole()
-        ((latency, energy),) = whole.intervals()
-        power = next(iter(whole.intervals_of(lambda seconds, joules: joules / seconds)), None)
-        edp = next(iter(whole.intervals_of(lambda seconds, joules: joules * seconds)), None)
+        known = {name: intervals_of(*amounts)[0] for name, amounts in whole.quantities().items()}
+        latency, energy = known["latency_s"], known.get("energy_j")
         return Estimate(
             arch=self.profile.name,
             host=self.profile.host or OWN,
@@ -228,8 +227,8 @@ class AnalysisDirector:
             device_s=float(whole.device_s[0]),
             throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
             energy_j=energy,
-            average_power_w=power,
-            edp_js=edp,
+            average_power_w=known.get("average_power_w"),
+            edp_js=known.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
             notes=work.notes,
@@ -315,13 +314,12 @@ def estimate_on(
     Raises:
         InputError: as of `AnalysisDirector.estimate`.
     """
-    costs = [costs_of(graph) for graph in graphs]
     launched: dict[tuple[str, str], Tabulated] = {}
     for director, asked in targets:
         family, runtime = director.profile.family, check_runtime(director.profile, asked)
         if (runtime, family) not in launched:
             like = next(iter(launched.values()), None)
-            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs, like=like)
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, like=like)
         cores = threads if family == "cpu" else None
         yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 

@@ -182,17 +182,14 @@ def inspect_graphs(
 
 def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
     """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
-    costs = [costs_of(graph) for graph in graphs]
-    spent = {name: _split(estimate, costs) for name, estimate in estimates.items()}
+    spent = {name: _split(estimate, graphs) for name, estimate in estimates.items()}
     modules, operators = _Sums(estimates), _Sums(estimates)
     modules.row("")
     seen: set[str] = set()
     for g, graph in enumerate(graphs):
-        for index, call in enumerate(graph.calls):
-            cost = costs[g][index]
-            fresh = [value for value in call.reads if graph.values[value].kind == "parameter"]
+        for index, (call, cost) in enumerate(zip(graph.calls, costs_of(graph), strict=True)):
             params = 0
-            for value in fresh:
+            for value in (value for value in call.reads if graph.values[value].kind == "parameter"):
                 root = graph.values[graph.root(value)]
                 name = root.name or f"{g}:{graph.root(value)}"
                 if name not in seen:
@@ -233,10 +230,10 @@ class _Part(NamedTuple):
     bound: str
 
 
-def _split(estimate: Estimate, costs: Sequence[Sequence[Cost | None]]) -> dict[tuple[int, int], _Part]:
+def _split(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], _Part]:
     parts: dict[tuple[int, int], _Part] = {}
     for kernel in estimate.breakdown:
-        for index, share in zip(kernel.calls, _shares(kernel, costs[kernel.graph]), strict=True):
+        for index, share in zip(kernel.calls, _shares(kernel, costs_of(graphs[kernel.graph])), strict=True):
             joules = None if kernel.energy_j is None else kernel.energy_j * share
             parts[kernel.graph, index] = _Part(kernel.elapsed_s * share, joules, kernel.tiles * share, kernel.bound)
     return parts
