@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
@@ -18,7 +17,7 @@ from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, chec
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
-from shmoo.estimators.sweep.points import PointEstimates, estimate_points
+from shmoo.estimators.sweep.points import estimate_points
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 
@@ -191,7 +190,8 @@ class SweepController:
         drawn: bool,
     ) -> Columns:
         """Rows of many variants, priced together: the first one's row with the columns that differ."""
-        points = estimate_points(machine, work.table, runtime, axes, self.strategy, seed=0 if drawn else None)
+        seed = 0 if drawn else None
+        points = estimate_points(machine, work.table, runtime, axes, batch=batch, strategy=self.strategy, seed=seed)
         combinations = list(product_of(axes))
         director = AnalysisDirector(variant(machine, combinations[0]), self.strategy)
         first = director.estimate_tabulated(work, runtime, batch=batch, by_kernel=False)
@@ -202,7 +202,8 @@ class SweepController:
         count = len(combinations)
         columns = {name: [value] * count for name, value in tiles.items()}
         columns |= {name: [values[name] for values in combinations] for name in axes}
-        columns |= {name: [value] * count for name, value in common.items()} | _columns(points, batch)
+        columns |= {name: [value] * count for name, value in common.items()}
+        columns |= {name: numbers.tolist() for name, numbers in points.items()}
         capacity = f"capacity.{machine.levels[-1]}"
         if capacity in axes:
             rooms = [
@@ -232,24 +233,3 @@ def product_of(axes: Mapping[str, Sequence[T]]) -> Iterator[dict[str, T]]:
     """Every combination of axis values; one empty combination where there are no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
-
-
-def _columns(points: PointEstimates, batch: int) -> dict[str, list[float]]:
-    """What differs from point to point, as rows hold it."""
-    columns: dict[str, np.ndarray] = {
-        "tiles": points.tiles,
-        "device_s": points.device_s,
-        "latency_s": points.latency_s,
-        "throughput_per_s": batch / points.latency_s,
-    }
-    if points.energy_j is not None:
-        columns["energy_j"] = points.energy_j
-        columns["average_power_w"] = points.energy_j / points.latency_s
-        columns["edp_js"] = points.energy_j * points.latency_s
-    for name, (low, high) in points.limits.items():
-        columns[f"{name}_low"], columns[f"{name}_high"] = low, high
-    if points.limits:
-        low, high = points.limits["latency_s"]
-        columns["throughput_per_s_low"], columns["throughput_per_s_high"] = batch / high, batch / low
-    columns |= {f"basis_{name}": share for name, share in points.basis.items()}
-    return {name: column.tolist() for name, column in columns.items()}
