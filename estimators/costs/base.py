@@ -58,22 +58,14 @@ def tensor(call: OpCall, *names: str) -> TensorSpec:
 
 
 def first(call: OpCall) -> TensorSpec:
-    """The first tensor operand.
-
-    Raises:
-        InputError: the call has none.
-    """
+    """The first tensor operand; `InputError` where there is none."""
     if not call.inputs:
         raise InputError(f"{call.op} needs a tensor operand, the call has none; build the call from the operator's schema")
     return call.inputs[0]
 
 
 def result(call: OpCall) -> TensorSpec:
-    """The first result.
-
-    Raises:
-        InputError: the call has none.
-    """
+    """The first result; `InputError` where there is none."""
     if not call.outputs:
         raise InputError(f"{call.op} has no result; a call's `outputs` must hold what it returns, also for an in-place operator")
     return call.outputs[0]
