@@ -224,11 +224,7 @@ class KernelTable:
 
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
-        """One table with the segments of all `tables`.
-
-        Raises:
-            InputError: there is no table.
-        """
+        """One table with the segments of all `tables`; `InputError` without any."""
         if not tables:
             raise InputError(NO_KERNEL)
         names = [field.name for field in fields(cls) if field.name != "labels"]

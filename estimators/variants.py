@@ -78,11 +78,8 @@ def _described(description: str, name: str, before: float, value: Amount) -> str
 
 
 def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
-    """The same device with its kernels launched by another host.
-
-    Raises:
-        InputError: no such host, or a machine that launches its own kernels.
-    """
+    """The same device with its kernels launched by another host; `InputError` for an unknown host and for a machine that launches
+    its own kernels."""
     if profile.family != "gpu":
         raise InputError(f"host {name!r} on {profile.name!r}, a {profile.family}; hosts apply to GPUs only, leave it out")
     return profile.replacing(host=check_host(name))
@@ -123,9 +120,7 @@ def _amount(name: str, value: Amount | str) -> Amount:
 def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProfile:
     """The same CPU with fewer cores at work: peaks, near-cache bandwidths and core count scale by threads / cores; the shared
     levels' bandwidth is what the cores can draw, at most the whole. Fewer cores were not measured: the residual is dropped.
-
-    Raises:
-        InputError: not a CPU, or not between 1 and its cores.
+    `InputError` for another machine, or a number beyond its cores.
     """
     if profile.family != "cpu":
         raise InputError(f"threads={threads} on {profile.name!r}, a {profile.family}; threads apply to CPUs only, leave it out")

@@ -141,12 +141,8 @@ class StridedView(NamedTuple):
 
 
 def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
-    """The view of memory that a view operator's result has; steps that cannot be determined are uneven.
-
-    Args:
-        view: of the operator's first operand.
-        result: number of the result.
-    """
+    """The view of memory that one of a view operator's results has, from that of its first operand; steps that cannot be
+    determined are uneven."""
     shape = call.outputs[result].shape
     if call.op in _RESHAPING:
         return _reshaped(view, shape)

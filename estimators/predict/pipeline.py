@@ -104,12 +104,8 @@ def price(
     """Time and energy of every segment of a table.
 
     Args:
-        table: kernels of many cases, a segment each.
-        tiling: the same kernels cut for the machine.
         coefficients: of the machine; may hold D values or design points.
-        runtime: that launches the kernels.
         residual: whether the profile's corrections hold.
-        waits: of the host; none for `None`.
         seed: of the draws; no draws for `None`.
         shared: draws that other estimates share, to compare with them; draws for this one alone for `None`.
     """

@@ -197,15 +197,8 @@ def footprint(
     compute_dtype: str | None = None,
     batch: int = 1,
 ) -> Footprint:
-    """The footprint of one call of a captured model.
-
-    Args:
-        model: name in the baseline.
-        runtime, compute_dtype, batch: as `AnalysisDirector.estimate` takes them.
-
-    Raises:
-        InputError: as of `AnalysisDirector.estimate`.
-    """
+    """The footprint of one call of a captured model, under its name in the baseline; other arguments and errors as of
+    `AnalysisDirector.estimate`."""
     estimate = director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype, batch=batch)
     by_module: dict[str, list[KernelEstimate]] = {}
     for kernel in estimate.breakdown:

@@ -109,11 +109,7 @@ class Inspection(msgspec.Struct, frozen=True):
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
         """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of graphs
-        among them where it takes time. "time" is that of the first architecture.
-
-        Raises:
-            InputError: no such order.
-        """
+        among them where it takes time. "time" is that of the first architecture."""
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
         entry = self.entry
@@ -164,13 +160,8 @@ def inspect_graphs(
     """Sum a captured model up by module and operator.
 
     Args:
-        graphs: the pieces a capture gave.
         directors: architecture -> its director; one at least.
-        runtime: one of `profile.RUNTIMES`; each architecture's default for `None`.
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-
-    Raises:
-        InputError: no architecture is given, or what an estimate refuses.
+        runtime, compute_dtype: as `AnalysisDirector.estimate` takes them, whose errors are raised, too.
     """
     if not directors:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
