@@ -15,7 +15,7 @@ import msgspec
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.fusion.inductor_lowering import schedule
-from shmoo.estimators.fusion.inductor_schedule import LIMITS, SCHEDULER_RULES, Group, Groups, Schedule
+from shmoo.estimators.fusion.inductor_schedule import LIMITS, SCHEDULER_RULES, Groups, Schedule
 from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.registry import Registry, aten
 
@@ -176,15 +176,15 @@ def _fused(graph: Graph, runtime: str, family: str) -> tuple[Kernel, ...]:
     return _CallGroups(graph, working).merge(runtime, family)
 
 
-def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group]:
+def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> Sequence[Kernel]:
     """Every kernel that a compiler makes, with all calls that it computes at least in part.
 
     Unlike `fuse`, it lists a call that Inductor computes in several kernels (a norm's statistics and its scaling, an inlined sum)
     in each of them, and a call that needs no kernel (`cat` of operands that are written in place) in none.
     """
     if (family, runtime) not in INDUCTOR:
-        return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
-    return _inductor_schedule(graph, runtime, family)[1].groups
+        return fuse(graph, runtime, family)
+    return _inductor_schedule(graph, runtime, family)[1].kernels
 
 
 def _inductor_schedule(graph: Graph, runtime: str, family: str) -> tuple[list[int], Schedule]:
@@ -200,8 +200,8 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str) -> tuple[list[in
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
     scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
-    named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in scheduled.groups]
-    return list(working), scheduled._replace(groups=named)
+    named = [Kernel(k.calls, pattern.get(k.calls, "")) if k.calls[-1] in library else k for k in scheduled.kernels]
+    return list(working), scheduled._replace(kernels=named)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
@@ -221,7 +221,7 @@ def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tup
     A kernel keeps the calls that no other computes; one without any claims one of its calls; the remaining calls go to the last
     kernel that computes them. A call without a kernel joins the last kernel that produces one of its operands.
     """
-    groups = scheduled.groups
+    groups = scheduled.kernels
     count = Counter(call for group in groups for call in group.calls)
     home = {call: position for position, group in enumerate(groups) for call in group.calls if count[call] == 1}
     with_own_call = set(home.values())
