@@ -110,14 +110,17 @@ def triangular_solve(call: OpCall) -> Cost:
     )
 
 
+def svd_flops(m: int, n: int, vectors: bool) -> float:
+    """Golub-Reinsch: values alone 4 m n^2 - 4 n^3 / 3; with thin U and V 14 m n^2 + 8 n^3 (GVL figure 8.6.1)."""
+    long, short = max(m, n), min(m, n)
+    return 14 * long * short**2 + 8 * short**3 if vectors else 4 * long * short**2 - 4 * short**3 / 3
+
+
 @cost("aten.linalg_svd", "aten._linalg_svd", "aten.svd", "aten.linalg_svdvals")
 def svd(call: OpCall) -> Cost:
-    """Golub-Reinsch: values alone 4 m n^2 - 4 n^3 / 3; with thin U and V 14 m n^2 + 8 n^3 (GVL figure 8.6.1)."""
+    """Singular values, and their vectors where the call asks for them."""
     m, n = first(call).shape[-2:]
-    long, short = max(m, n), min(m, n)
-    vectors = call.op != "aten.linalg_svdvals" and call.attributes.get("compute_uv", True)
-    flops = 14 * long * short**2 + 8 * short**3 if vectors else 4 * long * short**2 - 4 * short**3 / 3
-    return decompose(call, flops)
+    return decompose(call, svd_flops(m, n, call.op != "aten.linalg_svdvals" and bool(call.attributes.get("compute_uv", True))))
 
 
 @cost("aten.linalg_eigh", "aten._linalg_eigh", "aten.linalg_eigvalsh")
@@ -132,10 +135,9 @@ def eigh(call: OpCall) -> Cost:
 def through_svd(call: OpCall) -> Cost:
     """Singular values; the pseudo-inverse also takes their vectors, and multiplies them."""
     m, n = first(call).shape[-2:]
-    long, short = max(m, n), min(m, n)
     inverts = call.op in ("aten.linalg_pinv", "aten.pinverse")
-    values, vectors = 4 * long * short**2 - 4 * short**3 / 3, 14 * long * short**2 + 8 * short**3
-    return decompose(call, vectors + 2 * m * n * short if inverts else values, special=short)
+    flops = svd_flops(m, n, inverts) + (2 * m * n * min(m, n) if inverts else 0)
+    return decompose(call, flops, special=min(m, n))
 
 
 @cost("aten.linalg_lstsq")

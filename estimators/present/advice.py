@@ -21,7 +21,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
-from shmoo.estimators.predict.pipeline import DRAWS, QUANTILES, Priced
+from shmoo.estimators.predict.pipeline import DRAWS, QUANTILES
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.present.inspection import inspect_estimates
 from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, together
@@ -116,14 +116,11 @@ class Comparison:
         self.base = AnalysisDirector(profile).price(work.table, runtime, seed=shared.seed, shared=shared).whole()
         self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(work.table, self.base.tiling)))
 
-    def _price(self, director: AnalysisDirector, work: Tabulated, runtime: str) -> Priced:
-        """A call as one segment. Each has a part of the model's error for itself."""
-        self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
-        return director.price(work.table, runtime, seed=self._shared.seed, shared=self._shared).whole()
-
     def effect(self, director: AnalysisDirector, work: Tabulated, runtime: str, batch: int) -> Effect:
-        """What a setup makes of the model."""
-        other, share = self._price(director, work, runtime), batch / self._batch
+        """What a setup makes of the model. Each has a part of the model's error for itself."""
+        self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
+        other = director.price(work.table, runtime, seed=self._shared.seed, shared=self._shared).whole()
+        share = batch / self._batch
         ((latency, energy),) = other.intervals()
         speedup = _ratio(self.base.latency_s * share, other.latency_s, self.base.drawn_s, other.drawn_s, share)
         if self.base.energy_j is None or other.energy_j is None:
