@@ -33,15 +33,6 @@ def copy(call: OpCall) -> Cost:
     return bill(call, "copy", m=sum(spec.numel for spec in call.outputs), touched=touched)
 
 
-@cost("aten.copy")
-def copy_into(call: OpCall) -> Cost:
-    """`self` gives shape and type; its values are overwritten unread. A change of type is one conversion an element."""
-    target = result(call)
-    if tensor(call, "src").dtype == target.dtype:
-        return bill(call, "copy", m=target.numel, touched={"self": 0.0})
-    return bill(call, "pointwise", vector=target.numel, m=target.numel, touched={"self": 0.0})
-
-
 @cost(*aten("zeros ones full scalar_tensor zeros_like ones_like full_like new_zeros new_ones new_full fill zero"))
 def fill(call: OpCall) -> Cost:
     """Writes only; an operand gives shape and type, and a tensor `value` is read."""
