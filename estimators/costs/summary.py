@@ -74,11 +74,7 @@ def classify(call: OpCall) -> Literal["costed", "free", "unknown"]:
 
 def cost_of(call: OpCall) -> Cost | None:
     """The call's minimal work; `None` when it is free. An operator without a cost function has family "unknown", bytes and no
-    flops.
-
-    Raises:
-        InputError: the call lacks an operand or attribute its operator needs; named.
-    """
+    flops. `InputError` names an operand or attribute that the operator needs and the call lacks."""
     kind = classify(call)
     if kind == "free":
         return None
@@ -86,13 +82,10 @@ def cost_of(call: OpCall) -> Cost | None:
 
 
 def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
-    """The cost of each call of a graph, `None` where it is free.
+    """The cost of each call of a graph, `None` where it is free; errors as of `cost_of`.
 
     It differs from `cost_of` in that a graph shows which results share memory: a `reshape`, `contiguous` or conversion that
     returns a view is free, and one whose result has its own memory is a copy.
-
-    Raises:
-        InputError: a call lacks an operand or attribute its operator needs; named.
     """
     # A registration after the first use adds to the costs.
     key = "costs", len(COSTS)

@@ -33,12 +33,8 @@ class MemoryStep(msgspec.Struct, frozen=True):
 def peak_memory_bytes(
     graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu", threads: int | None = None
 ) -> float:
-    """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes.
-
-    Args:
-        graphs: the pieces of a model, which run one after another and share their weights.
-        threads: of a CPU; `None` stands for several.
-    """
+    """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes. The pieces of a
+    model run one after another and share their weights; `None` stands for several threads of a CPU."""
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
     pieces = []
     for graph in listed:

@@ -148,15 +148,8 @@ def advise(
     aim: Aim = "time",
     top: int = 8,
 ) -> Advice:
-    """Where a model's time and energy go on a machine, and what each change would bring.
-
-    Args:
-        base: the model as it is.
-        top: kernels and modules to list.
-
-    Raises:
-        InputError, or what `graphs_of` raises: the model as it is cannot be estimated.
-    """
+    """Where a model's time and energy go on a machine as it is (`base`), and what each change would bring. Raises what
+    `graphs_of` does, and `InputError` where the model as it is cannot be estimated. `top` kernels and modules are listed."""
     director = AnalysisDirector(profile)
 
     def work_of(setup: Setup) -> Tabulated:

@@ -95,16 +95,8 @@ def cache_bytes(graph: Graph) -> float:
 def generation(
     prefill: Estimate, steps: Sequence[DecodeStep], prompt_tokens: int, new_tokens: int, prompt_cache_bytes: float = 0.0
 ) -> GenerationEstimate:
-    """Add up a generation.
-
-    Args:
-        prefill: of `prompt_tokens` tokens.
-        steps: at the lengths of `decode_contexts`, ascending.
-        prompt_cache_bytes: of the cache after prefill.
-
-    Raises:
-        InputError: a decode step is needed and there is none.
-    """
+    """Add up a generation: the prefill of `prompt_tokens`, which leaves a cache of `prompt_cache_bytes`, and decode steps at the
+    lengths of `decode_contexts`, ascending; `InputError` where a step is needed and there is none."""
     count = new_tokens - 1
     if count and not steps:
         raise InputError(f"{new_tokens} new tokens take {count} decode steps, and none was estimated")

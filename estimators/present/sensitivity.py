@@ -67,10 +67,8 @@ class Sensitivity(msgspec.Struct, frozen=True):
 def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
     """What each part of a machine is worth to a model.
 
-    Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too.
-
-    Raises:
-        InputError, or what `graphs_of` raises: the model cannot be estimated.
+    Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too. Errors are those of
+    `advise`.
     """
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)

@@ -41,17 +41,12 @@ def estimate_points(
     """One call of a model on every combination of a machine's coefficients, the last axis fastest.
 
     Args:
-        profile: the machine; `variants.variant` says what changes with a coefficient.
         table: kernels of the model as `runtime` launches them.
-        axes: coefficient -> values, in its unit.
-        strategy: tiling strategy in place of the profile's own.
+        axes: coefficient -> values, in its unit, as of `variants.variant`, whose errors are raised, too.
         seed: of the draws behind intervals; no intervals for `None`.
 
     Returns:
         (P,) columns of the rows of a sweep that differ from point to point, as far as they are known.
-
-    Raises:
-        InputError: a coefficient the profile lacks, or a value it refuses.
     """
     sides = tuple(len(values) for values in axes.values())
     columns: dict[str, np.ndarray] = {}
