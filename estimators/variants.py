@@ -33,10 +33,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     Args:
         values: coefficient (its uncertainty is dropped) or parameter of the tiling strategy ("tile_m") -> value. A coefficient
             may be an array (..., 1), a dimension an axis of design points; such a profile is for predicting and has no file form.
-
-    Raises:
-        InputError: neither a coefficient of the profile nor a parameter of its strategy (the nearest are named), or a value that
-            is no number, negative, a rate of 0, or a count below 1.
+            `InputError` for another name, and a value that is no number, negative, a rate of 0, or a count below 1.
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}

@@ -164,14 +164,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> Graph:
-        """Read the output of `to_json`.
-
-        Args:
-            where: name of the file, for messages.
-
-        Raises:
-            FormatError: the data is no graph, its format is newer, or its parts do not fit together (`validation`).
-        """
+        """Read the output of `to_json`, `where` being the name of its file for messages; `FormatError` where the data is no graph,
+        its format is newer, or its parts do not fit together (`validation`)."""
         graph = decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
         problem = first_problem(graph)
         if problem is not None:
@@ -324,14 +318,8 @@ UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
-    """Decode JSON into `kind`, refusing a `format` newer than `newest`.
-
-    Args:
-        where: file and line for the message.
-
-    Raises:
-        FormatError: invalid JSON, a wrong or missing field (named), or a newer version (both versions named).
-    """
+    """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named), and
+    a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
     try:
         version = msgspec.json.decode(data, type=_Version).format
@@ -350,12 +338,8 @@ class _Version(msgspec.Struct):
 
 
 def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "") -> Graph:
-    """A graph of a single call, for a row of an operator table or an operator benchmark.
-
-    Args:
-        call: its `reads` and `writes` are replaced.
-        weights: positions of inputs that are parameters.
-    """
+    """A graph of a single call, for a row of an operator table or an operator benchmark, whose `reads` and `writes` are replaced.
+    `weights` are the positions of inputs that are parameters."""
     inputs = tuple(
         Value(spec, "parameter" if i in weights else "input", operand)
         for i, (spec, operand) in enumerate(zip(call.inputs, call.operands, strict=True))

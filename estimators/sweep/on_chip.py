@@ -73,14 +73,8 @@ def spill_bytes(director: AnalysisDirector, table: KernelTable) -> float:
 
 def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None) -> Iterator[OnChip]:
     """The largest value of the sweep's first workload axis that stays on chip, for each machine, each variant of it and each
-    combination of the other axes. Halves the list of values, so a model must not shrink along it.
-
-    Args:
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-
-    Raises:
-        InputError: no workload axis, or values that are no numbers.
-    """
+    combination of the other axes. Halves the list of values, so a model must not shrink along it. `InputError` without a workload
+    axis of numbers."""
     name, values = next(iter(sweep.axes.items()), ("", ()))
     if not values or any(isinstance(value, str | bool) for value in values):
         raise InputError("--largest-on-chip needs a first --axis of numbers to maximise, such as --axis hidden=64..65536:101")
@@ -112,11 +106,8 @@ def _largest(
     batches: Sequence[int],
     work_of: Callable[[AxisValue], Tabulated],
 ) -> OnChip:
-    """Bisection: `below` is the position of the largest size known to fit, `above` of the smallest known not to.
-
-    Args:
-        batches: samples of a call of each of the `sizes`.
-    """
+    """Bisection: `below` is the position of the largest size known to fit, `above` of the smallest known not to. `batches` are
+    the samples of a call of each of the `sizes`."""
     capacity = on_chip_bytes(director.profile)
 
     def limit_of(value: AxisValue) -> Limit:

@@ -77,16 +77,13 @@ UNKNOWN_MACHINES = Machines()
 def sweep_figures(
     rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({}), machines: Machines = UNKNOWN_MACHINES
 ) -> dict[str, Figure]:
-    """Draw the rows of a `SweepController`: "map" and, of several machines, "winner"; or "curves".
+    """Draw the rows of a `SweepController`: "map" and, of several machines, "winner"; or "curves". `InputError` without rows or
+    axes.
 
     Args:
-        rows: one for each point and architecture.
         axes: the columns that vary; those with a single value are ignored. Two numeric axes give a heat map per architecture;
             otherwise curves run along the first axis, one for each combination of the others.
         units: units of the axes that have one.
-
-    Raises:
-        InputError: no rows, or no axes.
     """
     if not rows:
         raise InputError("a sweep without points cannot be drawn")

@@ -32,11 +32,8 @@ MOST_DIGITS = 4
 
 
 def decode_row(line: bytes, where: str) -> Measurement:
-    """One line of rows.jsonl, of this version or an older one.
-
-    Raises:
-        FormatError: it is damaged, holds a time that is not positive, or is of a newer format.
-    """
+    """One line of rows.jsonl, of this version or an older one; `FormatError` where it is damaged, holds a time that is not
+    positive, or is of a newer format."""
     version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
@@ -74,11 +71,8 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
 
 
 def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement:
-    """A line or a row with the mean of its samples in their place, and only what comparisons need.
-
-    Args:
-        cases: identity -> the case that its lines share; it is added to.
-    """
+    """A line or a row with the mean of its samples in their place, and only what comparisons need. `cases`, identity -> the case
+    that its lines share, is added to."""
     timing = row.timing
     mean = (sum(timing.samples_s) / len(timing.samples_s),) if timing is not None and timing.samples_s else ()
     return Measurement(
@@ -98,11 +92,8 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
 
 
 def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
-    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details.
-
-    Args:
-        case: its case, which the lines of several runs share.
-    """
+    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details. Its
+    case is one that the lines of several runs share."""
     timing = line.timing
     if timing is not None:
         timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
