@@ -322,7 +322,7 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
     try:
-        version = msgspec.json.decode(data, type=_Version).format
+        version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
@@ -333,7 +333,9 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
         raise FormatError(f"cannot read {what}{place} of format {version}: {error}") from None
 
 
-class _Version(msgspec.Struct):
+class Version(msgspec.Struct):
+    """The one field that files of all versions have."""
+
     format: int
 
 

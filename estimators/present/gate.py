@@ -248,7 +248,8 @@ def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[
     for now in footprints:
         before = known.get(now.key)
         if before is None:
-            raise InputError(f"the baseline has no {now.label}; add it with --write. It has: {_labels(baseline)}")
+            labels = "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
+            raise InputError(f"the baseline has no {now.label}; add it with --write. It has: {labels}")
         if before.profile != now.profile:
             raise InputError(
                 f"the baseline of {now.label} was written with another profile of {now.arch}, so that times and energies would "
@@ -261,10 +262,6 @@ def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[
         if fresh:
             undecided.append(f"{now.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
     return GateResult(tuple(findings), tuple(undecided))
-
-
-def _labels(baseline: Baseline) -> str:
-    return "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
 
 
 def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Finding | None:

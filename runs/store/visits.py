@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
+from shmoo.estimators.graph.records import UNREADABLE, Version, decode_versioned
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import (
     LONGEST_S,
@@ -34,7 +34,7 @@ MOST_DIGITS = 4
 def decode_row(line: bytes, where: str) -> Measurement:
     """One line of rows.jsonl, of this version or an older one; `FormatError` where it is damaged, holds a time that is not
     positive, or is of a newer format."""
-    version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
+    version = decode_versioned(line, Version, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
         for sample in () if timing is None else timing.samples_s:
@@ -49,10 +49,6 @@ def decode_row(line: bytes, where: str) -> Measurement:
 
 _NO_HOST: dict[str, AxisValue | None] = {}
 """Of all lines without their samples; an empty one each would be a tenth of them."""
-
-
-class _Format(msgspec.Struct):
-    format: int
 
 
 def _from_format_1(line: bytes, where: str) -> Measurement:
