@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import amount, percent, si, size
 from shmoo.runs.plots.chart import (
@@ -278,10 +280,7 @@ def _position(values: Sequence[float], value: float | None) -> float | None:
     """Place of a value among the sorted values of an axis, between two of them by its logarithm; `None` outside."""
     if value is None or not values[0] <= value <= values[-1]:
         return None
-    above = next(i for i, other in enumerate(values) if other >= value)
-    if values[above] == value:
-        return float(above)
-    return above - math.log(values[above] / value) / math.log(values[above] / values[above - 1])
+    return float(np.interp(math.log(value), np.log(values), range(len(values))))
 
 
 def _along(rows: Sequence[Row], axis: str, units: Units) -> Axis:
