@@ -113,8 +113,9 @@ def _largest(
 
     def leaves(position: int) -> bool:
         work = work_of(sizes[position])
-        spills = spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
-        limits[position] = "memory" if work.peak_memory_bytes > capacity else "tiling" if spills else "none"
+        fits = work.peak_memory_bytes <= capacity
+        spills = fits and spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
+        limits[position] = "tiling" if spills else "none" if fits else "memory"
         return limits[position] != "none"
 
     above = bisect_left(range(len(sizes)), True, key=leaves)
