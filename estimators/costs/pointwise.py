@@ -259,6 +259,6 @@ LIBRARIES = ("torchao", "quant")
 @cost(*(f"quantized_decomposed.{way}quantize_per_{by}" for way in ("", "de") for by in ("tensor", "channel", "token")))
 @cost("torchao.triton_quantize_nvfp4")
 def quantize(call: OpCall) -> Cost:
-    """Times the scale's inverse, rounded, plus the zero point, between two bounds; back: converted, minus the zero point, times the
-    scale."""
+    """Times the scale's inverse, rounded, plus the zero point, between two bounds; back: converted, minus the zero point, times
+    the scale."""
     return elementwise(call, 3 if ".dequantize" in call.op else 5)

@@ -164,8 +164,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> Graph:
-        """Read the output of `to_json`, `where` being the name of its file for messages; `FormatError` where the data is no graph,
-        its format is newer, or its parts do not fit together (`validation`)."""
+        """Read the output of `to_json`, `where` being the name of its file for messages; `FormatError` where the data is no
+        graph, its format is newer, or its parts do not fit together (`validation`)."""
         graph = decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
         problem = first_problem(graph)
         if problem is not None:
@@ -318,8 +318,8 @@ UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
-    """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named), and
-    a `format` newer than `newest` (both named)."""
+    """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named),
+    and a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
     try:
         version = msgspec.json.decode(data, type=Version).format

@@ -33,8 +33,8 @@ class MemoryStep(msgspec.Struct, frozen=True):
 def peak_memory_bytes(
     graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu", threads: int | None = None
 ) -> float:
-    """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes. The pieces of a
-    model run one after another and share their weights; `None` stands for several threads of a CPU."""
+    """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes. The pieces of
+    a model run one after another and share their weights; `None` stands for several threads of a CPU."""
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
     pieces = []
     for graph in listed:
@@ -49,9 +49,7 @@ def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
     return sum(value.spec.nbytes for value in weights_of(graphs)) + sum(graph.unread_weight_bytes for graph in graphs)
 
 
-def memory_steps(
-    graph: Graph, runtime: str = "eager", family: str = "cpu", threads: int | None = None
-) -> tuple[MemoryStep, ...]:
+def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu", threads: int | None = None) -> tuple[MemoryStep, ...]:
     """Activations and workspace in memory while each kernel of a graph runs, in order of execution.
 
     A storage is alive from the kernel that creates it to the last that reads it or a view of it; results of the graph stay alive.

@@ -76,8 +76,8 @@ class FusionSummary(msgspec.Struct, frozen=True):
 def fusion_savings(
     director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None, *, compute_dtype: str | None = None
 ) -> FusionSavings:
-    """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them; arguments and errors as
-    of `AnalysisDirector.estimate`."""
+    """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them; arguments and errors
+    as of `AnalysisDirector.estimate`."""
     chosen = check_runtime(director.profile, runtime)
     totals = []
     for fused in (False, True):

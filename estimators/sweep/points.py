@@ -67,8 +67,9 @@ def _numbers(whole: Priced, batch: int) -> dict[str, np.ndarray]:
         numbers[name] = values
         if drawn is not None:
             numbers[f"{name}_low"], numbers[f"{name}_high"] = limits(values, drawn)
-    inverse = {"latency_s": "throughput_per_s", "latency_s_low": "throughput_per_s_high", "latency_s_high": "throughput_per_s_low"}
-    numbers |= {other: batch / numbers[name] for name, other in inverse.items() if name in numbers}
+    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        if f"latency_s{end}" in numbers:
+            numbers[f"throughput_per_s{other}"] = batch / numbers[f"latency_s{end}"]
     return {"tiles": whole.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
 
 

@@ -151,8 +151,8 @@ class Run:
         return self._graphs[content_hash]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]:
-        """The graphs of one row, in order; `FormatError` as of `graph`, and where a time of the row belongs to a call that they do
-        not have."""
+        """The graphs of one row, in order; `FormatError` as of `graph`, and where a time of the row is of a call that they do not
+        have."""
         graphs = tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
         calls = [call.op for graph in graphs for call in graph.calls]
         timed = [(child.call, child.op) for child in row.children]
