@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -59,8 +60,9 @@ class Priced:
     def whole(self) -> Priced:
         """The same with all segments as one."""
         names = ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j", "drawn_device_s")
-        amounts = {name: getattr(self, name) for name in names}
-        return replace(self, **{n: None if a is None else a.sum(axis=-1, keepdims=True) for n, a in amounts.items()})
+        known = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
+        sums: dict[str, Any] = {name: amounts.sum(axis=-1, keepdims=True) for name, amounts in known.items()}
+        return replace(self, **sums)
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""

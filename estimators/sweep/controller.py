@@ -150,7 +150,9 @@ class SweepController:
         numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
         alone = profile.family == "cpu" and threads is not None
         together = not alone and (not self._drawn() or _drawn_alike(numbers))
-        parts = [numbers] if together else [{name: (v,) for name, v in one.items()} for one in product_of(numbers)]
+        parts: list[dict[str, Sequence[AxisValue]]] = [numbers]
+        if not together:
+            parts = [{name: (value,) for name, value in one.items()} for one in product_of(numbers)]
         return [(tiles, part) for tiles in product_of(by_hand) for part in parts]
 
     def _drawn(self) -> bool:
