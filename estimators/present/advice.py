@@ -56,6 +56,11 @@ class Effect(msgspec.Struct, frozen=True):
         ratio = self.energy_ratio
         return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
 
+    def factor(self, aim: Aim) -> float:
+        """The value of `gain`; 1 where it is not known."""
+        gain = self.gain(aim)
+        return gain.value if gain else 1.0
+
     def verdict(self, aim: Aim) -> Verdict:
         """Whether a change is better or worse by more than the uncertainty of the difference; "same" where that is less than
         `NOTHING`, "open" where the interval holds both sides."""
@@ -74,11 +79,6 @@ class WhatIf(msgspec.Struct, frozen=True):
     kernels: int
     effect: Effect
     memory: MemoryRoom
-
-    def gain(self, aim: Aim) -> float:
-        """The factor by which less time or energy is needed; 1 where it is not known."""
-        gain = self.effect.gain(aim)
-        return gain.value if gain else 1.0
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -193,7 +193,7 @@ def _ranked(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
     order = {"better": 0, "open": 1, "same": 2, "worse": 3}
 
     def place(what_if: WhatIf) -> tuple[bool, int, float]:
-        return what_if.memory.fits is False, order[what_if.effect.verdict(aim)], -what_if.gain(aim)
+        return what_if.memory.fits is False, order[what_if.effect.verdict(aim)], -what_if.effect.factor(aim)
 
     return tuple(sorted(what_ifs, key=place))
 
@@ -207,7 +207,7 @@ def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
         if what_if.change.kind not in ("together", "8 bits"):
             best.setdefault(what_if.change.kind, what_if)
     if (largest := best.pop("batch", None)) is not None:
-        enough = [w for w in sure if w.change.kind == "batch" and w.gain(aim) > NEARLY * largest.gain(aim)]
+        enough = [w for w in sure if w.change.kind == "batch" and w.effect.factor(aim) > NEARLY * largest.effect.factor(aim)]
         best["batch"] = min(enough, key=lambda w: w.setup.batch)
     return list(best.values())
 
@@ -217,9 +217,9 @@ def _combined(single: Sequence[WhatIf], aim: Aim, tried: Callable[[Change], What
     parts = best_of_each_kind(single, aim)
     if not parts:
         return
-    chosen, reached = [parts[0].change], parts[0].gain(aim)
+    chosen, reached = [parts[0].change], parts[0].effect.factor(aim)
     for part in parts[1:]:
         made = tried(together([*chosen, part.change]))
-        if made is not None and made.memory.fits is not False and made.gain(aim) > reached:
-            chosen, reached = [*chosen, part.change], made.gain(aim)
+        if made is not None and made.memory.fits is not False and made.effect.factor(aim) > reached:
+            chosen, reached = [*chosen, part.change], made.effect.factor(aim)
             yield made

@@ -97,12 +97,8 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
                 _note(name, profile, power, machine.value("power.tdp", 0.0)),
             )
         )
-
-    def place(lever: Lever) -> float:
-        gain = lever.effect.gain(aim)
-        return -(gain.value if gain else 1.0)
-
-    return Sensitivity(model, profile.name, aim, setup, profile.get("area.die"), tuple(sorted(levers, key=place)))
+    levers.sort(key=lambda lever: -lever.effect.factor(aim))
+    return Sensitivity(model, profile.name, aim, setup, profile.get("area.die"), tuple(levers))
 
 
 def _area(base: ArchitectureProfile, machine: ArchitectureProfile, names: list[str]) -> tuple[Interval | None, str]:
