@@ -310,9 +310,9 @@ def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
     raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")
 
 
-def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> ArchitectureProfile:
-    """Load a profile; arguments and errors as of `find_profile`, and `FormatError` for a damaged or newer file."""
-    path = find_profile(name, search)
+def load_profile(name: str | Path) -> ArchitectureProfile:
+    """Load a built-in profile, or a .json file; errors as of `find_profile`, and `FormatError` for a damaged or newer file."""
+    path = find_profile(name)
     return ArchitectureProfile.from_json(path.read_bytes(), str(path))
 
 
