@@ -36,11 +36,7 @@ def _hidden(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | floa
 
 
 def graph_latency(
-    table: KernelTable,
-    prediction: Prediction,
-    coefficients: Coefficients,
-    runtime: str,
-    waits_s: np.ndarray | None = None,
+    table: KernelTable, prediction: Prediction, coefficients: Coefficients, runtime: str, waits_s: np.ndarray | None = None
 ) -> np.ndarray:
     """Time of each segment (graph or case) of a table: shape (S,), or (D, S).
 

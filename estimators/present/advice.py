@@ -140,13 +140,7 @@ def _ratio(
 
 
 def advise(
-    profile: ArchitectureProfile,
-    base: Setup,
-    graphs_of: GraphsOf,
-    model: str,
-    *,
-    aim: Aim = "time",
-    top: int = 8,
+    profile: ArchitectureProfile, base: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time", top: int = 8
 ) -> Advice:
     """Where a model's time and energy go on a machine as it is (`base`), and what each change would bring. Raises what
     `graphs_of` does, and `InputError` where the model as it is cannot be estimated. `top` kernels and modules are listed."""

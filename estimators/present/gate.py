@@ -19,7 +19,6 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import Graph, decode_versioned
-from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.peak import memory_steps
 from shmoo.estimators.predict.director import AnalysisDirector, KernelEstimate
 from shmoo.estimators.units import percent, si, size
@@ -62,7 +61,7 @@ class Footprint(msgspec.Struct, frozen=True):
     """What one call of a model takes on one architecture.
 
     Attributes:
-        profile: hash of the architecture's coefficients; others give other times and energies.
+        profile: first 16 hex digits of SHA-256 over what determines a profile's estimates; others give other times and energies.
         totals: one value for each of `QUANTITIES`; the energy is `None` where the profile has no such coefficients.
         peak_at: module that runs when most memory is in use.
         unknown_ops: operators without a cost formula, whose flops are in no total -> calls.
@@ -217,17 +216,12 @@ def footprint(
         batch=batch,
         dtype=estimate.dtype,
         runtime=estimate.runtime,
-        profile=profile_hash(director.profile),
+        profile=hashlib.sha256(director.profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16],
         totals={name: _kept(value) for name, value in totals.items()},
         modules={module: _share(graphs, kernels) for module, kernels in by_module.items()},
         peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
         unknown_ops={op.op: op.count for op in estimate.unknown_ops},
     )
-
-
-def profile_hash(profile: ArchitectureProfile) -> str:
-    """First 16 hex digits of SHA-256 over what determines a profile's estimates."""
-    return hashlib.sha256(profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16]
 
 
 def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[str, float]) -> GateResult:

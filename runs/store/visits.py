@@ -152,6 +152,7 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     base = usable[0]
     visits = tuple(visit for line in usable for visit in (line.visits or (line.timing,)) if visit is not None)
     remarks = dict.fromkeys(reason for line in usable for reason in line.reasons if reason.code not in NOISE)
+    readings = [reading for line in usable for reading in line.energy]
     left_out = [line for line in lines if not line.timed]
     if left_out:
         remarks[Reason("visits left out", f"{len(left_out)} of {len(lines)}, {left_out[-1].status}: {left_out[-1].why}")] = None
@@ -166,7 +167,9 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
         operators=next((line.operators for line in usable if line.operators), ()),
         peak_memory_bytes=next((line.peak_memory_bytes for line in usable if line.peak_memory_bytes is not None), None),
         peak_memory_reason=next((line.peak_memory_reason for line in usable if line.peak_memory_reason), ""),
-        energy=_merged_energy([line.energy for line in usable]),
+        energy=tuple(
+            _one_reading([r for r in readings if r.domain == name]) for name in dict.fromkeys(r.domain for r in readings)
+        ),
     )
 
 
@@ -206,13 +209,8 @@ def _pooled(visits: Sequence[Timing]) -> Timing:
     )
 
 
-def _merged_energy(lines: Sequence[Sequence[EnergyReading]]) -> tuple[EnergyReading, ...]:
-    """One reading a domain: the visits that read it together, otherwise the last reason why none did."""
-    domains = dict.fromkeys(reading.domain for line in lines for reading in line)
-    return tuple(_one_reading([r for line in lines for r in line if r.domain == domain]) for domain in domains)
-
-
 def _one_reading(readings: Sequence[EnergyReading]) -> EnergyReading:
+    """The visits that read a domain together, otherwise the last reason why none did."""
     read = [reading for reading in readings if reading.energy_j is not None]
     if len(read) < 2:
         return read[0] if read else readings[-1]
