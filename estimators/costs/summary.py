@@ -87,11 +87,10 @@ def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     It differs from `cost_of` in that a graph shows which results share memory: a `reshape`, `contiguous` or conversion that
     returns a view is free, and one whose result has its own memory is a copy.
     """
-    # A registration after the first use adds to the costs.
-    key = "costs", len(COSTS)
-    if key not in graph.derived:
-        graph.derived[key] = _costs_of(graph)
-    costs: tuple[Cost | None, ...] = graph.derived[key]
+    known, costs = graph.derived.get("costs", (0, ()))
+    if known != len(COSTS):  # a registration adds to the costs
+        costs = _costs_of(graph)
+        graph.derived["costs"] = len(COSTS), costs
     return costs
 
 

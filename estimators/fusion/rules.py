@@ -158,11 +158,13 @@ def _reduction_epilogue(edge: Edge) -> bool:
 def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
     """Group a graph's calls into kernels, in execution order, as a runtime of an architecture family does; "eager" groups
     nothing."""
-    # A registration after the first use changes the groups.
-    key = "kernels", runtime, family, len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
-    if key not in graph.derived:
-        graph.derived[key] = _fused(graph, runtime, family)
-    kernels: tuple[Kernel, ...] = graph.derived[key]
+    if len(graph.calls) == 1:
+        return _fused(graph, runtime, family)
+    registered = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
+    known, kernels = graph.derived.get(f"kernels {runtime} {family}", (None, ()))
+    if known != registered:  # a registration changes the groups
+        kernels = _fused(graph, runtime, family)
+        graph.derived[f"kernels {runtime} {family}"] = registered, kernels
     return kernels
 
 

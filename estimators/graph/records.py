@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -134,10 +134,10 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
             owners.append(index)
         return tuple(owners)
 
-    @cached_property
-    def derived(self) -> dict[Hashable, Any]:
+    @property
+    def derived(self) -> dict[str, Any]:
         """What was computed from this graph and stays with it, because a graph never changes."""
-        return {}
+        return self.__dict__
 
     def root(self, index: int) -> int:
         """The value that owns the memory of value `index`."""
