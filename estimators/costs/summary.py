@@ -87,6 +87,7 @@ def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     It differs from `cost_of` in that a graph shows which results share memory: a `reshape`, `contiguous` or conversion that
     returns a view is free, and one whose result has its own memory is a copy.
     """
+    costs: tuple[Cost | None, ...]
     known, costs = graph.derived.get("costs", (0, ()))
     if known != len(COSTS):  # a registration adds to the costs
         costs = _costs_of(graph)

@@ -161,6 +161,7 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
     if len(graph.calls) == 1:
         return _fused(graph, runtime, family)
     registered = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
+    kernels: tuple[Kernel, ...]
     known, kernels = graph.derived.get(f"kernels {runtime} {family}", (None, ()))
     if known != registered:  # a registration changes the groups
         kernels = _fused(graph, runtime, family)
