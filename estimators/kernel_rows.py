@@ -33,11 +33,8 @@ def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: 
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
 
     Args:
-        parts: graphs with their kernels: groups of calls in execution order without free calls.
+        parts: graphs with their kernels: groups of calls in execution order without free calls. `InputError` without a kernel.
         converts: where images change their layout (`CONVERSIONS`).
-
-    Raises:
-        InputError: no graph has a kernel.
     """
     rows: list[tuple[float, ...]] = []
     accesses: list[tuple[float, ...]] = []

@@ -82,14 +82,10 @@ def tabulate(
     """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel.
 
     Args:
-        runtime: one of `profile.RUNTIMES`, whose fusion groups the calls.
-        family: architecture family.
+        runtime, family: whose fusion groups the calls.
         compute_dtype: type that contractions compute in, where it differs from the storage type (tf32 for float32); `None`
-            for the tensors' own.
+            for the tensors' own. `InputError` where no contraction can be computed in it as its tensors are stored.
         fused: `False` makes every call a separate kernel.
-
-    Raises:
-        InputError: no contraction can be computed in `compute_dtype` as its tensors are stored.
     """
     parts = [(graph, fuse(graph, runtime, family) if fused else fuse(graph)) for graph in graphs]
     table = kernel_tables(parts, converts=CONVERSIONS.get((family, runtime), "none"))

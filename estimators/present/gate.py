@@ -225,14 +225,8 @@ def footprint(
 
 
 def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[str, float]) -> GateResult:
-    """What grew by more than allowed.
-
-    Args:
-        allowed: quantity -> relative growth that passes; `ALLOWED` for those not named.
-
-    Raises:
-        InputError: the baseline lacks one of the footprints, or is of another profile; or an unknown quantity.
-    """
+    """What grew by more than allowed: quantity -> relative growth that passes, `ALLOWED` for those not named. `InputError` where
+    the baseline lacks one of the footprints, or is of another profile, and for an unknown quantity."""
     for name in allowed:
         if name not in QUANTITIES:
             raise unknown("quantity of a gate", name, QUANTITIES)

@@ -56,12 +56,7 @@ def open_unlinked(path: Path, flags: int) -> int:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file at once: a reader sees the old content or all of the new one, and a link at its name is replaced, not
-    followed.
-
-    Raises:
-        InputError: a device or a pipe stands at its name, or a link to one.
-        OSError: a directory stands there, the disk is full, or the folder cannot be written; nothing is left behind.
-    """
+    followed. `InputError` where a device or a pipe stands at its name, or a link to one; an `OSError` leaves nothing behind."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is no regular file; name another")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
