@@ -31,11 +31,8 @@ class NothingMeasuredError(ShmooError):
 
 
 def not_installed(what: str, requirement: str, why: str = "") -> InputError:
-    """An error that says which package is missing, and the command that installs it wherever Shmoo itself came from.
-
-    Args:
-        what: what needs the package. why: what was found in its place.
-    """
+    """An error that says what needs which package, what was found in its place (`why`), and the command that installs it wherever
+    Shmoo itself came from."""
     reason = f" ({why})" if why else ""
     return InputError(
         f"{what} need {requirement}, which is not installed here{reason}; install it with: pip install '{requirement}'"
@@ -43,14 +40,8 @@ def not_installed(what: str, requirement: str, why: str = "") -> InputError:
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> InputError:
-    """Build the error for an unknown name, with the nearest valid ones as suggestions.
-
-    Args:
-        kind: of thing that is named, such as "architecture".
-        name: the unknown name.
-        allowed: every valid name.
-        remedy: advice beyond picking a valid name.
-    """
+    """The error for an unknown name of a kind of thing ("architecture"), with the nearest valid ones as suggestions; `remedy` is
+    advice beyond picking one of them."""
     names = sorted(allowed)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

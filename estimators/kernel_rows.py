@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
@@ -28,46 +29,40 @@ channels and back around each convolution; at the "edges" of a graph, compiled c
 back."""
 
 
-class Costed(NamedTuple):
-    """A graph with its kernels, groups of calls in execution order without free calls, and the costs of its calls."""
-
-    graph: Graph
-    kernels: Sequence[Kernel]
-    costs: Sequence[Cost | None]
-
-
-def kernel_tables(parts: Sequence[Costed], *, converts: Conversion = "none") -> KernelTable:
+def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: Conversion = "none") -> KernelTable:
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
 
     Args:
+        parts: graphs with their kernels: groups of calls in execution order without free calls. `InputError` without a kernel.
         converts: where images change their layout (`CONVERSIONS`).
-
-    Raises:
-        InputError: no graph has a kernel.
     """
     rows: list[tuple[float, ...]] = []
     accesses: list[tuple[float, ...]] = []
     labels: list[str] = []
-    for segment, part in enumerate(part for part in parts if part.kernels):
-        _add_rows(part, converts, segment, rows, accesses)
-        labels += [_label(part.graph, kernel) for kernel in part.kernels]
+    for segment, (graph, kernels) in enumerate(part for part in parts if part[1]):
+        _add_rows(graph, kernels, converts, segment, rows, accesses)
+        labels += [_label(graph, kernel) for kernel in kernels]
     if not rows:
         raise InputError(NO_KERNEL)
     names = [field.name for field in fields(KernelTable) if field.name != "labels"]
-    kernels = np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
+    launches = np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
     touched = np.ascontiguousarray(np.array(accesses, dtype=np.float64).reshape(len(accesses), 4).T)
-    columns: dict[str, Any] = dict(zip(names, (*kernels, *touched), strict=True))
+    columns: dict[str, Any] = dict(zip(names, (*launches, *touched), strict=True))
     codes = ("family", "dtype", "op", "segment", "access_kernel", "access_kind")
     columns |= {name: columns[name].astype(np.int64) for name in codes}
     return KernelTable(**columns, labels=tuple(labels))
 
 
 def _add_rows(
-    part: Costed, converts: Conversion, segment: int, rows: list[tuple[float, ...]], accesses: list[tuple[float, ...]]
+    graph: Graph,
+    kernels: Sequence[Kernel],
+    converts: Conversion,
+    segment: int,
+    rows: list[tuple[float, ...]],
+    accesses: list[tuple[float, ...]],
 ) -> None:
     """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
-    graph, kernels, costs = part
-    consumers = _consumers(graph)
+    costs, consumers = costs_of(graph), _consumers(graph)
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
     convolves = any([cost is not None and cost.family in CONVOLUTIONS for cost in costs])
     images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}

@@ -18,12 +18,8 @@ def aten(names: str) -> tuple[str, ...]:
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`, which imports a module when a name of it is first used: `--help` must not wait for torch.
-
-    Args:
-        package: name of the package.
-        homes: name -> the module that holds it.
-    """
+    """A package's `__getattr__`, which imports the module that holds a name (`homes`) when it is first used: `--help` must not
+    wait for torch."""
 
     def find(name: str) -> Any:
         if name not in homes:
@@ -49,11 +45,7 @@ class Registry(UserDict[str, T]):
         self.kind = kind
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Decorator that adds one entry under one or more names.
-
-        Raises:
-            DuplicateNameError: a name is in use.
-        """
+        """Decorator that adds one entry under one or more names, as `add` does."""
 
         def decorate(entry: T) -> T:
             for name in names:

@@ -175,10 +175,7 @@ class KernelTable:
     def computed_in(self, compute_dtype: str, rows: np.ndarray | None = None) -> KernelTable:
         """The same kernels with their contractions, or those of some rows (a mask), computed in another type than the storage
         type of their tensors: float32 ones in tf32. Contractions of other tensors and all numbers of bytes stay as they are.
-
-        Raises:
-            InputError: the storage types allow no contraction in `compute_dtype`.
-        """
+        `InputError` where the storage types allow no contraction in `compute_dtype`."""
         contracts = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
         stored = STORED_AS.get(compute_dtype, compute_dtype)
         here = contracts & (self.dtype == DTYPE_CODE[stored])
@@ -224,11 +221,7 @@ class KernelTable:
 
     @classmethod
     def concat(cls, tables: Sequence[KernelTable]) -> KernelTable:
-        """One table with the segments of all `tables`.
-
-        Raises:
-            InputError: there is no table.
-        """
+        """One table with the segments of all `tables`; `InputError` without any."""
         if not tables:
             raise InputError(NO_KERNEL)
         names = [field.name for field in fields(cls) if field.name != "labels"]

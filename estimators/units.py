@@ -24,7 +24,6 @@ def si(value: float | None, unit: str, digits: int = 3) -> str:
     """A value in SI units with the prefix that leaves one to three digits before the point.
 
     Args:
-        value: in the unit without prefix; `None` is an unknown value.
         unit: "s", "J", "B/s", "flop/s", "J/flop" and the like, after the prefix; "1" and "" stand for a bare number.
         digits: significant digits.
     """
@@ -75,11 +74,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def share_of(text: str) -> float:
-    """The fraction that "3%" or "0.03" means.
-
-    Raises:
-        InputError: it means none, or two things: "3" may be 3 % or threefold.
-    """
+    """The fraction that "3%" or "0.03" means; `InputError` for no number, and for "3", which may be 3 % or threefold."""
     bare = text.strip()
     try:
         share = float(bare.removesuffix("%")) / (100 if bare.endswith("%") else 1)

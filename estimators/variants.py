@@ -33,10 +33,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     Args:
         values: coefficient (its uncertainty is dropped) or parameter of the tiling strategy ("tile_m") -> value. A coefficient
             may be an array (..., 1), a dimension an axis of design points; such a profile is for predicting and has no file form.
-
-    Raises:
-        InputError: neither a coefficient of the profile nor a parameter of its strategy (the nearest are named), or a value that
-            is no number, negative, a rate of 0, or a count below 1.
+            `InputError` for another name, and a value that is no number, negative, a rate of 0, or a count below 1.
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
@@ -78,11 +75,8 @@ def _described(description: str, name: str, before: float, value: Amount) -> str
 
 
 def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
-    """The same device with its kernels launched by another host.
-
-    Raises:
-        InputError: no such host, or a machine that launches its own kernels.
-    """
+    """The same device with its kernels launched by another host; `InputError` for an unknown host and for a machine that launches
+    its own kernels."""
     if profile.family != "gpu":
         raise InputError(f"host {name!r} on {profile.name!r}, a {profile.family}; hosts apply to GPUs only, leave it out")
     return profile.replacing(host=check_host(name))
@@ -123,9 +117,7 @@ def _amount(name: str, value: Amount | str) -> Amount:
 def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProfile:
     """The same CPU with fewer cores at work: peaks, near-cache bandwidths and core count scale by threads / cores; the shared
     levels' bandwidth is what the cores can draw, at most the whole. Fewer cores were not measured: the residual is dropped.
-
-    Raises:
-        InputError: not a CPU, or not between 1 and its cores.
+    `InputError` for another machine, or a number beyond its cores.
     """
     if profile.family != "cpu":
         raise InputError(f"threads={threads} on {profile.name!r}, a {profile.family}; threads apply to CPUs only, leave it out")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shmoo.estimators.costs import costs_of
 from shmoo.estimators.graph.records import Attribute, Graph, Kernel, OpCall, TensorSpec, Value, ValueKind
-from shmoo.estimators.kernel_rows import Conversion, Costed, kernel_tables
+from shmoo.estimators.kernel_rows import Conversion, kernel_tables
 from shmoo.estimators.table import KernelTable
 
 Shape = tuple[int, ...]
@@ -96,4 +95,4 @@ class GraphBuilder:
 
 def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none") -> KernelTable:
     """The table of one graph."""
-    return kernel_tables([Costed(graph, kernels, costs_of(graph))], converts=converts)
+    return kernel_tables([(graph, kernels)], converts=converts)

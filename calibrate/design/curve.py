@@ -59,18 +59,12 @@ def learning_curve(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[CurvePoint]:
-    """The learning curve of a run.
+    """The learning curve of a run with operators, preferably with networks too; `InputError` without a case to fit or to test.
 
     Args:
-        path: a run directory with operators, preferably with networks too.
         base: profile to start from; made from the machine's description by default.
         minutes: measuring times at which to fit.
         repeats: number of random orders to average.
-        seed: of the random orders and the fits.
-        progress: told before each fit.
-
-    Raises:
-        InputError: no case to fit or none to test.
     """
     run = Run.open(path)
     once, everything = run_cases(run, visits=1), run_cases(run)

@@ -34,15 +34,11 @@ CHECKED = 8
 
 
 def plan(cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float]) -> list[int]:
-    """Positions of the cases in the order to measure them, the most informative first.
+    """Positions of the cases in the order to measure them, the most informative first; their latencies are ignored.
 
     Args:
-        cases: candidates with graphs; their latencies are ignored.
         base: profile from the machine's description.
         seconds: time to measure each case.
-
-    Raises:
-        InputError: no cases, or not one time per case.
     """
     if not cases or len(cases) != len(seconds):
         raise InputError(
@@ -77,8 +73,7 @@ def most_telling(rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray
 
     Args:
         rows: (S, P) sensitivities to P independent coefficients of unit variance.
-        seconds: (S,) time of each.
-        weights: (S,) weight of each prediction; 1 by default.
+        weights: (S,) of each prediction; 1 by default.
     """
     costs = np.maximum(np.asarray(seconds, dtype=np.float64), SHORTEST_S)
     worth = np.ones(len(rows)) if weights is None else weights

@@ -131,13 +131,6 @@ def rms_norm_backward(call: OpCall) -> Cost:
     return _normalization(call, tensor(call, "input").numel // max(n, 1), n, 6 + 2 * to_weight)
 
 
-@cost("aten._weight_norm_interface_backward")
-def weight_norm_backward(call: OpCall) -> Cost:
-    """An element: the sum of g * v (2) and (g - v * a) * b (3); a row a division for each of a and b."""
-    source, rows = tensor(call, "saved_v"), tensor(call, "saved_g").numel
-    return bill(call, "normalization", vector=5 * source.numel, special=2 * rows, m=rows, n=source.numel // max(rows, 1))
-
-
 # Pooling --------------------------------------------------------------------------------------------------------------
 
 

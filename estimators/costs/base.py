@@ -27,11 +27,8 @@ def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
     """Decorator that registers a pure function from `OpCall` to `Cost` under one or more operator names.
 
     A name is the namespace and the operator, without overload and without the underscore of the in-place form: "aten.relu",
-    or "mylib.fused_gate" for a custom operator called as `torch.ops.mylib.fused_gate`.
-
-    Raises:
-        InputError: a name lacks its namespace.
-        DuplicateNameError: a name is taken.
+    or "mylib.fused_gate" for a custom operator called as `torch.ops.mylib.fused_gate`. `InputError` for one without a namespace,
+    `DuplicateNameError` for one that is taken.
     """
     for name in names:
         namespace, _, operator = name.partition(".")
@@ -41,11 +38,7 @@ def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
 
 
 def tensor(call: OpCall, *names: str) -> TensorSpec:
-    """The operand passed under the first of `names` that the call has.
-
-    Raises:
-        InputError: the call has none of them; the message lists its operands.
-    """
+    """The operand passed under the first of `names` that the call has; `InputError` where it has none of them."""
     for name in names:
         spec = call.operand(name)
         if spec is not None:
@@ -58,22 +51,14 @@ def tensor(call: OpCall, *names: str) -> TensorSpec:
 
 
 def first(call: OpCall) -> TensorSpec:
-    """The first tensor operand.
-
-    Raises:
-        InputError: the call has none.
-    """
+    """The first tensor operand; `InputError` where there is none."""
     if not call.inputs:
         raise InputError(f"{call.op} needs a tensor operand, the call has none; build the call from the operator's schema")
     return call.inputs[0]
 
 
 def result(call: OpCall) -> TensorSpec:
-    """The first result.
-
-    Raises:
-        InputError: the call has none.
-    """
+    """The first result; `InputError` where there is none."""
     if not call.outputs:
         raise InputError(f"{call.op} has no result; a call's `outputs` must hold what it returns, also for an in-place operator")
     return call.outputs[0]
@@ -126,11 +111,7 @@ def complex_products(call: OpCall) -> int:
 
 
 def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
-    """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints.
-
-    Raises:
-        InputError: absent, or of another length.
-    """
+    """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints; `InputError` else."""
     value = call.attributes.get(name)
     values = value if isinstance(value, list) else [value]
     sizes = tuple(v for v in values if isinstance(v, int))

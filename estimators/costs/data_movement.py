@@ -33,15 +33,6 @@ def copy(call: OpCall) -> Cost:
     return bill(call, "copy", m=sum(spec.numel for spec in call.outputs), touched=touched)
 
 
-@cost("aten.copy")
-def copy_into(call: OpCall) -> Cost:
-    """`self` gives shape and type; its values are overwritten unread. A change of type is one conversion an element."""
-    target = result(call)
-    if tensor(call, "src").dtype == target.dtype:
-        return bill(call, "copy", m=target.numel, touched={"self": 0.0})
-    return bill(call, "pointwise", vector=target.numel, m=target.numel, touched={"self": 0.0})
-
-
 @cost(*aten("zeros ones full scalar_tensor zeros_like ones_like full_like new_zeros new_ones new_full fill zero"))
 def fill(call: OpCall) -> Cost:
     """Writes only; an operand gives shape and type, and a tensor `value` is read."""
@@ -117,11 +108,19 @@ def _scatter(call: OpCall, changed: int, reduces: bool) -> Cost:
     )
 
 
-@cost("aten.scatter", "aten.scatter_add", "aten.scatter_reduce")
+SCATTERS = {
+    **dict.fromkeys(aten("scatter scatter_add scatter_reduce put"), "index"),
+    **dict.fromkeys(aten("index_add index_copy index_reduce"), "source"),
+    "aten.masked_scatter": "self",  # the number of places in the mask depends on data: all are counted
+}
+"""Operator -> the operand that has as many elements as it changes."""
+
+
+@cost(*SCATTERS)
 def scatter(call: OpCall) -> Cost:
-    """As many elements as there are indices."""
-    reduces = call.op != "aten.scatter" or bool(call.attributes.get("reduce"))
-    return _scatter(call, tensor(call, "index").numel, reduces)
+    """Elements are replaced, or reduced with the old ones: by the operator, or by what the call asks for."""
+    asked = call.attributes.get("reduce") or call.attributes.get("accumulate")
+    return _scatter(call, tensor(call, SCATTERS[call.op]).numel, call.op.endswith(("_add", "_reduce")) or bool(asked))
 
 
 @cost("aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl")
@@ -130,18 +129,6 @@ def index_put(call: OpCall) -> Cost:
     indices = [spec.numel for spec in listed(call, "indices") if spec.dtype != "bool"]
     changed = max(tensor(call, "values").numel, *indices, 0)
     return _scatter(call, changed, bool(call.attributes.get("accumulate")))
-
-
-@cost("aten.index_add", "aten.index_copy", "aten.index_reduce")
-def index_source(call: OpCall) -> Cost:
-    """As many elements as `source` has."""
-    return _scatter(call, tensor(call, "source").numel, call.op != "aten.index_copy")
-
-
-@cost("aten.put")
-def put(call: OpCall) -> Cost:
-    """As many elements as there are indices; where they accumulate, old ones are read."""
-    return _scatter(call, tensor(call, "index").numel, bool(call.attributes.get("accumulate")))
 
 
 @cost("aten.embedding_renorm")
@@ -160,12 +147,6 @@ def index_fill(call: OpCall) -> Cost:
     dim = call.attributes.get("dim", 0)
     along = target.shape[dim] if isinstance(dim, int) and target.shape else 1
     return _scatter(call, index.numel * (target.numel // max(along, 1)), reduces=False)
-
-
-@cost("aten.masked_scatter")
-def masked_scatter(call: OpCall) -> Cost:
-    """The number of places in the mask depends on data: all are counted."""
-    return _scatter(call, tensor(call, "self").numel, reduces=False)
 
 
 @cost(*aten("nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward"))

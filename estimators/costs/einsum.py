@@ -65,16 +65,11 @@ def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str],
 
 
 def contractions_of(equation: str, shapes: Sequence[Sequence[int]], path: Sequence[int] = ()) -> list[Contraction]:
-    """The products of an einsum, two operands at a time.
+    """The products of an einsum ("bhqd,bhkd->bhqk"), two operands at a time; `InputError` where equation and shapes do not fit.
 
     Args:
-        equation: such as "bhqd,bhkd->bhqk"; "..." and an absent right side are understood.
-        shapes: of the operands, in order.
         path: the places of the two operands of each product, one pair after another, among those that remain; a product takes the
             last place. From left to right where it is empty.
-
-    Raises:
-        InputError: equation and shapes do not fit.
     """
     terms, output, sizes = _letters(equation, shapes)
 

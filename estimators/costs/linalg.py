@@ -11,6 +11,7 @@ Computational Frameworks for the Fast Fourier Transform, 1992, sections 1.4 and 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
@@ -58,18 +59,27 @@ def qr(call: OpCall) -> Cost:
     return decompose(call, reflections + {"r": 0.0, "reduced": reflections}.get(mode, full), special=2 * short)
 
 
-@cost("aten.linalg_cholesky", "aten.linalg_cholesky_ex", "aten.cholesky")
-def cholesky(call: OpCall) -> Cost:
-    """n^3 / 3 (GVL 4.2.5), and a root and a reciprocal for each column."""
-    n = first(call).shape[-1]
-    return decompose(call, n**3 / 3, special=2 * n)
+SQUARE: dict[str, tuple[Callable[[int], float], int]] = {
+    # Cholesky (GVL 4.2.5), and a root and a reciprocal for each column.
+    **dict.fromkeys(aten("linalg_cholesky linalg_cholesky_ex cholesky"), (lambda n: n**3 / 3, 2)),
+    # LU and n right-hand sides, the zeros of the unit vectors skipped (GVL 3.4, Higham 2002, section 14.3).
+    **dict.fromkeys(aten("linalg_inv linalg_inv_ex inverse"), (lambda n: 2 * n**3, 1)),
+    "aten.cholesky_inverse": (lambda n: 2 * n**3 / 3, 1),  # the inverse from a Cholesky factor
+    # The factors of an indefinite matrix (GVL 4.4).
+    **dict.fromkeys(aten("linalg_ldl_factor linalg_ldl_factor_ex"), (lambda n: n**3 / 3, 1)),
+    # Unsymmetric QR, with vectors and for values alone (GVL 7.5.6).
+    "aten.linalg_eig": (lambda n: 25 * n**3, 0),
+    **dict.fromkeys(aten("_linalg_eigvals linalg_eigvals"), (lambda n: 10 * n**3, 0)),
+}
+"""Operator -> flops for a square matrix of n rows, and special operations for a column."""
 
 
-@cost("aten.linalg_inv", "aten.linalg_inv_ex", "aten.inverse")
-def inverse(call: OpCall) -> Cost:
-    """LU and n right-hand sides, the zeros of the unit vectors skipped: 2 n^3 (GVL 3.4, Higham 2002, section 14.3)."""
+@cost(*SQUARE)
+def square(call: OpCall) -> Cost:
+    """A factorisation of square matrices, or their inverses."""
+    flops, special = SQUARE[call.op]
     n = first(call).shape[-1]
-    return decompose(call, 2 * n**3, special=n)
+    return decompose(call, flops(n), special=special * n)
 
 
 @cost("aten.linalg_solve", "aten.linalg_solve_ex", "aten._linalg_solve_ex")
@@ -100,14 +110,17 @@ def triangular_solve(call: OpCall) -> Cost:
     )
 
 
+def svd_flops(m: int, n: int, vectors: bool) -> float:
+    """Golub-Reinsch: values alone 4 m n^2 - 4 n^3 / 3; with thin U and V 14 m n^2 + 8 n^3 (GVL figure 8.6.1)."""
+    long, short = max(m, n), min(m, n)
+    return 14 * long * short**2 + 8 * short**3 if vectors else 4 * long * short**2 - 4 * short**3 / 3
+
+
 @cost("aten.linalg_svd", "aten._linalg_svd", "aten.svd", "aten.linalg_svdvals")
 def svd(call: OpCall) -> Cost:
-    """Golub-Reinsch: values alone 4 m n^2 - 4 n^3 / 3; with thin U and V 14 m n^2 + 8 n^3 (GVL figure 8.6.1)."""
+    """Singular values, and their vectors where the call asks for them."""
     m, n = first(call).shape[-2:]
-    long, short = max(m, n), min(m, n)
-    vectors = call.op != "aten.linalg_svdvals" and call.attributes.get("compute_uv", True)
-    flops = 14 * long * short**2 + 8 * short**3 if vectors else 4 * long * short**2 - 4 * short**3 / 3
-    return decompose(call, flops)
+    return decompose(call, svd_flops(m, n, call.op != "aten.linalg_svdvals" and bool(call.attributes.get("compute_uv", True))))
 
 
 @cost("aten.linalg_eigh", "aten._linalg_eigh", "aten.linalg_eigvalsh")
@@ -118,21 +131,13 @@ def eigh(call: OpCall) -> Cost:
     return decompose(call, 9 * n**3 if vectors else 4 * n**3 / 3)
 
 
-@cost("aten.linalg_eig", "aten._linalg_eigvals", "aten.linalg_eigvals")
-def eig(call: OpCall) -> Cost:
-    """Unsymmetric QR: values alone 10 n^3, with vectors 25 n^3 (GVL 7.5.6)."""
-    n = first(call).shape[-1]
-    return decompose(call, (10 if "eigvals" in call.op else 25) * n**3)
-
-
 @cost(*aten("linalg_pinv pinverse linalg_cond linalg_matrix_rank"))
 def through_svd(call: OpCall) -> Cost:
     """Singular values; the pseudo-inverse also takes their vectors, and multiplies them."""
     m, n = first(call).shape[-2:]
-    long, short = max(m, n), min(m, n)
     inverts = call.op in ("aten.linalg_pinv", "aten.pinverse")
-    values, vectors = 4 * long * short**2 - 4 * short**3 / 3, 14 * long * short**2 + 8 * short**3
-    return decompose(call, vectors + 2 * m * n * short if inverts else values, special=short)
+    flops = svd_flops(m, n, inverts) + (2 * m * n * min(m, n) if inverts else 0)
+    return decompose(call, flops, special=min(m, n))
 
 
 @cost("aten.linalg_lstsq")
@@ -173,13 +178,6 @@ def tensor_system(call: OpCall) -> Cost:
     n = math.isqrt(first(call).numel)
     flops = 2.0 * n**3 if call.op.endswith("inv") else lu_flops(n, n) + 2.0 * n * n
     return bill(call, "linalg", matrix=flops, special=n, m=n, n=n, k=n)
-
-
-@cost("aten.cholesky_inverse", "aten.linalg_ldl_factor", "aten.linalg_ldl_factor_ex")
-def symmetric(call: OpCall) -> Cost:
-    """The inverse of a Cholesky factor 2 n^3 / 3, the factors of an indefinite matrix n^3 / 3 (GVL 4.4)."""
-    n = first(call).shape[-1]
-    return decompose(call, (2 if "inverse" in call.op else 1) * n**3 / 3, special=n)
 
 
 @cost("aten.trace")

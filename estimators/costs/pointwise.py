@@ -5,7 +5,7 @@ The iteration space is m = elements of the result. Broadcast operands are read a
 
 from __future__ import annotations
 
-from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, stretched
+from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, stretched, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
@@ -218,64 +218,47 @@ def gelu_backward(call: OpCall) -> Cost:
     return elementwise(call, 16, 1) if call.attributes.get("approximate") == "tanh" else elementwise(call, 9, 2)
 
 
-@cost("aten.addcmul")
+@cost("aten.addcmul", "aten.addcdiv")
 def addcmul(call: OpCall) -> Cost:
-    """Input + value * a * b; one multiplication more when value is not 1."""
-    return elementwise(call, 2 if number(call, "value", 1) == 1 else 3)
+    """Input + value * a * b, or a / b; one multiplication more when value is not 1."""
+    vector, special = (2, 0) if call.op == "aten.addcmul" else (1, 1)
+    return elementwise(call, vector + (number(call, "value", 1) != 1), special)
 
 
-@cost("aten.addcdiv")
-def addcdiv(call: OpCall) -> Cost:
-    """Input + value * a / b; one multiplication more when value is not 1."""
-    return elementwise(call, 1 if number(call, "value", 1) == 1 else 2, 1)
-
-
-@cost(*aten("to _to_copy type_as"), "prims.convert_element_type")
+@cost(*aten("to _to_copy type_as copy"), "prims.convert_element_type")
 def convert(call: OpCall) -> Cost:
     """One conversion an element; between equal types only the data moves."""
-    source, target = first(call), result(call)
-    # The second operand of `to.other` and `type_as` gives its type only.
-    touched = dict.fromkeys(call.operands[1:], 0.0)
+    target = result(call)
+    # The second operand of `to.other` and `type_as` gives its type only, as `self` of `copy`, which is overwritten unread.
+    source, unread = (tensor(call, "src"), ("self",)) if call.op == "aten.copy" else (first(call), call.operands[1:])
+    touched = dict.fromkeys(unread, 0.0)
     if source.dtype == target.dtype:
         return bill(call, "copy", m=target.numel, touched=touched)
     return bill(call, "pointwise", vector=target.numel, m=target.numel, touched=touched)
 
 
-@cost(*aten("rand rand_like bernoulli uniform randperm random poisson geometric randint randint_like rrelu_with_noise"))
-def uniform_numbers(call: OpCall) -> Cost:
+NORMAL = aten("randn randn_like normal normal_functional exponential")
+"""Random numbers through a logarithm, square root and cosine (Box and Muller 1958), counted as four evaluations."""
+
+
+@cost(*aten("rand rand_like bernoulli uniform randperm random poisson geometric randint randint_like rrelu_with_noise"), *NORMAL)
+def random_numbers(call: OpCall) -> Cost:
     """One random number an element, counted as one evaluation, and its scaling. A tensor to be filled is not read."""
     # `bernoulli` and `poisson` read a tensor of probabilities or rates, a randomized relu its input.
     reads = call.op in ("aten.bernoulli", "aten.poisson", "aten.rrelu_with_noise") and not call.inplace
     touched = {} if reads else dict.fromkeys(call.operands, 0.0)
     m = result(call).numel
-    return bill(call, "pointwise", vector=m, special=m, m=m, touched=touched)
-
-
-@cost("aten.randn", "aten.randn_like", "aten.normal", "aten.normal_functional", "aten.exponential")
-def normal_numbers(call: OpCall) -> Cost:
-    """A random number through its logarithm, square root and cosine (Box and Muller 1958), counted as four evaluations."""
-    m = result(call).numel
-    return bill(call, "pointwise", vector=m, special=4 * m, m=m, touched=dict.fromkeys(call.operands, 0.0))
+    return bill(call, "pointwise", vector=m, special=(4 if call.op in NORMAL else 1) * m, m=m, touched=touched)
 
 
 LIBRARIES = ("torchao", "quant")
 """Namespaces under which releases of torchao register their operators."""
-_DECOMPOSED = ("per_tensor", "per_channel", "per_token")
 
 
-@cost(
-    *(f"{library}.quantize_affine" for library in LIBRARIES),
-    *(f"quantized_decomposed.quantize_{by}" for by in _DECOMPOSED),
-    "torchao.triton_quantize_nvfp4",
-)
+@cost(*(f"{library}.{name}" for library in LIBRARIES for name in ("quantize_affine", "dequantize_affine")))
+@cost(*(f"quantized_decomposed.{way}quantize_per_{by}" for way in ("", "de") for by in ("tensor", "channel", "token")))
+@cost("torchao.triton_quantize_nvfp4")
 def quantize(call: OpCall) -> Cost:
-    """Times the scale's inverse, rounded, plus the zero point, between two bounds."""
-    return elementwise(call, 5)
-
-
-@cost(
-    *(f"{library}.dequantize_affine" for library in LIBRARIES), *(f"quantized_decomposed.dequantize_{by}" for by in _DECOMPOSED)
-)
-def dequantize(call: OpCall) -> Cost:
-    """Converted, minus the zero point, times the scale."""
-    return elementwise(call, 3)
+    """Times the scale's inverse, rounded, plus the zero point, between two bounds; back: converted, minus the zero point, times
+    the scale."""
+    return elementwise(call, 3 if ".dequantize" in call.op else 5)

@@ -101,11 +101,7 @@ _BATCHED = {
 
 def with_dtype(graph: Graph, dtype: str) -> Graph:
     """`graph` with every floating tensor of type `dtype`. Operators, shapes and wiring stay; scales and zero points of a
-    quantized model are not added.
-
-    Raises:
-        InputError: the type is not known, or tensors are not stored in it.
-    """
+    quantized model are not added. `InputError` for a type that tensors are not stored in."""
     target = canonical_dtype(dtype)
     if target in STORED_AS:
         raise InputError(
@@ -144,10 +140,7 @@ def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...
     """A model's graphs with every product of an activation and a two-dimensional weight quantized, as torchao's schemes do it.
 
     Convolutions, embeddings and all other operators stay as they are; a weight that they read too is kept beside its quantized
-    copy. An activation that several layers read is rounded once.
-
-    Raises:
-        InputError: the scheme is not one of `SCHEMES`, or the graphs have no such product.
+    copy. An activation that several layers read is rounded once. `InputError` for an unknown scheme, and without such a product.
     """
     if isinstance(scheme, str):
         if scheme not in STANDARD:
@@ -381,11 +374,7 @@ class _Quantizer:
 
 
 def _with_types(graph: Graph, types: Mapping[int, str]) -> Graph:
-    """A graph whose weights have changed type, the views of them and the calls on these made to agree.
-
-    Args:
-        types: index of a weight -> its type.
-    """
+    """A graph whose weights have changed type (index -> type), the views of them and the calls on these made to agree."""
     values = list(graph.values)
     changed = {i for i, root in enumerate(graph.roots) if root in types and values[i].spec.dtype != types[root]}
     for i in changed:

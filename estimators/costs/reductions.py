@@ -71,15 +71,15 @@ def cross_entropy(call: OpCall) -> Cost:
 # Normalization -----------------------------------------------------------------------------------------------------
 
 
-def normalize(call: OpCall, m: int, n: int, centered: bool = True) -> Cost:
+def normalize(call: OpCall, m: int, n: int, centered: bool = True, running: int = 0) -> Cost:
     """Rows of length n brought to unit variance (to unit mean square where not `centered`), then scaled and shifted.
 
     An element: sum, subtract, square, add, subtract and scale (6), or square, add, scale (3); with weight and bias one more each.
-    A row: a division for each mean, the root, and the addition of epsilon.
+    A row: a division for each mean, the root, and the addition of epsilon. `running` operations update running statistics.
     """
     affine = sum(call.operand(name) is not None for name in ("weight", "bias"))
     per_element, per_row = (6, 3) if centered else (3, 2)
-    return bill(call, "normalization", vector=m * n * (per_element + affine) + m, special=per_row * m, m=m, n=n)
+    return bill(call, "normalization", vector=m * n * (per_element + affine) + m + running, special=per_row * m, m=m, n=n)
 
 
 @cost(*aten("layer_norm native_layer_norm rms_norm _fused_rms_norm"))
@@ -123,12 +123,8 @@ def batch_norm(call: OpCall) -> Cost:
     and a sum for both)."""
     if call.op not in _ALWAYS_TRAINS and (call.op in _NEVER_TRAINS or not call.attributes.get("training")):
         return _running_statistics(call)
-    source = first(call)
-    m = channels(source)
-    n = source.numel // max(m, 1)
-    trained = normalize(call, m, n)
-    running = 6 * m if call.operand("running_mean") else 0
-    return bill(call, "normalization", vector=trained.vector_flops + running, special=trained.special_flops, m=m, n=n)
+    m = channels(first(call))
+    return normalize(call, m, first(call).numel // max(m, 1), running=6 * m if call.operand("running_mean") else 0)
 
 
 @cost("aten.instance_norm")
@@ -270,18 +266,20 @@ def agreement(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
 
 
-@cost("aten.cosine_similarity")
-def cosine_similarity(call: OpCall) -> Cost:
-    """Three dot products, then two roots and a division a row."""
-    count, m = stretched(call.inputs), result(call).numel
-    return bill(call, "normalization", vector=6 * count, special=3 * m, m=m, n=count // max(m, 1))
+PAIRED: dict[str, tuple[str, int, int]] = {
+    "aten.cosine_similarity": ("normalization", 6, 3),  # three dot products; two roots and a division
+    "aten.pairwise_distance": ("pooling", 4, 1),  # subtract, add epsilon, square, add; a root
+    "aten.dist": ("pooling", 3, 1),  # subtract, square, add; a root
+}
+"""Operator -> family, vector operations for an element of both operands, and special operations for a result."""
 
 
-@cost("aten.pairwise_distance")
-def pairwise_distance(call: OpCall) -> Cost:
-    """Subtract, add epsilon, square, add; a root a row."""
+@cost(*PAIRED)
+def paired(call: OpCall) -> Cost:
+    """Two operands, stretched to each other and compared row by row or in whole."""
+    family, vector, special = PAIRED[call.op]
     count, m = stretched(call.inputs), result(call).numel
-    return bill(call, "pooling", vector=4 * count, special=m, m=m, n=count // max(m, 1))
+    return bill(call, family, vector=vector * count, special=special * m, m=m, n=count // max(m, 1))
 
 
 @cost(*aten("sort argsort msort _unique2 unique_dim"))
@@ -331,13 +329,6 @@ def segment_reduce(call: OpCall) -> Cost:
     return bill(call, "pooling", vector=source.numel, special=special, m=m, n=source.numel // max(m, 1))
 
 
-@cost("aten.dist")
-def distance(call: OpCall) -> Cost:
-    """Subtract, square, add; one root."""
-    count = stretched(call.inputs)
-    return bill(call, "pooling", vector=3 * count, special=1, n=count)
-
-
 @cost("aten.pdist", "aten._pdist_forward")
 def pairs(call: OpCall) -> Cost:
     """Of each pair of rows: subtract, square, add; a root."""
@@ -361,11 +352,13 @@ def renorm(call: OpCall) -> Cost:
     return bill(call, "normalization", vector=3 * source.numel, special=2 * m, m=m, n=source.numel // max(m, 1))
 
 
-@cost("aten._weight_norm", "aten._weight_norm_interface")
+@cost(*aten("_weight_norm _weight_norm_interface _weight_norm_interface_backward"))
 def weight_norm(call: OpCall) -> Cost:
-    """Rows v * (g / |v|): square, add, multiply; a root and a division a row."""
-    source, rows = tensor(call, "v"), tensor(call, "g").numel
-    return bill(call, "normalization", vector=3 * source.numel, special=2 * rows, m=rows, n=source.numel // max(rows, 1))
+    """Rows v * (g / |v|): square, add, multiply; a root and a division a row. Backward: the sum of g * v (2) and (g - v * a) * b
+    (3); a division for each of a and b."""
+    source, rows = tensor(call, "v", "saved_v"), tensor(call, "g", "saved_g").numel
+    vector = (5 if call.op.endswith("backward") else 3) * source.numel
+    return bill(call, "normalization", vector=vector, special=2 * rows, m=rows, n=source.numel // max(rows, 1))
 
 
 @cost("aten.triplet_margin_loss", "aten.cosine_embedding_loss")

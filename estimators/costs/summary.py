@@ -7,7 +7,7 @@ does: alone a `reshape` is free and a `contiguous` copies; in a graph the memory
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -74,11 +74,7 @@ def classify(call: OpCall) -> Literal["costed", "free", "unknown"]:
 
 def cost_of(call: OpCall) -> Cost | None:
     """The call's minimal work; `None` when it is free. An operator without a cost function has family "unknown", bytes and no
-    flops.
-
-    Raises:
-        InputError: the call lacks an operand or attribute its operator needs; named.
-    """
+    flops. `InputError` names an operand or attribute that the operator needs and the call lacks."""
     kind = classify(call)
     if kind == "free":
         return None
@@ -86,14 +82,20 @@ def cost_of(call: OpCall) -> Cost | None:
 
 
 def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
-    """The cost of each call of a graph, `None` where it is free.
+    """The cost of each call of a graph, `None` where it is free; errors as of `cost_of`.
 
     It differs from `cost_of` in that a graph shows which results share memory: a `reshape`, `contiguous` or conversion that
     returns a view is free, and one whose result has its own memory is a copy.
-
-    Raises:
-        InputError: a call lacks an operand or attribute its operator needs; named.
     """
+    costs: tuple[Cost | None, ...]
+    known, costs = graph.derived.get("costs", (0, ()))
+    if known != len(COSTS):  # a registration adds to the costs
+        costs = _costs_of(graph)
+        graph.derived["costs"] = len(COSTS), costs
+    return costs
+
+
+def _costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     costs: list[Cost | None] = []
     for call in graph.calls:
         if call.op not in MAY_COPY or not call.reads or not call.writes:
@@ -160,19 +162,12 @@ class GraphCost(msgspec.Struct, frozen=True):
     dtypes: tuple[DtypeCost, ...] = ()
 
 
-def graph_cost(graph: Graph, costs: Sequence[Cost | None] | None = None) -> GraphCost:
-    """Add up the costs of a graph's calls.
-
-    Args:
-        costs: of the calls, where the caller has them.
-
-    Raises:
-        InputError: a call lacks an operand or attribute its operator needs; named.
-    """
+def graph_cost(graph: Graph) -> GraphCost:
+    """Add up the costs of a graph's calls; errors as of `costs_of`."""
     by_family: dict[str, list[Cost]] = {}
     by_dtype: dict[str, list[Cost]] = {}
     unknown: dict[str, list[tuple[OpCall, Cost]]] = {}
-    for call, cost in zip(graph.calls, costs_of(graph) if costs is None else costs, strict=True):
+    for call, cost in zip(graph.calls, costs_of(graph), strict=True):
         if cost is None:
             continue
         by_family.setdefault(cost.family, []).append(cost)

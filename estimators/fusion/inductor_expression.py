@@ -92,11 +92,7 @@ class Expression:
         self.operations, self.special, self.base, self.view = 0, False, None, None
 
     def refreshed(self, value: int) -> Expression:
-        """The expression, updated from its base, which may have got a buffer since.
-
-        Args:
-            value: that reads the base through the view.
-        """
+        """The expression, updated from its base, which may have got a buffer since; `value` reads the base through the view."""
         base = self.base
         if base is not None:
             self.reads, self.calls, self.owner = base.reads, base.calls, base.owner

@@ -20,8 +20,6 @@ _RESHAPING = frozenset(
     + aten("detach dropout lift_fresh_copy")
 )
 """Operators that change extents at most."""
-KEEPING_ORDER = _RESHAPING | frozenset(aten("pad constant_pad_nd cat concat"))
-"""Views that keep the order of elements in memory."""
 _TABLES = frozenset(aten("embedding index_select index"))
 """Operators that gather rows of a table."""
 
@@ -29,7 +27,7 @@ _TABLES = frozenset(aten("embedding index_select index"))
 def keeps_memory(call: OpCall) -> bool:
     """Whether a view keeps the order of elements in memory. A permutation does where it only moves dimensions of one element, or
     names the order that an image's memory has already (channels last)."""
-    if call.op in KEEPING_ORDER:
+    if call.op in _RESHAPING or call.op in ("aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"):
         return True
     shape = call.inputs[0].shape
     name = call.op.removeprefix("aten.")
@@ -141,12 +139,8 @@ class StridedView(NamedTuple):
 
 
 def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
-    """The view of memory that a view operator's result has; steps that cannot be determined are uneven.
-
-    Args:
-        view: of the operator's first operand.
-        result: number of the result.
-    """
+    """The view of memory that one of a view operator's results has, from that of its first operand; steps that cannot be
+    determined are uneven."""
     shape = call.outputs[result].shape
     if call.op in _RESHAPING:
         return _reshaped(view, shape)

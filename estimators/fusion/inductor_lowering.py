@@ -149,7 +149,7 @@ class _Lowering:
         # A frozen convolution returns a list that its result is taken from; others change the layout of their weights.
         steps = 2 if head is not None and head.family in CONVOLUTIONS and (self.frozen or head.window > 1) else 1
         outer = call.outputs[0].numel if call.outputs else 0
-        name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, library=True, alone=True, steps=steps))
+        name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, alone=True, steps=steps))
         name_of_bias = {"aten.linear": "bias", "aten.addmm": "self"}.get(call.op, "")
         bias = frozenset(v for v, operand in zip(call.reads, call.operands, strict=True) if operand == name_of_bias)
         apart = self.frozen and bias and call.outputs[0].dtype == "float32"

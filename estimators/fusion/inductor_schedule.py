@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from shmoo.estimators.graph.records import Kernel
 from shmoo.estimators.registry import Registry
 
 
@@ -60,7 +61,6 @@ class Buffer:
     reads: frozenset[int]
     outer: int
     reduced: int = 1
-    library: bool = False
     alone: bool = False
     trailing: bool = True
     elsewhere: frozenset[int] = frozenset()
@@ -132,18 +132,11 @@ def _after_reduction(pair: Loops) -> bool:
     return whole and (pair.numel_only or all(a == b for a, b in zip(first.nest, second.nest, strict=False)))
 
 
-class Group(msgspec.Struct, frozen=True):
-    """A kernel: the calls it computes at least in part, the rule of the last merge, and whether it is a library call."""
-
-    calls: tuple[int, ...]
-    pattern: str = ""
-    library: bool = False
-
-
 class Schedule(NamedTuple):
-    """Kernels in execution order, and the concatenation operands (call, value) that their producer writes in place."""
+    """Kernels in execution order, with all calls that they compute at least in part, and the concatenation operands (call, value)
+    that their producer writes in place."""
 
-    groups: list[Group]
+    kernels: list[Kernel]
     direct: frozenset[tuple[int, int]] = frozenset()
 
 
@@ -207,8 +200,8 @@ class Scheduler(Groups):
             for source in buffer.reads:
                 self.readers.setdefault(source, []).append(name)
 
-    def run(self) -> list[Group]:
-        """Merge kernels as long as a pair may be; the groups, in the order in which they run."""
+    def run(self) -> list[Kernel]:
+        """Merge kernels as long as a pair may be; in the order in which they run."""
         for second, buffer in self.buffers.items():
             if buffer.alone:
                 continue
@@ -222,13 +215,13 @@ class Scheduler(Groups):
                     # What many layers read, such as a mask, has readers that are too far away, whatever their loops.
                     if self.place[sibling] >= nearest:
                         self._merge_if_allowed(sibling, second, False)
-        groups = []
+        kernels = []
         for members in sorted(self.members.values(), key=max):
             calls = frozenset().union(*(self.buffers[m].calls for m in members))
             if calls:
                 pattern = self.pattern.get(self.group_of[members[0]], INLINED if len(calls) > 1 else "")
-                groups.append(Group(tuple(sorted(calls)), pattern, self.buffers[members[0]].library))
-        return groups
+                kernels.append(Kernel(tuple(sorted(calls)), pattern))
+        return kernels
 
     def _merge_if_allowed(self, first: int, second: int, depends: bool) -> None:
         a, b = self.group_of[first], self.group_of[second]

@@ -15,7 +15,7 @@ import msgspec
 
 from shmoo.estimators.costs import COSTS, costs_of
 from shmoo.estimators.fusion.inductor_lowering import schedule
-from shmoo.estimators.fusion.inductor_schedule import LIMITS, Group, Groups, Schedule
+from shmoo.estimators.fusion.inductor_schedule import LIMITS, SCHEDULER_RULES, Groups, Schedule
 from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.registry import Registry, aten
 
@@ -155,42 +155,45 @@ def _reduction_epilogue(edge: Edge) -> bool:
     return is_reduction(edge.producer, edge.producer_cost) and _continues(edge)
 
 
-def fuse(
-    graph: Graph, runtime: str = "eager", family: str = "cpu", costs: Sequence[Cost | None] | None = None
-) -> tuple[Kernel, ...]:
-    """Group a graph's calls into kernels, in execution order.
+def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
+    """Group a graph's calls into kernels, in execution order, as a runtime of an architecture family does; "eager" groups
+    nothing."""
+    if len(graph.calls) == 1:
+        return _fused(graph, runtime, family)
+    registered = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
+    kernels: tuple[Kernel, ...]
+    known, kernels = graph.derived.get(f"kernels {runtime} {family}", (None, ()))
+    if known != registered:  # a registration changes the groups
+        kernels = _fused(graph, runtime, family)
+        graph.derived[f"kernels {runtime} {family}"] = registered, kernels
+    return kernels
 
-    Args:
-        graph: captured calls.
-        runtime: one of `profile.RUNTIMES`; "eager" groups nothing.
-        family: architecture family ("cpu", "gpu", "tpu", "kpu").
-        costs: of the graph's calls, where the caller has them.
-    """
-    costs = costs_of(graph) if costs is None else costs
-    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
+
+def _fused(graph: Graph, runtime: str, family: str) -> tuple[Kernel, ...]:
+    working = {index: cost for index, cost in enumerate(costs_of(graph)) if cost is not None}
     if len(working) == 1 and not (runtime == "inductor-freezing" and folded_calls(graph)):
         # A single operator, as in tables of them: there is nothing to merge it with.
         return (Kernel(tuple(working)),)
     if (family, runtime) in INDUCTOR:
-        return _partition(graph, *_inductor_schedule(graph, runtime, family, costs))
+        return _partition(graph, *_inductor_schedule(graph, runtime, family))
     return _CallGroups(graph, working).merge(runtime, family)
 
 
-def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> list[Group]:
+def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> Sequence[Kernel]:
     """Every kernel that a compiler makes, with all calls that it computes at least in part.
 
     Unlike `fuse`, it lists a call that Inductor computes in several kernels (a norm's statistics and its scaling, an inlined sum)
     in each of them, and a call that needs no kernel (`cat` of operands that are written in place) in none.
     """
     if (family, runtime) not in INDUCTOR:
-        return [Group(kernel.calls, kernel.pattern) for kernel in fuse(graph, runtime, family)]
-    return _inductor_schedule(graph, runtime, family, costs_of(graph))[1].groups
+        return fuse(graph, runtime, family)
+    return _inductor_schedule(graph, runtime, family)[1].kernels
 
 
-def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[Cost | None]) -> tuple[list[int], Schedule]:
+def _inductor_schedule(graph: Graph, runtime: str, family: str) -> tuple[list[int], Schedule]:
     """The calls that still run after compilation, and Inductor's kernels of them."""
     folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-    costs = [None if index in folded else cost for index, cost in enumerate(costs)]
+    costs = [None if index in folded else cost for index, cost in enumerate(costs_of(graph))]
     working = {index: cost for index, cost in enumerate(costs) if cost is not None}
     library: dict[int, tuple[int, ...]] = {}
     pattern: dict[tuple[int, ...], str] = {}
@@ -200,8 +203,8 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str, costs: Sequence[
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
     scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
-    named = [msgspec.structs.replace(g, pattern=pattern.get(g.calls, "")) if g.library else g for g in scheduled.groups]
-    return list(working), scheduled._replace(groups=named)
+    named = [Kernel(k.calls, pattern.get(k.calls, "")) if k.calls[-1] in library else k for k in scheduled.kernels]
+    return list(working), scheduled._replace(kernels=named)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
@@ -221,7 +224,7 @@ def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tup
     A kernel keeps the calls that no other computes; one without any claims one of its calls; the remaining calls go to the last
     kernel that computes them. A call without a kernel joins the last kernel that produces one of its operands.
     """
-    groups = scheduled.groups
+    groups = scheduled.kernels
     count = Counter(call for group in groups for call in group.calls)
     home = {call: position for position, group in enumerate(groups) for call in group.calls if count[call] == 1}
     with_own_call = set(home.values())

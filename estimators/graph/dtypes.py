@@ -37,11 +37,7 @@ def _resolved(name: str) -> str:
 
 
 def canonical_dtype(name: str) -> str:
-    """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32".
-
-    Raises:
-        InputError: the type is not known; the nearest are named.
-    """
+    """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32"; `InputError` for an unknown one."""
     dtype = _resolved(name)
     if dtype not in BITS:
         raise unknown("dtype", name, {*BITS, *ALIASES})

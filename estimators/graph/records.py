@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -134,6 +134,11 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
             owners.append(index)
         return tuple(owners)
 
+    @property
+    def derived(self) -> dict[str, Any]:
+        """What was computed from this graph and stays with it, because a graph never changes."""
+        return self.__dict__
+
     def root(self, index: int) -> int:
         """The value that owns the memory of value `index`."""
         return self.roots[index]
@@ -159,14 +164,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> Graph:
-        """Read the output of `to_json`.
-
-        Args:
-            where: name of the file, for messages.
-
-        Raises:
-            FormatError: the data is no graph, its format is newer, or its parts do not fit together (`validation`).
-        """
+        """Read the output of `to_json`, `where` being the name of its file for messages; `FormatError` where the data is no
+        graph, its format is newer, or its parts do not fit together (`validation`)."""
         graph = decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
         problem = first_problem(graph)
         if problem is not None:
@@ -319,17 +318,11 @@ UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
-    """Decode JSON into `kind`, refusing a `format` newer than `newest`.
-
-    Args:
-        where: file and line for the message.
-
-    Raises:
-        FormatError: invalid JSON, a wrong or missing field (named), or a newer version (both versions named).
-    """
+    """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named),
+    and a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
     try:
-        version = msgspec.json.decode(data, type=_Version).format
+        version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
     if version > newest:
@@ -340,17 +333,15 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
         raise FormatError(f"cannot read {what}{place} of format {version}: {error}") from None
 
 
-class _Version(msgspec.Struct):
+class Version(msgspec.Struct):
+    """The one field that files of all versions have."""
+
     format: int
 
 
 def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "") -> Graph:
-    """A graph of a single call, for a row of an operator table or an operator benchmark.
-
-    Args:
-        call: its `reads` and `writes` are replaced.
-        weights: positions of inputs that are parameters.
-    """
+    """A graph of a single call, for a row of an operator table or an operator benchmark, whose `reads` and `writes` are replaced.
+    `weights` are the positions of inputs that are parameters."""
     inputs = tuple(
         Value(spec, "parameter" if i in weights else "input", operand)
         for i, (spec, operand) in enumerate(zip(call.inputs, call.operands, strict=True))

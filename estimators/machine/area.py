@@ -41,11 +41,8 @@ def added_area(
 
     Args:
         machine: the variant; its coefficients may be arrays of design points.
-        changed: the coefficients that were set in it.
+        changed: the coefficients that were set in it; `InputError` names one whose area is not known.
         number: which number of a coefficient of area to take: its value, or an end of its range.
-
-    Raises:
-        InputError: no number is known for one of them; it is named.
     """
     main, counted = base.levels[-1], COUNTED[base.family]
     added: Amount = 0.0

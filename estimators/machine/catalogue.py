@@ -359,11 +359,7 @@ def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str,
 
 
 def space(name: str, family: str) -> Space:
-    """How far a fit may move a coefficient on an architecture family.
-
-    Raises:
-        KeyError: it is looked up and never fitted.
-    """
+    """How far a fit may move a coefficient on an architecture family; `KeyError` for one that is looked up and never fitted."""
     listed = entry(name)
     allowed = listed.fit_on.get(family, listed.fit)
     if allowed is None:

@@ -170,11 +170,7 @@ class Coefficients:
     """Values of a machine's coefficients: overrides, then the profile, then `DEFAULTS`.
 
     A value is a float, an array of shape (D,) for D draws, or one of shape (..., 1) for design points, a dimension for each axis;
-    results then have shape (D, K) or (..., K).
-
-    Args:
-        profile: the machine.
-        overrides: values that replace the profile's, as a fit or a sweep passes them.
+    results then have shape (D, K) or (..., K). `overrides` are what a fit or a sweep passes.
     """
 
     def __init__(self, profile: ArchitectureProfile, overrides: Mapping[str, float | Floats] | None = None) -> None:
@@ -207,11 +203,8 @@ class Coefficients:
         return 1.0 if tensor else DOUBLE_SHARE.get(None if capability is None else capability.value, DOUBLE_SHARE[None])
 
     def value(self, *names: str) -> float | Floats:
-        """The value of the first of `names` that has one; an array has a last dimension of 1, to go with arrays of kernels.
-
-        Raises:
-            InputError: none has; the profile is not one this model can use.
-        """
+        """The value of the first of `names` that has one, else an `InputError`; an array has a last dimension of 1, to go with
+        arrays of kernels."""
         value = self.find(*names)
         if value is None:
             raise InputError(

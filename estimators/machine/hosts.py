@@ -138,11 +138,7 @@ def of_host(name: str) -> bool:
 
 
 def check_host(name: str) -> str:
-    """The name as profiles hold it: "" for `OWN`.
-
-    Raises:
-        InputError: there is no such host; the nearest are named.
-    """
+    """The name as profiles hold it: "" for `OWN`; `InputError` for an unknown one."""
     if name in ("", OWN):
         return ""
     if name not in HOSTS:

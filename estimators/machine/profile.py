@@ -153,11 +153,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return self.coefficients.get(name)
 
     def value(self, name: str, default: float | None = None) -> float:
-        """The value of a coefficient, or `default`.
-
-        Raises:
-            InputError: the profile lacks it and no default was given.
-        """
+        """The value of a coefficient, or `default`; `InputError` without either."""
         coefficient = self.coefficients.get(name)
         if coefficient is not None:
             return coefficient.value
@@ -298,11 +294,8 @@ def means_profile(path: Path) -> bool:
 
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
-    """The file of a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one.
-
-    Raises:
-        InputError: no such profile; the nearest names are suggested.
-    """
+    """The file of a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one;
+    `InputError` where there is none."""
     text = str(name)
     if text.endswith(".json"):
         if not _is_file(Path(text)):
@@ -317,14 +310,9 @@ def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
     raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")
 
 
-def load_profile(name: str | Path, search: tuple[Path, ...] = ()) -> ArchitectureProfile:
-    """Load a profile; `name` and `search` as of `find_profile`.
-
-    Raises:
-        InputError: no such profile; the nearest names are suggested.
-        FormatError: the file is damaged or newer.
-    """
-    path = find_profile(name, search)
+def load_profile(name: str | Path) -> ArchitectureProfile:
+    """Load a built-in profile, or a .json file; errors as of `find_profile`, and `FormatError` for a damaged or newer file."""
+    path = find_profile(name)
     return ArchitectureProfile.from_json(path.read_bytes(), str(path))
 
 

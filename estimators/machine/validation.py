@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def check_name(name: str) -> str:
 
 def first_problem(profile: ArchitectureProfile) -> str | None:
     """What is wrong with a profile, in one sentence; `None` for a sound one."""
-    return next((problem for check in _CHECKS for problem in check(profile)), None)
+    return next(chain(_names(profile), _values(profile), _fit(profile)), None)
 
 
 def _names(profile: ArchitectureProfile) -> Iterator[str]:
@@ -164,6 +165,3 @@ def _residual_problem(group: ResidualGroup, family: str) -> str | None:
     if largest > LARGEST_CORRECTION:
         return f"corrects times by a factor of up to e^{largest:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
     return None
-
-
-_CHECKS: tuple[Callable[[ArchitectureProfile], Iterator[str]], ...] = (_names, _values, _fit)

@@ -8,7 +8,7 @@ import msgspec
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.graph.records import Cost, Graph, Kernel, OpCall, weights_of
+from shmoo.estimators.graph.records import Graph, OpCall, weights_of
 from shmoo.estimators.memory.workspace import workspace_bytes
 
 
@@ -31,27 +31,15 @@ class MemoryStep(msgspec.Struct, frozen=True):
 
 
 def peak_memory_bytes(
-    graphs: Graph | Sequence[Graph],
-    runtime: str = "eager",
-    family: str = "cpu",
-    threads: int | None = None,
-    kernels: Sequence[Sequence[Kernel]] | None = None,
-    costs: Sequence[Sequence[Cost | None]] | None = None,
+    graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu", threads: int | None = None
 ) -> float:
-    """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes.
-
-    Args:
-        graphs: the pieces of a model, which run one after another and share their weights.
-        runtime, family: as in `memory_steps`.
-        threads: of a CPU; `None` stands for several.
-        kernels, costs: of each graph and its calls, where the caller has them.
-    """
+    """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes. The pieces of
+    a model run one after another and share their weights; `None` stands for several threads of a CPU."""
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
-    nothing = [None] * len(listed)
     pieces = []
-    for graph, own_kernels, own_costs in zip(listed, kernels or nothing, costs or nothing, strict=True):
+    for graph in listed:
         inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
-        steps = memory_steps(graph, runtime, family, threads, own_kernels, own_costs)
+        steps = memory_steps(graph, runtime, family, threads)
         pieces.append(inputs + max((step.bytes for step in steps), default=0.0))
     return resident_weight_bytes(listed) + max(pieces, default=0.0)
 
@@ -61,14 +49,7 @@ def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
     return sum(value.spec.nbytes for value in weights_of(graphs)) + sum(graph.unread_weight_bytes for graph in graphs)
 
 
-def memory_steps(
-    graph: Graph,
-    runtime: str = "eager",
-    family: str = "cpu",
-    threads: int | None = None,
-    kernels: Sequence[Kernel] | None = None,
-    costs: Sequence[Cost | None] | None = None,
-) -> tuple[MemoryStep, ...]:
+def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu", threads: int | None = None) -> tuple[MemoryStep, ...]:
     """Activations and workspace in memory while each kernel of a graph runs, in order of execution.
 
     A storage is alive from the kernel that creates it to the last that reads it or a view of it; results of the graph stay alive.
@@ -81,7 +62,7 @@ def memory_steps(
     if eager:
         steps = [(index,) for index in range(len(graph.calls))]
     else:
-        steps = [kernel.calls for kernel in (fuse(graph, runtime, family) if kernels is None else kernels)]
+        steps = [kernel.calls for kernel in fuse(graph, runtime, family)]
     first, last = _lifetimes(graph, steps, eager)
     created: list[list[int]] = [[] for _ in steps]
     dying: list[list[int]] = [[] for _ in steps]
@@ -91,8 +72,8 @@ def memory_steps(
             dying[last[root]].append(root)
     size = {root: graph.values[root].spec.nbytes for root in first}
     # A contraction cannot write over its operands.
-    costs = () if eager else costs_of(graph) if costs is None else costs
-    contractions = {index for index, cost in enumerate(costs) if cost is not None and cost.matrix_flops > 0}
+    costs = enumerate(() if eager else costs_of(graph))
+    contractions = {index for index, cost in costs if cost is not None and cost.matrix_flops > 0}
     listed, alive = [], 0.0
     for position, calls in enumerate(steps):
         fresh = [size[root] for root in created[position]]

@@ -96,11 +96,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def memory_room(graphs: Sequence[Graph], peak_bytes: float) -> MemoryRoom:
-    """The parts of a model's peak memory, on a machine whose memory is not known yet.
-
-    Args:
-        peak_bytes: of `peak.peak_memory_bytes`.
-    """
+    """The parts of a model's peak memory (`peak.peak_memory_bytes`), on a machine whose memory is not known yet."""
     weights, cache = resident_weight_bytes(graphs), max((state_bytes(graph) for graph in graphs), default=0.0)
     room = MemoryRoom(weight_bytes=weights, cache_bytes=cache, activation_bytes=0.0, saved_bytes=saved_bytes(graphs))
     return room.at_peak(peak_bytes)

@@ -32,11 +32,7 @@ SEVERAL_THREADS = 2
 
 
 def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = None, runtime: str = "eager") -> float:
-    """Bytes that a call allocates and frees while it runs; 0 for operators without an entry.
-
-    Args:
-        threads: that run the call; `None` stands for several.
-    """
+    """Bytes that a call allocates and frees while it runs, 0 for operators without an entry; `None` are several threads."""
     estimate = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
     return 0.0 if estimate is None else estimate(call, threads or SEVERAL_THREADS)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from shmoo.estimators.costs.summary import UnknownOp, costs_of
+from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
@@ -17,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
-from shmoo.estimators.predict.pipeline import Priced, Waits, price
+from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
 from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
@@ -141,11 +141,8 @@ class AnalysisDirector:
         seed: int | None = None,
         shared: SharedDraws | None = None,
     ) -> Priced:
-        """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them.
-
-        Args:
-            tiling: the kernels cut already; `None` cuts them.
-        """
+        """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them; `tiling` are the kernels
+        cut already."""
         cut = tiling if tiling is not None else self.tile(table)
         return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
 
@@ -157,13 +154,12 @@ class AnalysisDirector:
         compute_dtype: str | None = None,
         threads: int | None = None,
         batch: int = 1,
-        seed: int = 0,
     ) -> Estimate:
         """Latency, energy and memory of one call of a model.
 
         Args:
             graphs: the pieces a capture gave; their times add up.
-            runtime: runtime of the contract; the architecture's default for `None`.
+            runtime: the architecture's default for `None`.
             compute_dtype: type that contractions compute in, where it is not the one their tensors are stored in: tf32 for
                 float32. The type tensors are stored in is the graphs' own, as they were captured.
             threads: cores used, on CPUs; all for `None`.
@@ -176,38 +172,28 @@ class AnalysisDirector:
         listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
         runtime = check_runtime(self.profile, runtime)
         work = tabulated(listed, runtime, self.profile.family, compute_dtype)
-        return self.estimate_tabulated(work, runtime, threads=threads, batch=batch, seed=seed)
+        return self.estimate_tabulated(work, runtime, threads=threads, batch=batch)
 
     def estimate_tabulated(
-        self,
-        work: Tabulated,
-        runtime: str,
-        *,
-        threads: int | None = None,
-        batch: int = 1,
-        seed: int = 0,
-        by_kernel: bool = True,
+        self, work: Tabulated, runtime: str, *, threads: int | None = None, batch: int = 1, by_kernel: bool = True
     ) -> Estimate:
-        """As `estimate`, for graphs that are tabulated already for this architecture family and runtime.
+        """As `estimate`, for graphs that are tabulated already for this architecture family and runtime. `InputError` for threads
+        on what is no CPU, or more than it has, and for a batch of nothing.
 
         Args:
             by_kernel: whether the estimate has a breakdown.
-
-        Raises:
-            InputError: threads on what is no CPU, or more than it has; a batch of nothing.
         """
         if batch < 1:
             raise InputError(f"a call processes at least 1 sample, got a batch of {batch}")
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
-            estimate = fewer.estimate_tabulated(work, runtime, batch=batch, seed=seed, by_kernel=by_kernel)
+            estimate = fewer.estimate_tabulated(work, runtime, batch=batch, by_kernel=by_kernel)
             return msgspec.structs.replace(estimate, threads=threads)
         table, nominal = work.table, Coefficients(self.profile)
-        priced = self.price(table, runtime, seed=seed)
+        priced = self.price(table, runtime, seed=0)
         whole = priced.whole()
-        ((latency, energy),) = whole.intervals()
-        power = next(iter(whole.intervals_of(lambda seconds, joules: joules / seconds)), None)
-        edp = next(iter(whole.intervals_of(lambda seconds, joules: joules * seconds)), None)
+        known = {name: intervals_of(*amounts)[0] for name, amounts in whole.quantities().items()}
+        latency, energy = known["latency_s"], known.get("energy_j")
         return Estimate(
             arch=self.profile.name,
             host=self.profile.host or OWN,
@@ -228,8 +214,8 @@ class AnalysisDirector:
             device_s=float(whole.device_s[0]),
             throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
             energy_j=energy,
-            average_power_w=power,
-            edp_js=edp,
+            average_power_w=known.get("average_power_w"),
+            edp_js=known.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
             notes=work.notes,
@@ -246,22 +232,11 @@ class AnalysisDirector:
         )
 
     def estimate_cases(
-        self,
-        graphs: Sequence[Graph],
-        *,
-        runtime: str | None = None,
-        compute_dtypes: Sequence[str | None] | None = None,
-        seed: int = 0,
+        self, graphs: Sequence[Graph], *, runtime: str | None = None, compute_dtypes: Sequence[str | None] | None = None
     ) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
-
-        Args:
-            compute_dtypes: of each graph, as `estimate` takes it.
-
-        Raises:
-            InputError: as of `estimate`.
-        """
-        priced = self.price_cases(graphs, runtime=runtime, compute_dtypes=compute_dtypes, seed=seed)
+        `compute_dtypes` are of each graph, as `estimate` takes it; errors as of `estimate`."""
+        priced = self.price_cases(graphs, runtime=runtime, compute_dtypes=compute_dtypes)
         return [interval for part in priced for interval in part.intervals()]
 
     def price_cases(
@@ -271,7 +246,6 @@ class AnalysisDirector:
         runtime: str | None = None,
         compute_dtypes: Sequence[str | None] | None = None,
         cold_weights: Sequence[bool] | None = None,
-        seed: int = 0,
     ) -> Iterator[Priced]:
         """As `estimate_cases`, a part of the graphs at a time with all that is known of them; each graph is a segment.
 
@@ -284,7 +258,7 @@ class AnalysisDirector:
         for start in range(0, len(graphs), CHUNK):
             part = slice(start, start + CHUNK)
             table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
-            yield self.price(table.in_campaign(), runtime, seed=seed)
+            yield self.price(table.in_campaign(), runtime, seed=0)
 
     def tabulate_cases(
         self, graphs: Sequence[Graph], runtime: str, compute_dtypes: Sequence[str | None], cold_weights: Sequence[bool]
@@ -310,18 +284,15 @@ def estimate_on(
     breakdown by kernel.
 
     Args:
-        targets: machines, each with a runtime as `AnalysisDirector.estimate` takes it. threads: of the CPUs among them.
-
-    Raises:
-        InputError: as of `AnalysisDirector.estimate`.
+        targets: machines, each with a runtime; arguments and errors as of `AnalysisDirector.estimate`.
+        threads: of the CPUs among them.
     """
-    costs = [costs_of(graph) for graph in graphs]
     launched: dict[tuple[str, str], Tabulated] = {}
     for director, asked in targets:
         family, runtime = director.profile.family, check_runtime(director.profile, asked)
         if (runtime, family) not in launched:
             like = next(iter(launched.values()), None)
-            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, costs=costs, like=like)
+            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, like=like)
         cores = threads if family == "cpu" else None
         yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 

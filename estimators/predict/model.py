@@ -111,15 +111,8 @@ class Prediction:
 def predict(
     table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str, twins: Twins | None = None
 ) -> Prediction:
-    """Latency and energy of every kernel.
-
-    Args:
-        table: K kernels.
-        tiling: the same kernels cut for the machine.
-        coefficients: of the machine; may hold D draws.
-        runtime: whose launch overhead applies.
-        twins: which kernels are alike, where the caller knows.
-    """
+    """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws.
+    `twins` says which kernels are alike, where the caller knows."""
     kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
     *times, joules = _each_alone(kernels, cut, coefficients, runtime)
     if twins is not None:

@@ -8,8 +8,9 @@ An estimate, a fit, a sweep over design points and a report all go through `pric
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -58,37 +59,37 @@ class Priced:
 
     def whole(self) -> Priced:
         """The same with all segments as one."""
-
-        def one(amounts: np.ndarray | None) -> np.ndarray | None:
-            return None if amounts is None else amounts.sum(axis=-1, keepdims=True)
-
-        latency_s, device_s = (seconds.sum(axis=-1, keepdims=True) for seconds in (self.latency_s, self.device_s))
-        return replace(
-            self,
-            latency_s=latency_s,
-            energy_j=one(self.energy_j),
-            device_s=device_s,
-            drawn_s=one(self.drawn_s),
-            drawn_j=one(self.drawn_j),
-            drawn_device_s=one(self.drawn_device_s),
-        )
+        names = ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j", "drawn_device_s")
+        known = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
+        sums: dict[str, Any] = {name: amounts.sum(axis=-1, keepdims=True) for name, amounts in known.items()}
+        return replace(self, **sums)
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
-        times = _intervals(self.latency_s, self.drawn_s)
-        energies: Sequence[Interval | None] = self.intervals_of(lambda seconds, joules: joules) or [None] * len(times)
-        return list(zip(times, energies, strict=True))
+        times = intervals_of(self.latency_s, self.drawn_s)
+        if self.energy_j is None:
+            return [(seconds, None) for seconds in times]
+        return list(zip(times, intervals_of(self.energy_j, self.drawn_j), strict=True))
 
     def device_intervals(self) -> list[Interval]:
         """Time on the device of every segment."""
-        return _intervals(self.device_s, self.drawn_device_s)
+        return intervals_of(self.device_s, self.drawn_device_s)
 
-    def intervals_of(self, quantity: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> list[Interval]:
-        """A quantity that follows from latency and energy, of every segment; of none where no energy is known."""
-        if self.energy_j is None:
-            return []
-        drawn = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
-        return _intervals(quantity(self.latency_s, self.energy_j), drawn)
+    def quantities(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+        """Latency, energy, average power and energy x delay of every segment, as far as they are known, each with its draws."""
+        known = {"latency_s": (self.latency_s, self.drawn_s)}
+        if self.energy_j is not None:
+            for name, quantity in _FROM_ENERGY.items():
+                drawn = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
+                known[name] = quantity(self.latency_s, self.energy_j), drawn
+        return known
+
+
+_FROM_ENERGY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "energy_j": lambda seconds, joules: joules,
+    "average_power_w": lambda seconds, joules: joules / seconds,
+    "edp_js": lambda seconds, joules: joules * seconds,
+}
 
 
 def price(
@@ -105,12 +106,8 @@ def price(
     """Time and energy of every segment of a table.
 
     Args:
-        table: kernels of many cases, a segment each.
-        tiling: the same kernels cut for the machine.
         coefficients: of the machine; may hold D values or design points.
-        runtime: that launches the kernels.
         residual: whether the profile's corrections hold.
-        waits: of the host; none for `None`.
         seed: of the draws; no draws for `None`.
         shared: draws that other estimates share, to compare with them; draws for this one alone for `None`.
     """
@@ -172,7 +169,7 @@ def _quantiles(drawn: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def _intervals(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:
+def intervals_of(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:
     """(S,) nominal values with the limits that their (D, S) draws, which are centred on them, give."""
     low, high = limits(values, drawn)
     ends = zip(low.tolist(), values.tolist(), high.tolist(), strict=True)

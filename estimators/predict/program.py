@@ -23,30 +23,20 @@ CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
 its guards."""
 
 
-def hidden_time(table: KernelTable, compute_s: Floats, memory_s: Floats, device_s: Floats, c: Coefficients) -> Floats | float:
-    """(..., K) seconds of each kernel that pass behind others of its program; 0 on machines without such programs.
-
-    Args:
-        compute_s, memory_s, device_s: (..., K) of the kernels alone, as in `model.Prediction`.
-    """
+def _hidden(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
+    """(..., K) seconds of each kernel that pass behind others of its program; 0 on machines without such programs."""
     share = c.find("program")
-    if share is None:
+    if share is None or table.single:
         return 0.0
-    if table.single:
-        return 0.0
-    slower = np.maximum(compute_s, memory_s)
-    whole, computing, moving = map(table.of_segments, (device_s, compute_s, memory_s))
-    least = np.maximum(computing, moving) + table.of_segments(np.maximum(device_s - slower, 0.0), np.maximum)
+    whole, computing, moving = map(table.of_segments, (p.device_s, p.compute_s, p.memory_s))
+    alone = np.maximum(p.device_s - np.maximum(p.compute_s, p.memory_s), 0.0)
+    least = np.maximum(computing, moving) + table.of_segments(alone, np.maximum)
     hidden: Floats = np.where(whole > 0, np.maximum(whole - least, 0.0) / np.where(whole > 0, whole, 1.0), 0.0)
-    return share * table.to_kernels(hidden) * device_s
+    return share * table.to_kernels(hidden) * p.device_s
 
 
 def graph_latency(
-    table: KernelTable,
-    prediction: Prediction,
-    coefficients: Coefficients,
-    runtime: str,
-    waits_s: np.ndarray | None = None,
+    table: KernelTable, prediction: Prediction, coefficients: Coefficients, runtime: str, waits_s: np.ndarray | None = None
 ) -> np.ndarray:
     """Time of each segment (graph or case) of a table: shape (S,), or (D, S).
 
@@ -83,10 +73,6 @@ def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
     """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
     were timed from the host."""
     return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
-
-
-def _hidden(table: KernelTable, prediction: Prediction, c: Coefficients) -> Floats | float:
-    return hidden_time(table, prediction.compute_s, prediction.memory_s, prediction.device_s, c)
 
 
 def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:

@@ -135,11 +135,7 @@ class Correction:
 
 
 def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile, runtime: str) -> Correction:
-    """The correction of every kernel.
-
-    Raises:
-        InputError: the profile names a feature or a group that does not exist.
-    """
+    """The correction of every kernel; `InputError` where the profile names a feature or a group that does not exist."""
     log_factor, log_launch, support, spread = np.zeros((4, len(table)))
     device_share: dict[str, np.ndarray | float] = {} if profile.host else {runtime: 1.0}
     for group in profile.residual:
@@ -160,11 +156,7 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
 
 
 def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndarray:
-    """(K,) kernels of one operator call that belong to a group and compute in a type, on an architecture family.
-
-    Raises:
-        InputError: no such group.
-    """
+    """(K,) kernels of one operator call that belong to a group and compute in a type, on an architecture family."""
     if group not in GROUPS:
         raise unknown("group of kernels of a residual", group, GROUPS)
     here: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
@@ -175,11 +167,7 @@ def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndar
 
 
 def log_features(names: Sequence[str], table: KernelTable, tiling: Tiling, rows: np.ndarray) -> np.ndarray:
-    """(R, d) base-2 logarithms of these features of R rows, in float32.
-
-    Raises:
-        InputError: no such feature.
-    """
+    """(R, d) base-2 logarithms of these features of R rows, in float32."""
     for name in names:
         if name not in FEATURES:
             raise unknown("feature of a residual", name, FEATURES, "refit the profile with this version")

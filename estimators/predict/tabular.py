@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.memory.room import MemoryRoom
@@ -31,7 +33,7 @@ def or_reason(name: str, value: object, reason: str) -> Record:
 
 def interval_record(value: Interval | None) -> dict[str, float] | None:
     """{"value", "low", "high"} in SI units, or `None`."""
-    return None if value is None else {"value": value.value, "low": value.low, "high": value.high}
+    return None if value is None else msgspec.structs.asdict(value)
 
 
 def estimate_record(estimate: Estimate, model: str) -> Record:
@@ -49,9 +51,7 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
     for name in INTERVAL_FIELDS:
         reason = estimate.energy_j_reason if name in _ENERGY_FIELDS else "not estimated"
         record |= or_reason(name, interval_record(getattr(estimate, name)), reason)
-    record["unknown_ops"] = [
-        {"op": op.op, "count": op.count, "where": list(op.where), "bytes": op.bytes} for op in estimate.unknown_ops
-    ]
+    record["unknown_ops"] = list(map(msgspec.structs.asdict, estimate.unknown_ops))
     record["notes"] = list(estimate.notes)
     record["basis"] = dict(estimate.basis)
     return record
@@ -83,7 +83,8 @@ def flatten(record: Record, intervals: Iterable[str] = INTERVAL_FIELDS) -> Recor
             bounds = value if isinstance(value, dict) else {}
             flat |= {name: bounds.get("value"), f"{name}_low": bounds.get("low"), f"{name}_high": bounds.get("high")}
         elif name == "memory":
-            flat |= _flat_memory(value)
+            flat |= {f"memory_{key}": part for key, part in value.items() if key != "quantized_devices"}
+            flat |= {f"memory_devices_{scheme}": devices for scheme, devices in value["quantized_devices"].items()}
         elif isinstance(value, dict):
             flat.update((f"{name}_{key}", part) for key, part in value.items())
         elif isinstance(value, list):
@@ -91,11 +92,6 @@ def flatten(record: Record, intervals: Iterable[str] = INTERVAL_FIELDS) -> Recor
         else:
             flat[name] = value
     return flat
-
-
-def _flat_memory(memory: Mapping[str, Any]) -> Record:
-    flat: Record = {f"memory_{name}": value for name, value in memory.items() if name != "quantized_devices"}
-    return flat | {f"memory_devices_{scheme}": devices for scheme, devices in memory["quantized_devices"].items()}
 
 
 def estimate_html(estimate: Estimate) -> str:

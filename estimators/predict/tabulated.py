@@ -9,13 +9,13 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from shmoo.estimators.costs.summary import UnknownOp, costs_of, graph_cost
+from shmoo.estimators.costs.summary import UnknownOp, graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
-from shmoo.estimators.graph.records import Cost, Graph, Kernel, notes_of, weights_of
-from shmoo.estimators.kernel_rows import CONVERSIONS, Costed, kernel_tables
+from shmoo.estimators.graph.records import Graph, Kernel, notes_of, weights_of
+from shmoo.estimators.kernel_rows import CONVERSIONS, kernel_tables
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
 from shmoo.estimators.table import KernelTable
@@ -77,34 +77,19 @@ def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
 
 @_explained
 def tabulate(
-    graphs: Sequence[Graph],
-    runtime: str,
-    family: str,
-    compute_dtype: str | None = None,
-    fused: bool = True,
-    costs: Sequence[Sequence[Cost | None]] | None = None,
+    graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
 ) -> tuple[KernelTable, Origin]:
     """Kernels of all graphs in one table (one segment a graph) and, per row, its graph and kernel.
 
     Args:
-        runtime: one of `profile.RUNTIMES`, whose fusion groups the calls.
-        family: architecture family.
+        runtime, family: whose fusion groups the calls.
         compute_dtype: type that contractions compute in, where it differs from the storage type (tf32 for float32); `None`
-            for the tensors' own.
+            for the tensors' own. `InputError` where no contraction can be computed in it as its tensors are stored.
         fused: `False` makes every call a separate kernel.
-        costs: of each graph's calls, where the caller has them.
-
-    Raises:
-        InputError: no contraction can be computed in `compute_dtype` as its tensors are stored.
     """
-    parts = []
-    origin: Origin = []
-    for index, graph in enumerate(graphs):
-        own = costs_of(graph) if costs is None else costs[index]
-        kernels = fuse(graph, runtime, family, own) if fused else fuse(graph, costs=own)
-        parts.append(Costed(graph, kernels, own))
-        origin.extend((index, kernel) for kernel in kernels)
+    parts = [(graph, fuse(graph, runtime, family) if fused else fuse(graph)) for graph in graphs]
     table = kernel_tables(parts, converts=CONVERSIONS.get((family, runtime), "none"))
+    origin = [(index, kernel) for index, (_, kernels) in enumerate(parts) for kernel in kernels]
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 
@@ -115,7 +100,6 @@ def tabulated(
     family: str,
     compute_dtype: str | None = None,
     fused: bool = True,
-    costs: Sequence[Sequence[Cost | None]] | None = None,
     like: Tabulated | None = None,
 ) -> Tabulated:
     """A model's table with its totals; arguments and errors as of `tabulate`.
@@ -124,18 +108,12 @@ def tabulated(
         like: the same graphs as another runtime or family launches them, computed in the same type, where the caller has them: it
             has the same work, weights and notes.
     """
-    costs = [costs_of(graph) for graph in graphs] if costs is None else costs
-    table, origin = tabulate(graphs, runtime, family, compute_dtype, fused, costs)
-    kernels: list[list[Kernel]] | None = None
-    if fused:
-        kernels = [[] for _ in graphs]
-        for place, kernel in origin:
-            kernels[place].append(kernel)
-    peak_bytes = peak_memory_bytes(graphs, runtime, family, kernels=kernels, costs=costs)
+    table, origin = tabulate(graphs, runtime, family, compute_dtype, fused)
+    peak_bytes = peak_memory_bytes(graphs, runtime, family)
     if like is not None:
         memory = like.memory.at_peak(peak_bytes)
         return replace(like, table=table, origin=origin, peak_memory_bytes=peak_bytes, memory=memory)
-    totals = [graph_cost(graph, own) for graph, own in zip(graphs, costs, strict=True)]
+    totals = [graph_cost(graph) for graph in graphs]
     return Tabulated(
         table=table,
         origin=origin,

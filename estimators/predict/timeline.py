@@ -39,14 +39,8 @@ def schedule(
     compute_dtype: str | None = None,
     batch: int = 1,
 ) -> tuple[Estimate, tuple[Scheduled, ...]]:
-    """The estimate of one call, and its kernels in time. The last of them ends when the predicted latency is over.
-
-    Args:
-        graphs, runtime, compute_dtype, batch: as `AnalysisDirector.estimate` takes them.
-
-    Raises:
-        InputError: as `AnalysisDirector.estimate`.
-    """
+    """The estimate of one call, and its kernels in time; arguments and errors as of `AnalysisDirector.estimate`. The last kernel
+    ends when the predicted latency is over."""
     runtime = check_runtime(director.profile, runtime)
     family = director.profile.family
     work = tabulated(tuple(graphs), runtime, family, compute_dtype)

@@ -21,7 +21,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
-from shmoo.estimators.predict.pipeline import DRAWS, QUANTILES, Priced
+from shmoo.estimators.predict.pipeline import DRAWS, QUANTILES
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.present.inspection import inspect_estimates
 from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, together
@@ -56,6 +56,11 @@ class Effect(msgspec.Struct, frozen=True):
         ratio = self.energy_ratio
         return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
 
+    def factor(self, aim: Aim) -> float:
+        """The value of `gain`; 1 where it is not known."""
+        gain = self.gain(aim)
+        return gain.value if gain else 1.0
+
     def verdict(self, aim: Aim) -> Verdict:
         """Whether a change is better or worse by more than the uncertainty of the difference; "same" where that is less than
         `NOTHING`, "open" where the interval holds both sides."""
@@ -74,11 +79,6 @@ class WhatIf(msgspec.Struct, frozen=True):
     kernels: int
     effect: Effect
     memory: MemoryRoom
-
-    def gain(self, aim: Aim) -> float:
-        """The factor by which less time or energy is needed; 1 where it is not known."""
-        gain = self.effect.gain(aim)
-        return gain.value if gain else 1.0
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -116,14 +116,11 @@ class Comparison:
         self.base = AnalysisDirector(profile).price(work.table, runtime, seed=shared.seed, shared=shared).whole()
         self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(work.table, self.base.tiling)))
 
-    def _price(self, director: AnalysisDirector, work: Tabulated, runtime: str) -> Priced:
-        """A call as one segment. Each has a part of the model's error for itself."""
-        self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
-        return director.price(work.table, runtime, seed=self._shared.seed, shared=self._shared).whole()
-
     def effect(self, director: AnalysisDirector, work: Tabulated, runtime: str, batch: int) -> Effect:
-        """What a setup makes of the model."""
-        other, share = self._price(director, work, runtime), batch / self._batch
+        """What a setup makes of the model. Each has a part of the model's error for itself."""
+        self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
+        other = director.price(work.table, runtime, seed=self._shared.seed, shared=self._shared).whole()
+        share = batch / self._batch
         ((latency, energy),) = other.intervals()
         speedup = _ratio(self.base.latency_s * share, other.latency_s, self.base.drawn_s, other.drawn_s, share)
         if self.base.energy_j is None or other.energy_j is None:
@@ -143,23 +140,10 @@ def _ratio(
 
 
 def advise(
-    profile: ArchitectureProfile,
-    base: Setup,
-    graphs_of: GraphsOf,
-    model: str,
-    *,
-    aim: Aim = "time",
-    top: int = 8,
+    profile: ArchitectureProfile, base: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time", top: int = 8
 ) -> Advice:
-    """Where a model's time and energy go on a machine, and what each change would bring.
-
-    Args:
-        base: the model as it is.
-        top: kernels and modules to list.
-
-    Raises:
-        InputError, or what `graphs_of` raises: the model as it is cannot be estimated.
-    """
+    """Where a model's time and energy go on a machine as it is (`base`), and what each change would bring. Raises what
+    `graphs_of` does, and `InputError` where the model as it is cannot be estimated. `top` kernels and modules are listed."""
     director = AnalysisDirector(profile)
 
     def work_of(setup: Setup) -> Tabulated:
@@ -203,7 +187,7 @@ def _ranked(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
     order = {"better": 0, "open": 1, "same": 2, "worse": 3}
 
     def place(what_if: WhatIf) -> tuple[bool, int, float]:
-        return what_if.memory.fits is False, order[what_if.effect.verdict(aim)], -what_if.gain(aim)
+        return what_if.memory.fits is False, order[what_if.effect.verdict(aim)], -what_if.effect.factor(aim)
 
     return tuple(sorted(what_ifs, key=place))
 
@@ -217,7 +201,7 @@ def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
         if what_if.change.kind not in ("together", "8 bits"):
             best.setdefault(what_if.change.kind, what_if)
     if (largest := best.pop("batch", None)) is not None:
-        enough = [w for w in sure if w.change.kind == "batch" and w.gain(aim) > NEARLY * largest.gain(aim)]
+        enough = [w for w in sure if w.change.kind == "batch" and w.effect.factor(aim) > NEARLY * largest.effect.factor(aim)]
         best["batch"] = min(enough, key=lambda w: w.setup.batch)
     return list(best.values())
 
@@ -227,9 +211,9 @@ def _combined(single: Sequence[WhatIf], aim: Aim, tried: Callable[[Change], What
     parts = best_of_each_kind(single, aim)
     if not parts:
         return
-    chosen, reached = [parts[0].change], parts[0].gain(aim)
+    chosen, reached = [parts[0].change], parts[0].effect.factor(aim)
     for part in parts[1:]:
         made = tried(together([*chosen, part.change]))
-        if made is not None and made.memory.fits is not False and made.gain(aim) > reached:
-            chosen, reached = [*chosen, part.change], made.gain(aim)
+        if made is not None and made.memory.fits is not False and made.effect.factor(aim) > reached:
+            chosen, reached = [*chosen, part.change], made.effect.factor(aim)
             yield made

@@ -19,7 +19,6 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import Graph, decode_versioned
-from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.peak import memory_steps
 from shmoo.estimators.predict.director import AnalysisDirector, KernelEstimate
 from shmoo.estimators.units import percent, si, size
@@ -62,7 +61,7 @@ class Footprint(msgspec.Struct, frozen=True):
     """What one call of a model takes on one architecture.
 
     Attributes:
-        profile: hash of the architecture's coefficients; others give other times and energies.
+        profile: first 16 hex digits of SHA-256 over what determines a profile's estimates; others give other times and energies.
         totals: one value for each of `QUANTITIES`; the energy is `None` where the profile has no such coefficients.
         peak_at: module that runs when most memory is in use.
         unknown_ops: operators without a cost formula, whose flops are in no total -> calls.
@@ -197,15 +196,8 @@ def footprint(
     compute_dtype: str | None = None,
     batch: int = 1,
 ) -> Footprint:
-    """The footprint of one call of a captured model.
-
-    Args:
-        model: name in the baseline.
-        runtime, compute_dtype, batch: as `AnalysisDirector.estimate` takes them.
-
-    Raises:
-        InputError: as of `AnalysisDirector.estimate`.
-    """
+    """The footprint of one call of a captured model, under its name in the baseline; other arguments and errors as of
+    `AnalysisDirector.estimate`."""
     estimate = director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype, batch=batch)
     by_module: dict[str, list[KernelEstimate]] = {}
     for kernel in estimate.breakdown:
@@ -224,7 +216,7 @@ def footprint(
         batch=batch,
         dtype=estimate.dtype,
         runtime=estimate.runtime,
-        profile=profile_hash(director.profile),
+        profile=hashlib.sha256(director.profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16],
         totals={name: _kept(value) for name, value in totals.items()},
         modules={module: _share(graphs, kernels) for module, kernels in by_module.items()},
         peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
@@ -232,20 +224,9 @@ def footprint(
     )
 
 
-def profile_hash(profile: ArchitectureProfile) -> str:
-    """First 16 hex digits of SHA-256 over what determines a profile's estimates."""
-    return hashlib.sha256(profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16]
-
-
 def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[str, float]) -> GateResult:
-    """What grew by more than allowed.
-
-    Args:
-        allowed: quantity -> relative growth that passes; `ALLOWED` for those not named.
-
-    Raises:
-        InputError: the baseline lacks one of the footprints, or is of another profile; or an unknown quantity.
-    """
+    """What grew by more than allowed: quantity -> relative growth that passes, `ALLOWED` for those not named. `InputError` where
+    the baseline lacks one of the footprints, or is of another profile, and for an unknown quantity."""
     for name in allowed:
         if name not in QUANTITIES:
             raise unknown("quantity of a gate", name, QUANTITIES)
@@ -255,7 +236,8 @@ def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[
     for now in footprints:
         before = known.get(now.key)
         if before is None:
-            raise InputError(f"the baseline has no {now.label}; add it with --write. It has: {_labels(baseline)}")
+            labels = "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
+            raise InputError(f"the baseline has no {now.label}; add it with --write. It has: {labels}")
         if before.profile != now.profile:
             raise InputError(
                 f"the baseline of {now.label} was written with another profile of {now.arch}, so that times and energies would "
@@ -268,10 +250,6 @@ def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[
         if fresh:
             undecided.append(f"{now.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
     return GateResult(tuple(findings), tuple(undecided))
-
-
-def _labels(baseline: Baseline) -> str:
-    return "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
 
 
 def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Finding | None:

@@ -95,16 +95,8 @@ def cache_bytes(graph: Graph) -> float:
 def generation(
     prefill: Estimate, steps: Sequence[DecodeStep], prompt_tokens: int, new_tokens: int, prompt_cache_bytes: float = 0.0
 ) -> GenerationEstimate:
-    """Add up a generation.
-
-    Args:
-        prefill: of `prompt_tokens` tokens.
-        steps: at the lengths of `decode_contexts`, ascending.
-        prompt_cache_bytes: of the cache after prefill.
-
-    Raises:
-        InputError: a decode step is needed and there is none.
-    """
+    """Add up a generation: the prefill of `prompt_tokens`, which leaves a cache of `prompt_cache_bytes`, and decode steps at the
+    lengths of `decode_contexts`, ascending; `InputError` where a step is needed and there is none."""
     count = new_tokens - 1
     if count and not steps:
         raise InputError(f"{new_tokens} new tokens take {count} decode steps, and none was estimated")
@@ -187,30 +179,18 @@ INTERVALS = {
     "energy_j": "energy_reason",
 }
 """Fields with an interval -> the field that says why it may be unknown."""
-_PLAIN = (
-    "batch",
-    "dtype",
-    "runtime",
-    "threads",
-    "prompt_tokens",
-    "new_tokens",
-    "cache_bytes",
-    "weight_bytes",
-    "peak_memory_bytes",
-)
+_PLAIN = ("batch", "dtype", "runtime", "threads", "prompt_tokens", "new_tokens", "cache_bytes", "weight_bytes")
 
 
 def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     """An estimate as an object of plain types, intervals as {"value", "low", "high"}; `None` beside "<field>_reason"."""
     record: Record = {"model": model, "arch": estimate.arch}
-    record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "flops"))
+    record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "peak_memory_bytes", "flops"))
     record |= memory_record(estimate.memory)
     record |= or_reason("threads", estimate.threads, ALL_THREADS)
     for name, reason in INTERVALS.items():
         why = getattr(estimate, reason) if reason else ""
         record |= or_reason(name, interval_record(getattr(estimate, name)), why or estimate.decode_reason)
-    record["unknown_ops"] = [
-        {"op": op.op, "count": op.count, "where": list(op.where), "bytes": op.bytes} for op in estimate.unknown_ops
-    ]
+    record["unknown_ops"] = list(map(msgspec.structs.asdict, estimate.unknown_ops))
     record["basis"] = dict(estimate.basis)
     return record

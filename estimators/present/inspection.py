@@ -8,7 +8,7 @@ holds the entry of its graphs, so that its time is that of the estimate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -109,11 +109,7 @@ class Inspection(msgspec.Struct, frozen=True):
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
         """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of graphs
-        among them where it takes time. "time" is that of the first architecture.
-
-        Raises:
-            InputError: no such order.
-        """
+        among them where it takes time. "time" is that of the first architecture."""
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
         entry = self.entry
@@ -164,13 +160,8 @@ def inspect_graphs(
     """Sum a captured model up by module and operator.
 
     Args:
-        graphs: the pieces a capture gave.
         directors: architecture -> its director; one at least.
-        runtime: one of `profile.RUNTIMES`; each architecture's default for `None`.
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-
-    Raises:
-        InputError: no architecture is given, or what an estimate refuses.
+        runtime, compute_dtype: as `AnalysisDirector.estimate` takes them, whose errors are raised, too.
     """
     if not directors:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
@@ -182,17 +173,14 @@ def inspect_graphs(
 
 def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
     """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
-    costs = [costs_of(graph) for graph in graphs]
-    spent = {name: _split(estimate, costs) for name, estimate in estimates.items()}
+    spent = {name: _split(estimate, graphs) for name, estimate in estimates.items()}
     modules, operators = _Sums(estimates), _Sums(estimates)
     modules.row("")
     seen: set[str] = set()
     for g, graph in enumerate(graphs):
-        for index, call in enumerate(graph.calls):
-            cost = costs[g][index]
-            fresh = [value for value in call.reads if graph.values[value].kind == "parameter"]
+        for index, (call, cost) in enumerate(zip(graph.calls, costs_of(graph), strict=True)):
             params = 0
-            for value in fresh:
+            for value in (value for value in call.reads if graph.values[value].kind == "parameter"):
                 root = graph.values[graph.root(value)]
                 name = root.name or f"{g}:{graph.root(value)}"
                 if name not in seen:
@@ -209,13 +197,11 @@ def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate]
         if weight.kind == "parameter" and weight.name and weight.name not in seen:
             for path in paths_to(weight.name.rpartition(".")[0]):
                 modules.add(path, weight.spec.numel, None, {})
-    totals = {name: estimate.latency_s.value for name, estimate in estimates.items()}
-    for name, estimate in estimates.items():
-        modules.enter(name, estimate)
-    by_time = sorted(operators.rows(totals), key=lambda row: -next(iter(row.on.values())).latency_s)
+    modules.enter()
+    by_time = sorted(operators.rows(), key=lambda row: -next(iter(row.on.values())).latency_s)
     label = model or next((graph.name for graph in graphs if graph.name), "model")
     kernels = {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()}
-    return Inspection(label, tuple(estimates), _in_tree_order(modules.rows(totals, tree=True)), tuple(by_time), kernels)
+    return Inspection(label, tuple(estimates), _in_tree_order(modules.rows(tree=True)), tuple(by_time), kernels)
 
 
 def paths_to(module: str) -> list[str]:
@@ -227,18 +213,18 @@ def paths_to(module: str) -> list[str]:
 class _Part(NamedTuple):
     """A call's share of its kernel, and what bounds the kernel."""
 
+    bound: str
     elapsed_s: float
     energy_j: float | None
     tiles: float
-    bound: str
 
 
-def _split(estimate: Estimate, costs: Sequence[Sequence[Cost | None]]) -> dict[tuple[int, int], _Part]:
+def _split(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], _Part]:
     parts: dict[tuple[int, int], _Part] = {}
     for kernel in estimate.breakdown:
-        for index, share in zip(kernel.calls, _shares(kernel, costs[kernel.graph]), strict=True):
+        for index, share in zip(kernel.calls, _shares(kernel, costs_of(graphs[kernel.graph])), strict=True):
             joules = None if kernel.energy_j is None else kernel.energy_j * share
-            parts[kernel.graph, index] = _Part(kernel.elapsed_s * share, joules, kernel.tiles * share, kernel.bound)
+            parts[kernel.graph, index] = _Part(kernel.bound, kernel.elapsed_s * share, joules, kernel.tiles * share)
     return parts
 
 
@@ -250,13 +236,25 @@ def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]
 
 
 @dataclass(slots=True)
-class _Sum:
-    """Running sums of one module or operator; time by architecture and bound, energy and tiles by architecture. Energy is of the
-    architectures that know it. The shape is that of the last result."""
+class _Spent:
+    """Running sums on one architecture; `energy_j` is `None` where the profile has no energy coefficients."""
 
-    time_s: dict[str, dict[str, float]]
-    energy_j: dict[str, float]
-    tiles: dict[str, float]
+    energy_j: float | None
+    bound_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(BOUNDS, 0.0))
+    tiles: float = 0.0
+
+    def add(self, bound: str, elapsed_s: float, energy_j: float | None, tiles: float) -> None:
+        self.bound_s[bound] += elapsed_s
+        self.tiles += tiles
+        if self.energy_j is not None:
+            self.energy_j += energy_j or 0.0
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Running sums of one module or operator. The shape is that of the last result."""
+
+    on: dict[str, _Spent]
     shape: tuple[int, ...] = ()
     calls: int = 0
     params: int = 0
@@ -269,22 +267,22 @@ class _Sums:
     """Running sums by name, in the order in which names first appear."""
 
     def __init__(self, estimates: Mapping[str, Estimate]) -> None:
-        self.architectures = tuple(estimates)
-        self.priced = [name for name, estimate in estimates.items() if estimate.energy_j is not None]
+        self.estimates = estimates
         self.sums: dict[str, _Sum] = {}
 
     def row(self, name: str) -> _Sum:
         if name not in self.sums:
-            times = {arch: dict.fromkeys(BOUNDS, 0.0) for arch in self.architectures}
-            self.sums[name] = _Sum(times, dict.fromkeys(self.priced, 0.0), dict.fromkeys(self.architectures, 0.0))
+            on = {arch: _Spent(None if estimate.energy_j is None else 0.0) for arch, estimate in self.estimates.items()}
+            self.sums[name] = _Sum(on)
         return self.sums[name]
 
-    def enter(self, arch: str, estimate: Estimate) -> None:
+    def enter(self) -> None:
         """Count the entry of the model's graphs: launching that no operator does."""
-        whole = self.row("")
-        whole.time_s[arch]["launch"] += max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
-        if estimate.energy_j is not None:
-            whole.energy_j[arch] += max(estimate.energy_j.value - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0)
+        for arch, estimate in self.estimates.items():
+            seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
+            whole = 0.0 if estimate.energy_j is None else estimate.energy_j.value
+            joules = max(whole - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0)
+            self.row("").on[arch].add("launch", seconds, joules, 0.0)
 
     def result(self, module: str, shape: tuple[int, ...]) -> None:
         """Note a call's result, which is that of the modules that hold it until their next call."""
@@ -303,19 +301,16 @@ class _Sums:
         row.bytes += cost.bytes
         for arch, part in parts.items():
             if part is not None:
-                row.time_s[arch][part.bound] += part.elapsed_s
-                row.tiles[arch] += part.tiles
-                if part.energy_j is not None:
-                    row.energy_j[arch] += part.energy_j
+                row.on[arch].add(*part)
 
-    def rows(self, totals: Mapping[str, float], tree: bool = False) -> list[Row]:
+    def rows(self, tree: bool = False) -> list[Row]:
         rows = []
         for name, row in self.sums.items():
             on = {}
-            for arch, bounds in row.time_s.items():
-                seconds = sum(bounds.values())
-                share = seconds / totals[arch] if totals[arch] else 0.0
-                on[arch] = ArchitectureShare(seconds, row.energy_j.get(arch), share, row.tiles[arch], bounds)
+            for arch, spent in row.on.items():
+                seconds, whole = sum(spent.bound_s.values()), self.estimates[arch].latency_s.value
+                share = seconds / whole if whole else 0.0
+                on[arch] = ArchitectureShare(seconds, spent.energy_j, share, spent.tiles, spent.bound_s)
             depth = name.count(".") + 1 if tree and name else 0
             rows.append(Row(name, depth, row.calls, row.params, row.flops, row.macs, row.bytes, row.shape, on))
         return rows

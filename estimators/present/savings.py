@@ -76,16 +76,8 @@ class FusionSummary(msgspec.Struct, frozen=True):
 def fusion_savings(
     director: AnalysisDirector, graphs: Sequence[Graph], runtime: str | None = None, *, compute_dtype: str | None = None
 ) -> FusionSavings:
-    """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them.
-
-    Args:
-        director: of the machine.
-        runtime: one of `profile.RUNTIMES`; the architecture's default for `None`.
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-
-    Raises:
-        InputError: as `AnalysisDirector.estimate`.
-    """
+    """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them; arguments and errors
+    as of `AnalysisDirector.estimate`."""
     chosen = check_runtime(director.profile, runtime)
     totals = []
     for fused in (False, True):
@@ -104,15 +96,11 @@ def summarize_fusion(
     *,
     compute_dtype: str | None = None,
 ) -> FusionSummary:
-    """The operators that share a kernel, and the savings.
+    """The operators that share a kernel, and the savings; arguments and errors as of `AnalysisDirector.estimate`.
 
     Args:
         runtime: that fuses; `None` is the architecture's default, or its first that fuses where the default does not.
         model: name for people; the graphs' own for "".
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-
-    Raises:
-        InputError: as `AnalysisDirector.estimate`.
     """
     profile = director.profile
     chosen = runtime or next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")

@@ -67,10 +67,8 @@ class Sensitivity(msgspec.Struct, frozen=True):
 def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
     """What each part of a machine is worth to a model.
 
-    Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too.
-
-    Raises:
-        InputError, or what `graphs_of` raises: the model cannot be estimated.
+    Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too. Errors are those of
+    `advise`.
     """
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
@@ -99,12 +97,8 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
                 _note(name, profile, power, machine.value("power.tdp", 0.0)),
             )
         )
-
-    def place(lever: Lever) -> float:
-        gain = lever.effect.gain(aim)
-        return -(gain.value if gain else 1.0)
-
-    return Sensitivity(model, profile.name, aim, setup, profile.get("area.die"), tuple(sorted(levers, key=place)))
+    levers.sort(key=lambda lever: -lever.effect.factor(aim))
+    return Sensitivity(model, profile.name, aim, setup, profile.get("area.die"), tuple(levers))
 
 
 def _area(base: ArchitectureProfile, machine: ArchitectureProfile, names: list[str]) -> tuple[Interval | None, str]:

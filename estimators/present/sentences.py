@@ -115,7 +115,7 @@ def _changes(advice: Advice, command: str) -> Iterator[str]:
     for what_if in single:
         if what_if.change.kind == "fusion" and what_if.effect.verdict(aim) == "worse":
             yield (
-                f"Fusion already saves {percent(1.0 - what_if.gain(aim), digits=0)} of the {aim}: "
+                f"Fusion already saves {percent(1.0 - what_if.effect.factor(aim), digits=0)} of the {aim}: "
                 f"{advice.estimate.kernels} kernels in place of {what_if.kernels}."
             )
 
@@ -180,7 +180,7 @@ def sensitivity_sentences(levers: Sensitivity) -> list[str]:
     else:
         sentences.append(f"The principal bottleneck is {_lever(first)}.")
     helping = [lever for lever in levers.levers if lever is not first and lever.effect.verdict(levers.aim) == "better"]
-    much = [lever for lever in helping if (gain := lever.effect.gain(levers.aim)) and gain.value > 1 + _ALMOST]
+    much = [lever for lever in helping if lever.effect.factor(levers.aim) > 1 + _ALMOST]
     sentences += [f"Next, {_lever(lever)}." for lever in much if not lever.compound]
     sentences += [f"Several parts at once, {_lever(lever)}." for lever in much if lever.compound]
     if little := [lever.name for lever in helping if lever not in much]:

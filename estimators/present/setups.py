@@ -70,12 +70,8 @@ GraphsOf = Callable[[Setup], Sequence[Graph]]
 
 
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
-    """What a model's user could change on a machine, by what the machine and its runtimes have.
-
-    Args:
-        dtype: type that most of the model's work is in.
-        table: the model's kernels as they are.
-    """
+    """What a model's user could change on a machine, by what the machine and its runtimes have. `dtype` is the type that most of
+    the model's work is in, `table` its kernels as they are."""
     found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
         found += [Change("type", name, {"dtype": name}) for name in _narrower(profile, dtype)]

@@ -18,7 +18,7 @@ from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, chec
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
-from shmoo.estimators.sweep.points import PointEstimates, estimate_points
+from shmoo.estimators.sweep.points import estimate_points
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 
@@ -126,7 +126,7 @@ class SweepController:
             for (profile, runtime), fused in itertools.product(targets, self.fusion):
                 cores = threads if profile.family == "cpu" else None
                 told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
-                for tiles, changed in variants[profile.name]:
+                for tiles, coefficients in variants[profile.name]:
                     mine = number * parts // units == part
                     number += 1
                     if not mine:
@@ -135,27 +135,25 @@ class SweepController:
                     key = (profile.family, runtime, fused)
                     if key not in launched:
                         launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
-                    block = self._block(profile, runtime, launched[key], cores, batch, tiles, changed)
+                    machine = variant(profile, tiles) if tiles else profile
+                    block = self._block(machine, runtime, launched[key], cores, batch, tiles, coefficients)
                     count = len(block["model"])
                     yield {name: [value] * count for name, value in {**settings, **told}.items()} | block
 
     def _variants(
         self, profile: ArchitectureProfile, threads: int | None
-    ) -> list[tuple[dict[str, AxisValue], dict[str, AxisValue] | None]]:
-        """What is changed about a machine, variant by variant: tiling parameters and coefficients. `None` stands for all values
-        of the coefficients, priced together."""
-        by_hand, numbers = self._profile_axes_of(profile)
-        alone = profile.family == "cpu" and threads is not None
-        together = not alone and (not self._drawn() or _drawn_alike(numbers))
-        return [(tiles, values) for tiles in product_of(by_hand) for values in ((None,) if together else product_of(numbers))]
-
-    def _profile_axes_of(
-        self, profile: ArchitectureProfile
-    ) -> tuple[dict[str, Sequence[AxisValue]], dict[str, Sequence[AxisValue]]]:
-        """Axes that are parameters of its tiling, and those that are coefficients."""
+    ) -> list[tuple[dict[str, AxisValue], dict[str, Sequence[AxisValue]]]]:
+        """What is changed about a machine: tiling parameters, and values of coefficients all of whose combinations are priced
+        together."""
         handled = tiling_parameters(profile)
         by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
-        return by_hand, {name: values for name, values in self.profile_axes.items() if name not in handled}
+        numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
+        alone = profile.family == "cpu" and threads is not None
+        together = not alone and (not self._drawn() or _drawn_alike(numbers))
+        parts: list[dict[str, Sequence[AxisValue]]] = [numbers]
+        if not together:
+            parts = [{name: (value,) for name, value in one.items()} for one in product_of(numbers)]
+        return [(tiles, part) for tiles in product_of(by_hand) for part in parts]
 
     def _drawn(self) -> bool:
         """Whether variants of a machine are few enough for intervals."""
@@ -163,46 +161,30 @@ class SweepController:
 
     def _block(
         self,
-        profile: ArchitectureProfile,
+        machine: ArchitectureProfile,
         runtime: str,
         work: Tabulated,
         threads: int | None,
         batch: int,
         tiles: Mapping[str, AxisValue],
-        values: Mapping[str, AxisValue] | None,
+        axes: Mapping[str, Sequence[AxisValue]],
     ) -> Columns:
-        """Rows of one of a machine's `_variants`."""
-        machine = variant(profile, tiles) if tiles else profile
-        if values is None:
-            return self._points(machine, runtime, work, tiles, self._profile_axes_of(profile)[1], batch, self._drawn())
-        director = AnalysisDirector(variant(machine, values) if values else machine, self.strategy)
-        estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
-        row = {**tiles, **values, **flatten(estimate_record(estimate, self.model))}
-        return {name: [value] for name, value in row.items()}
-
-    def _points(
-        self,
-        machine: ArchitectureProfile,
-        runtime: str,
-        work: Tabulated,
-        tiles: Mapping[str, AxisValue],
-        axes: Mapping[str, Sequence[float | str]],
-        batch: int,
-        drawn: bool,
-    ) -> Columns:
-        """Rows of many variants, priced together: the first one's row with the columns that differ."""
-        points = estimate_points(machine, work.table, runtime, axes, self.strategy, seed=0 if drawn else None)
-        combinations = list(product_of(axes))
-        director = AnalysisDirector(variant(machine, combinations[0]), self.strategy)
-        first = director.estimate_tabulated(work, runtime, batch=batch, by_kernel=False)
+        """Rows of all combinations of a machine's coefficients: the first one's row, and the columns that differ."""
+        combinations, drawn = list(product_of(axes)), threads is not None or self._drawn()
+        count, seed = len(combinations), 0 if drawn else None
+        points: dict[str, np.ndarray] = {}
+        if count > 1:
+            points = estimate_points(machine, work.table, runtime, axes, batch=batch, strategy=self.strategy, seed=seed)
+        director = AnalysisDirector(variant(machine, combinations[0]) if axes else machine, self.strategy)
+        first = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
         common = flatten(estimate_record(first, self.model))
         if not drawn:
             common |= dict.fromkeys(BOUNDS)
             common["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
-        count = len(combinations)
         columns = {name: [value] * count for name, value in tiles.items()}
         columns |= {name: [values[name] for values in combinations] for name in axes}
-        columns |= {name: [value] * count for name, value in common.items()} | _columns(points, batch)
+        columns |= {name: [value] * count for name, value in common.items()}
+        columns |= {name: numbers.tolist() for name, numbers in points.items()}
         capacity = f"capacity.{machine.levels[-1]}"
         if capacity in axes:
             rooms = [
@@ -232,24 +214,3 @@ def product_of(axes: Mapping[str, Sequence[T]]) -> Iterator[dict[str, T]]:
     """Every combination of axis values; one empty combination where there are no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
-
-
-def _columns(points: PointEstimates, batch: int) -> dict[str, list[float]]:
-    """What differs from point to point, as rows hold it."""
-    columns: dict[str, np.ndarray] = {
-        "tiles": points.tiles,
-        "device_s": points.device_s,
-        "latency_s": points.latency_s,
-        "throughput_per_s": batch / points.latency_s,
-    }
-    if points.energy_j is not None:
-        columns["energy_j"] = points.energy_j
-        columns["average_power_w"] = points.energy_j / points.latency_s
-        columns["edp_js"] = points.energy_j * points.latency_s
-    for name, (low, high) in points.limits.items():
-        columns[f"{name}_low"], columns[f"{name}_high"] = low, high
-    if points.limits:
-        low, high = points.limits["latency_s"]
-        columns["throughput_per_s_low"], columns["throughput_per_s_high"] = batch / high, batch / low
-    columns |= {f"basis_{name}": share for name, share in points.basis.items()}
-    return {name: column.tolist() for name, column in columns.items()}

@@ -146,14 +146,8 @@ class Evaluated:
 
 
 def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
-    """Price designs together.
-
-    Args:
-        designs: axis -> values, each of shape (..., 1) as `variants.variant` takes them; they broadcast.
-
-    Raises:
-        InputError: values that the machine does not take, or a quantity of energy on a machine that knows none.
-    """
+    """Price designs together: axis -> values, each of shape (..., 1) as `variants.variant` takes them; they broadcast.
+    `InputError` for values that the machine does not take, and for a quantity of energy on a machine that knows none."""
     machine = variant(space.profile, designs)
     shape = np.broadcast_shapes(*(np.shape(values)[:-1] for values in designs.values()))
     capacity = machine.get(f"capacity.{machine.levels[-1]}")
@@ -196,11 +190,7 @@ def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
 
 
 def explore_grid(space: Space) -> Front:
-    """The front of every combination of the axes' values.
-
-    Raises:
-        InputError: too many points, or what `evaluate` refuses.
-    """
+    """The front of every combination of the axes' values; `InputError` for too many, or as of `evaluate`."""
     if len(space) > MOST_POINTS:
         raise InputError(f"the grid has {len(space):,} points, at most {MOST_POINTS:,} are allowed; give fewer, or --search N")
     sides = tuple(len(values) for values in space.axes.values())
@@ -233,11 +223,7 @@ def front_of(
     by_workload: Mapping[str, Mapping[str, np.ndarray]],
     points: int,
 ) -> Front:
-    """The front among designs that are allowed, in order of preference among equal ones.
-
-    Args:
-        points: designs looked at in all.
-    """
+    """The front among designs that are allowed, in order of preference among equal ones, of all `points` that were looked at."""
     costs = np.stack([_cost(name, quantities[name]) for name in space.objectives], axis=1)
     chosen, alike = pareto(costs)
     order = np.argsort(costs[chosen, 0], kind="stable")
@@ -265,11 +251,7 @@ def _cost(name: str, values: np.ndarray) -> np.ndarray:
 
 def search(space: Space, evaluations: int, seed: int = 0) -> Front:
     """The front of the designs that NSGA-II (Deb et al., 2002) looks at between the ends of the axes, on a logarithmic scale;
-    counts are rounded. For spaces of too many points for a grid. Needs pymoo.
-
-    Raises:
-        InputError: pymoo is not there, or what `evaluate` refuses.
-    """
+    counts are rounded. For spaces of too many points for a grid. `InputError` without pymoo, or as of `evaluate`."""
     try:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.problem import Problem

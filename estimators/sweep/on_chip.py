@@ -9,6 +9,7 @@ A size stays on chip when both hold:
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Literal
@@ -73,14 +74,8 @@ def spill_bytes(director: AnalysisDirector, table: KernelTable) -> float:
 
 def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None) -> Iterator[OnChip]:
     """The largest value of the sweep's first workload axis that stays on chip, for each machine, each variant of it and each
-    combination of the other axes. Halves the list of values, so a model must not shrink along it.
-
-    Args:
-        compute_dtype: as `AnalysisDirector.estimate` takes it.
-
-    Raises:
-        InputError: no workload axis, or values that are no numbers.
-    """
+    combination of the other axes. Halves the list of values, so a model must not shrink along it. `InputError` without a workload
+    axis of numbers."""
     name, values = next(iter(sweep.axes.items()), ("", ()))
     if not values or any(isinstance(value, str | bool) for value in values):
         raise InputError("--largest-on-chip needs a first --axis of numbers to maximise, such as --axis hidden=64..65536:101")
@@ -112,30 +107,19 @@ def _largest(
     batches: Sequence[int],
     work_of: Callable[[AxisValue], Tabulated],
 ) -> OnChip:
-    """Bisection: `below` is the position of the largest size known to fit, `above` of the smallest known not to.
-
-    Args:
-        batches: samples of a call of each of the `sizes`.
-    """
+    """By bisection; `batches` are the samples of a call of each of the `sizes`."""
     capacity = on_chip_bytes(director.profile)
+    limits: dict[int, Limit] = {len(sizes): "none"}
 
-    def limit_of(value: AxisValue) -> Limit:
-        work = work_of(value)
-        if work.peak_memory_bytes > capacity:
-            return "memory"
-        spilled = spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
-        return "tiling" if spilled else "none"
+    def leaves(position: int) -> bool:
+        work = work_of(sizes[position])
+        fits = work.peak_memory_bytes <= capacity
+        spills = fits and spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
+        limits[position] = "tiling" if spills else "none" if fits else "memory"
+        return limits[position] != "none"
 
-    below, above = -1, len(sizes)
-    limits: dict[int, Limit] = {above: "none"}
-    while above - below > 1:
-        middle = (below + above) // 2
-        limits[middle] = limit_of(sizes[middle])
-        if limits[middle] == "none":
-            below = middle
-        else:
-            above = middle
-    value, shown = sizes[below] if below >= 0 else None, max(below, 0)
+    above = bisect_left(range(len(sizes)), True, key=leaves)
+    value, shown = sizes[above - 1] if above else None, max(above - 1, 0)
     work = work_of(sizes[shown])
     room = room_on(director.profile, work.memory, batches[shown])
     return OnChip(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,82 +28,48 @@ DRAWN_NUMBERS = 2**19
 """Draws x kernels x points estimated together, where each point has its intervals: enough to hide the overhead of arrays."""
 
 
-@dataclass(frozen=True, slots=True)
-class PointEstimates:
-    """Estimates of P design points of a machine, the last axis fastest.
-
-    Attributes:
-        latency_s, device_s, tiles: (P,). energy_j: (P,), `None` where the profile has no energy coefficients.
-        basis: name -> (P,) share of the predicted time, as in `director.Estimate`.
-        limits: quantity ("latency_s", "energy_j", "average_power_w", "edp_js") -> (P,) ends of its intervals; none without draws.
-    """
-
-    latency_s: np.ndarray
-    device_s: np.ndarray
-    energy_j: np.ndarray | None
-    tiles: np.ndarray
-    basis: dict[str, np.ndarray]
-    limits: dict[str, tuple[np.ndarray, np.ndarray]]
-
-
 def estimate_points(
     profile: ArchitectureProfile,
     table: KernelTable,
     runtime: str,
     axes: Mapping[str, Sequence[float | str]],
+    *,
+    batch: int = 1,
     strategy: TilingStrategy | None = None,
     seed: int | None = None,
-) -> PointEstimates:
-    """One call of a model on every combination of a machine's coefficients.
+) -> dict[str, np.ndarray]:
+    """One call of a model on every combination of a machine's coefficients, the last axis fastest.
 
     Args:
-        profile: the machine; `variants.variant` says what changes with a coefficient.
         table: kernels of the model as `runtime` launches them.
-        axes: coefficient -> values, in its unit.
-        strategy: tiling strategy in place of the profile's own.
+        axes: coefficient -> values, in its unit, as of `variants.variant`, whose errors are raised, too.
         seed: of the draws behind intervals; no intervals for `None`.
 
-    Raises:
-        InputError: a coefficient the profile lacks, or a value it refuses.
+    Returns:
+        (P,) columns of the rows of a sweep that differ from point to point, as far as they are known.
     """
     sides = tuple(len(values) for values in axes.values())
     columns: dict[str, np.ndarray] = {}
     for block, values in blocks_of(axes, len(table), BLOCK_NUMBERS if seed is None else DRAWN_NUMBERS // DRAWS):
         director = AnalysisDirector(variant(profile, values), strategy)
         priced = director.price(table, runtime, seed=seed)
-        numbers = _numbers(priced.whole())
-        numbers |= time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
+        basis = time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
+        numbers = _numbers(priced.whole(), batch) | {f"basis_{name}": share for name, share in basis.items()}
         for name, number in numbers.items():
             columns.setdefault(name, np.empty(sides))[block] = number
-    flat = {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
-    latency_s, energy_j, tiles, device_s = (
-        flat.pop("latency_s"),
-        flat.pop("energy_j", None),
-        flat.pop("tiles"),
-        flat.pop("device_s"),
-    )
-    limited = {name: (flat.pop(f"{name} low"), flat.pop(f"{name} high")) for name in _DRAWN if f"{name} low" in flat}
-    return PointEstimates(latency_s, device_s, energy_j, tiles, flat, limited)
+    return {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
 
 
-_DRAWN = ("latency_s", "energy_j", "average_power_w", "edp_js")
-"""Quantities with an interval."""
-
-
-def _numbers(whole: Priced) -> dict[str, np.ndarray]:
+def _numbers(whole: Priced, batch: int) -> dict[str, np.ndarray]:
     """What a block of points costs, and the ends of its intervals where it was drawn."""
-    seconds, joules = whole.latency_s, whole.energy_j
-    numbers = {"latency_s": seconds, "device_s": whole.device_s}
-    drawn = {"latency_s": (seconds, whole.drawn_s)}
-    if joules is not None:
-        numbers["energy_j"] = joules
-        drawn["energy_j"] = (joules, whole.drawn_j)
-        if whole.drawn_s is not None and whole.drawn_j is not None:
-            drawn["average_power_w"] = (joules / seconds, whole.drawn_j / whole.drawn_s)
-            drawn["edp_js"] = (joules * seconds, whole.drawn_j * whole.drawn_s)
-    for name, (values, samples) in drawn.items():
-        if samples is not None:
-            numbers[f"{name} low"], numbers[f"{name} high"] = limits(values, samples)
+    numbers = {"device_s": whole.device_s}
+    for name, (values, drawn) in whole.quantities().items():
+        numbers[name] = values
+        if drawn is not None:
+            numbers[f"{name}_low"], numbers[f"{name}_high"] = limits(values, drawn)
+    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        if f"latency_s{end}" in numbers:
+            numbers[f"throughput_per_s{other}"] = batch / numbers[f"latency_s{end}"]
     return {"tiles": whole.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
 
 

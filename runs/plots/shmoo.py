@@ -18,12 +18,8 @@ MOST_PLANES = 8
 
 
 def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure:
-    """Speed of every operator by footprint, relative to the operator's own best; lines mark the memory levels' capacities.
-
-    Args:
-        cases: only operators are drawn.
-        capacities: level name -> bytes.
-    """
+    """Speed of every operator by footprint, relative to the operator's own best; lines mark the memory levels' capacities in
+    bytes."""
     rows: dict[str, dict[int, list[CaseError]]] = {}
     for name, members in _by_operator(case for case in cases if case.bytes > 0).items():
         rows[name] = defaultdict(list)
@@ -50,11 +46,8 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
 
 
 def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure | None:
-    """Two-axis shmoo: achieved speed over the two axes with most values; a menu selects the operator.
-
-    Returns:
-        `None` when no operator was swept over two axes of at least three values each.
-    """
+    """Two-axis shmoo: achieved speed over the two axes with most values; a menu selects the operator. `None` when no operator was
+    swept over two axes of at least three values each."""
     planes = sorted(_planes(cases), key=lambda plane: -len(plane.members))[:MOST_PLANES]
     if not planes:
         return None

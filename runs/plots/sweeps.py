@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import amount, percent, si, size
 from shmoo.runs.plots.chart import (
@@ -77,16 +79,13 @@ UNKNOWN_MACHINES = Machines()
 def sweep_figures(
     rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({}), machines: Machines = UNKNOWN_MACHINES
 ) -> dict[str, Figure]:
-    """Draw the rows of a `SweepController`: "map" and, of several machines, "winner"; or "curves".
+    """Draw the rows of a `SweepController`: "map" and, of several machines, "winner"; or "curves". `InputError` without rows or
+    axes.
 
     Args:
-        rows: one for each point and architecture.
         axes: the columns that vary; those with a single value are ignored. Two numeric axes give a heat map per architecture;
             otherwise curves run along the first axis, one for each combination of the others.
         units: units of the axes that have one.
-
-    Raises:
-        InputError: no rows, or no axes.
     """
     if not rows:
         raise InputError("a sweep without points cannot be drawn")
@@ -281,10 +280,7 @@ def _position(values: Sequence[float], value: float | None) -> float | None:
     """Place of a value among the sorted values of an axis, between two of them by its logarithm; `None` outside."""
     if value is None or not values[0] <= value <= values[-1]:
         return None
-    above = next(i for i, other in enumerate(values) if other >= value)
-    if values[above] == value:
-        return float(above)
-    return above - math.log(values[above] / value) / math.log(values[above] / values[above - 1])
+    return float(np.interp(math.log(value), np.log(values), range(len(values))))
 
 
 def _along(rows: Sequence[Row], axis: str, units: Units) -> Axis:

@@ -25,12 +25,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file to read from.
-
-    Raises:
-        InputError: a pipe, a device or a directory.
-        OSError: it cannot be read.
-    """
+    """A regular file to read from; `InputError` for a pipe, a device or a directory."""
     # Without a writer a pipe would block in open().
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -46,12 +41,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def open_unlinked(path: Path, flags: int) -> int:
-    """A descriptor of a file that is no symbolic link.
-
-    Raises:
-        InputError: it is one, or no regular file.
-        OSError: it cannot be opened.
-    """
+    """A descriptor of a file; `InputError` for a symbolic link, and for what is no regular file."""
     try:
         descriptor = os.open(path, flags | NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
@@ -66,12 +56,7 @@ def open_unlinked(path: Path, flags: int) -> int:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file at once: a reader sees the old content or all of the new one, and a link at its name is replaced, not
-    followed.
-
-    Raises:
-        InputError: a device or a pipe stands at its name, or a link to one.
-        OSError: a directory stands there, the disk is full, or the folder cannot be written; nothing is left behind.
-    """
+    followed. `InputError` where a device or a pipe stands at its name, or a link to one; an `OSError` leaves nothing behind."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is no regular file; name another")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
@@ -88,11 +73,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def own_folder(path: Path) -> Path:
-    """A folder, made with its parents.
-
-    Raises:
-        InputError: a symbolic link stands at its name.
-    """
+    """A folder, made with its parents; `InputError` where a symbolic link stands at its name."""
     if path.is_symlink():
         raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it, or name another folder")
     path.mkdir(parents=True, exist_ok=True)

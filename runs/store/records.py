@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.runs.store.statistics import Latency, latency, latency_alone
 
 RUN_FORMAT = 2
@@ -198,7 +199,7 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def sd_j(self) -> float | None:
         """Standard deviation of the normal law that has this 90 % interval; `None` where there is none."""
-        return None if self.low_j is None or self.high_j is None else (self.high_j - self.low_j) / (2 * 1.645)
+        return None if self.low_j is None or self.high_j is None else (self.high_j - self.low_j) / (2 * NORMAL_90)
 
 
 class ChildTime(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -64,13 +64,8 @@ def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) ->
     """What a call takes on the machine as it is, from the samples of each visit.
 
     A case visited once is represented by the median of its samples, and its standard error by their drift within the visit.
-
-    Args:
-        visits: samples of each visit, seconds a call.
-        visit_sd: standard deviation of the log of one visit's rate on this machine, from other cases.
-
-    Raises:
-        NothingMeasuredError: no samples.
+    `visit_sd` is the standard deviation of the log of one visit's rate on this machine, from other cases. `NothingMeasuredError`
+    without samples.
     """
     (known,) = latencies_of([visits], [visit_sd])
     if known is None:
@@ -205,11 +200,7 @@ def _drifts(samples: np.ndarray) -> list[float]:
 
 
 def median(samples: Sequence[float]) -> float:
-    """The middle sample, or the mean of the middle two.
-
-    Raises:
-        NothingMeasuredError: no samples.
-    """
+    """The middle sample, or the mean of the middle two; `NothingMeasuredError` without samples."""
     if not len(samples):
         raise NothingMeasuredError("no samples to take statistics of; the case failed or was never measured")
     return float(statistics.median(samples))
@@ -230,10 +221,7 @@ def iqr(samples: Sequence[float] | np.ndarray) -> float:
 def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     """Distribution-free interval of the median between two order statistics (David and Nagaraja, 2003, section 7.1), with the
     normal approximation of the binomial. Far cheaper than the bootstrap: a stopping rule asks for it again and again.
-
-    Raises:
-        NothingMeasuredError: no samples.
-    """
+    `NothingMeasuredError` without samples."""
     values = np.sort(_array(samples))
     half = Z * math.sqrt(values.size) / 2
     low = max(math.floor(values.size / 2 - half), 0)

@@ -131,11 +131,8 @@ class Run:
             return cls(path, manifest, lines_until(file, end), problems, cases)
 
     def graph(self, content_hash: str) -> Graph:
-        """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory.
-
-        Raises:
-            FormatError: its file is missing or damaged.
-        """
+        """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory. `FormatError` where its file is
+        missing or damaged."""
         if not re.fullmatch("[0-9a-f]{16}", content_hash):
             raise FormatError(f"a row of {self.path} names the graph {content_hash!r}, which is no hash; the file was changed")
         if content_hash not in self._graphs:
@@ -154,11 +151,8 @@ class Run:
         return self._graphs[content_hash]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]:
-        """The graphs of one row, in order.
-
-        Raises:
-            FormatError: as of `graph`, or a time of the row belongs to a call that the graphs do not have.
-        """
+        """The graphs of one row, in order; `FormatError` as of `graph`, and where a time of the row is of a call that they do not
+        have."""
         graphs = tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
         calls = [call.op for graph in graphs for call in graph.calls]
         timed = [(child.call, child.op) for child in row.children]
@@ -194,7 +188,6 @@ class RunWriter:
     """Writes a run. Use as a context manager, or `close` it.
 
     Args:
-        directory: created with its parents.
         manifest: written for a new run, compared with the existing one for a resumed run.
         resume: continue the existing run, or start one where there is none.
 
@@ -376,11 +369,8 @@ def _is_json(line: bytes) -> bool:
 
 
 def _locked(directory: Path) -> int | None:
-    """A descriptor that keeps other writers out of a run until it is closed; `None` where the system has no such locks.
-
-    Raises:
-        InputError: another process writes into the run.
-    """
+    """A descriptor that keeps other writers out of a run until it is closed, `InputError` where one is in it; `None` where the
+    system has no such locks."""
     try:
         import fcntl
     except ImportError:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shmoo.estimators.errors import FormatError
-from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
+from shmoo.estimators.graph.records import UNREADABLE, Version, decode_versioned
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import (
     LONGEST_S,
@@ -32,12 +32,9 @@ MOST_DIGITS = 4
 
 
 def decode_row(line: bytes, where: str) -> Measurement:
-    """One line of rows.jsonl, of this version or an older one.
-
-    Raises:
-        FormatError: it is damaged, holds a time that is not positive, or is of a newer format.
-    """
-    version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
+    """One line of rows.jsonl, of this version or an older one; `FormatError` where it is damaged, holds a time that is not
+    positive, or is of a newer format."""
+    version = decode_versioned(line, Version, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
         for sample in () if timing is None else timing.samples_s:
@@ -52,10 +49,6 @@ def decode_row(line: bytes, where: str) -> Measurement:
 
 _NO_HOST: dict[str, AxisValue | None] = {}
 """Of all lines without their samples; an empty one each would be a tenth of them."""
-
-
-class _Format(msgspec.Struct):
-    format: int
 
 
 def _from_format_1(line: bytes, where: str) -> Measurement:
@@ -74,11 +67,8 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
 
 
 def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement:
-    """A line or a row with the mean of its samples in their place, and only what comparisons need.
-
-    Args:
-        cases: identity -> the case that its lines share; it is added to.
-    """
+    """A line or a row with the mean of its samples in their place, and only what comparisons need. `cases`, identity -> the case
+    that its lines share, is added to."""
     timing = row.timing
     mean = (sum(timing.samples_s) / len(timing.samples_s),) if timing is not None and timing.samples_s else ()
     return Measurement(
@@ -98,11 +88,8 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
 
 
 def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
-    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details.
-
-    Args:
-        case: its case, which the lines of several runs share.
-    """
+    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details. Its
+    case is one that the lines of several runs share."""
     timing = line.timing
     if timing is not None:
         timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
@@ -165,6 +152,7 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     base = usable[0]
     visits = tuple(visit for line in usable for visit in (line.visits or (line.timing,)) if visit is not None)
     remarks = dict.fromkeys(reason for line in usable for reason in line.reasons if reason.code not in NOISE)
+    readings = [reading for line in usable for reading in line.energy]
     left_out = [line for line in lines if not line.timed]
     if left_out:
         remarks[Reason("visits left out", f"{len(left_out)} of {len(lines)}, {left_out[-1].status}: {left_out[-1].why}")] = None
@@ -179,7 +167,9 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
         operators=next((line.operators for line in usable if line.operators), ()),
         peak_memory_bytes=next((line.peak_memory_bytes for line in usable if line.peak_memory_bytes is not None), None),
         peak_memory_reason=next((line.peak_memory_reason for line in usable if line.peak_memory_reason), ""),
-        energy=_merged_energy([line.energy for line in usable]),
+        energy=tuple(
+            _one_reading([r for r in readings if r.domain == name]) for name in dict.fromkeys(r.domain for r in readings)
+        ),
     )
 
 
@@ -219,13 +209,8 @@ def _pooled(visits: Sequence[Timing]) -> Timing:
     )
 
 
-def _merged_energy(lines: Sequence[Sequence[EnergyReading]]) -> tuple[EnergyReading, ...]:
-    """One reading a domain: the visits that read it together, otherwise the last reason why none did."""
-    domains = dict.fromkeys(reading.domain for line in lines for reading in line)
-    return tuple(_one_reading([r for line in lines for r in line if r.domain == domain]) for domain in domains)
-
-
 def _one_reading(readings: Sequence[EnergyReading]) -> EnergyReading:
+    """The visits that read a domain together, otherwise the last reason why none did."""
     read = [reading for reading in readings if reading.energy_j is not None]
     if len(read) < 2:
         return read[0] if read else readings[-1]

@@ -136,17 +136,13 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 def read_table(
     path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True, reduction: Reduction = "k"
 ) -> tuple[TableRow, ...]:
-    """The rows of an operator table, in the order of the file.
+    """The rows of an operator table, in the order of the file. `InputError` for a file that cannot be read and an unknown name,
+    `FormatError` for a missing column and a value that is none; both say the line.
 
     Args:
-        reduction: column that holds the reduction of `PRODUCTS`.
-        device: device of the measurements ("cpu", "cuda", "tpu", "kpu"); part of each row's identity.
-        runtime: runtime of the measurements.
+        device, runtime: of the measurements; part of each row's identity.
         measured: whether every row needs a latency, as for calibration.
-
-    Raises:
-        InputError: no such file, or an unknown operator or dtype (the line, and the nearest names).
-        FormatError: a missing column, a value that is not a number, or a latency that is not positive (with line and column).
+        reduction: column that holds the reduction of `PRODUCTS`.
     """
     path = Path(path)
     try:

@@ -6,10 +6,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from shmoo.estimators.costs import costs_of
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
-from shmoo.estimators.kernel_rows import Costed, kernel_tables
+from shmoo.estimators.kernel_rows import kernel_tables
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import (
@@ -87,7 +86,7 @@ def test_tables_of_many_graphs_are_those_of_each():
     alone, inside = GraphBuilder(), GraphBuilder("float16")
     x, y = alone.tensor((64, 8)), inside.tensor((3, 5, 7))
     graphs = [two_layers(), alone.graph(alone.add(x, x)), inside.graph(inside.relu(y))]
-    together = kernel_tables([Costed(graph, fuse(graph), costs_of(graph)) for graph in graphs])
+    together = kernel_tables([(graph, fuse(graph)) for graph in graphs])
     apart = KernelTable.concat([kernel_table(graph, fuse(graph)) for graph in graphs])
     for field in fields(KernelTable):
         one, other = getattr(together, field.name), getattr(apart, field.name)

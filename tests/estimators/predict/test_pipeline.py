@@ -7,7 +7,7 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.pipeline import DRAWS, limits, price
+from shmoo.estimators.predict.pipeline import DRAWS, intervals_of, limits, price
 from shmoo.estimators.table import KernelTable
 from tests.build import GraphBuilder, kernel_table
 
@@ -55,7 +55,7 @@ def test_the_whole_is_the_sum_of_its_segments():
     whole = parts.whole()
     for field in ("latency_s", "energy_j", "drawn_s", "drawn_j"):
         assert getattr(whole, field)[..., 0] == pytest.approx(getattr(parts, field).sum(axis=-1))
-    (power,) = whole.intervals_of(lambda seconds, joules: joules / seconds)
+    (power,) = intervals_of(*whole.quantities()["average_power_w"])
     assert power.value == pytest.approx(parts.energy_j.sum() / parts.latency_s.sum())
 
 
