@@ -78,6 +78,8 @@ _BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overl
 """Coefficients that each algorithm has of its own."""
 _OF_COPIES = ("efficiency.l2", "fetch.latency", "fetch.width", "split_overhead", "device_launch")
 """The same of kernels on tensor cores, which copy operands ahead of the math."""
+_TENSOR_SHARES = frozenset(f"efficiency.{algorithm}" for algorithm in TENSOR)
+"""Shares of a peak that follows from the units and their clock."""
 _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
 """Coefficients that compiled loops have of their own."""
 
@@ -93,11 +95,12 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         if affects.sum() < MIN_CASES:
             return
         allowed = space(name, profile.family)
+        most = min(allowed.high, _most_of_peak(profile)) if name in _TENSOR_SHARES else allowed.high
         start = float(coefficients.value(*lookup)) or allowed.start
-        start = min(max(start, allowed.low * 1.01), allowed.high * 0.99)
+        start = min(max(start, allowed.low * 1.01), most * 0.99)
         parent = next((candidate for candidate in lookup if candidate != name and candidate in parameters), None)
         sd = prior_sd or allowed.prior_sd
-        parameters[name] = Parameter(name, start, allowed.low, allowed.high, sd, affects, parent)
+        parameters[name] = Parameter(name, start, allowed.low, most, sd, affects, parent)
 
     extents = _GPU_EXTENTS if profile.family == "gpu" else _EXTENTS
     shared = profile.family in _PUBLISHED_BANDWIDTHS
@@ -206,6 +209,15 @@ def _demand(profile: ArchitectureProfile) -> float:
     known."""
     wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
+
+
+def _most_of_peak(profile: ArchitectureProfile) -> float:
+    """What tensor cores multiply at the machine's highest clock, relative to their nominal peak."""
+    half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
+    if half is None or "matrix.lanes" not in profile.coefficients:
+        return math.inf
+    lanes = profile.value("count.sms") * profile.value("matrix.lanes")
+    return 2.0 * lanes * profile.value("clock") / profile.value(half)
 
 
 def _known_warmth(block: Block) -> Masks:

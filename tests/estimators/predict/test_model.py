@@ -378,13 +378,23 @@ def test_a_lower_clock_takes_less_energy_down_to_the_floor(clock, share):
 
 def test_a_cool_board_computes_faster():
     """Half of the energy counts on a cool board, three quarters on one that is half warm; a short graph with an unknown past
-    finds it cool, a row of a table warm."""
+    finds it cool, a row of a table warm, but a product on tensor cores cool, whatever prepares its operands."""
     table = linear_table(64, 64, 64)
     free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
     told = [(replace(table, warm=np.full(len(table), warm)), share) for warm, share in ((0.0, 0.5), (0.5, 0.75), (1.0, 1.0))]
-    for here, share in (*told, (table, 0.5), (table.in_campaign(), 1.0)):
+    units, tensor = np.zeros(len(table), dtype=bool), np.ones(len(table), dtype=bool)
+    for here, share in (*told, (table, 0.5), (table.in_campaign(units), 1.0), (table.in_campaign(tensor), 0.5)):
         found = predicted(here, capped(4.0, table, throttle__cool=0.5))
         assert found.device_s[0] == pytest.approx(share * 4.0 * free, rel=1e-5)
+
+
+def test_what_prepares_the_operands_of_a_product_is_as_cool_as_it():
+    """Two kernels in a row of a table, one of them on tensor cores; two products in a row have an unknown past."""
+    table = KernelTable.concat([linear_table(64, 64, 64)] * 2)
+    row = replace(table, segment=np.zeros(2, dtype=np.int64))
+    assert row.in_campaign(np.array([False, True])).warm.tolist() == [0.0, 0.0]
+    assert np.isnan(row.in_campaign(np.array([True, True])).warm).all()
+    assert np.isnan(row.in_campaign(np.array([False, False])).warm).all()
 
 
 def test_a_lower_clock_that_costs_no_time_comes_first():
