@@ -26,7 +26,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import TENSOR
-from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ResidualGroup, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.heat import mean_decay
 from shmoo.runs.tables.reading import TableRow
@@ -274,7 +274,7 @@ def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> A
     made = calibrate_cases(read, start, name=name, residual=residual, only=taught).profile
     return base.replacing(
         coefficients={**start.coefficients, **of_tensor_cores(made)},
-        residual=(*(group for group in base.residual if group.dtype == "float32"), *made.residual),
+        residual=(*_of_units(base), *made.residual),
         fitted_from=made.fitted_from if base.fitted_from is None else base.fitted_from,
         error_card={**base.error_card, **made.error_card},
     )
@@ -285,7 +285,7 @@ def carried(
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
     same generation of kernels, only those count, among them those of the same multiprocessors, and what they err is what it errs;
-    elsewhere `sigma` says it."""
+    elsewhere `sigma` says it. One with the same chip has its corrections too: its products are cut alike."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
     alike = [profile for profile in alike if _capability(profile) == _capability(target)] or alike
@@ -294,7 +294,21 @@ def carried(
     if alike:
         sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
     made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
-    return known.replacing(coefficients={**known.coefficients, **boards, **of_tensor_cores(made)})
+    corrections = next((p.residual for p in alike if _chip(p) == _chip(target)), ())
+    return known.replacing(
+        coefficients={**known.coefficients, **boards, **of_tensor_cores(made)},
+        residual=(*_of_units(known), *(group for group in corrections if group.dtype != "float32")),
+    )
+
+
+def _of_units(profile: ArchitectureProfile) -> tuple[ResidualGroup, ...]:
+    """A profile's corrections of kernels on float32 units."""
+    return tuple(group for group in profile.residual if group.dtype == "float32")
+
+
+def _chip(profile: ArchitectureProfile) -> tuple[float, ...]:
+    """Multiprocessors of a chip, their generation, lanes and clock: cards of one chip differ in memory and power."""
+    return tuple(profile.value(name, 0.0) for name in ("compute.capability", "count.sms", "matrix.lanes", "clock"))
 
 
 def _controller(measured: ArchitectureProfile, target: ArchitectureProfile) -> dict[str, Coefficient]:
