@@ -204,18 +204,16 @@ class KernelTable:
         return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
 
     def in_campaign(self, tensor: Masks) -> KernelTable:
-        """The same kernels as rows of a table or cases of a run, where nothing else is said of the board. An operator by itself
-        finds it warm from those before it. A product on tensor cores, with what rounds its operands, is repeated for some tenths
-        of a second, in which a board that was idle before draws more than it may for long.
+        """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
+        where nothing else is said. What a product on tensor cores is allowed in its first tenths of a second, it is in every row.
 
         Args:
             tensor: (K,) kernels on tensor cores.
         """
         if not len(self):
             return self
-        contractions, kernels = self.of_segments(1.0 * tensor), self.of_segments(np.ones(len(self)))
-        unknown = np.where(contractions == 1.0, 0.0, np.where(kernels == 1.0, 1.0, np.nan))
-        return replace(self, warm=np.where(np.isnan(self.warm), self.to_kernels(unknown), self.warm))
+        alone = (self.counts == 1)[self.segment - self.segment[0]] & ~tensor
+        return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
 
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""

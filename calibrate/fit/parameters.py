@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import short_op, space, whose
+from shmoo.estimators.machine.catalogue import Space, short_op, space, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
     TENSOR,
@@ -94,13 +94,12 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         affects = cases.with_any(kernels)
         if affects.sum() < MIN_CASES:
             return
-        allowed = space(name, profile.family)
-        most = min(allowed.high, _most_of_peak(profile)) if name in _TENSOR_SHARES else allowed.high
-        start = float(coefficients.value(*lookup)) or allowed.start
-        start = min(max(start, allowed.low * 1.01), most * 0.99)
+        within = allowed(name, profile)
+        start = float(coefficients.value(*lookup)) or within.start
+        start = min(max(start, within.low * 1.01), within.high * 0.99)
         parent = next((candidate for candidate in lookup if candidate != name and candidate in parameters), None)
-        sd = prior_sd or allowed.prior_sd
-        parameters[name] = Parameter(name, start, allowed.low, most, sd, affects, parent)
+        sd = prior_sd or within.prior_sd
+        parameters[name] = Parameter(name, start, within.low, within.high, sd, affects, parent)
 
     extents = _GPU_EXTENTS if profile.family == "gpu" else _EXTENTS
     shared = profile.family in _PUBLISHED_BANDWIDTHS
@@ -211,13 +210,15 @@ def _demand(profile: ArchitectureProfile) -> float:
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
 
 
-def _most_of_peak(profile: ArchitectureProfile) -> float:
-    """What tensor cores multiply at the machine's highest clock, relative to their nominal peak."""
+def allowed(name: str, profile: ArchitectureProfile) -> Space:
+    """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
+    the machine's highest clock."""
+    found = space(name, profile.family)
     half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
-    if half is None or "matrix.lanes" not in profile.coefficients:
-        return math.inf
+    if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:
+        return found
     lanes = profile.value("count.sms") * profile.value("matrix.lanes")
-    return 2.0 * lanes * profile.value("clock") / profile.value(half)
+    return replace(found, high=min(found.high, 2.0 * lanes * profile.value("clock") / profile.value(half)))
 
 
 def _known_warmth(block: Block) -> Masks:

@@ -93,9 +93,9 @@ CONTROLLER = Coefficient(
     2e-4,
     "s",
     "literature",
-    "an H200 slows down 14 to 56 ms after a load of calls begins (runs/recorded/h200), and graphs of up to six layers are replayed "
-    "nine times; random numbers take 1.02 of what others do below 0.1 ms, 1.05 from there to 1 ms, 1.1 above 3 ms (NVIDIA "
-    "AIConfigurator, 2026)",
+    "an H200 slows down 14 to 56 ms after a load of calls begins (runs/recorded/h200), and graphs of up to six layers are "
+    "replayed nine times; random numbers take 1.02 of what others do below 0.1 ms, 1.05 from there to 1 ms, 1.1 above 3 ms "
+    "(NVIDIA AIConfigurator, 2026)",
     low=5e-5,
     high=1e-3,
 )

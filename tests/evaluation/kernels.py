@@ -285,7 +285,7 @@ def carried(
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
     same generation of kernels, only those count, among them those of the same multiprocessors, and what they err is what it errs;
-    elsewhere `sigma` says it. One with the same chip has its corrections too: its products are cut alike."""
+    elsewhere `sigma` says it. A card that differs in memory alone has its corrections too: its products are cut alike."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
     alike = [profile for profile in alike if _capability(profile) == _capability(target)] or alike
@@ -307,8 +307,9 @@ def _of_units(profile: ArchitectureProfile) -> tuple[ResidualGroup, ...]:
 
 
 def _chip(profile: ArchitectureProfile) -> tuple[float, ...]:
-    """Multiprocessors of a chip, their generation, lanes and clock: cards of one chip differ in memory and power."""
-    return tuple(profile.value(name, 0.0) for name in ("compute.capability", "count.sms", "matrix.lanes", "clock"))
+    """Multiprocessors of a card, their generation, lanes and clock, and its power cap: cards may differ in their memory."""
+    names = ("compute.capability", "count.sms", "matrix.lanes", "clock", "power.tdp")
+    return tuple(profile.value(name, 0.0) for name in names)
 
 
 def _controller(measured: ArchitectureProfile, target: ArchitectureProfile) -> dict[str, Coefficient]:

@@ -388,13 +388,18 @@ def test_a_cool_board_computes_faster():
         assert found.device_s[0] == pytest.approx(share * 4.0 * free, rel=1e-5)
 
 
-def test_what_prepares_the_operands_of_a_product_is_as_cool_as_it():
-    """Two kernels in a row of a table, one of them on tensor cores; two products in a row have an unknown past."""
-    table = KernelTable.concat([linear_table(64, 64, 64)] * 2)
-    row = replace(table, segment=np.zeros(2, dtype=np.int64))
-    assert row.in_campaign(np.array([False, True])).warm.tolist() == [0.0, 0.0]
-    assert np.isnan(row.in_campaign(np.array([True, True])).warm).all()
-    assert np.isnan(row.in_campaign(np.array([False, False])).warm).all()
+def test_a_product_on_tensor_cores_is_cool_and_a_network_of_them_warm():
+    """An H200 that saves half of the joules while it is cool takes longer for a product among others than by itself."""
+    h200 = load_profile("gpu_h200")
+    director = AnalysisDirector(h200.replacing(host="", residual=()).with_values({"throttle.cool.tensor": 0.5}))
+    call, weights = TABLE_OPERATORS["linear"].build({"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16")
+    table, _ = director.tabulate([single_call_graph(call, weights, name="linear")], "cudagraphs")
+    two = replace(KernelTable.concat([table, table]), segment=np.zeros(2, dtype=np.int64))
+    single, listed, both = (
+        float(director.price(of, "cudagraphs").device_s[0]) for of in (table, table.in_campaign(np.ones(1, dtype=bool)), two)
+    )
+    assert single == listed
+    assert both > 2.1 * single
 
 
 def test_a_lower_clock_that_costs_no_time_comes_first():
