@@ -246,8 +246,7 @@ def on_next_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
                 carried[n] = Coefficient(c.value * share.value, c.unit, "transferred", why, **ends)
         for n, c in fitted.coefficients.items():
             if n.startswith("throttle.cool"):
-                why, (least, most) = f"as {fitted.name}", c.bounds
-                carried[n] = Coefficient(c.value, c.unit, "transferred", why, low=least, high=most)
+                carried[n] = msgspec.structs.replace(c, reference=f"as {fitted.name}: {c.reference}")
         shares = [n for n in other.coefficients if n.startswith("energy.share")]
         kept = {n: c for n, c in other.coefficients.items() if n not in shares}
         yield other.replacing(coefficients={**kept, **carried})
