@@ -163,7 +163,7 @@ def test_the_next_chip_takes_a_share_of_what_flops_take():
     for dtype in ("bfloat16", "float8"):
         name = f"energy.flop.matrix.{dtype}"
         assert b200.value(name) == pytest.approx(B200_SHARE.value * h200.value(name))
-    assert b200.value("throttle.cool.tensor") == h200.value("throttle.cool.tensor")
+    assert b200.looked_up()["throttle.cool.tensor"].value == h200.value("throttle.cool.tensor")
     assert b200.value("energy.flop.matrix.float4") < 0.5 * b200.value("energy.flop.matrix.bfloat16")
     builtin = load_profile("gpu_b200")
     for name in ("energy.byte.dram", "power.static"):
