@@ -188,7 +188,7 @@ def calibrate_cases(
     # Measurements include the launches of the machine they were taken on, not those of a named host.
     base = base.replacing(residual=(), host="") if read.machine is None else beside_own_host(base)
     everything = blocks(read.cases, base)
-    fit_cases = of_splits(everything, base, ("fit",))
+    fit_cases = of_splits(everything, base, ("fit",), taught=True)
     if not fit_cases:
         raise InputError(
             f"{len(read.cases)} cases are too few to fit anything: none falls into the part that is fitted; measure more"
@@ -215,12 +215,15 @@ def calibrate_cases(
         ),
     )
     progress(_doing("setting intervals"))
-    seen = of_splits(everything, profile, ("fit", "validation"))
+    seen = of_splits(everything, profile, ("fit", "validation"), taught=True)
     errors = _held_out_errors(seen, profile, fitted)
-    reach = reach_of_ranges(seen, profile)
-    profile = profile.replacing(coefficients={**profile.coefficients, **spreads(seen, errors, reach, profile, reference)})
+    sigmas = spreads(seen, errors, reach_of_ranges(seen, profile), profile, reference)
+    profile = profile.replacing(coefficients={**profile.coefficients, **sigmas})
     hurried = hurry()
-    corrections = fit_residual(seen, profile, reach, seed=seed) if residual and not hurried else FittedResidual((), ())
+    corrections = FittedResidual((), ())
+    if residual and not hurried:
+        seen = of_splits(everything, profile, ("fit", "validation"))
+        corrections = fit_residual(seen, profile, reach_of_ranges(seen, profile), seed=seed)
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
@@ -255,10 +258,12 @@ def _fit_and_cut(
     return fitted, everything, fit_cases
 
 
-def of_splits(everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...]) -> list[Block]:
-    """The cases of these splits, tiled for `profile`."""
+def of_splits(
+    everything: Sequence[Block], profile: ArchitectureProfile, splits: tuple[str, ...], *, taught: bool = False
+) -> list[Block]:
+    """The cases of these splits, tiled for `profile`; of `taught` only those that the physics is fitted to."""
     director = AnalysisDirector(profile)
-    masks = [np.isin(block.splits, splits) for block in everything]
+    masks = [np.isin(block.splits, splits) & (block.teaches | (not taught)) for block in everything]
     return [block.subset(mask, director) for block, mask in zip(everything, masks, strict=True) if mask.any()]
 
 

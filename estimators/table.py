@@ -200,12 +200,16 @@ class KernelTable:
         turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
         return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
 
-    def in_campaign(self) -> KernelTable:
+    def in_campaign(self, tensor: Masks) -> KernelTable:
         """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
-        where nothing else is said."""
+        where nothing else is said. What a product on tensor cores is allowed in its first tenths of a second, it is in every row.
+
+        Args:
+            tensor: (K,) kernels on tensor cores.
+        """
         if not len(self):
             return self
-        alone = (self.counts == 1)[self.segment - self.segment[0]]
+        alone = (self.counts == 1)[self.segment - self.segment[0]] & ~tensor
         return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
 
     def take(self, rows: np.ndarray) -> KernelTable:

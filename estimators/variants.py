@@ -46,9 +46,10 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         if before is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
         coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
-        for follower, exponent in followers(name, profile.family, profile.coefficients):
+        known = listed(profile)
+        for follower, exponent in followers(name, profile.family, known):
             if follower not in changed:
-                coefficients[follower] = coefficients[follower].scaled((value / before.value) ** exponent)
+                coefficients[follower] = coefficients.get(follower, known[follower]).scaled((value / before.value) ** exponent)
     if "clock" in changed and "power.static" in coefficients and "power.static" not in changed:
         # Leakage and the clocks' own power follow the voltage as well.
         after, before_it = (voltage_factor(Coefficients(p)) for p in (profile.replacing(coefficients=coefficients), profile))

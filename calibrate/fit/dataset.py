@@ -12,6 +12,7 @@ import numpy as np
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.machine.coefficients import on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
@@ -38,6 +39,8 @@ class MeasuredCase:
         warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
         clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
         time: what `latency_s` is of.
+        other_release: measured with another release of the library than the machine's other cases. The physics is not fitted to
+            it; corrections are.
     """
 
     case: CaseSpec
@@ -51,6 +54,7 @@ class MeasuredCase:
     clock_hz: float | None = None
     relative_se: float = 0.0
     time: Time = "call"
+    other_release: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,11 @@ class Block:
         """(S,) "fit", "validation" or "test"."""
         return np.asarray([case.case.split for case in self.cases])
 
+    @property
+    def teaches(self) -> np.ndarray:
+        """(S,) cases that the physics is fitted to."""
+        return np.asarray([not case.other_release for case in self.cases])
+
     def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
         """The cases where the (S,) mask is true."""
         table = self.table.take(np.flatnonzero(keep[self.table.segment]))
@@ -188,7 +197,7 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
     if len(idle):
         raise InputError(f"case {idle[0]}, {cases[idle[0]].case.label}, has no operator that costs anything; leave it out")
     warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
-    table = replace(table, segment=segment, warm=warm[segment]).in_campaign()
+    table = replace(table, segment=segment, warm=warm[segment]).in_campaign(on_tensor_cores(table, director.profile))
     return Block(
         runtime,
         tuple(cases),

@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import short_op, space, whose
+from shmoo.estimators.machine.catalogue import Space, short_op, space, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
     TENSOR,
@@ -78,6 +78,8 @@ _BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overl
 """Coefficients that each algorithm has of its own."""
 _OF_COPIES = ("efficiency.l2", "fetch.latency", "fetch.width", "split_overhead", "device_launch")
 """The same of kernels on tensor cores, which copy operands ahead of the math."""
+_TENSOR_SHARES = frozenset(f"efficiency.{algorithm}" for algorithm in TENSOR)
+"""Shares of a peak that follows from the units and their clock."""
 _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
 """Coefficients that compiled loops have of their own."""
 
@@ -92,12 +94,12 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         affects = cases.with_any(kernels)
         if affects.sum() < MIN_CASES:
             return
-        allowed = space(name, profile.family)
-        start = float(coefficients.value(*lookup)) or allowed.start
-        start = min(max(start, allowed.low * 1.01), allowed.high * 0.99)
+        within = allowed(name, profile)
+        start = float(coefficients.value(*lookup)) or within.start
+        start = min(max(start, within.low * 1.01), within.high * 0.99)
         parent = next((candidate for candidate in lookup if candidate != name and candidate in parameters), None)
-        sd = prior_sd or allowed.prior_sd
-        parameters[name] = Parameter(name, start, allowed.low, allowed.high, sd, affects, parent)
+        sd = prior_sd or within.prior_sd
+        parameters[name] = Parameter(name, start, within.low, within.high, sd, affects, parent)
 
     extents = _GPU_EXTENTS if profile.family == "gpu" else _EXTENTS
     shared = profile.family in _PUBLISHED_BANDWIDTHS
@@ -206,6 +208,17 @@ def _demand(profile: ArchitectureProfile) -> float:
     known."""
     wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
+
+
+def allowed(name: str, profile: ArchitectureProfile) -> Space:
+    """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
+    the machine's highest clock."""
+    found = space(name, profile.family)
+    half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
+    if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:
+        return found
+    lanes = profile.value("count.sms") * profile.value("matrix.lanes")
+    return replace(found, high=min(found.high, 2.0 * lanes * profile.value("clock") / profile.value(half)))
 
 
 def _known_warmth(block: Block) -> Masks:

@@ -90,7 +90,7 @@ _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
 _EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
 _SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE})
-
+_IN_CYCLES = tuple((name, -1.0) for name in ("device_launch", "tile_overhead", "split_overhead", "fetch.latency"))
 _LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}
 # Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
 # than one call through Python, a power controller acts within a few tens of milliseconds, voltage falls at most in proportion to
@@ -114,7 +114,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "compute.capability": Entry("1", "rating", "GPU generation"),
     "clock": Entry("Hz", "rate", "of the units", brings={
         "cpu": _CORE,
-        "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0)),
+        "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0), *_IN_CYCLES),
         "tpu": (("peak", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
         "kpu": (("peak", 1.0), ("bandwidth.l1", 1.0))}),
     "clock.rated": Entry("Hz", "rating", "at which the energies are given; the clock itself where it is not"),

@@ -11,7 +11,7 @@ from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
 from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
@@ -258,7 +258,7 @@ class AnalysisDirector:
         for start in range(0, len(graphs), CHUNK):
             part = slice(start, start + CHUNK)
             table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
-            yield self.price(table.in_campaign(), runtime, seed=0)
+            yield self.price(table.in_campaign(on_tensor_cores(table, self.profile)), runtime, seed=0)
 
     def tabulate_cases(
         self, graphs: Sequence[Graph], runtime: str, compute_dtypes: Sequence[str | None], cold_weights: Sequence[bool]

@@ -13,6 +13,7 @@ import numpy as np
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval
+from shmoo.estimators.machine.coefficients import on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.predict.tabular import Record, estimate_record
@@ -146,7 +147,7 @@ def _estimate_batch(
 ) -> list[tuple[int, BatchedEstimate]]:
     """One estimate for each graph that has kernels, with the graph's place."""
     table, origin = director.tabulate(graphs, runtime, compute_dtype)
-    priced = director.price(table.in_campaign(), runtime, seed=0)
+    priced = director.price(table.in_campaign(on_tensor_cores(table, director.profile)), runtime, seed=0)
 
     def per_graph(values: np.ndarray) -> list[float]:
         sums: list[float] = np.bincount(table.segment, weights=values, minlength=table.segments).tolist()

@@ -36,6 +36,7 @@ _SXM = (
     "a board of 400 W sustains 257 Tflop/s of random numbers in bfloat16 (He, 2024; NVIDIA AIConfigurator, 2026), at the "
     "energies of gpu_a100_40g's lowest voltage; those energies alone want 0.59"
 )
+_COOL = "as gpu_h200: loops of tenths of a second run at 1.08 of the rate of long ones at the same cap"
 _KNEE = "the exponent that reaches the floor where gpu_a100_40g's energies do, at 0.7 of the clock"
 
 
@@ -88,11 +89,23 @@ B200_SHARE = Coefficient(
     high=0.9,
 )
 """What a flop of a B200's tensor cores takes relative to an H200's."""
+CONTROLLER = Coefficient(
+    2e-4,
+    "s",
+    "literature",
+    "an H200 slows down 14 to 56 ms after a load of calls begins (runs/recorded/h200), and graphs of up to six layers are "
+    "replayed nine times; random numbers take 1.02 of what others do below 0.1 ms, 1.05 from there to 1 ms, 1.1 above 3 ms "
+    "(NVIDIA AIConfigurator, 2026)",
+    low=5e-5,
+    high=1e-3,
+)
+"""When a power cap sets in, in tables of replayed graphs, of boards whose joules a meter tells."""
 VOLTAGES: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
     {
         "gpu_a100_sxm_80g": _named(
             ("energy.floor", 0.55, _SXM, 0.5, 0.74),
             ("energy.clock", 1.68, _KNEE, 0.85, 2.0),
+            ("throttle.cool.tensor", 0.15, _COOL, 0.05, 0.3),
         )
     }
 )

@@ -113,8 +113,9 @@ def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase])
 
 
 def settled(profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A machine in a loop of a second and more."""
-    return profile.replacing(coefficients={**profile.coefficients, "throttle.time": INSTANT})
+    """A machine in a loop of a second and more, which is warm."""
+    others = {n: c for n, c in profile.coefficients.items() if not n.startswith("throttle.cool")}
+    return profile.replacing(coefficients={**others, "throttle.time": INSTANT})
 
 
 def with_latency(machine: ArchitectureProfile, latency_s: float, energy_j: float, known_s: float) -> float:
@@ -243,6 +244,9 @@ def on_next_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
                 why = f"{share.value:g} of {fitted.name}'s: {share.reference}"
                 ends = {"low": c.bounds[0] * low, "high": c.bounds[1] * high}
                 carried[n] = Coefficient(c.value * share.value, c.unit, "transferred", why, **ends)
+        for n, c in fitted.coefficients.items():
+            if n.startswith("throttle.cool"):
+                carried[n] = msgspec.structs.replace(c, reference=f"as {fitted.name}: {c.reference}")
         shares = [n for n in other.coefficients if n.startswith("energy.share")]
         kept = {n: c for n, c in other.coefficients.items() if n not in shares}
         yield other.replacing(coefficients={**kept, **carried})

@@ -82,6 +82,14 @@ def test_errors_of_power_and_of_time_are_told_apart():
     assert known.value > 0.1
 
 
+def test_a_board_in_a_loop_of_seconds_is_warm():
+    """It is held to its cap from the start, and saves nothing."""
+    machine = settled(A100)
+    assert A100.value("throttle.cool.tensor") > 0.0
+    assert not any(name.startswith("throttle.cool") for name in machine.coefficients)
+    assert machine.value("throttle.time") < 1e-6 < A100.value("throttle.time")
+
+
 def test_power_with_a_known_time_is_capped():
     """Much energy in no time draws what the controller holds, little in long the static power."""
     held = A100.value("throttle.cap") * A100.value("power.tdp")
@@ -155,6 +163,7 @@ def test_the_next_chip_takes_a_share_of_what_flops_take():
     for dtype in ("bfloat16", "float8"):
         name = f"energy.flop.matrix.{dtype}"
         assert b200.value(name) == pytest.approx(B200_SHARE.value * h200.value(name))
+    assert b200.looked_up()["throttle.cool.tensor"].value == h200.value("throttle.cool.tensor")
     assert b200.value("energy.flop.matrix.float4") < 0.5 * b200.value("energy.flop.matrix.bfloat16")
     builtin = load_profile("gpu_b200")
     for name in ("energy.byte.dram", "power.static"):

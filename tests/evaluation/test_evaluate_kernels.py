@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from shmoo.calibrate.calibration import Calibration
+from shmoo.calibrate.fit.dataset import Sources
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import TENSOR
-from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from tests.evaluation import kernels
+from tests.evaluation.declared import CONTROLLER
 from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
@@ -63,6 +67,30 @@ def test_products_of_deepbench_start_on_a_cool_board(tmp_path: Path) -> None:
     large, small = read(folder(tmp_path, deepbench_gemm=text), ("deepbench_gemm",))
     assert large.case.warm == pytest.approx(0.115, abs=0.01)
     assert small.case.warm == pytest.approx(0.005, abs=0.002)
+
+
+def test_layers_of_an_older_library_teach_corrections_alone(tmp_path: Path) -> None:
+    """Vidur's linear layers are among the cases, and not among those that the physics is fitted to."""
+    text = "device,op,m_tokens,n_out,k_in,latency_s\nh100_sxm_80gb,linear,64,4096,4096,2e-5\n"
+    products = GEMM + "h100_sxm_80gb,bfloat16,16,4096,4096,2e-5,,\n"
+    rows = read(folder(tmp_path, vidur_ops_fp16=text, gemm_bf16=products), ("vidur_ops_fp16", "gemm_bf16"))
+    assert [case.other_release for case in teaching(rows, "gpu_h100")] == [True, False]
+
+
+def test_when_a_cap_sets_in_is_fitted_where_no_meter_says_what_it_meets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100's joules are those of an H200's meter, an L40S's are looked up."""
+    asked = {}
+
+    def calibrated(read: Sources, start: ArchitectureProfile, **named: object) -> Calibration:
+        asked[start.name] = start.coefficients.get("throttle.time"), named["only"]
+        return Calibration(start, ())
+
+    monkeypatch.setattr(kernels, "calibrate_cases", calibrated)
+    for name in ("gpu_h100", "gpu_l40s"):
+        kernels.fitted([], name)
+    assert asked["gpu_h100"][0] == CONTROLLER
+    assert "time" not in asked["gpu_h100"][1]
+    assert asked["gpu_l40s"] == (None, kernels.TAUGHT)
 
 
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def measured_on(
 
 def sources_of(cases: tuple[MeasuredCase, ...]) -> Sources:
     return Sources(cases, "synthetic", ("synthetic",), None)
+
+
+def test_cases_of_another_release_of_the_library_do_not_move_the_physics():
+    """Linear layers that take twice as long as the other cases say change no coefficient; the error card holds them."""
+    base = load_profile("cpu_server_generic")
+    cases = measured_on(base, TRUTH)
+    alone = calibrate_cases(sources_of(cases), base, name="alone", residual=False).profile
+    older = tuple(replace(c, latency_s=2.0 * c.latency_s, other_release=True) for c in cases if c.case.workload == "linear")
+    both = calibrate_cases(sources_of((*cases, *older)), base, name="both", residual=False).profile
+    assert {n: c.value for n, c in both.coefficients.items()} == {n: c.value for n, c in alone.coefficients.items()}
+    assert both.error_card["test"]["gemm"].n == 2 * alone.error_card["test"]["gemm"].n
 
 
 def test_a_machine_with_known_coefficients_is_recovered_within_two_per_cent():

@@ -6,6 +6,7 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import CATALOGUE, under
+from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.variants import amount_of, variant
 from shmoo.harness.machine.architectures import load_architecture
@@ -103,3 +104,13 @@ def test_an_architecture_by_name_may_be_changed_in_its_name() -> None:
     assert found.tiling.parameters == {"tile_m": 8.0}
     with pytest.raises(InputError, match=r"capacity\.l3"):
         load_architecture("kpu_t64@capacity.l33=2MiB")
+
+
+def test_latencies_of_a_gpu_are_clocks():
+    """At half the clock blocks and kernels take twice as long to start, those that the profile leaves to the default too."""
+    before = load_profile("gpu_a100_40g")
+    assert "device_launch" not in before.coefficients
+    after = variant(before, {"clock": before.value("clock") / 2})
+    assert after.value("device_launch") == pytest.approx(2.0 * listed(before)["device_launch"].value)
+    for name in ("device_launch.gemm_tensor", "tile_overhead.gemm_tensor", "fetch.latency.gemm_tensor"):
+        assert after.value(name) == pytest.approx(2.0 * before.value(name))

@@ -378,13 +378,28 @@ def test_a_lower_clock_takes_less_energy_down_to_the_floor(clock, share):
 
 def test_a_cool_board_computes_faster():
     """Half of the energy counts on a cool board, three quarters on one that is half warm; a short graph with an unknown past
-    finds it cool, a row of a table warm."""
+    finds it cool, a row of a table warm, but a product on tensor cores cool, whatever prepares its operands."""
     table = linear_table(64, 64, 64)
     free = predicted(table, machine("gpu", **COMPUTING)).device_s[0]
     told = [(replace(table, warm=np.full(len(table), warm)), share) for warm, share in ((0.0, 0.5), (0.5, 0.75), (1.0, 1.0))]
-    for here, share in (*told, (table, 0.5), (table.in_campaign(), 1.0)):
+    units, tensor = np.zeros(len(table), dtype=bool), np.ones(len(table), dtype=bool)
+    for here, share in (*told, (table, 0.5), (table.in_campaign(units), 1.0), (table.in_campaign(tensor), 0.5)):
         found = predicted(here, capped(4.0, table, throttle__cool=0.5))
         assert found.device_s[0] == pytest.approx(share * 4.0 * free, rel=1e-5)
+
+
+def test_a_product_on_tensor_cores_is_cool_and_a_network_of_them_warm():
+    """An H200 that saves half of the joules while it is cool takes longer for a product among others than by itself."""
+    h200 = load_profile("gpu_h200")
+    director = AnalysisDirector(h200.replacing(host="", residual=()).with_values({"throttle.cool.tensor": 0.5}))
+    call, weights = TABLE_OPERATORS["linear"].build({"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16")
+    table, _ = director.tabulate([single_call_graph(call, weights, name="linear")], "cudagraphs")
+    two = replace(KernelTable.concat([table, table]), segment=np.zeros(2, dtype=np.int64))
+    single, listed, both = (
+        float(director.price(of, "cudagraphs").device_s[0]) for of in (table, table.in_campaign(np.ones(1, dtype=bool)), two)
+    )
+    assert single == listed
+    assert both > 2.1 * single
 
 
 def test_a_lower_clock_that_costs_no_time_comes_first():
