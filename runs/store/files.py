@@ -116,9 +116,11 @@ def csv_of_blocks(blocks: Sequence[Mapping[str, Sequence[object]]]) -> bytes:
 
 
 def _csv(lines: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO(newline="")
+    encoded = io.BytesIO()
+    text = io.TextIOWrapper(encoded, "utf-8", "backslashreplace", newline="")
     csv.writer(text).writerows(lines)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    text.flush()
+    return encoded.getvalue()
 
 
 def _plain(value: object) -> object:

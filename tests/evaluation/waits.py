@@ -20,7 +20,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.units import si
 from shmoo.harness.cli import output
 from shmoo.runs.store.files import csv_bytes
-from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.tables.reading import TableRow, read_table
 
@@ -29,6 +29,8 @@ ROWS = 100_000
 """Rows of the run that verbs go through; what is calibrated and reported on by default is smaller (`Sizes`)."""
 ARCH, TABLE_ARCH = "cpu_server_generic", "gpu_t4"
 MEGABYTE = 1e6
+LARGE = (12.5, 500.0)
+"""Bounds of commands on large runs: 20 s where `import torch` takes 1.6, and megabytes."""
 DECIDED = (0, 1, 4)
 """Exit codes of a command that did its work: done; a check failed; too noisy to decide."""
 AXES = ("capacity.l2=1e6..1e9", "bandwidth.dram=5e11..8e12")
@@ -116,16 +118,21 @@ def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
         Wait("estimate 70B, new", (*large, "--no-cache"), 9.0),
         Wait("estimate 70B, cached", large, 1.5, before=large),
         Wait(f"estimate --ops, {sizes.tabulated:,} rows", (*estimate, "--ops", table, "--arch", TABLE_ARCH), 2.0),
-        Wait(f"check, {sizes.rows:,} rows", ("check", run), 14.0, 500.0),
-        Wait(f"show, {sizes.rows:,} rows", ("show", run), 14.0, 500.0),
-        Wait(f"compare, 2 x {sizes.rows:,} rows", ("compare", run, again), 14.0, 500.0),
-        Wait(f"history, 2 x {sizes.rows:,} rows", ("history", run, again, "-o", str(folder / "history.html")), 14.0, 500.0),
-        Wait(f"report, {sizes.rows:,} rows", report(run, "all"), 14.0, 500.0),
+        Wait(f"check, {sizes.rows:,} rows", ("check", run), *LARGE),
+        Wait(f"show, {sizes.rows:,} rows", ("show", run), *LARGE),
+        Wait(f"show --json, {sizes.rows:,} rows", ("show", run, "--json"), *LARGE),
+        Wait(f"show --csv, {sizes.rows:,} rows", ("show", run, "--csv", str(folder / "show.csv")), *LARGE),
+        Wait(f"compare, 2 x {sizes.rows:,} rows", ("compare", run, again), *LARGE),
+        Wait(f"compare --json, 2 x {sizes.rows:,} rows", ("compare", run, again, "--json"), *LARGE),
+        Wait(f"history, 2 x {sizes.rows:,} rows", ("history", run, again, "-o", str(folder / "history.html")), *LARGE),
+        Wait(f"history --json, 2 x {sizes.rows:,} rows", ("history", run, again, "--json"), *LARGE),
+        Wait(f"report, {sizes.rows:,} rows", report(run, "all"), *LARGE),
         Wait(f"report, {sizes.reported:,} rows", report(reported, "some"), 3.0),
         Wait(f"calibrate, {sizes.tabulated:,} rows", calibrate, 18.0),
         Wait("sweep, 256 points", points(16), 1.8, before=points(2)),
         Wait("sweep, 10,000 points", points(100), 1.8),
-        Wait("sweep, 100,000 points", points(316), 6.0),
+        Wait("sweep, 100,000 points", points(316), 6.0, LARGE[1]),
+        Wait("sweep --json, 100,000 points", (*points(316), "--json"), *LARGE),
     )
 
 
@@ -165,8 +172,17 @@ def write_run(path: Path, rows: int, visits: int = 1, threads: int = 1, seed: in
         usual = (2e-6 + m * n * k / 2e10) * rng.lognormvariate(0.0, 0.05)
         for visit in range(visits):
             timing = Timing(tuple(usual * rng.lognormvariate(0.0, 0.02) for _ in range(8)))
-            lines.append(msgspec.json.encode(Measurement(case, "ok", (), (graph.content_hash,), timing, visit=visit)))
+            measured = Measurement(case, "ok", (), (graph.content_hash,), timing, energy=(_energy(usual, rng),), visit=visit)
+            lines.append(msgspec.json.encode(measured))
     (path / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+def _energy(call_s: float, rng: random.Random) -> EnergyReading:
+    """What a counter reads of a package that draws about 30 W, in three windows of a second."""
+    trials = tuple(30.0 * call_s * rng.lognormvariate(0.0, 0.02) for _ in range(3))
+    middle, calls = sorted(trials)[1], round(3.0 / call_s)
+    ends = 0.97 * min(trials), 1.03 * max(trials)
+    return EnergyReading("package", middle, "", *ends, 3.0, calls, 10.0, 10.1, trials)
 
 
 def write_table(path: Path, rows: int) -> None:
@@ -208,12 +224,12 @@ def _spent(command: Sequence[str], home: Path) -> Spent:
     return Spent(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0)
 
 
-def show_waits(sizes: Sizes) -> bool:
-    """Measure and print all of them; whether every bound held."""
+def show_waits(sizes: Sizes, only: str = "") -> bool:
+    """Measure and print those whose name holds a text; whether every bound held."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, sizes)
-        measured = list(measure(waits(folder, sizes), folder / "home"))
+        measured = list(measure([wait for wait in waits(folder, sizes) if only in wait.name], folder / "home"))
     lines = [
         [
             waited.wait.name,
