@@ -25,7 +25,6 @@ from shmoo.estimators.machine.coefficients import (
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
-from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
@@ -69,17 +68,16 @@ class SharedDraws:
         profile: ArchitectureProfile,
         correction: Correction | None,
         device_s: np.ndarray,
-        twins: Twins,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `model_errors`.
 
         Args:
             device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
         """
-        kernels, together = model_errors(table, profile, correction, self.draws, self.seed, twins)
+        kernels, together = model_errors(table, profile, correction, self.draws, self.seed)
         if self.common is None:
             return kernels, together
-        own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed, twins)
+        own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed)
         new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
         total = table.of_segments(device_s)
         changed = table.of_segments(device_s * new) / np.where(total > 0, total, 1.0)
@@ -148,7 +146,7 @@ def point_dimensions(profile: ArchitectureProfile) -> int:
 
 
 def model_errors(
-    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int, twins: Twins
+    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors of what the model itself errs, none and then random ones: (1 + draws, K) of each kernel, (1 + draws, S) that the
     kernels of a graph share."""
@@ -174,7 +172,7 @@ def model_errors(
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     noise = np.vstack([np.zeros(noise.shape[1]), noise])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return twins.spread(np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])), together
+    return np.exp(spread * noise[:, codes]), together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:

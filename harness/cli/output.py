@@ -103,7 +103,9 @@ def _json_text(value: object, margin: str = "") -> str:
     line = json.dumps(value, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
     if r"\ud" in line and _HALF_PAIR.search(line):
         # A name that no encoding has, such as a path of other bytes, is written as its escape: JSON has no half of a pair.
-        whole = _SURROGATE.sub(lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=msgspec.to_builtins))
+        whole = _SURROGATE.sub(
+            lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=msgspec.to_builtins)
+        )
         line = json.dumps(json.loads(whole), separators=(",", ":"))
     text: str = msgspec.json.format(line, indent=1)
     # No line ends inside a text, which JSON writes as an escape.

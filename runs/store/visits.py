@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
         row.reasons,
         (),
         None if timing is None else Timing(mean),
-        energy=row.energy,
+        energy=tuple(map(_without_trials, filter(None, (row.energy_reading,)))),
         visit=row.visit,
         process=row.process,
         visit_sd=row.visit_sd,
@@ -95,6 +96,12 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
         measured_at=row.measured_at,
         host=_NO_HOST,
     )
+
+
+def _without_trials(reading: EnergyReading) -> EnergyReading:
+    """A reading with what tells the energy and whether it is possible; of equal names there are many."""
+    limits = reading.low_j, reading.high_j, reading.window_s, reading.calls
+    return EnergyReading(sys.intern(reading.domain), reading.energy_j, "", *limits)
 
 
 def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
@@ -107,8 +114,9 @@ def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
     if timing is not None:
         timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
     visits = tuple(msgspec.structs.replace(visit, slowdowns=(), quiet_s=()) for visit in line.visits)
+    energy = tuple(map(_without_trials, line.energy))
     return msgspec.structs.replace(
-        line, case=case, graph_hashes=(), timing=timing, visits=visits, children=(), operators=(), host=_NO_HOST
+        line, case=case, graph_hashes=(), timing=timing, visits=visits, energy=energy, children=(), operators=(), host=_NO_HOST
     )
 
 
@@ -117,7 +125,8 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     by_case: dict[str, list[Measurement]] = {}
     for line in _on_one_scale(lines):
         by_case.setdefault(line.case.identity, []).append(line)
-    rows = [_merged(visits) for visits in by_case.values()]
+    # Lines are let go as they are merged: those of a large run take a hundred megabytes.
+    rows = [_merged(by_case.pop(identity)) for identity in list(by_case)]
     timed = [row for row in rows if row.timed]
     times = latencies([row.case for row in timed], [row.visits for row in timed])
     known = dict(zip((row.case.identity for row in timed), times, strict=True))

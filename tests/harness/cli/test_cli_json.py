@@ -68,7 +68,7 @@ class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str = ""
 
 
-NOTED = (Noted("a\n\"b\" \u00b5 \U0001f600", (Interval(1.0, 0.5, 2.0),)), Noted("half \udc80 of a pair"))
+NOTED = (Noted('a\n"b" \u00b5 \U0001f600', (Interval(1.0, 0.5, 2.0),)), Noted("half \udc80 of a pair"))
 
 
 @pytest.mark.parametrize(
