@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +21,6 @@ from shmoo.estimators.graph.validation import first_problem
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
 
-T = TypeVar("T")
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
@@ -314,6 +314,12 @@ class Interval(msgspec.Struct, frozen=True):
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
 
+class _Versioned(Protocol):
+    @property
+    def format(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Versioned)
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
 
@@ -328,6 +334,11 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
         FormatError: invalid JSON, a wrong or missing field (named), or a newer version (both versions named).
     """
     place = f" {where}" if where else ""
+    stated = '"format"' in data if isinstance(data, str) else b'"format"' in data
+    with suppress(*UNREADABLE):
+        # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
+        if stated and (decoded := msgspec.json.decode(data, type=kind)).format <= newest:
+            return decoded
     try:
         version = msgspec.json.decode(data, type=_Version).format
     except UNREADABLE as error:

@@ -139,7 +139,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         away = 1.0 - hit_share(table.code_distance, near.value)
         if coefficients.profile.family in ASYNCHRONOUS:
             # The host's caches see none of the bytes: a call by itself finds its code there, one among others does not.
-            away = table.to_kernels(table.counts > 1)
+            away = table.to_kernels((table.counts > 1).astype(np.float64))
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")

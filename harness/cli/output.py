@@ -69,8 +69,8 @@ def json_document(document: object) -> None:
     """The one JSON document of a command, on stdout. A NaN or an infinity is a fault of ours and raises ValueError.
 
     Args:
-        document: plain types and records. A list or an iterator that it is, or that is a value of it, is written a part at a time:
-            as plain types, and as text, a long one takes many times its memory.
+        document: plain types and records. A list or an iterator that it is, or that is a value of it, is written a part at a
+            time: as plain types, and as text, a long one takes many times its memory.
     """
     for text in _json_of(document):
         click.echo(text, nl=False)

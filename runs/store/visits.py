@@ -38,7 +38,9 @@ def decode_row(line: bytes, where: str) -> Measurement:
     Raises:
         FormatError: it is damaged, holds a time that is not positive, or is of a newer format.
     """
-    version = decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
+    # Rows end with their version as they are written now; of others it has to be found first.
+    this = line.rstrip().endswith(_THIS_FORMAT)
+    version = RUN_FORMAT if this else decode_versioned(line, _Format, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
         for sample in () if timing is None else timing.samples_s:
@@ -51,6 +53,7 @@ def decode_row(line: bytes, where: str) -> Measurement:
     return row
 
 
+_THIS_FORMAT = b'"format":%d}' % RUN_FORMAT
 _NO_HOST: dict[str, AxisValue | None] = {}
 """Of all lines without their samples; an empty one each would be a tenth of them."""
 
@@ -125,12 +128,15 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     by_case: dict[str, list[Measurement]] = {}
     for line in _on_one_scale(lines):
         by_case.setdefault(line.case.identity, []).append(line)
-    # Lines are let go as they are merged: those of a large run take a hundred megabytes.
+    # Lines and rows are let go as soon as they are not needed: those of a large run take hundreds of megabytes.
     rows = [_merged(by_case.pop(identity)) for identity in list(by_case)]
     timed = [row for row in rows if row.timed]
     times = latencies([row.case for row in timed], [row.visits for row in timed])
     known = dict(zip((row.case.identity for row in timed), times, strict=True))
-    return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
+    del timed
+    for place, row in enumerate(rows):
+        rows[place] = _judged(row, *known.get(row.case.identity, (None, None)))
+    return tuple(rows)
 
 
 def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:

@@ -1,7 +1,7 @@
 """torch's compiler, put off until somebody uses it.
 
-Importing Dynamo takes nearly as long as importing torch. torch's shape functions in Python import it only to say that it is not to
-trace them, and torchvision to ask it later whether it could compile.
+Importing Dynamo takes nearly as long as importing torch. torch's shape functions in Python import it only to say that it is not
+to trace them, and torchvision to ask it later whether it could compile.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def _why_not_alone(row: Measurement) -> str:
 def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) -> None:
     """Table for people, with the reasons of rows that cannot be used (or of all) under them. On a terminal labels of cases are
     shortened so that a row takes one line where it can."""
-    from shmoo.estimators.units import percent, si
+    from shmoo.estimators.units import percent
 
     sums = any(row.operators_s is not None for row in rows)
     shared, settings = _settings([row.case for row in rows])
@@ -135,7 +135,7 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
     for row, setting in zip(rows, settings, strict=True):
         samples = len(row.timing.samples_s) if row.timing else 0
         latency, alone = (row.latency, row.alone) if samples else (None, None)
-        line = [
+        line: list[str | Cell] = [
             *([setting] if differ else []),
             row.status,
             Cell("", None) if latency is None else output.quantity(latency.value_s, "s"),
