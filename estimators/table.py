@@ -178,6 +178,10 @@ class KernelTable:
         """(K,) mask of the rows of these families."""
         return among(tuple(FAMILY_CODE[name] for name in names), len(FAMILIES))[self.family]
 
+    def is_op(self, *names: str) -> Masks:
+        """(K,) mask of the rows of these operators."""
+        return among(tuple(map(op_code, names)), len(COSTS) + 1)[self.op]
+
     def bytes_of_kind(self, *kinds: int) -> Floats:
         """(K,) external bytes of these kinds of access; of every kind when none is named."""
         weights = self.access_bytes if not kinds else self.access_bytes * among(kinds, 3)[self.access_kind]
