@@ -144,9 +144,7 @@ class Run:
             try:
                 data = read_regular(path)
             except FileNotFoundError:
-                raise FormatError(
-                    f"{path} is missing though a row names it; copy the whole run directory, graphs included"
-                ) from None
+                raise FormatError(f"{path} is missing though a row names it; copy the whole run, graphs included") from None
             graph = Graph.from_json(data, path)
             # A graph is written as the bytes that its hash is of; other spellings of it are fine.
             if hashlib.sha256(data).hexdigest()[:16] != content_hash and graph.content_hash != content_hash:
