@@ -33,6 +33,14 @@ ARCH, TABLE_ARCH = "cpu_server_generic", "gpu_t4"
 MEGABYTE = 1e6
 LARGE = (12.5, 500.0)
 """Bounds of commands on large runs: 20 s where `import torch` takes 1.6, and megabytes."""
+METER = """
+import os, sys
+unseen = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=unseen)
+_, status, usage = os.wait4(process, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0)
+"""
+"""Runs a command from a process that is small itself: the peak memory of a process begins with that of the one that starts it."""
 DECIDED = (0, 1, 4)
 """Exit codes of a command that did its work: done; a check failed; too noisy to decide."""
 AXES = ("capacity.l2=1e6..1e9", "bandwidth.dram=5e11..8e12")
@@ -219,16 +227,14 @@ def _shmoo(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def _spent(command: Sequence[str], home: Path) -> Spent:
-    with tempfile.TemporaryFile() as said:
-        environment = {**os.environ, "SHMOO_HOME": str(home), "SHMOO_CACHE_DIR": str(home / "cache")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode not in DECIDED:
-            said.seek(0)
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=said.read().decode(errors="replace"))
-    return Spent(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0)
+    environment = {**os.environ, "SHMOO_HOME": str(home), "SHMOO_CACHE_DIR": str(home / "cache")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    metered = (sys.executable, "-I", "-S", "-c", METER, *command)
+    done = subprocess.run(metered, env=environment, capture_output=True, text=True, errors="replace", check=True)
+    code, seconds, nbytes = done.stdout.split()
+    if int(code) not in DECIDED:
+        raise subprocess.CalledProcessError(int(code), command, stderr=done.stderr)
+    return Spent(float(seconds), float(nbytes))
 
 
 def show_waits(sizes: Sizes, only: str = "") -> bool:
