@@ -130,13 +130,13 @@ def capped(
         sustained = table.of_segments(body * in_tensor_kernels(codes)) / busy
         warm = np.where(np.isnan(warm), table.to_kernels(sustained + (1.0 - sustained) * repeated(busy)), warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
-    of_chip, of_memory = (table.of_segments(of * cool + np.zeros_like(body)) for of in joules)
+    of_chip, of_memory = (table.of_segments(np.broadcast_arrays(of * cool, body)[0]) for of in joules)
     needed = np.clip(clocked / np.maximum(body, 1e-30), LEAST_NEEDED, 1.0)
     clock = table.to_kernels(_held_clock(of_chip, of_memory, body, needed, table, c))
     slower = np.maximum(needed / clock, 1.0)
     factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / table.to_kernels(busy)) ** ONSET)
     seconds: Floats = body * factor
-    return seconds, within_cap(table, seconds, joules.chip + joules.memory + np.zeros_like(body), c)
+    return seconds, within_cap(table, seconds, np.broadcast_arrays(joules.chip + joules.memory, body)[0], c)
 
 
 def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coefficients) -> Floats:

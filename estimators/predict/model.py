@@ -128,7 +128,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
-    launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+    launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
         launch = launch + _within_call(table, coefficients, codes, runtime)
