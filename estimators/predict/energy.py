@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -169,22 +169,41 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
     cap, budget = c.value("throttle.cap") * c.value("power.tdp"), _budget(c)
     busy = table.of_segments(body)
     over = np.maximum(lowest, 1.0) * (chip + (cap - budget) * busy) + memory > cap * busy
-    some = over.reshape(-1, over.shape[-1]).any(axis=0)
-    if not some.any():
-        return np.ones_like(chip)
-    if table.single and not some.all():
-        held = np.ones_like(chip)
-        of_chip, of_memory, taken, least = (amounts[..., some] for amounts in (chip, memory, body, needed))
-        held[..., some] = _held_clock(of_chip, of_memory, taken, least, table.take(np.flatnonzero(some)), c)
+    held = np.ones(over.shape)
+    numbers = (chip, memory, body, needed, exponent, lowest, cap, budget)
+    if table.single:
+        # Each kernel is a segment, so that only those above the cap have to be looked at.
+        if over.any():
+            held[over] = _meeting_cap(_same, _same, *(np.broadcast_to(number, over.shape)[over] for number in numbers))
         return held
-    least = budget * table.of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
+    return _meeting_cap(table.of_segments, table.to_kernels, *numbers) if over.any() else held
+
+
+def _same(amounts: Floats) -> Floats:
+    return amounts
+
+
+def _meeting_cap(
+    of_segments: Callable[[Floats], Floats],
+    to_kernels: Callable[[Floats], Floats],
+    chip: Floats,
+    memory: Floats,
+    body: Floats,
+    needed: Floats,
+    exponent: float | Floats,
+    lowest: float | Floats,
+    cap: float | Floats,
+    budget: float | Floats,
+) -> Floats:
+    """(..., S) clock of `_held_clock`, of segments some of which are above the cap."""
+    least = budget * of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
     clock: Floats = np.zeros_like(least)
     for _ in range(STEPS):
         voltage = np.maximum(lowest, np.exp(exponent * clock))
-        slower = needed / table.to_kernels(np.exp(clock))
+        slower = needed / to_kernels(np.exp(clock))
         stretched = body * np.maximum(slower, 1.0)
-        taken, slowed = map(table.of_segments, (stretched, stretched * (slower >= 1.0)))
+        taken, slowed = map(of_segments, (stretched, stretched * (slower >= 1.0)))
         taken = np.maximum(taken, 1e-30)
         scaled, static = voltage * (chip + (cap - budget) * taken), voltage * (cap - budget)
         asked = np.maximum(scaled + memory, 1e-30)
