@@ -118,3 +118,22 @@ def test_equal_layers_are_priced_once(name: str, monkeypatch: pytest.MonkeyPatch
     for field in ("compute_s", "memory_s", "launch_s", "device_s", "latency_s", "dynamic_j"):
         assert getattr(once.prediction, field) == pytest.approx(getattr(each.prediction, field), rel=1e-12), field
     assert once.correction.spread.tolist() == each.correction.spread.tolist()
+
+
+def test_kernels_above_a_power_cap_are_held_whatever_stands_beside_them() -> None:
+    """In a table of single kernels only those above the cap are brought to a lower clock; beside a model all are looked at."""
+    director, model = AnalysisDirector(load_profile("gpu_t4")), two_models()
+    lone = []
+    for size in (64, 4096, 128, 8192):
+        b = GraphBuilder()
+        product = b.graph(b.linear(b.tensor((size, size)), size))
+        lone.append(kernel_table(product, fuse(product)))
+    single, mixed = KernelTable.concat(lone), KernelTable.concat([*lone, model])
+    alone, beside = (director.price(table.in_campaign(), "eager", seed=0) for table in (single, mixed))
+    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j"):
+        assert getattr(alone, field) == pytest.approx(getattr(beside, field)[..., :4], rel=1e-9), field
+    power = alone.energy_j / alone.latency_s
+    own = Coefficients(director.profile)
+    cap = own.value("throttle.cap") * own.value("power.tdp")
+    assert power[1] == pytest.approx(cap, rel=0.02)
+    assert power[0] < 0.9 * cap
