@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Literal, Protocol, TypeVar
 
@@ -335,10 +334,13 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     """
     place = f" {where}" if where else ""
     stated = '"format"' in data if isinstance(data, str) else b'"format"' in data
-    with suppress(*UNREADABLE):
-        # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
-        if stated and (decoded := msgspec.json.decode(data, type=kind)).format <= newest:
-            return decoded
+    try:
+        decoded = msgspec.json.decode(data, type=kind) if stated else None
+    except UNREADABLE:
+        decoded = None
+    # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
+    if decoded is not None and decoded.format <= newest:
+        return decoded
     try:
         version = msgspec.json.decode(data, type=_Version).format
     except UNREADABLE as error:

@@ -161,7 +161,7 @@ class Run:
             FormatError: as of `graph`, or a time of the row belongs to a call that the graphs do not have.
         """
         graphs = tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
-        calls = [call.op for graph in graphs for call in graph.calls]
+        calls = [call.op for graph in graphs for call in graph.calls] if row.children or row.operators else []
         timed = [(child.call, child.op) for child in row.children]
         timed += [(call, operator.op) for operator in row.operators for call in operator.calls]
         for index, op in timed if graphs else ():
