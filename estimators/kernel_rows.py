@@ -141,7 +141,7 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
             if root in produced or nbytes == 0 or (index, value) in direct:
                 continue
             if (root, False) not in accesses or nbytes > accesses[root, False][0].nbytes:
-                touch = Touch(root, nbytes, persistent=values[root].kind != "activation")
+                touch = Touch(root, nbytes, values[root].kind != "activation")
                 accesses[root, False] = touch, READ_WEIGHT if values[root].is_weight else READ_ACTIVATION
         # Parts of a concatenation that other kernels wrote in place are no work of this one.
         in_place = [value for at, value in direct if at == index and roots[value] not in produced] if direct else ()
@@ -153,7 +153,7 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
             readers = consumers.get(root)
             if nbytes and not (readers and readers <= inside):
                 persistent, whole = values[root].kind != "activation", values[root].spec.nbytes
-                accesses[root, True] = Touch(root, nbytes, persistent=persistent, write=True, size=whole), WRITE
+                accesses[root, True] = Touch(root, nbytes, persistent, True, whole), WRITE
     return _Work(
         sum([cost.matrix_flops for _, _, cost in working]),
         sum([cost.vector_flops for _, _, cost in working]),

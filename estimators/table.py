@@ -56,6 +56,17 @@ def among(codes: tuple[int, ...], count: int) -> Masks:
     return mask
 
 
+def alike(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(U,) first row of each kind of K rows with equal numbers, ascending, and (K,) the kind of each row."""
+    numbers = np.ascontiguousarray(np.stack([column.astype(np.float64) for column in columns], axis=1))
+    packed = numbers.view(np.dtype((np.void, numbers.dtype.itemsize * numbers.shape[1]))).ravel()
+    _, first, kind = np.unique(packed, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return first[order], place[kind]
+
+
 @dataclass(frozen=True, slots=True)
 class KernelTable:
     """Kernels as arrays of length K (rows) and A (accesses).
@@ -146,7 +157,12 @@ class KernelTable:
 
     def to_kernels(self, values: Floats) -> Floats:
         """(..., K) value of each kernel's segment."""
-        return values if self.single else values[..., self.segment - self.segment[0]]
+        if self.single:
+            return values
+        if values.shape[-1] == 1:
+            return np.broadcast_to(values, (*values.shape[:-1], len(self)))
+        of_kernels: Floats = values[..., self.segment - self.segment[0]]
+        return of_kernels
 
     @property
     def counts(self) -> np.ndarray:
@@ -161,6 +177,10 @@ class KernelTable:
     def is_family(self, *names: str) -> Masks:
         """(K,) mask of the rows of these families."""
         return among(tuple(FAMILY_CODE[name] for name in names), len(FAMILIES))[self.family]
+
+    def is_op(self, *names: str) -> Masks:
+        """(K,) mask of the rows of these operators."""
+        return among(tuple(map(op_code, names)), len(COSTS) + 1)[self.op]
 
     def bytes_of_kind(self, *kinds: int) -> Floats:
         """(K,) external bytes of these kinds of access; of every kind when none is named."""
@@ -211,6 +231,15 @@ class KernelTable:
             return self
         alone = (self.counts == 1)[self.segment - self.segment[0]] & ~tensor
         return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
+
+    def kinds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Kernels of the same numbers and the same accesses, wherever they stand: as `alike`."""
+        counts = np.bincount(self.access_kernel, minlength=len(self))
+        place = np.arange(len(self.access_kernel)) - np.repeat(np.cumsum(counts) - counts, counts)
+        accesses = np.full((3, int(counts.max(initial=0)), len(self)), np.nan)
+        accesses[:, place, self.access_kernel] = self.access_bytes, self.access_distance, self.access_kind
+        own = [getattr(self, f.name) for f in fields(self) if f.name not in ("labels", "segment") and "access_" not in f.name]
+        return alike([*own, *accesses.reshape(-1, len(self))])
 
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""

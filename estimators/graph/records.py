@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -20,7 +20,6 @@ from shmoo.estimators.graph.validation import first_problem
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
 
-T = TypeVar("T")
 Scalar = None | bool | int | float | str
 Attribute = Scalar | list[Scalar | list[Scalar]]
 ValueKind = Literal["input", "parameter", "buffer", "constant", "activation"]
@@ -313,6 +312,12 @@ class Interval(msgspec.Struct, frozen=True):
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
 
+class _Versioned(Protocol):
+    @property
+    def format(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Versioned)
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
 
@@ -321,6 +326,14 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named),
     and a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
+    stated = '"format"' in data if isinstance(data, str) else b'"format"' in data
+    try:
+        decoded = msgspec.json.decode(data, type=kind) if stated else None
+    except UNREADABLE:
+        decoded = None
+    # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
+    if decoded is not None and decoded.format <= newest:
+        return decoded
     try:
         version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:

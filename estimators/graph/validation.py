@@ -24,34 +24,42 @@ def first_problem(graph: Graph) -> str | None:
 def _problems(graph: Graph) -> Iterator[str]:
     count = len(graph.values)
     for index, value in enumerate(graph.values):
-        yield from _spec_problems(value.spec, f"value {index}")
+        if not _possible(value.spec):
+            yield from _spec_problems(value.spec, f"value {index}")
         if value.storage is not None and not 0 <= value.storage < count:
             yield f"value {index} shares the memory of value {value.storage}, and there are {count}"
-    if any(not 0 <= index < count for index in graph.outputs):
+    if graph.outputs and not 0 <= min(graph.outputs) <= max(graph.outputs) < count:
         yield f"it returns a value outside of its {count}"
     if not 0 <= graph.unread_weight_bytes < math.inf:
         yield f"its unread weights take {graph.unread_weight_bytes:g} bytes"
-    yield from _cycles([value.storage for value in graph.values])
+    shared = [value.storage for value in graph.values]
+    if any(index is not None for index in shared):
+        yield from _cycles(shared)
     for index, call in enumerate(graph.calls):
         yield from _call_problems(call, f"call {index} ({call.op!r})", count)
 
 
 def _call_problems(call: OpCall, where: str, values: int) -> Iterator[str]:
     for spec in (*call.inputs, *call.outputs):
-        yield from _spec_problems(spec, where)
+        if not _possible(spec):
+            yield from _spec_problems(spec, where)
     if len(call.operands) != len(call.inputs):
         yield f"{where} has {len(call.inputs)} inputs and {len(call.operands)} names for them"
     for what, places, specs in (("reads", call.reads, call.inputs), ("writes", call.writes, call.outputs)):
         if len(places) != len(specs):
             yield f"{where} {what} {len(places)} values for {len(specs)} tensors"
-        if any(not 0 <= place < values for place in places):
+        if places and not 0 <= min(places) <= max(places) < values:
             yield f"{where} {what} a value outside of the graph's {values}"
+
+
+def _possible(spec: TensorSpec) -> bool:
+    return spec.dtype in BITS and min(spec.shape, default=0) >= 0 and math.prod(spec.shape) <= MOST_ELEMENTS
 
 
 def _spec_problems(spec: TensorSpec, where: str) -> Iterator[str]:
     if spec.dtype not in BITS:
         yield f"{where} has the unknown type {spec.dtype!r}"
-    if any(side < 0 for side in spec.shape) or math.prod(spec.shape) > MOST_ELEMENTS:
+    else:
         yield f"{where} has the shape {spec.shape}, which no tensor has"
 
 

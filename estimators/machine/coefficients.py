@@ -89,7 +89,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
     if family in ("cpu", "gpu"):
-        codes = np.where(np.isin(table.op, [op_code(name) for name in RECURRENT]), _CODE["recurrent"], codes)
+        codes = np.where(table.is_op(*RECURRENT), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)
     if not tensor.any():
         return codes
@@ -101,7 +101,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 def unpacks_weights(table: KernelTable) -> np.ndarray:
     """(K,) products whose weights are stored in fewer bits than they are multiplied in."""
-    return np.isin(table.op, [op_code(f"aten.{name}") for name in ("_weight_int8pack_mm", "_weight_int4pack_mm")])
+    return table.is_op("aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
 
 
 def dense_3x3(table: KernelTable) -> np.ndarray:

@@ -25,7 +25,6 @@ from shmoo.estimators.machine.coefficients import (
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
-from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
@@ -34,6 +33,8 @@ OTHER_TYPE = 0.15
 coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
 
 
+LAWS = 64
+"""Random values are made for so many coefficients at once."""
 KEPT_ERROR = 0.5
 """Correlation of the log errors of two estimates of one network on one machine, at two batches or in two types: 0.42 over 320
 pairs of batches and 0.56 over 120 pairs of types of device-bound networks that others measured on GPUs (the networks of
@@ -69,17 +70,16 @@ class SharedDraws:
         profile: ArchitectureProfile,
         correction: Correction | None,
         device_s: np.ndarray,
-        twins: Twins,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `model_errors`.
 
         Args:
             device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
         """
-        kernels, together = model_errors(table, profile, correction, self.draws, self.seed, twins)
+        kernels, together = model_errors(table, profile, correction, self.draws, self.seed)
         if self.common is None:
             return kernels, together
-        own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed, twins)
+        own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed)
         new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
         total = table.of_segments(device_s)
         changed = table.of_segments(device_s * new) / np.where(total > 0, total, 1.0)
@@ -113,11 +113,10 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
     A coefficient without a range does not appear in the result.
     """
-    rng = np.random.default_rng(seed)
     known, dimensions = listed(profile), point_dimensions(profile)
     uncertain = [(name, known[name]) for name in sorted(set(names) & known.keys())]
     ranged = {name: (c.value, *ends) for name, c in uncertain if (ends := _drawn_between(c)) is not None}
-    laws = {name: np.append(0.0, normals(rng, draws)) for name in ranged}
+    laws = dict(zip(ranged, _laws(seed, draws, -(-len(ranged) // LAWS) * LAWS), strict=False))
     single = [name for name, numbers in ranged.items() if not any(isinstance(number, np.ndarray) for number in numbers)]
     columns = np.asarray([ranged[name] for name in single]).reshape(-1, 3).T[:, :, None]
     together = _log_normal(np.asarray([laws[name] for name in single]).reshape(-1, 1 + draws), *columns)
@@ -148,7 +147,7 @@ def point_dimensions(profile: ArchitectureProfile) -> int:
 
 
 def model_errors(
-    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int, twins: Twins
+    table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors of what the model itself errs, none and then random ones: (1 + draws, K) of each kernel, (1 + draws, S) that the
     kernels of a graph share."""
@@ -174,7 +173,7 @@ def model_errors(
         noise = np.hstack([noise, normals(rng, draws, len(TENSOR))])
     noise = np.vstack([np.zeros(noise.shape[1]), noise])
     # Kernels of one algorithm err together: the same draw scales all of them.
-    return twins.spread(np.exp(spread[twins.rows] * noise[:, codes[twins.rows]])), together
+    return np.exp(spread * noise[:, codes]), together
 
 
 def normals(rng: np.random.Generator, draws: int, columns: int | None = None) -> np.ndarray:
@@ -190,6 +189,13 @@ def normals(rng: np.random.Generator, draws: int, columns: int | None = None) ->
 def _quantiles(count: int) -> np.ndarray:
     law = NormalDist()
     return np.asarray([law.inv_cdf((i + 0.5) / count) for i in range(count)])
+
+
+@cache
+def _laws(seed: int, draws: int, count: int) -> list[np.ndarray]:
+    """A zero and `normals`, for each of many coefficients: whichever machine they are of, the first has the same, and so on."""
+    rng = np.random.default_rng(seed)
+    return [np.append(0.0, normals(rng, draws)) for _ in range(count)]
 
 
 def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -131,13 +131,13 @@ def capped(
         sustained = table.of_segments(body * tensor) / busy * (table.of_segments(1.0 * tensor) > 1.0)
         warm = np.where(np.isnan(warm), table.to_kernels(sustained + (1.0 - sustained) * repeated(busy)), warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
-    of_chip, of_memory = (table.of_segments(of * cool + np.zeros_like(body)) for of in joules)
+    of_chip, of_memory = (table.of_segments(np.broadcast_arrays(of * cool, body)[0]) for of in joules)
     needed = np.clip(clocked / np.maximum(body, 1e-30), LEAST_NEEDED, 1.0)
     clock = table.to_kernels(_held_clock(of_chip, of_memory, body, needed, table, c))
     slower = np.maximum(needed / clock, 1.0)
     factor = 1.0 + (slower - 1.0) / (1.0 + (c.value("throttle.time") / table.to_kernels(busy)) ** ONSET)
     seconds: Floats = body * factor
-    return seconds, within_cap(table, seconds, joules.chip + joules.memory + np.zeros_like(body), c)
+    return seconds, within_cap(table, seconds, np.broadcast_arrays(joules.chip + joules.memory, body)[0], c)
 
 
 def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coefficients) -> Floats:
@@ -170,22 +170,41 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
     cap, budget = c.value("throttle.cap") * c.value("power.tdp"), _budget(c)
     busy = table.of_segments(body)
     over = np.maximum(lowest, 1.0) * (chip + (cap - budget) * busy) + memory > cap * busy
-    some = over.reshape(-1, over.shape[-1]).any(axis=0)
-    if not some.any():
-        return np.ones_like(chip)
-    if table.single and not some.all():
-        held = np.ones_like(chip)
-        of_chip, of_memory, taken, least = (amounts[..., some] for amounts in (chip, memory, body, needed))
-        held[..., some] = _held_clock(of_chip, of_memory, taken, least, table.take(np.flatnonzero(some)), c)
+    held = np.ones(over.shape)
+    numbers = (chip, memory, body, needed, exponent, lowest, cap, budget)
+    if table.single:
+        # Each kernel is a segment, so that only those above the cap have to be looked at.
+        if over.any():
+            held[over] = _meeting_cap(_same, _same, *(np.broadcast_to(number, over.shape)[over] for number in numbers))
         return held
-    least = budget * table.of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
+    return _meeting_cap(table.of_segments, table.to_kernels, *numbers) if over.any() else held
+
+
+def _same(amounts: Floats) -> Floats:
+    return amounts
+
+
+def _meeting_cap(
+    of_segments: Callable[[Floats], Floats],
+    to_kernels: Callable[[Floats], Floats],
+    chip: Floats,
+    memory: Floats,
+    body: Floats,
+    needed: Floats,
+    exponent: float | Floats,
+    lowest: float | Floats,
+    cap: float | Floats,
+    budget: float | Floats,
+) -> Floats:
+    """(..., S) clock of `_held_clock`, of segments some of which are above the cap."""
+    least = budget * of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
     clock: Floats = np.zeros_like(least)
     for _ in range(STEPS):
         voltage = np.maximum(lowest, np.exp(exponent * clock))
-        slower = needed / table.to_kernels(np.exp(clock))
+        slower = needed / to_kernels(np.exp(clock))
         stretched = body * np.maximum(slower, 1.0)
-        taken, slowed = map(table.of_segments, (stretched, stretched * (slower >= 1.0)))
+        taken, slowed = map(of_segments, (stretched, stretched * (slower >= 1.0)))
         taken = np.maximum(taken, 1e-30)
         scaled, static = voltage * (chip + (cap - budget) * taken), voltage * (cap - budget)
         asked = np.maximum(scaled + memory, 1e-30)

@@ -49,7 +49,6 @@ from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
-from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.gpu.threads import (
@@ -96,29 +95,22 @@ class Prediction:
 
     def nominal(self) -> Prediction:
         """The first of D draws alone."""
-        return self._each(lambda amounts: amounts[0].copy())
+        return self.each(lambda amounts: amounts[0].copy())
 
     def scaled(self, factor: np.ndarray) -> Prediction:
         """The same kernels with every time and dynamic energy multiplied by a (D, K) factor."""
-        return self._each(lambda amounts: amounts * factor)
+        return self.each(lambda amounts: amounts * factor)
 
-    def _each(self, change: Callable[[Floats], Floats]) -> Prediction:
+    def each(self, change: Callable[[Floats], Floats]) -> Prediction:
+        """The prediction with every array changed."""
         times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
         compute, memory, launch, device, latency = map(change, times)
         return Prediction(compute, memory, launch, device, latency, None if self.dynamic_j is None else change(self.dynamic_j))
 
 
-def predict(
-    table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str, twins: Twins | None = None
-) -> Prediction:
-    """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws.
-    `twins` says which kernels are alike, where the caller knows."""
-    kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
-    *times, joules = _each_alone(kernels, cut, coefficients, runtime)
-    if twins is not None:
-        times = [twins.spread(seconds) for seconds in times]
-        joules = None if joules is None else Joules(*map(twins.spread, joules))
-    compute, memory, body, clocked = times
+def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
+    """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
+    compute, memory, body, clocked, joules = _each_alone(table, tiling, coefficients, runtime)
     codes = algorithm_codes(table, coefficients.profile)
     dynamic = None
     if joules is not None:
@@ -129,7 +121,7 @@ def predict(
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
-    launch = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch") + np.zeros_like(body)
+    launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
         launch = launch + _within_call(table, coefficients, codes, runtime)
@@ -140,7 +132,7 @@ def predict(
         away = 1.0 - hit_share(table.code_distance, near.value)
         if coefficients.profile.family in ASYNCHRONOUS:
             # The host's caches see none of the bytes: a call by itself finds its code there, one among others does not.
-            away = np.repeat(table.counts > 1, table.counts)
+            away = table.to_kernels((table.counts > 1).astype(np.float64))
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")

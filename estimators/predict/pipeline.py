@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
+from shmoo.estimators.memory.heap import MAPPED_BYTES
 from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
 from shmoo.estimators.predict.energy import within_cap
 from shmoo.estimators.predict.limits import least_time
-from shmoo.estimators.predict.model import Prediction, predict
+from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
 from shmoo.estimators.predict.twins import find_twins
@@ -111,42 +113,62 @@ def price(
         seed: of the draws; no draws for `None`.
         shared: draws that other estimates share, to compare with them; draws for this one alone for `None`.
     """
+    _keep_freed_memory()
     profile = coefficients.profile
-    change = correction(table, tiling, profile, runtime) if residual else None
-
-    least = least_time(table, tiling, Coefficients(profile))
+    # What holds the host up before each kernel is of that kernel alone.
+    twins = None if seed is None or waits is not None else find_twins(table, tiling)
+    kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
+    change = correction(kernels, cut, profile, runtime) if residual else None
+    least = least_time(kernels, cut, Coefficients(profile))
 
     def through(
-        c: Coefficients, kernels: np.ndarray | None = None, segments: np.ndarray | float = 1.0
+        c: Coefficients, factors: np.ndarray | None = None, segments: np.ndarray | float = 1.0
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray]:
-        prediction = predict(table, tiling, c, runtime, twins)
+        prediction = predict(kernels, cut, c, runtime)
         if change is not None:
             prediction = change.applied(prediction)
-        if kernels is not None:
-            prediction = prediction.scaled(kernels)
+        if factors is not None:
+            prediction = prediction.scaled(factors)
         if prediction.dynamic_j is not None:
-            prediction = replace(prediction, dynamic_j=within_cap(table, prediction.device_s, prediction.dynamic_j, c))
-        latency = np.maximum(graph_latency(table, prediction, c, runtime, waits and waits(c)) * segments, least)
-        device = table.of_segments(prediction.device_s) * segments
-        return prediction, latency, segment_energy(table, prediction, latency, c), device
+            prediction = replace(prediction, dynamic_j=within_cap(kernels, prediction.device_s, prediction.dynamic_j, c))
+        whole = kernels, prediction
+        if twins is not None and profile.family in ASYNCHRONOUS:
+            # When a kernel is launched depends on those before it.
+            in_order = replace(prediction, launch_s=twins.spread(prediction.launch_s), device_s=twins.spread(prediction.device_s))
+            whole = table, in_order
+        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * segments, least)
+        device = kernels.of_segments(prediction.device_s) * segments
+        return prediction, latency, segment_energy(kernels, prediction, latency, c), device
 
-    twins = None if seed is None else find_twins(table, tiling)
-    if seed is None or twins is None:
+    if seed is None:
         return Priced(tiling, change, *through(coefficients))
-    tensor = bool(in_tensor_kernels(algorithm_codes(table, profile)).any())
+    tensor = bool(in_tensor_kernels(algorithm_codes(kernels, profile)).any())
     if shared is None:
-        names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(table).any()))
+        names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(kernels).any()))
         values = draw(profile, names, DRAWS, seed)
-        errors = model_errors(table, profile, change, DRAWS, seed, twins)
+        errors = model_errors(kernels, profile, change, DRAWS, seed)
     else:
         values = shared.of(profile)
-        errors = shared.errors(table, tiling, profile, change, through(coefficients)[0].device_s, twins)
+        errors = shared.errors(kernels, cut, profile, change, through(coefficients)[0].device_s)
     # The nominal values and their draws come first, then design points, then kernels: one pass prices them all.
     between = (1,) * (point_dimensions(profile) - 1)
-    kernels, segments = (factors.reshape(1 + DRAWS, *between, factors.shape[-1]) for factors in errors)
-    prediction, times, energies, devices = through(Coefficients(profile, values), kernels, segments)
+    factors, segments = (of.reshape(1 + DRAWS, *between, of.shape[-1]) for of in errors)
+    prediction, times, energies, devices = through(Coefficients(profile, values), factors, segments)
+    prediction = prediction.nominal()
+    if twins is not None:
+        prediction, change = prediction.each(twins.spread), None if change is None else change.each(twins.spread)
     energy_j, drawn_j = (None, None) if energies is None else (energies[0], energies[1:])
-    return Priced(tiling, change, prediction.nominal(), times[0], energy_j, devices[0], times[1:], drawn_j, devices[1:])
+    return Priced(tiling, change, prediction, times[0], energy_j, devices[0], times[1:], drawn_j, devices[1:])
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have a C library keep the memory of freed arrays for the next ones; otherwise a third of the time goes into page faults.
+
+    Once a block of almost `MAPPED_BYTES` was freed, glibc maps none up to that size by itself (mallopt(3), the dynamic adjustment
+    of M_MMAP_THRESHOLD). The block is never touched.
+    """
+    np.empty(int(MAPPED_BYTES) // 8 - 4096)
 
 
 def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

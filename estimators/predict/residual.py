@@ -129,6 +129,10 @@ class Correction:
             latency_s=launch + device,
         )
 
+    def each(self, change: Callable[[Floats], Floats]) -> Correction:
+        """The correction with every array changed."""
+        return Correction(*map(change, (self.log_factor, self.log_launch, self.support, self.spread)))
+
     def spread_beside(self, physical: Floats) -> Floats:
         """(K,) standard deviation of the log error, from that of the physical model alone."""
         return np.sqrt(self.support * self.spread**2 + (1.0 - self.support) * physical**2)

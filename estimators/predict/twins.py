@@ -7,28 +7,52 @@ from typing import Any
 
 import numpy as np
 
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, alike
 from shmoo.estimators.tiling.base import Tiling
 
 
 @dataclass(frozen=True, slots=True)
-class Twins:
-    """The distinct kernels of a table of K.
+class KernelKinds(KernelTable):
+    """The kinds of kernels of a table in place of its kernels: a sum over a segment counts each as often as it occurs there.
 
     Attributes:
-        rows: (U,) one kernel of each kind, ascending.
-        kind: (K,) place of each kernel's kind in `rows`.
-        table, tiling: of `rows`.
+        times: (U,) kernels of each kind.
     """
 
-    rows: np.ndarray
+    times: Floats
+
+    @property
+    def single(self) -> bool:
+        """Some kind occurs several times in a segment."""
+        return False
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(S,) kernels of each segment."""
+        return np.add.reduceat(self.times, self.starts).astype(np.int64)
+
+    def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
+        """(..., S) sums of an amount of each kernel, or what else adds them up."""
+        together: Floats = add.reduceat(amounts * self.times if add is np.add else amounts, self.starts, axis=-1)
+        return together
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """The distinct kernels of a table of K: two of one segment that are alike are of one kind.
+
+    Attributes:
+        kind: (K,) row of each kernel's kind in the table of kinds.
+        table, tiling: of the U kinds; those of all kernels where no two are alike.
+    """
+
     kind: np.ndarray
     table: KernelTable
     tiling: Tiling
 
     def spread(self, amounts: np.ndarray) -> np.ndarray:
         """(..., K) amounts of all kernels from the (..., U) amounts of each kind."""
-        return amounts if len(self.rows) == len(self.kind) else np.take(amounts, self.kind, axis=-1)
+        return amounts if len(self.table) == len(self.kind) else np.take(amounts, self.kind, axis=-1)
 
 
 def find_twins(table: KernelTable, tiling: Tiling) -> Twins:
@@ -36,14 +60,13 @@ def find_twins(table: KernelTable, tiling: Tiling) -> Twins:
     columns = [getattr(table, f.name) for f in fields(table) if f.name != "labels" and not f.name.startswith("access_")]
     columns += [table.bytes_of_kind(kind) for kind in (READ_WEIGHT, READ_ACTIVATION, WRITE)]
     columns += _columns(tiling, len(table))
-    numbers = np.ascontiguousarray(np.stack([column.astype(np.float64) for column in columns], axis=1))
-    packed = numbers.view(np.dtype((np.void, numbers.dtype.itemsize * numbers.shape[1]))).ravel()
-    _, first, kind = np.unique(packed, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    rows = first[order]
-    return Twins(rows, place[kind], table.take(rows), _taken(tiling, rows, len(table)))
+    rows, kind = alike(columns)
+    if len(rows) == len(table):
+        return Twins(kind, table, tiling)
+    one = table.take(rows)
+    times = np.bincount(kind).astype(np.float64)
+    kinds = KernelKinds(**{f.name: getattr(one, f.name) for f in fields(one)}, times=times)
+    return Twins(kind, kinds, _taken(tiling, rows, len(table)))
 
 
 def _columns(part: object, count: int) -> list[np.ndarray]:

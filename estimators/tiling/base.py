@@ -15,7 +15,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks, op_code
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks
 
 LEAST_OVERLAP = 0.1
 """Exponents of overlap below it count as this one."""
@@ -295,6 +295,7 @@ def dependent_steps(table: KernelTable) -> np.ndarray:
     return np.where(table.is_family("linalg") & (table.matrix_flops > 0), table.k, 0.0)
 
 
+_WITH_STATISTICS = tuple(f"aten.{name}" for name in (*BATCH_NORMS.split(), "instance_norm"))
 _STATISTICS_FLOPS = 8.0
 """Operations an element of a batch norm that takes its statistics from the row (`costs.reductions.normalise`, weight and bias
 included). With running ones two are left, and what is fused to it (hardswish: 5) does not make eight of them."""
@@ -303,9 +304,8 @@ included). With running ones two are left, and what is fused to it (hardswish: 5
 def takes_statistics(table: KernelTable) -> np.ndarray:
     """(K,) whether a kernel goes through its rows before it applies what it found: softmax, and norms without running
     statistics."""
-    batch_norms = [op_code(f"aten.{name}") for name in (*BATCH_NORMS.split(), "instance_norm")]
     work = table.vector_flops + table.special_flops
-    running = np.isin(table.op, batch_norms) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
+    running = table.is_op(*_WITH_STATISTICS) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
     return table.is_family("normalization", "softmax") & ~running
 
 

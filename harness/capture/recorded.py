@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_on
 from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
 from shmoo.harness.capture.guard import guarded
@@ -45,7 +46,7 @@ def capture_recorded(
     # As torch.export sets them.
     compiling, libraries = torch.compiler._compile_session_context(), torch.backends.cudnn.flags(enabled=False)
     try:
-        with torch.no_grad(), compiling, absent_devices_on_cpu(), recorder.recording(), libraries:
+        with torch.no_grad(), compiling, absent_devices_on_cpu(), dynamo_put_off(), recorder.recording(), libraries:
             result = model(*args, **(kwargs or {}))
         module = recorder.finish(result)
     except Exception as error:

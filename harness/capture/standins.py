@@ -97,12 +97,13 @@ class StandIns(TorchDispatchMode):
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):  # branches, loops and attention of the model's own
             return func(*args, **kwargs)
-        if not any(isinstance(t, FakeTensor) for t in _tensors(args, kwargs)) and torch.Tag.data_dependent_output in func.tags:
+        from_data = torch.Tag.data_dependent_output in func.tags
+        if from_data and not any(isinstance(t, FakeTensor) for t in _tensors(args, kwargs)):
             return func(*args, **kwargs)
         rule = _RULES.get(func.name())
         if rule is not None:
             return rule(self, func, args, kwargs)
-        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+        if from_data or torch.Tag.dynamic_output_shape in func.tags:
             return self._by_value(func, args, kwargs)
         result = func(*args, **kwargs)
         self._follow(func, args, kwargs, result)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.exported import FunctionModule, exportable
+from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
 from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.recorded import capture_recorded
@@ -38,7 +39,9 @@ def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | 
         InputError: as `DNNModule.build`.
     """
     try:
-        return module.build(axes, dtype, "meta")
+        # torch initializes weights on the meta device by its shape functions, too.
+        with dynamo_put_off():
+            return module.build(axes, dtype, "meta")
     except InputError as on_meta:
         # A refusal holds on every device; only code that failed may succeed where tensors have values.
         if module.without_memory or on_meta.__cause__ is None or isinstance(on_meta.__cause__, (ImportError, InputError)):

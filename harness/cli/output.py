@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,7 +20,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import si
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.cli.quiet import libraries_quiet
-from shmoo.runs.store.files import csv_bytes, csv_of_blocks, replace_file
+from shmoo.runs.store.files import csv_of_blocks, replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_ADVICE = 3
 """Lines about memory below a table."""
+PART = 1000
+"""Elements of a long list that are made ready to be written at once."""
 EVERYTHING = View()
 """Of a table without options of its own."""
 
@@ -66,14 +69,48 @@ def verbose() -> bool:
 
 
 def json_document(document: object) -> None:
-    """The one JSON document of a command, on stdout. A NaN or an infinity is a fault of ours and raises ValueError."""
+    """The one JSON document of a command, on stdout. A NaN or an infinity is a fault of ours and raises ValueError.
+
+    Args:
+        document: plain types and records. A list or an iterator that it is, or that is a value of it, is written a part at a
+            time: as plain types, and as text, a long one takes many times its memory.
+    """
+    for text in _json_of(document):
+        click.echo(text, nl=False)
+    click.echo()
+
+
+def _json_of(document: object, margin: str = "") -> Iterator[str]:
+    """A document part by part, its lines but the first behind a margin; members of what is inside it in one part."""
+    if isinstance(document, Mapping) and document and not margin:
+        for number, (name, value) in enumerate(document.items()):
+            yield f"{',' if number else '{'}\n {_json_text(name)}: "
+            yield from _json_of(value, " ")
+        yield "\n}"
+    elif isinstance(document, (list, tuple, Iterator)):
+        elements, opening, closing = iter(document), "[", f"\n{margin}]"
+        while part := list(islice(elements, PART)):
+            # The part's own lines, without the brackets around them.
+            yield opening + _json_text(part, margin).removeprefix("[").removesuffix(closing)
+            opening = ","
+        yield "[]" if opening == "[" else closing
+    else:
+        yield _json_text(document, margin)
+
+
+def _json_text(value: object, margin: str = "") -> str:
+    """A value as indented JSON."""
     # Python indents in a generator, many times slower than it writes one line.
-    line = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    line = json.dumps(value, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
     if r"\ud" in line and _HALF_PAIR.search(line):
         # A name that no encoding has, such as a path of other bytes, is written as its escape: JSON has no half of a pair.
-        whole = _SURROGATE.sub(lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False))
+        whole = _SURROGATE.sub(
+            lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=msgspec.to_builtins)
+        )
         line = json.dumps(json.loads(whole), separators=(",", ":"))
-    click.echo(msgspec.json.format(line, indent=1))
+    text: str = msgspec.json.format(line, indent=1)
+    # No line ends inside a text, which JSON writes as an escape.
+    return text.replace("\n", f"\n{margin}") if margin else text
 
 
 def tell_of_code(models: Iterable[str]) -> None:
@@ -187,7 +224,8 @@ def table(
 
 
 def _printable_cell(cell: str | Cell) -> str | Cell:
-    return Cell(printable(cell.text), cell.value) if isinstance(cell, Cell) else printable(cell)
+    text = printable(cell.text if isinstance(cell, Cell) else cell)
+    return (cell if text == cell.text else Cell(text, cell.value)) if isinstance(cell, Cell) else text
 
 
 def facts(named: Mapping[str, str]) -> None:
@@ -210,16 +248,19 @@ def terminal_columns(stream: TextIO | None = None) -> int | None:
     return shutil.get_terminal_size().columns if wanted or (used is not None and used.isatty()) else None
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, object]], what: str) -> None:
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, object]], what: str) -> None:
     """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
-    write(path, csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
-    message(f"wrote {len(rows)} {what} to {path}")
+    elements, blocks = iter(rows), []
+    while part := list(islice(elements, PART)):
+        names = dict.fromkeys(name for row in part for name in row)
+        blocks.append({name: [row.get(name) for row in part] for name in names})
+    write_columns(path, blocks, what)
 
 
-def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]]) -> None:
+def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]], what: str = "rows") -> None:
     """As `write_csv`, of blocks of rows held as columns."""
     write(path, csv_of_blocks(blocks))
-    message(f"wrote {sum(len(next(iter(block.values()))) for block in blocks)} rows to {path}")
+    message(f"wrote {sum(len(next(iter(block.values()))) for block in blocks)} {what} to {path}")
 
 
 def write(path: str | Path, data: bytes) -> None:

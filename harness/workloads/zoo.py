@@ -81,8 +81,11 @@ def import_torchvision() -> ModuleType:
     Raises:
         InputError: torchvision is not installed.
     """
+    from shmoo.harness.capture.fx.dynamo import dynamo_put_off
+
     try:
-        import torchvision
+        with dynamo_put_off():
+            import torchvision
     except ModuleNotFoundError as error:
         if error.name != "torchvision":
             raise
@@ -106,7 +109,8 @@ def import_torchvision() -> ModuleType:
     # On import, the rest of the package asks this module whether there are compiled operators.
     extension: Any = importlib.import_module("torchvision.extension")
     extension._has_ops = lambda: True
-    spec.loader.exec_module(package)
+    with dynamo_put_off():
+        spec.loader.exec_module(package)
     return package
 
 

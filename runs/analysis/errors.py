@@ -101,7 +101,7 @@ def _why_not(row: Measurement) -> str:
 
 def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
     latency, alone, energy = row.latency, row.alone, row.energy_reading
-    means = [fmean(visit.samples_s) for visit in row.visits]
+    means = [fmean(visit.samples_s) for visit in row.visits] if len(row.visits) > 1 else []
     family = _main_family(estimate.breakdown)
     return CaseError(
         case=row.case,
@@ -115,7 +115,7 @@ def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
         estimate_s=estimate.latency_s,
         samples=0 if row.timing is None else len(row.timing.samples_s),
         visits=latency.visits,
-        spread=repeat_spread(max(means), min(means)) if len(means) > 1 else None,
+        spread=repeat_spread(max(means), min(means)) if means else None,
         flops=estimate.flops,
         bytes=estimate.bytes,
         tiles=estimate.tiles,

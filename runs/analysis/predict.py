@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -28,8 +27,7 @@ CHUNK = 1000
 """Cases per table: with 200 draws of the coefficients, each array of a chunk takes a few megabytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """A kernel of a batched estimate."""
 
     family: str
@@ -38,8 +36,7 @@ class Part:
     latency_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class BatchedEstimate:
+class BatchedEstimate(msgspec.Struct, frozen=True):
     """One estimate of a batch."""
 
     latency_s: Interval

@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,20 +24,33 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet take a cell for a formula."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: str | Path) -> BinaryIO:
     """A regular file to read from; `InputError` for a pipe, a device or a directory."""
+    return os.fdopen(_regular(path)[0], "rb")
+
+
+def read_regular(path: str | Path) -> bytes:
+    """The content of a regular file; raises as `open_regular`."""
+    descriptor, size = _regular(path)
+    parts = []
+    try:
+        # Runs have a file for each graph: a buffer for each would take longer than reading it.
+        while part := os.read(descriptor, size + 1):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)
+
+
+def _regular(path: str | Path) -> tuple[int, int]:
+    """A descriptor of a regular file, and its size."""
     # Without a writer a pipe would block in open().
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise InputError(f"{path} is no regular file; remove it, or name another")
-    return os.fdopen(descriptor, "rb")
-
-
-def read_regular(path: Path) -> bytes:
-    """The content of a regular file; raises as `open_regular`."""
-    with open_regular(path) as file:
-        return file.read()
+    return descriptor, status.st_size
 
 
 def open_unlinked(path: Path, flags: int) -> int:
@@ -83,23 +96,28 @@ def own_folder(path: Path) -> Path:
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
     """Rows as CSV in UTF-8 with a header. `None` and what a row lacks are empty cells. A text that a spreadsheet would take for a
     formula begins with an apostrophe."""
-    return _csv([columns, *([_plain(row.get(name)) for name in columns] for row in rows)])
+    return _csv(
+        chain([columns], ([_plain(value) if type(value) is str else value for value in map(row.get, columns)] for row in rows))
+    )
 
 
 def csv_of_blocks(blocks: Sequence[Mapping[str, Sequence[object]]]) -> bytes:
     """As `csv_bytes`, of blocks of rows held as columns; the columns are those of all blocks, in the order they first appear."""
     names = list(dict.fromkeys(name for block in blocks for name in block))
-    lines: list[Iterable[Sequence[object]]] = [[names]]
-    for block in blocks:
-        bare = [None] * len(next(iter(block.values())))
-        lines.append(zip(*([*map(_plain, block[name])] if name in block else bare for name in names), strict=True))
-    return _csv(chain.from_iterable(lines))
+
+    def rows(block: Mapping[str, Sequence[object]]) -> Iterator[tuple[object, ...]]:
+        count = len(next(iter(block.values())))
+        return zip(*(map(_plain, block[name]) if name in block else repeat(None, count) for name in names), strict=True)
+
+    return _csv(chain([names], chain.from_iterable(map(rows, blocks))))
 
 
 def _csv(lines: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO(newline="")
+    encoded = io.BytesIO()
+    text = io.TextIOWrapper(encoded, "utf-8", "backslashreplace", newline="")
     csv.writer(text).writerows(lines)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    text.flush()
+    return encoded.getvalue()
 
 
 def _plain(value: object) -> object:

@@ -100,6 +100,7 @@ class Run:
         else:
             self.lines, self.rows = _without_samples(decoded, cases)
         self.rows_hash = digest.hexdigest()[:16]
+        self._folder = str(path / GRAPHS)
         self._graphs: dict[str, Graph] = {}
 
     @classmethod
@@ -136,14 +137,14 @@ class Run:
         if not re.fullmatch("[0-9a-f]{16}", content_hash):
             raise FormatError(f"a row of {self.path} names the graph {content_hash!r}, which is no hash; the file was changed")
         if content_hash not in self._graphs:
-            path = self.path / GRAPHS / f"{content_hash}.json"
+            path = os.path.join(self._folder, f"{content_hash}.json")
             try:
-                graph = Graph.from_json(read_regular(path), str(path))
+                data = read_regular(path)
             except FileNotFoundError:
-                raise FormatError(
-                    f"{path} is missing though a row names it; copy the whole run directory, graphs included"
-                ) from None
-            if graph.content_hash != content_hash:
+                raise FormatError(f"{path} is missing though a row names it; copy the whole run, graphs included") from None
+            graph = Graph.from_json(data, path)
+            # A graph is written as the bytes that its hash is of; other spellings of it are fine.
+            if hashlib.sha256(data).hexdigest()[:16] != content_hash and graph.content_hash != content_hash:
                 raise FormatError(f"{path} holds graph {graph.content_hash}, not the one it is named after; the file was changed")
             self._graphs[content_hash] = graph
             if len(self._graphs) > KEPT_GRAPHS:
@@ -154,7 +155,7 @@ class Run:
         """The graphs of one row, in order; `FormatError` as of `graph`, and where a time of the row is of a call that they do not
         have."""
         graphs = tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
-        calls = [call.op for graph in graphs for call in graph.calls]
+        calls = [call.op for graph in graphs for call in graph.calls] if row.children or row.operators else []
         timed = [(child.call, child.op) for child in row.children]
         timed += [(call, operator.op) for operator in row.operators for call in operator.calls]
         for index, op in timed if graphs else ():
@@ -297,11 +298,13 @@ def _without_samples(
             kept.append(without_samples(line, cases))
             yield for_latency(line, kept[-1].case)
 
-    rows = tuple(without_samples(row, cases) for row in merge_visits(noted()))
+    rows = list(merge_visits(noted()))
+    for place, row in enumerate(rows):
+        rows[place] = without_samples(row, cases)
     # The line of a case that was visited once says no more than its row.
     visited = Counter(line.case.identity for line in kept)
     once = {row.case.identity: row for row in rows if visited[row.case.identity] == 1}
-    return tuple(once.get(line.case.identity, line) for line in kept), rows
+    return tuple(once.get(line.case.identity, line) for line in kept), tuple(rows)
 
 
 def read_manifest(directory: Path) -> RunManifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,9 @@ MOST_DIGITS = 4
 def decode_row(line: bytes, where: str) -> Measurement:
     """One line of rows.jsonl, of this version or an older one; `FormatError` where it is damaged, holds a time that is not
     positive, or is of a newer format."""
-    version = decode_versioned(line, Version, RUN_FORMAT, "row", where).format
+    # Rows end with their version as they are written now; of others it has to be found first.
+    this = line.rstrip().endswith(_THIS_FORMAT)
+    version = RUN_FORMAT if this else decode_versioned(line, Version, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
         for sample in () if timing is None else timing.samples_s:
@@ -47,6 +50,7 @@ def decode_row(line: bytes, where: str) -> Measurement:
     return row
 
 
+_THIS_FORMAT = b'"format":%d}' % RUN_FORMAT
 _NO_HOST: dict[str, AxisValue | None] = {}
 """Of all lines without their samples; an empty one each would be a tenth of them."""
 
@@ -77,7 +81,7 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
         row.reasons,
         (),
         None if timing is None else Timing(mean),
-        energy=row.energy,
+        energy=tuple(map(_without_trials, filter(None, (row.energy_reading,)))),
         visit=row.visit,
         process=row.process,
         visit_sd=row.visit_sd,
@@ -87,6 +91,12 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
     )
 
 
+def _without_trials(reading: EnergyReading) -> EnergyReading:
+    """A reading with what tells the energy and whether it is possible; of equal names there are many."""
+    limits = reading.low_j, reading.high_j, reading.window_s, reading.calls
+    return EnergyReading(sys.intern(reading.domain), reading.energy_j, "", *limits)
+
+
 def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
     """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details. Its
     case is one that the lines of several runs share."""
@@ -94,8 +104,9 @@ def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
     if timing is not None:
         timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
     visits = tuple(msgspec.structs.replace(visit, slowdowns=(), quiet_s=()) for visit in line.visits)
+    energy = tuple(map(_without_trials, line.energy))
     return msgspec.structs.replace(
-        line, case=case, graph_hashes=(), timing=timing, visits=visits, children=(), operators=(), host=_NO_HOST
+        line, case=case, graph_hashes=(), timing=timing, visits=visits, energy=energy, children=(), operators=(), host=_NO_HOST
     )
 
 
@@ -104,11 +115,15 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     by_case: dict[str, list[Measurement]] = {}
     for line in _on_one_scale(lines):
         by_case.setdefault(line.case.identity, []).append(line)
-    rows = [_merged(visits) for visits in by_case.values()]
+    # Lines and rows are let go as soon as they are not needed: those of a large run take hundreds of megabytes.
+    rows = [_merged(by_case.pop(identity)) for identity in list(by_case)]
     timed = [row for row in rows if row.timed]
     times = latencies([row.case for row in timed], [row.visits for row in timed])
     known = dict(zip((row.case.identity for row in timed), times, strict=True))
-    return tuple(_judged(row, *known.get(row.case.identity, (None, None))) for row in rows)
+    del timed
+    for place, row in enumerate(rows):
+        rows[place] = _judged(row, *known.get(row.case.identity, (None, None)))
+    return tuple(rows)
 
 
 def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:
@@ -150,6 +165,13 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     if not usable:
         return max(lines, key=lambda line: line.status == "suspect")
     base = usable[0]
+    if (
+        len(lines) == 1
+        and base.timing is not None
+        and not base.visits
+        and len({r.domain for r in base.energy}) == len(base.energy)
+    ):
+        return msgspec.structs.replace(base, reasons=tuple(dict.fromkeys(base.reasons)), visits=(base.timing,))
     visits = tuple(visit for line in usable for visit in (line.visits or (line.timing,)) if visit is not None)
     remarks = dict.fromkeys(reason for line in usable for reason in line.reasons if reason.code not in NOISE)
     readings = [reading for line in usable for reading in line.energy]

@@ -238,7 +238,8 @@ def autorange(rounds: int, threads: int) -> None:
 @click.option("--points", type=click.IntRange(min=4), default=10_000, show_default=True, help="Design points of each sweep.")
 @repeats_option
 @click.option("--rows", type=click.IntRange(min=0), default=100_000, show_default=True, help="Rows of a run; 0 for no commands.")
-def speed(points: int, repeats: int, rows: int) -> None:
+@click.option("--only", default="", help="Commands whose name holds this text, such as compare, and nothing else.")
+def speed(points: int, repeats: int, rows: int, only: str) -> None:
     """Time estimating: predictions a second, sweeps of design points, analysis beside capture, and the commands that people wait
     for beside `import torch`. Exit code 1 when a bound is missed."""
     from shmoo.harness.cli.output import only_results_on_stdout
@@ -246,6 +247,10 @@ def speed(points: int, repeats: int, rows: int) -> None:
     from tests.evaluation.speed import MODEL, NETWORKS, show_predictions, show_shares, show_sweeps
     from tests.evaluation.waits import Sizes, show_waits
 
+    if only:
+        if not show_waits(Sizes(rows), only):
+            raise click.exceptions.Exit(MISSED)
+        return
     with only_results_on_stdout():
         graphs = model_graphs(MODEL).graphs
     show_predictions(graphs, repeats)

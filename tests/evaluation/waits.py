@@ -3,6 +3,7 @@ run. Ratios hold on any machine; a bound in seconds would not."""
 
 from __future__ import annotations
 
+import compileall
 import itertools
 import os
 import random
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import msgspec
 
+from shmoo import calibrate, estimators, harness, runs
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.units import si
 from shmoo.harness.cli import output
 from shmoo.runs.store.files import csv_bytes
-from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
+from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.tables.reading import TableRow, read_table
 
@@ -29,6 +31,16 @@ ROWS = 100_000
 """Rows of the run that verbs go through; what is calibrated and reported on by default is smaller (`Sizes`)."""
 ARCH, TABLE_ARCH = "cpu_server_generic", "gpu_t4"
 MEGABYTE = 1e6
+LARGE = (13.0, 500.0)
+"""Bounds of commands on large runs: 20 s where `import torch` takes 1.54, and megabytes."""
+METER = """
+import os, sys
+unseen = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=unseen)
+_, status, usage = os.wait4(process, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0)
+"""
+"""Runs a command from a process that is small itself: the peak memory of a process begins with that of the one that starts it."""
 DECIDED = (0, 1, 4)
 """Exit codes of a command that did its work: done; a check failed; too noisy to decide."""
 AXES = ("capacity.l2=1e6..1e9", "bandwidth.dram=5e11..8e12")
@@ -101,7 +113,7 @@ def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
     run, again, reported, table = (str(folder / name) for name in ("rows", "again", "reported", "table.csv"))
     estimate, machine = ("estimate", "--json"), ("sweep", "resnet50", "--arch", "gpu_h100", "--csv", str(folder / "sweep.csv"))
     large = (*estimate, "llama3_70b")
-    calibrate = ("calibrate", table, "--base", TABLE_ARCH, "-o", str(folder / "fitted.json"))
+    fit = ("calibrate", table, "--base", TABLE_ARCH, "-o", str(folder / "fitted.json"))
 
     def points(side: int) -> tuple[str, ...]:
         return (*machine, *itertools.chain.from_iterable(("--profile-axis", f"{axis}:{side}") for axis in AXES))
@@ -110,31 +122,38 @@ def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
         return ("report", source, "--profile", ARCH, "-o", str(folder / out))
 
     return (
-        # On every built-in machine; the first shape that torch gives without memory takes 1.9 (docs/capture.md).
+        # On every built-in machine.
         Wait("estimate, new", (*estimate, "resnet18", "--no-cache"), 1.8),
         Wait("estimate, cached", (*estimate, "resnet18"), 0.8, before=(*estimate, "resnet18")),
         Wait("estimate 70B, new", (*large, "--no-cache"), 9.0),
         Wait("estimate 70B, cached", large, 1.5, before=large),
         Wait(f"estimate --ops, {sizes.tabulated:,} rows", (*estimate, "--ops", table, "--arch", TABLE_ARCH), 2.0),
-        Wait(f"check, {sizes.rows:,} rows", ("check", run), 14.0, 500.0),
-        Wait(f"show, {sizes.rows:,} rows", ("show", run), 14.0, 500.0),
-        Wait(f"compare, 2 x {sizes.rows:,} rows", ("compare", run, again), 14.0, 500.0),
-        Wait(f"history, 2 x {sizes.rows:,} rows", ("history", run, again, "-o", str(folder / "history.html")), 14.0, 500.0),
-        Wait(f"report, {sizes.rows:,} rows", report(run, "all"), 14.0, 500.0),
+        Wait(f"check, {sizes.rows:,} rows", ("check", run), *LARGE),
+        Wait(f"show, {sizes.rows:,} rows", ("show", run), *LARGE),
+        Wait(f"show --json, {sizes.rows:,} rows", ("show", run, "--json"), *LARGE),
+        Wait(f"show --csv, {sizes.rows:,} rows", ("show", run, "--csv", str(folder / "show.csv")), *LARGE),
+        Wait(f"compare, 2 x {sizes.rows:,} rows", ("compare", run, again), *LARGE),
+        Wait(f"compare --json, 2 x {sizes.rows:,} rows", ("compare", run, again, "--json"), *LARGE),
+        Wait(f"history, 2 x {sizes.rows:,} rows", ("history", run, again, "-o", str(folder / "history.html")), *LARGE),
+        Wait(f"history --json, 2 x {sizes.rows:,} rows", ("history", run, again, "--json"), *LARGE),
+        Wait(f"report, {sizes.rows:,} rows", report(run, "all"), *LARGE),
         Wait(f"report, {sizes.reported:,} rows", report(reported, "some"), 3.0),
-        Wait(f"calibrate, {sizes.tabulated:,} rows", calibrate, 18.0),
+        Wait(f"calibrate, {sizes.tabulated:,} rows", fit, 16.0),
         Wait("sweep, 256 points", points(16), 1.8, before=points(2)),
         Wait("sweep, 10,000 points", points(100), 1.8),
-        Wait("sweep, 100,000 points", points(316), 6.0),
+        Wait("sweep, 100,000 points", points(316), 6.0, LARGE[1]),
+        Wait("sweep --json, 100,000 points", (*points(316), "--json"), *LARGE),
     )
 
 
 def measure(chosen: Sequence[Wait], home: Path) -> Iterator[Waited]:
-    """Run the commands one after another, in a home of their own.
+    """Run the commands one after another, in a home of their own, with Shmoo compiled as where it is installed.
 
     Raises:
         subprocess.CalledProcessError: one failed.
     """
+    for room in (estimators, runs, calibrate, harness):
+        compileall.compile_dir(room.__path__[0], quiet=2)
     reference = _spent(REFERENCE, home)
     for wait in chosen:
         if wait.before:
@@ -165,15 +184,26 @@ def write_run(path: Path, rows: int, visits: int = 1, threads: int = 1, seed: in
         usual = (2e-6 + m * n * k / 2e10) * rng.lognormvariate(0.0, 0.05)
         for visit in range(visits):
             timing = Timing(tuple(usual * rng.lognormvariate(0.0, 0.02) for _ in range(8)))
-            lines.append(msgspec.json.encode(Measurement(case, "ok", (), (graph.content_hash,), timing, visit=visit)))
+            measured = Measurement(case, "ok", (), (graph.content_hash,), timing, energy=(_energy(usual, rng),), visit=visit)
+            lines.append(msgspec.json.encode(measured))
     (path / "rows.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+
+
+def _energy(call_s: float, rng: random.Random) -> EnergyReading:
+    """What a counter reads of a package that draws about 30 W, in three windows of a second."""
+    trials = tuple(30.0 * call_s * rng.lognormvariate(0.0, 0.02) for _ in range(3))
+    middle, calls = sorted(trials)[1], round(3.0 / call_s)
+    ends = 0.97 * min(trials), 1.03 * max(trials)
+    return EnergyReading("package", middle, "", *ends, 3.0, calls, 10.0, 10.1, trials)
 
 
 def write_table(path: Path, rows: int) -> None:
     """An operator table of matrix products and softmaxes, with the times and energies that a profile predicts, disturbed."""
     rng = random.Random(0)
     listed: list[Mapping[str, object]] = []
-    for number, (m, n, k) in enumerate(itertools.islice(_sizes(rows), rows)):
+    # From a launch to milliseconds: what takes as long as its launch tells a fit nothing.
+    for number, sizes in enumerate(itertools.islice(_sizes(rows), rows)):
+        m, n, k = (round(8 * 1.25 ** (extent // 8)) for extent in sizes)
         products: Mapping[str, object] = {"op": "linear", "b": 1, "m": m, "n": n, "k": k}
         listed.append(products if number % 4 else {"op": "softmax", "rows": m * 8, "cols": n})
     columns = ("op", "b", "m", "n", "k", "rows", "cols", "latency_s")
@@ -197,23 +227,22 @@ def _shmoo(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def _spent(command: Sequence[str], home: Path) -> Spent:
-    with tempfile.TemporaryFile() as said:
-        environment = {**os.environ, "SHMOO_HOME": str(home), "SHMOO_CACHE_DIR": str(home / "cache")}
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode not in DECIDED:
-            said.seek(0)
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=said.read().decode(errors="replace"))
-    return Spent(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024.0)
+    environment = {**os.environ, "SHMOO_HOME": str(home), "SHMOO_CACHE_DIR": str(home / "cache")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    metered = (sys.executable, "-I", "-S", "-c", METER, *command)
+    done = subprocess.run(metered, env=environment, capture_output=True, text=True, errors="replace", check=True)
+    code, seconds, nbytes = done.stdout.split()
+    if int(code) not in DECIDED:
+        raise subprocess.CalledProcessError(int(code), command, stderr=done.stderr)
+    return Spent(float(seconds), float(nbytes))
 
 
-def show_waits(sizes: Sizes) -> bool:
-    """Measure and print all of them; whether every bound held."""
+def show_waits(sizes: Sizes, only: str = "") -> bool:
+    """Measure and print those whose name holds a text; whether every bound held."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, sizes)
-        measured = list(measure(waits(folder, sizes), folder / "home"))
+        measured = list(measure([wait for wait in waits(folder, sizes) if only in wait.name], folder / "home"))
     lines = [
         [
             waited.wait.name,

@@ -99,7 +99,13 @@ class GpuThreadBlocks:
         return TENSOR_KERNELS.get(self.tensor_library or self.library or "", TENSOR_KERNELS["ampere"])
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        """The fastest of the tiles and splits by a proxy: whole rounds at the tile's efficiency, and partial sums through L2."""
+        """The fastest of the tiles and splits by a proxy: whole rounds at the tile's efficiency, and partial sums through L2.
+        Kernels that are alike, as those of equal layers are, take the same."""
+        rows, kind = table.kinds()
+        shape = self._choose(table.take(rows), profile)
+        return TileShape(*(np.take(getattr(shape, axis), kind, axis=-1) for axis in "mnk"))
+
+    def _choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         chosen, places = [], []
         tensor = on_tensor_cores(table, profile)
         work = self._work(table, tensor)

@@ -12,8 +12,6 @@ DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
@@ -70,9 +68,9 @@ def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> tuple[F
     """(K,) reads that one thread does one after the other, over all rounds of blocks, and rounds that end with a reduction of a
     block; 0 for loops that stream."""
     multiprocessors = profile.value("count.sms")
-    rows = np.isin(table.op, _codes(_ROWS)) & (np.mod(table.n, _VECTOR) > 0)
-    rows = rows | np.isin(table.op, _codes(_GROUPS))
-    planes = np.isin(table.op, _codes(_PLANES))
+    rows = table.is_op(*_ROWS) & (np.mod(table.n, _VECTOR) > 0)
+    rows = rows | table.is_op(*_GROUPS)
+    planes = table.is_op(*_PLANES)
     rounds = np.where(rows, np.ceil(table.m / (multiprocessors * RESIDENT_THREADS / ROW_THREADS)), 0.0)
     along_rows = np.ceil(table.n / ROW_THREADS) * rounds
     through_channels = table.images * np.ceil(table.m / table.images / (multiprocessors * RESIDENT_THREADS))
@@ -81,11 +79,7 @@ def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> tuple[F
 
 def index_bytes(table: KernelTable) -> Floats:
     """(K,) bytes of the places of maxima, which eager PyTorch writes beside them whether they are used or not."""
-    return np.where(np.isin(table.op, _codes(_WITH_INDICES)), _INDEX_BYTES * table.batch * table.m, 0.0)
-
-
-def _codes(names: Sequence[str]) -> list[int]:
-    return [op_code(name) for name in names]
+    return np.where(table.is_op(*_WITH_INDICES), _INDEX_BYTES * table.batch * table.m, 0.0)
 
 
 def copies_of_words(table: KernelTable) -> Masks:
@@ -120,6 +114,6 @@ def _rows_of_words(table: KernelTable, extent: Floats) -> Masks:
 def kernels_a_step(table: KernelTable) -> Floats:
     """(K,) kernels that a library launches for each step of recurrent layers; 0 for other calls, and where one kernel keeps the
     weights and goes through all steps."""
-    recurrent = np.isin(table.op, _codes(RECURRENT))
+    recurrent = table.is_op(*RECURRENT)
     persistent = (element_bytes(table) >= 4.0) & (table.n <= PERSISTENT_UNITS)
     return np.where(recurrent & ~persistent, STEP_KERNELS, 0.0)

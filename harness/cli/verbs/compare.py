@@ -12,7 +12,7 @@ from shmoo.estimators.errors import unknown
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.analysis.compare import Comparison, Unpaired
+    from shmoo.runs.analysis.compare import CaseChange, Comparison, Unpaired
     from shmoo.runs.analysis.compare_verdict import Verdict
     from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
@@ -112,11 +112,9 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         import msgspec
 
         document = {"format": 1, "a": paths[0], "bases": paths[:-1], "b": paths[-1], "changed": comparison.changed}
-        found = msgspec.to_builtins(comparison)
-        for case in found["cases"]:
-            if case["energy"] is None:
-                case["energy_reason"] = "a run has no energy of this case"
-        document |= {"threshold": limit, "verdicts": msgspec.to_builtins(verdicts), **found}
+        document |= {"threshold": limit, "verdicts": verdicts, **msgspec.structs.asdict(comparison)}
+        # As plain types the cases of large runs take several times their memory.
+        document["cases"] = map(_case_record, comparison.cases)
         output.json_document(document | _unknown(comparison))
     else:
         _show(comparison, limit)
@@ -126,6 +124,12 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         raise click.exceptions.Exit(CHANGED)
     if "too noisy" in answers:
         raise click.exceptions.Exit(TOO_NOISY)
+
+
+def _case_record(case: CaseChange) -> dict[str, object]:
+    import msgspec
+
+    return msgspec.structs.asdict(case) | ({} if case.energy else {"energy_reason": "a run has no energy of this case"})
 
 
 def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:

@@ -57,7 +57,7 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     first = None if found.first_different is None else found.runs[found.first_different]
     if as_json:
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
-        output.json_document({**head, **msgspec.to_builtins(found)})
+        output.json_document({**head, **msgspec.structs.asdict(found)})
         return
     every = [*([] if found.suite is None else [found.suite]), *found.series]
     changes = [(series, change) for series in every for change in series.changes]

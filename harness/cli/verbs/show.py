@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,32 +40,32 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
     """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
     behind it, and whether it can be used."""
     opened = output.open_run(run)
-    records = [row_record(row) for row in opened.rows]
-    if operators:
-        for row, record in zip(opened.rows, records, strict=True):
-            record["operators"] = operator_records(opened, row)
+    alone = [operator_records(opened, row) for row in opened.rows] if operators else []
     if csv_path:
-        output.write_csv(csv_path, [{k: v for k, v in record.items() if k != "operators"} for record in records], "rows")
+        output.write_csv(csv_path, map(row_record, opened.rows), "rows")
     if as_json:
         import msgspec
 
+        records = map(row_record, opened.rows)
         output.json_document(
             {
                 "format": 1,
                 "run": run,
                 "manifest": msgspec.to_builtins(opened.manifest),
-                "rows": records,
+                # Records of a large run take as much memory as the run.
+                "rows": (r | {"operators": o} for r, o in zip(records, alone, strict=True)) if operators else records,
                 "problems": opened.problems,
             }
         )
         return
-    show_rows(opened.rows, records, view, every_reason=reasons)
-    for record in records:
-        if record.get("operators"):
-            show_operators(record)
-    count = {status: sum(r["status"] == status for r in records) for status in ("ok", "noisy", "suspect", "failed")}
+    show_rows(opened.rows, view, every_reason=reasons)
+    for row, timed in zip(opened.rows, alone, strict=False):
+        if timed:
+            show_operators(row, timed)
+    count = Counter(row.status for row in opened.rows)
     skipped = len(opened.skipped)
-    output.message(", ".join(f"{n} {status}" for status, n in count.items()) + (f", {skipped} not reached" if skipped else ""))
+    told = ", ".join(f"{count[status]} {status}" for status in ("ok", "noisy", "suspect", "failed"))
+    output.message(told + (f", {skipped} not reached" if skipped else ""))
 
 
 def row_record(row: Measurement) -> Record:
@@ -122,46 +123,47 @@ def _why_not_alone(row: Measurement) -> str:
     return f"fewer than {QUIET_BLOCKS} blocks of two visits met a quiet machine"
 
 
-def show_rows(rows: Sequence[Measurement], records: Sequence[Record], view: View, *, every_reason: bool) -> None:
+def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) -> None:
     """Table for people, with the reasons of rows that cannot be used (or of all) under them. On a terminal labels of cases are
     shortened so that a row takes one line where it can."""
-    from shmoo.estimators.units import percent, si
+    from shmoo.estimators.units import percent
 
-    sums = any(r.get("operators_s") is not None for r in records)
-    shared, settings = _settings(records)
+    sums = any(row.operators_s is not None for row in rows)
+    shared, settings = _settings([row.case for row in rows])
     differ = any(settings)
     lines: list[list[str | Cell]] = []
-    for record, setting in zip(records, settings, strict=True):
-        latency, error, alone = record["latency_s"], record["relative_se"], record["alone_s"]
-        line = [
+    for row, setting in zip(rows, settings, strict=True):
+        samples = len(row.timing.samples_s) if row.timing else 0
+        latency, alone = (row.latency, row.alone) if samples else (None, None)
+        line: list[str | Cell] = [
             *([setting] if differ else []),
-            record["status"],
-            Cell("" if latency is None else si(latency, "s"), latency),
-            Cell("" if error is None else percent(error), error),
-            Cell("" if alone is None else si(alone, "s"), alone),
-            str(record["visits"]),
-            str(record["samples"]),
+            row.status,
+            Cell("", None) if latency is None else output.quantity(latency.value_s, "s"),
+            Cell("", None) if latency is None else Cell(percent(latency.relative_se), latency.relative_se),
+            Cell("", None) if alone is None else output.quantity(alone.value_s, "s"),
+            str(len(row.visits)),
+            str(samples),
         ]
         if sums:
-            ratio = record["operators_s"] / latency if latency and record.get("operators_s") is not None else None
+            ratio = row.operators_s / latency.value_s if latency and row.operators_s is not None else None
             line.append(Cell("" if ratio is None else f"{ratio:.2f}", ratio))
         lines.append(line)
     headers = [*(["setting"] if differ else []), "status", "time", "± std. error", "alone", "visits", "samples"]
     headers += ["operators alone / whole"] if sums else []
     terminal = output.terminal_columns()
     room = None if terminal is None or view.wide else max(room_beside(headers, lines, terminal), LABEL)
-    body = [[label, *line] for label, line in zip(_labels([row.case for row in rows], room), lines, strict=True)]
+    body = ([label, *line] for label, line in zip(_labels([row.case for row in rows], room), lines, strict=True))
     reasons = [row.why if every_reason or not row.timed else "" for row in rows]
     left = 3 if differ else 2
     output.table(["case", *headers], body, title=shared, left=left, drop=("samples", "visits"), under=reasons, view=view)
 
 
-def _settings(records: Sequence[Record]) -> tuple[str, list[str]]:
-    """What the settings of all rows have in common, and what each has beside it."""
+def _settings(cases: Sequence[CaseSpec]) -> tuple[str, list[str]]:
+    """What the settings of all cases have in common, and what each has beside it."""
     names = ("dtype", "runtime", "device", "cache_state")
-    common = [name for name in names if len({record[name] for record in records}) == 1]
-    shared = " ".join(str(records[0][name]) for name in common) if records else ""
-    return shared, [" ".join(str(record[name]) for name in names if name not in common) for record in records]
+    common = [name for name in names if len({getattr(case, name) for case in cases}) == 1]
+    shared = " ".join(getattr(cases[0], name) for name in common) if cases else ""
+    return shared, [" ".join(getattr(case, name) for name in names if name not in common) for case in cases]
 
 
 def _labels(cases: Sequence[CaseSpec], room: int | None) -> list[str]:
@@ -204,11 +206,11 @@ def operator_records(run: Run, row: Measurement) -> list[Record]:
     return sorted(records, key=lambda record: -(record["total_s"] or 0.0))
 
 
-def show_operators(record: Record) -> None:
+def show_operators(row: Measurement, records: Sequence[Record]) -> None:
     """Table for people of one network's operators, and what their sum is beside the network."""
     from shmoo.estimators.units import percent, si
 
-    total, whole = record["operators_s"], record["latency_s"]
+    total, whole = row.operators_s, row.latency.value_s if row.timing and row.timing.samples_s else None
     lines = [
         [
             r["op"].removeprefix("aten."),
@@ -219,11 +221,11 @@ def show_operators(record: Record) -> None:
             si(r["total_s"], "s"),
             percent(r["total_s"] / whole) if r["total_s"] is not None and whole else "",
         ]
-        for r in record["operators"]
+        for r in records
     ]
-    title = f"operators of {record['workload']} alone, first of the modules that call each"
+    title = f"operators of {row.case.workload} alone, first of the modules that call each"
     headers = ["operator", "operands", "module", "calls", "time", "together", "of whole"]
-    output.table(headers, lines, title=title, left=3, under=[r["reason"] for r in record["operators"]])
+    output.table(headers, lines, title=title, left=3, under=[r["reason"] for r in records])
     if total is not None and whole:
         output.result(
             f"sum of operators alone {si(total, 's')}, the network as a whole {si(whole, 's')}: {total / whole:.2f} of it"

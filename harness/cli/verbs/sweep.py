@@ -133,8 +133,12 @@ def sweep(
     blocks = [block for group in groups for block in group]
     if csv_path:
         output.write_columns(csv_path, blocks)
-    every = bool(as_json or plot_path or largest_on_chip or view.sort or view.top is not None)
-    rows = [row for block in blocks for row in rows_of(block)] if every else _worth_showing(blocks)
+    everything = itertools.chain.from_iterable(map(rows_of, blocks))
+    if as_json and not plot_path:
+        output.json_document(everything)
+        return
+    listed = bool(plot_path or largest_on_chip or view.sort or view.top is not None)
+    rows = list(everything) if listed else _worth_showing(blocks)
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 

@@ -6,8 +6,10 @@ import pytest
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.pipeline import DRAWS, intervals_of, limits, price
+from shmoo.estimators.predict.twins import Twins, find_twins
 from shmoo.estimators.table import KernelTable
 from tests.build import GraphBuilder, kernel_table
 
@@ -92,3 +94,46 @@ def test_ends_of_intervals_are_quantiles_of_the_draws():
     assert np.array_equal(low, np.minimum(five, values))
     assert np.array_equal(high, np.maximum(most, values))
     assert limits(np.full((3, 4), 1e9), drawn)[1].tolist() == np.full((3, 4), 1e9).tolist()
+
+
+@pytest.mark.parametrize("name", ["cpu_server_generic", "cpu_i7_12700k", "gpu_h100", "gpu_t4", "tpu_v4", "kpu_t256"])
+def test_equal_layers_are_priced_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kinds of kernels with their number give the times, energies and draws of all kernels, each in its place."""
+    b = GraphBuilder()
+    value = b.tensor((64, 256))
+    for _ in range(12):
+        value = b.relu(b.linear(b.linear(value, 1024), 256))
+    layers = b.graph(value)
+    director = AnalysisDirector(load_profile(name))
+    runtime, family = director.profile.default_runtime, director.profile.family
+    table = KernelTable.concat([kernel_table(layers, fuse(layers, runtime, family)), two_models()])
+    twins = find_twins(table, director.tile(table))
+    assert len(twins.table) < len(table) / 2
+    assert twins.table.counts.tolist() == table.counts.tolist()
+    once = director.price(table, runtime, seed=0)
+    monkeypatch.setattr(pipeline, "find_twins", lambda table, tiling: Twins(np.arange(len(table)), table, tiling))
+    each = director.price(table, runtime, seed=0)
+    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j", "drawn_device_s"):
+        assert getattr(once, field) == pytest.approx(getattr(each, field), rel=1e-12), field
+    for field in ("compute_s", "memory_s", "launch_s", "device_s", "latency_s", "dynamic_j"):
+        assert getattr(once.prediction, field) == pytest.approx(getattr(each.prediction, field), rel=1e-12), field
+    assert once.correction.spread.tolist() == each.correction.spread.tolist()
+
+
+def test_kernels_above_a_power_cap_are_held_whatever_stands_beside_them() -> None:
+    """In a table of single kernels only those above the cap are brought to a lower clock; beside a model all are looked at."""
+    director, model = AnalysisDirector(load_profile("gpu_t4")), two_models()
+    lone = []
+    for size in (64, 4096, 128, 8192):
+        b = GraphBuilder()
+        product = b.graph(b.linear(b.tensor((size, size)), size))
+        lone.append(kernel_table(product, fuse(product)))
+    single, mixed = KernelTable.concat(lone), KernelTable.concat([*lone, model])
+    alone, beside = (director.price(table.in_campaign(), "eager", seed=0) for table in (single, mixed))
+    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j"):
+        assert getattr(alone, field) == pytest.approx(getattr(beside, field)[..., :4], rel=1e-9), field
+    power = alone.energy_j / alone.latency_s
+    own = Coefficients(director.profile)
+    cap = own.value("throttle.cap") * own.value("power.tdp")
+    assert power[1] == pytest.approx(cap, rel=0.02)
+    assert power[0] < 0.9 * cap

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,27 @@ def test_a_reduction_of_half_a_million_is_split_into_many_parts():
     parts = {k: np.ceil(k / strategy.choose(linear(8, 1024, k), profile).k[0]) for k in (16384, 500_000)}
     assert parts[16384] <= 4
     assert parts[500_000] >= 8
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("gpu_t4", None), ("gpu_h100", "tf32")])
+def test_equal_kernels_are_cut_once_and_alike(name: str, dtype: str | None) -> None:
+    """Tiles of a table are those of each kernel by itself, whichever others stand beside it."""
+    table = KernelTable.concat(
+        [linear(64, 256, 512), bmm(4, 64, 64, 32), linear(64, 256, 512), conv(1, 64, 28, 64), bmm(4, 64, 64, 32)]
+    )
+    table = table if dtype is None else table.computed_in(dtype)
+    rows, kind = table.kinds()
+    assert (rows.tolist(), kind.tolist()) == ([0, 1, 3], [0, 1, 0, 2, 1])
+    profile = load_profile(name)
+    strategy = strategy_for(profile)
+    together = strategy.choose(table, profile)
+    alone = [strategy.choose(table.take(np.array([row])), profile) for row in range(len(table))]
+    for axis in "mnk":
+        assert getattr(together, axis).tolist() == [float(getattr(shape, axis)[0]) for shape in alone]
+
+
+def test_kernels_whose_operands_lie_elsewhere_are_no_kind() -> None:
+    """The same product finds its operands at other distances."""
+    table = KernelTable.concat([linear(64, 256, 512), linear(64, 256, 512)])
+    further = replace(table, access_distance=table.access_distance + 1e6 * (table.access_kernel == 1))
+    assert [len(some.kinds()[0]) for some in (table, further)] == [1, 2]

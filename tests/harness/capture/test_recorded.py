@@ -113,11 +113,46 @@ def test_a_workload_is_recorded_first() -> None:
     assert capture_workload(find_workload("mlp")).method == "record"
 
 
+def _printed(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_capturing_imports_neither_export_nor_sympy_at_once() -> None:
-    """What a capture that is recorded does without; torch's own shape functions import Dynamo when they first run."""
+    """What a capture that is recorded does without; torch's own shape functions import sympy when they first run."""
     code = "import sys, shmoo.harness.models.model_graphs; print([n for n in ('sympy', 'torch._dynamo') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert _printed(code) == "[]"
+
+
+def test_dynamo_is_put_off_and_works_afterwards() -> None:
+    """Networks of torchvision and our own are captured without it; then it compiles, and shape functions are its own again."""
+    code = (
+        "import sys, torch\n"
+        "from shmoo.harness.models.model_graphs import model_graphs\n"
+        "methods = [model_graphs(name).note for name in ('mlp', 'resnet18')]\n"
+        "print(methods, [name for name in sys.modules if name.startswith('torch._dynamo')], '_dynamo' in vars(torch))\n"
+        "compiled = torch.compile(lambda x: torch.relu(x) + 1, backend='eager')\n"
+        "print(compiled(torch.ones(2)).tolist(), torch.relu(torch.empty(3, device='meta')).shape[0])\n"
+        "print(torch._dynamo.disable is sys.modules['torch._dynamo'].disable, hasattr(torch._dynamo, 'optimize'))\n"
+    )
+    pytest.importorskip("torchvision")
+    assert _printed(code).splitlines() == ["['', ''] [] False", "[2.0, 2.0] 3", "True True"]
+
+
+def test_a_stand_in_gives_way_to_whoever_uses_it() -> None:
+    """Names, parts and functions of Dynamo are the real ones, also while it is put off."""
+    code = (
+        "import sys, torch\n"
+        "from shmoo.harness.capture.fx.dynamo import dynamo_put_off\n"
+        "with dynamo_put_off():\n"
+        "    import torch._dynamo\n"
+        "    stand_in = torch._dynamo\n"
+        "    torch.relu(torch.empty(3, device='meta'))\n"
+        "    from torch._dynamo import config\n"
+        "    from torch._dynamo.utils import is_compile_supported\n"
+        "    print(config.__name__, is_compile_supported('cpu'))\n"
+        "print(stand_in.disable is torch._dynamo.disable, torch._dynamo is not stand_in)\n"
+    )
+    assert _printed(code).splitlines() == ["torch._dynamo.config True", "True True"]
 
 
 @pytest.mark.parametrize("name", ["linear", "conv", "embedding", "layer_norm", "batch_norm"])

@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from shmoo.estimators.graph.records import Interval
+from shmoo.harness.cli import output
 from tests.cli_runner import shmoo
 from tests.harness.cli.test_cli import write_run
 
@@ -55,3 +58,34 @@ def test_what_is_not_known_has_its_reason(command: list[str]) -> None:
     assert result.exit_code in (0, 1, 4), result.output
     document = json.loads(result.stdout, parse_constant=pytest.fail)
     assert list(unexplained(document)) == []
+
+
+class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record with a field that is left out and a name that is not plain ASCII."""
+
+    name: str
+    parts: tuple[Interval, ...] = ()
+    note: str = ""
+
+
+NOTED = (Noted('a\n"b" \u00b5 \U0001f600', (Interval(1.0, 0.5, 2.0),)), Noted("half \udc80 of a pair"))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {},
+        "text",
+        [[], {}, None, True, -0.0, 1e300, 12345678901234567890],
+        {"empty": [], "none": {}, "nested": {"list": [1, [2, [3]]], "deep": {"a": {}}}, "tuple": (1, (2, 3)), "\u00b5": "\u00b5"},
+        [{"row": i, "inner": [i, {"i": i}]} for i in range(2 * output.PART + 1)],
+        {"format": 1, "rows": [{"row": i, "inner": [i]} for i in range(output.PART)], "after": 2},
+        {"rows": NOTED, "first": NOTED[0], "names": {"half \udc80": 1}},
+    ],
+)
+def test_a_document_in_parts_is_the_document_in_one(document: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lists of any length, records and texts of any kind, byte for byte."""
+    whole = json.dumps(msgspec.to_builtins(document), allow_nan=False).replace(r" \udc80", r" \\udc80")
+    output.json_document(document)
+    assert capsys.readouterr().out == msgspec.json.format(whole, indent=1) + "\n"

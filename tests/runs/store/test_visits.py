@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.errors import FormatError, NothingMeasuredError
-from shmoo.runs.store.records import CaseSpec, EnergyReading, Measurement, OperatorTime, Reason, Timing
+from shmoo.runs.store.records import CaseSpec, ChildTime, EnergyReading, Measurement, OperatorTime, Reason, Timing
 from shmoo.runs.store.statistics import UNKNOWN, Z, latency, latency_alone, normal_deviation, visit_deviations
 from shmoo.runs.store.store import Run
 from shmoo.runs.store.visits import NOISY, decode_row, merge_visits
@@ -353,3 +353,27 @@ def test_a_lone_visit_beside_others_is_judged_by_what_visits_spread_by() -> None
 def test_a_standard_error_above_the_limit_does_not_look_like_it(factor: float, said: str) -> None:
     """ln(1.1055) / 2 is 5.01 %, and 5 % over a limit of 5 % would say nothing."""
     assert f"standard error {said}" in merged(visit(0, 1.0), visit(1, factor)).why
+
+
+LONE = Measurement(
+    CaseSpec("linear", "operator", {"m": 8}),
+    "noisy",
+    (Reason("steal", "0.2"), Reason("not captured"), Reason("steal", "0.2")),
+    ("0123456789abcdef",),
+    Timing((1.0, 1.1, 1.2), block_calls=3, warmup_calls=2, stop_reason="plateau", first_call_s=2.0),
+    (ChildTime(0, "aten.linear", 1.0, "profiler"),),
+    (EnergyReading("package", 2.0, low_j=1.9, high_j=2.1, trials_j=(2.0,)), EnergyReading("dram", reason="no counter")),
+    peak_memory_bytes=64.0,
+    operators=(OperatorTime("aten.linear", (0,), 1.0),),
+)
+
+
+@pytest.mark.parametrize("changed", [{}, {"energy": ()}, {"reasons": ()}, {"energy": LONE.energy[:1] * 2}])
+def test_a_lone_line_is_its_row(changed: dict[str, object]) -> None:
+    """As beside a line that cannot be used, but for the remark on that: with its one visit, and each reason once."""
+    line = msgspec.structs.replace(LONE, **changed)
+    (row,) = merge_visits([line])
+    (beside,) = merge_visits([line, msgspec.structs.replace(line, status="failed", reasons=(Reason("error"),), visit=1)])
+    remarks = tuple(reason for reason in beside.reasons if reason.code != "visits left out")
+    assert row == msgspec.structs.replace(beside, reasons=remarks)
+    assert row.visits == (line.timing,)
