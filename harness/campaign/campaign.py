@@ -193,14 +193,14 @@ def _visit_all(
         if row.timing is not None and (before := compiled.pop(case.identity, None)) is not None:
             timing = msgspec.structs.replace(row.timing, first_call_s=before.first_call_s, compile_s=before.compile_s)
             row = msgspec.structs.replace(row, timing=timing)
-        with _storing(writer):
+        with storing(writer):
             writer.append(row, graphs)
         taken = clock() - begin - spent
         details_s += taken if details else 0.0
         schedule.add(row, taken)
     spent = clock() - begin
     reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"
-    with _storing(writer):
+    with storing(writer):
         writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
     schedule.judge()
     report(_standing(schedule, "done", spent, spent))
@@ -240,7 +240,8 @@ def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None
 
 
 @contextmanager
-def _storing(writer: RunWriter) -> Iterator[None]:
+def storing(writer: RunWriter) -> Iterator[None]:
+    """`StorageError` with the remedy where the system refuses what is written into a run."""
     try:
         yield
     except OSError as error:

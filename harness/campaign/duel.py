@@ -28,7 +28,7 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress
-from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_campaign, storing
 from shmoo.harness.campaign.sides import Description, Side
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
@@ -95,7 +95,8 @@ class Duet:
             row, graphs = self._sides[role].measure(case, visit, details)
             visited[role] = msgspec.structs.replace(row, process=self._process), graphs
         if NEW in visited:
-            self._rows.append(*visited[NEW])
+            with storing(self._rows):
+                self._rows.append(*visited[NEW])
             if visited[NEW][0].status == "failed":
                 self._failed.add(case.identity)
         return visited[BASE]
