@@ -151,12 +151,17 @@ class Schedule:
         return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
 
     def uncompiled(self, case: CaseSpec) -> list[CaseSpec]:
-        """Where the case that comes next is to be compiled: all cases of this round that are, itself first. What waits until the
-        others have all that they need is compiled visit by visit."""
+        """Where the case that comes next is to be compiled for the CPU: all cases of this round that are, itself first. What
+        waits until the others have all they need is compiled visit by visit, and for a card by its compiler's own processes."""
         first = self._cases[case.identity]
         if not first.to_compile or self._last_resort:
             return []
-        return [each.spec for each in (first, *self._round) if each.to_compile and not each.given_up]
+        waiting = [each for each in (first, *self._round) if each.to_compile and not each.given_up]
+        return [each.spec for each in waiting if each.spec.device == "cpu"]
+
+    def put_back(self, case: CaseSpec) -> None:
+        """Let a case come next once more, or wait."""
+        self._round.appendleft(self._cases[case.identity])
 
     def compiling_left_s(self) -> float:
         """Time that compiling may still take."""
