@@ -114,7 +114,8 @@ def characterize(
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
     check_device(device, machine)
-    profile_path(name or (LOCAL if device == "cpu" else LOCAL_GPU), force)  # refuses a name before anything is measured
+    name = name or (LOCAL if device == "cpu" else LOCAL_GPU)
+    profile_path(name, force)  # refuses a name before anything is measured
     if not as_json:
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
@@ -124,7 +125,7 @@ def characterize(
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
     with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
-        profile, unfitted = calibrated(run, device, name or (LOCAL if device == "cpu" else LOCAL_GPU), seed, force, hurry)
+        profile, unfitted = calibrated(run, device, name, seed, force, hurry)
         unkept = _unkept(lambda: keep(profile, run, force))
         with Display() as display:
             display(Standing("reporting", now=f"estimating the networks on {profile.name}, {', '.join(TARGETS)}"))
@@ -226,20 +227,17 @@ def measure_all(
     from shmoo.harness.cli.verbs.measure import shown
     from shmoo.runs.store.store import MANIFEST, Run
 
-    again = [case for case in planned.compiled if case.kind == "network"]
-    parts = [case for case in planned.compiled if case.kind != "network"]
+    # Single operators compile fastest and networks slowest.
+    compiled = sorted(planned.compiled, key=lambda case: ("operator", "synthetic", "network").index(case.kind))
+    again = dict.fromkeys(case.workload for case in compiled if case.kind == "network")
+    parts = sum(case.kind != "network" for case in compiled)
     output.message(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
-        + (f"; in Inductor too: {len(parts)} of these and {_names(again)}" if planned.compiled else "")
+        + (f"; in Inductor too: {parts} of these and {', '.join(again)}" if compiled else "")
     )
     deadline = begin + reserve.budget_s - reserve.finishing_s
-    # Single operators compile fastest and networks slowest.
-    slow = ("operator", "synthetic", "network")
-    cases = [
-        *in_order((*planned.calibration, *planned.networks)),
-        *sorted((*parts, *again), key=lambda case: slow.index(case.kind)),
-    ]
-    interrupted = stopped = ""
+    cases = [*in_order((*planned.calibration, *planned.networks)), *compiled]
+    weak, interrupted = "", False
     try:
         with shown(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
             measure_cases(
@@ -257,18 +255,18 @@ def measure_all(
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
-        interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on"
+        weak, interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on", True
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
     except StorageError as error:
         if not Run.open(out).rows:
             raise
-        stopped = f"{error}: `{resumed(out)}`"
+        weak = f"{error}: `{resumed(out)}`"
         output.message("the disk is full: calibrating and reporting what there is")
     run = Run.open(out)
     for row in run.rows:
         if row.status == "failed":
             output.message(f"failed: {row.case.label}: {row.why}")
-    return run, interrupted or stopped or weakness(run, len(cases), resumed(out)), bool(interrupted)
+    return run, weak or weakness(run, len(cases), resumed(out)), interrupted
 
 
 def weakness(run: Run, planned: int, resumed: str) -> str:
@@ -289,8 +287,12 @@ def _full_fit(run: Run, name: str) -> str:
     return shlex.join(["shmoo", "calibrate", str(run.path), "--name", name, "--force"])
 
 
-def _names(cases: Sequence[CaseSpec]) -> str:
-    return ", ".join(dict.fromkeys(case.workload for case in cases))
+def _free(path: Path) -> Path:
+    """The path, or the first of NAME-2, NAME-3, ... beside it that nothing has."""
+    numbered, number = path, 2
+    while numbered.exists():
+        numbered, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return numbered
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
@@ -304,10 +306,9 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
 
-    target, count = profile_path(name, force), 2
-    while target.exists() and not force:
-        target, count = profile_path(f"{name}-{count}", force), count + 1
-    unfitted = ""
+    target, unfitted = profile_path(name, force), ""
+    if not force:
+        target = _free(target)
     try:
         made = fit((run.path,), None, target.stem, seed, hurry=hurry)
         profile = made.profile
@@ -329,10 +330,8 @@ def keep(profile: ArchitectureProfile, run: Run, force: bool) -> None:
     from shmoo.harness.cli.verbs.calibrate import profile_path
     from shmoo.runs.store.files import replace_file
 
-    data, beside, count = profile.to_json(), run.path / "profile.json", 2
-    while beside.exists():
-        beside, count = run.path / f"profile-{count}.json", count + 1
-    replace_file(beside, data)
+    data = profile.to_json()
+    replace_file(_free(run.path / "profile.json"), data)
     target = profile_path(profile.name, force)
     output.write(target, data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
