@@ -75,11 +75,6 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     lock_wait_s: float = 60.0
 
 
-def nothing_reserved() -> float:
-    """The whole budget is for visits."""
-    return 0.0
-
-
 def run_campaign(
     cases: Sequence[CaseSpec],
     out: str | Path,
@@ -94,7 +89,7 @@ def run_campaign(
     facts: Mapping[str, AxisValue | None] | None = None,
     versions: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
-    reserved_s: Callable[[], float] = nothing_reserved,
+    reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Path:
     """Measure `cases` into the run at `out`.
 

@@ -102,7 +102,8 @@ class Schedule:
         self._round: deque[_Case] = deque()
         self._compiling_s = 0.0
         self._compiling_at_most_s: float | None = None
-        self._last_resort = False
+        """Time for first visits to cases that are compiled: `None` before the first of them, and without limit when the others
+        have all that they need."""
         self.visits_in_all = 0
 
     def add(self, row: Measurement, seconds: float | None = None) -> None:
@@ -142,21 +143,20 @@ class Schedule:
                     return case.spec
             self._round.extend(self._next_round())
             if not self._round:
-                if self._last_resort:
+                if self._compiling_at_most_s == math.inf:
                     return None
-                # The others have all that they need: what waits comes now.
-                self._last_resort = True
+                # What waits comes now.
+                self._compiling_at_most_s = math.inf
 
     def _waits(self, case: _Case) -> bool:
         """Whether the case is still to be compiled when enough time went into that."""
-        limit = self._compiling_at_most_s
-        return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
+        return case.to_compile and self.compiling_left_s() < 0
 
     def uncompiled(self, case: CaseSpec) -> list[CaseSpec]:
         """Where the case that comes next is to be compiled for the CPU: all cases of this round that are, itself first. What
         waits until the others have all they need is compiled visit by visit, and for a card by its compiler's own processes."""
         first = self._cases[case.identity]
-        if not first.to_compile or self._last_resort:
+        if not first.to_compile or self._compiling_at_most_s == math.inf:
             return []
         waiting = [each for each in (first, *self._round) if each.to_compile and not each.given_up]
         return [each.spec for each in waiting if each.spec.device == "cpu"]
