@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, Measurement
 
 HELPER_BYTES = 3 << 30
@@ -27,26 +27,13 @@ ORDER = ("operator", "network", "synthetic")
 """Kinds of cases in the queue. Networks, which take longest and calibrate nothing, come last from either end."""
 
 
-class Preparer(Protocol):
-    """A process that builds and compiles cases: a `worker.Worker`, or a stand-in."""
-
-    def prepare(self, case: CaseSpec) -> Measurement:
-        """Build and compile a case; a row without samples that says how long that took, or why it failed."""
-
-    def interrupt(self) -> None:
-        """End what it does now, from another thread."""
-
-    def close(self) -> None:
-        """End it."""
-
-
 def helpers_for(cores: int, available_bytes: float) -> int:
     """How many processes can compile beside the worker on so many cores and with so much memory available."""
     return max(0, min(cores, MOST_PROCESSES, 1 + int(available_bytes / HELPER_BYTES)) - 1)
 
 
 def compile_ahead(
-    worker: Preparer, helpers: Sequence[Preparer], cases: Sequence[CaseSpec], enough: Callable[[int], bool]
+    worker: Worker, helpers: Sequence[Worker], cases: Sequence[CaseSpec], enough: Callable[[int], bool]
 ) -> list[Measurement]:
     """Prepare cases in all processes at once; helpers are closed at the end.
 
@@ -60,7 +47,7 @@ def compile_ahead(
     rows: list[Measurement] = []
     ended = threading.Event()
 
-    def work(process: Preparer, take: Callable[[], CaseSpec]) -> None:
+    def work(process: Worker, take: Callable[[], CaseSpec]) -> None:
         while not ended.is_set():
             try:
                 row = process.prepare(take())

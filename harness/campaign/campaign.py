@@ -30,19 +30,17 @@ from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.harness.machine.doctor import own_versions
 from shmoo.harness.machine.memory import available_bytes
 from shmoo.harness.measuring.timing import MeasureSettings
-from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, Measurement, RunManifest, Timing, utc_now
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, RunManifest, Timing, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 
 LOCK = "shmoo-measuring.lock"
-
-
 STAGE, COMPILING, WAITING = "measuring", "compiling", "machine in use"
 """Stages that a campaign reports: the second while it compiles ahead of first visits, the third while another campaign measures
 here."""
 CASES_A_HELPER = 4
 """Cases to compile for which it pays to start a further process."""
-Ahead = Callable[[Sequence[CaseSpec], Callable[[int], bool]], list[Measurement]]
-"""Compiles as many of the cases as it can until the second argument, given their number so far, says that it is enough."""
+Compilers = Callable[[int], list[Worker]]
+"""The processes that compile so many cases ahead: the worker, and helpers beside it; none where there is no room for a helper."""
 
 
 class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,11 +75,6 @@ class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     lock_wait_s: float = 60.0
 
 
-def nothing_reserved() -> float:
-    """The whole budget is for visits."""
-    return 0.0
-
-
 def run_campaign(
     cases: Sequence[CaseSpec],
     out: str | Path,
@@ -96,7 +89,7 @@ def run_campaign(
     facts: Mapping[str, AxisValue | None] | None = None,
     versions: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
-    reserved_s: Callable[[], float] = nothing_reserved,
+    reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Path:
     """Measure `cases` into the run at `out`.
 
@@ -126,18 +119,34 @@ def run_campaign(
     cases = tuple({case.identity: case for case in cases}.values())
     with ExitStack() as stack:
         stack.enter_context(_terminable())
-        begin = clock()
+        time_spent = _TimeSpent(settings.budget_s, reserved_s, clock)
         stack.enter_context(machine_lock(settings, lambda text: report(Standing(WAITING, now=text))))
         manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(cases, settings)
         for line in Run.open(path).lines:
             schedule.add(line)
-        ahead = None
+        compilers = None
         if measurer is None:
-            measurer, ahead = stack.enter_context(_measurer(settings, machine, isolate))
-        _visit_all(schedule, writer, measurer, ahead, settings, report, clock, reserved_s, begin)
+            measurer, compilers = stack.enter_context(_measurer(settings, machine, isolate))
+        _visit_all(schedule, writer, measurer, compilers, settings, time_spent, report)
     return path
+
+
+class _TimeSpent:
+    """The time of a campaign, from now on, and what is left of its budget."""
+
+    def __init__(self, budget_s: float | None, reserved_s: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._budget_s, self._reserved_s, self._clock = budget_s, reserved_s, clock
+        self._begin = clock()
+
+    def __call__(self) -> float:
+        """Seconds since the campaign began."""
+        return self._clock() - self._begin
+
+    def left_s(self) -> float | None:
+        """Seconds left for visits; `None` where they are not limited."""
+        return None if self._budget_s is None else self._budget_s - self._reserved_s() - self()
 
 
 def manifest_of(
@@ -162,70 +171,64 @@ def _visit_all(
     schedule: Schedule,
     writer: RunWriter,
     measurer: CaseMeasurer,
-    ahead: Ahead | None,
+    compilers: Compilers | None,
     settings: CampaignSettings,
+    time_spent: _TimeSpent,
     report: Progress,
-    clock: Callable[[], float],
-    reserved_s: Callable[[], float],
-    begin: float,
 ) -> None:
     details_s = 0.0
     compiled: dict[str, Timing] = {}
-
-    def budget_s() -> float | None:
-        return None if settings.budget_s is None else settings.budget_s - reserved_s()
-
-    def left_s() -> float | None:
-        return None if (budget := budget_s()) is None else budget - (clock() - begin)
-
-    while (case := schedule.next(left_s())) is not None:
-        if ahead is not None and (waiting := schedule.uncompiled(case)):
-            compiled, ahead = _compiled_ahead(ahead, waiting, schedule, report, clock), None
-        spent, budget = clock() - begin, budget_s()
-        if budget is not None and spent >= budget:
+    while (case := schedule.next(time_spent.left_s())) is not None:
+        if compilers is not None and (waiting := schedule.uncompiled(case)):
+            processes, compilers = compilers(len(waiting)), None
+            if processes:
+                compiled = _compiled_ahead(processes, waiting, schedule, time_spent, report)
+                schedule.put_back(case)  # where compiling took all of its time, a case that is not compiled has to wait
+                continue
+        left_s = time_spent.left_s()
+        if left_s is not None and left_s <= 0:
             break
-        report(_standing(schedule, case.label, spent, budget))
+        begin_s = time_spent()
+        report(_standing(schedule, case.label, begin_s, left_s))
         # Details take long; on the second visit they let the first visits of all cases come first.
-        number = schedule.number_of(case)
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
         details = schedule.visits_of(case) == min(1, settings.visits - 1) and affordable
-        row, graphs = measurer.measure(case, number, details)
+        row, graphs = measurer.measure(case, schedule.number_of(case), details)
         if row.timing is not None and (before := compiled.pop(case.identity, None)) is not None:
             timing = msgspec.structs.replace(row.timing, first_call_s=before.first_call_s, compile_s=before.compile_s)
             row = msgspec.structs.replace(row, timing=timing)
-        with _storing(writer):
+        with storing(writer):
             writer.append(row, graphs)
-        taken = clock() - begin - spent
-        details_s += taken if details else 0.0
-        schedule.add(row, taken)
-    spent = clock() - begin
+        taken_s = time_spent() - begin_s
+        details_s += taken_s if details else 0.0
+        schedule.add(row, taken_s)
     reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"
-    with _storing(writer):
+    with storing(writer):
         writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
     schedule.judge()
-    report(_standing(schedule, "done", spent, spent))
+    report(_standing(schedule, "done", time_spent(), 0.0))
 
 
 def _compiled_ahead(
-    ahead: Ahead, cases: Sequence[CaseSpec], schedule: Schedule, report: Progress, clock: Callable[[], float]
+    processes: Sequence[Worker], cases: Sequence[CaseSpec], schedule: Schedule, time_spent: _TimeSpent, report: Progress
 ) -> dict[str, Timing]:
     """Compile ahead for as long as first visits may take; how long each compilation took."""
-    begin, limit_s = clock(), schedule.compiling_left_s()
+    begin_s, limit_s = time_spent(), schedule.compiling_left_s()
 
     def enough(done: int) -> bool:
-        spent = clock() - begin
-        report(Standing(COMPILING, done, len(cases), spent_s=spent))
-        return spent >= limit_s
+        spent_s = time_spent() - begin_s
+        report(Standing(COMPILING, done, len(cases), spent_s=spent_s))
+        return spent_s >= limit_s
 
-    rows = ahead(cases, enough)
-    schedule.add_compiled((row.case for row in rows), clock() - begin)
+    rows = compile_ahead(processes[0], processes[1:], cases, enough)
+    schedule.add_compiled((row.case for row in rows), time_spent() - begin_s)
     return {row.case.identity: row.timing for row in rows if row.timing is not None}
 
 
-def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None) -> Standing:
-    left = schedule.left_s()
-    if budget_s is not None:
-        left = budget_s - spent if left is None else min(left, budget_s - spent)
+def _standing(schedule: Schedule, now: str, spent_s: float, left_s: float | None) -> Standing:
+    known_s = schedule.left_s()
+    if known_s is not None:
+        left_s = known_s if left_s is None else min(known_s, left_s)
     counts = schedule.counts()
     return Standing(
         STAGE,
@@ -234,13 +237,14 @@ def _standing(schedule: Schedule, now: str, spent: float, budget_s: float | None
         visits=schedule.visits_in_all,
         **counts,
         now=now,
-        left_s=None if left is None else max(left, 0.0),
-        spent_s=spent,
+        left_s=None if left_s is None else max(left_s, 0.0),
+        spent_s=spent_s,
     )
 
 
 @contextmanager
-def _storing(writer: RunWriter) -> Iterator[None]:
+def storing(writer: RunWriter) -> Iterator[None]:
+    """`StorageError` with the remedy where the system refuses what is written into a run."""
     try:
         yield
     except OSError as error:
@@ -251,8 +255,8 @@ def _storing(writer: RunWriter) -> Iterator[None]:
 
 
 @contextmanager
-def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> Iterator[tuple[CaseMeasurer, Ahead | None]]:
-    """What visits the cases, and what compiles ahead where that is done by processes."""
+def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> Iterator[tuple[CaseMeasurer, Compilers | None]]:
+    """What visits the cases, and, where that is a process, what compiles ahead."""
     measure = settings.measure
     if measure.threads is None:
         # Rows and fingerprint must mean the same number of threads.
@@ -262,17 +266,15 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
         yield Measurer(measure), None
         return
+
+    def compilers(cases: int) -> list[Worker]:
+        keeps_nothing = msgspec.json.encode(msgspec.structs.replace(measure, kept_share=0.0))
+        count = min(helpers_for(machine.cores_physical, available_bytes()), cases // CASES_A_HELPER)
+        helpers = [Worker(keeps_nothing, settings.case_timeout_s) for _ in range(count)]
+        return [worker, *helpers] if helpers else []
+
     with Worker(msgspec.json.encode(measure), settings.case_timeout_s) as worker:
-
-        def ahead(cases: Sequence[CaseSpec], enough: Callable[[int], bool]) -> list[Measurement]:
-            # A card's compiler has processes of its own.
-            on_cpu = [case for case in cases if case.device == "cpu"]
-            alone = msgspec.json.encode(msgspec.structs.replace(measure, kept_share=0.0))
-            count = min(helpers_for(machine.cores_physical, available_bytes()), len(on_cpu) // CASES_A_HELPER)
-            helpers = [Worker(alone, settings.case_timeout_s) for _ in range(count)]
-            return compile_ahead(worker, helpers, on_cpu, enough) if helpers else []
-
-        yield worker, ahead
+        yield worker, compilers
 
 
 @contextmanager
@@ -340,10 +342,7 @@ def _terminable() -> Iterator[None]:
 
 def _flat(settings: dict, prefix: str = "") -> dict[str, AxisValue | None]:
     """{"measure": {"threads": 2}} as {"measure.threads": 2}: what differs from the defaults, for the manifest."""
-    found: dict[str, AxisValue | None] = {}
+    flat: dict[str, AxisValue | None] = {}
     for name, value in settings.items():
-        if isinstance(value, dict):
-            found.update(_flat(value, f"{prefix}{name}."))
-        else:
-            found[prefix + name] = value
-    return found
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

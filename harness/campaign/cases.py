@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.harness.campaign.campaign import CampaignSettings, nothing_reserved, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.machine.doctor import commit_here
 from shmoo.harness.measuring.allocation import buffer_costs
@@ -124,7 +124,7 @@ def measure_cases(
     operators: bool = False,
     shuffle: bool = True,
     progress: Progress | None = None,
-    reserved_s: Callable[[], float] = nothing_reserved,
+    reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Run:
     """Measure cases into the run at `out`, and read it back.
 

@@ -28,7 +28,7 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress
-from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_campaign
+from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_campaign, storing
 from shmoo.harness.campaign.sides import Description, Side
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
@@ -95,7 +95,8 @@ class Duet:
             row, graphs = self._sides[role].measure(case, visit, details)
             visited[role] = msgspec.structs.replace(row, process=self._process), graphs
         if NEW in visited:
-            self._rows.append(*visited[NEW])
+            with storing(self._rows):
+                self._rows.append(*visited[NEW])
             if visited[NEW][0].status == "failed":
                 self._failed.add(case.identity)
         return visited[BASE]
@@ -128,10 +129,6 @@ def run_duel(
     """
     base, new = described
     token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
-    facts: list[dict[str, AxisValue | None]] = [
-        {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
-        for role, side in zip((BASE, NEW), sides, strict=True)
-    ]
     measure, begin = settings.measure, clock()
 
     def part_of(visit: int) -> int:
@@ -143,7 +140,7 @@ def run_duel(
     if measure.threads is None:
         measure = msgspec.structs.replace(measure, threads=base.machine.threads)
     with ExitStack() as stack:
-        manifest = manifest_of(settings, suite, new.machine, facts[1], new.versions)
+        manifest = manifest_of(settings, suite, new.machine, _facts(token, NEW, sides[1]), new.versions)
         rows = stack.enter_context(RunWriter(out / NEW, manifest, resume=resume))
         before = Run.open(out / NEW).lines if resume else ()
         if measurers is None:
@@ -159,44 +156,41 @@ def run_duel(
             resume=resume,
             progress=progress,
             measurer=Duet(*measurers, rows, part_of, settings.seed, before),
-            facts=facts[0],
+            facts=_facts(token, BASE, sides[0]),
             versions=base.versions,
             clock=clock,
         )
     return Run.open(out / BASE), Run.open(out / NEW)
 
 
-def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> str | None:
+def _facts(token: AxisValue | None, role: str, side: Side) -> dict[str, AxisValue | None]:
+    """What a run of a duel says of the duel and of its side."""
+    return {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
+
+
+def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> AxisValue | None:
     """What the runs of the duel at `out` share; `None` where none was begun.
 
     Raises:
         InputError: a side has another name, other code, or other software than it had.
     """
-    token: str | None = None
+    token: AxisValue | None = None
     for role, side, told in zip((BASE, NEW), sides, described, strict=True):
         if not (out / role / MANIFEST).exists():
             continue
         manifest = read_manifest(out / role)
-        was, now = dict(manifest.settings), {"duel.side": role, "duel.name": side.name, "commit": side.state or None}
-        changed = [f"{key} was {was.get(key)!r}, is {value!r}" for key, value in now.items() if was.get(key) != value]
-        versions = manifest.versions.keys() | told.versions.keys()
-        changed += [
-            f"{name} was {manifest.versions.get(name)!r}, is {told.versions.get(name)!r}"
-            for name in sorted(versions)
-            if manifest.versions.get(name) != told.versions.get(name)
-        ]
+        token = manifest.settings.get(DUEL)
+        facts = _facts(token, role, side)
+        was, now = {**manifest.settings, **manifest.versions}, {**facts, **told.versions}
+        names = (*facts, *sorted(manifest.versions.keys() | told.versions.keys()))
+        changed = [f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names if was.get(name) != now.get(name)]
         if changed:
             raise InputError(f"cannot resume {out}: {role} is another side ({'; '.join(changed)}); start anew with another --out")
-        token = str(was.get(DUEL))
     return token
 
 
 def is_duel(runs: Sequence[Run]) -> bool:
     """Whether these are the two runs of one duel, base first."""
-    settings = [run.manifest.settings for run in runs]
-    return (
-        len(settings) == 2
-        and settings[0].get(DUEL) is not None
-        and settings[0].get(DUEL) == settings[1].get(DUEL)
-        and [one.get("duel.side") for one in settings] == [BASE, NEW]
-    )
+    sides = [(run.manifest.settings.get(DUEL), run.manifest.settings.get("duel.side")) for run in runs]
+    token = sides[0][0] if sides else None
+    return token is not None and sides == [(token, BASE), (token, NEW)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -41,12 +41,15 @@ class _Case:
         self.lines: list[Measurement] = []
         """Its visits, without what a row's time and status do not depend on."""
         self.timings: list[Timing] = []
-        self.visits = self.failed = self.suspect = self.lost = 0
+        """Of its usable visits."""
+        self.count: Counter[str] = Counter()
+        """Visits by status, or "lost"."""
+        self.seconds: list[float] = []
+        """What its visits in this campaign took."""
         self.compiled = False
         """Whether that was done ahead of its first visit."""
         self.number = 0
         """Of the next visit."""
-        self.seconds: list[float] = []
         self.deviation: float | None = None
         self.error = float("inf")
         """Relative standard error; infinite before the first usable visit."""
@@ -55,8 +58,14 @@ class _Case:
         """Whether error and status rest on what all visits say, to any case."""
 
     @property
+    def visits(self) -> int:
+        """Visits that were not lost."""
+        return len(self.lines) - self.count["lost"]
+
+    @property
     def given_up(self) -> bool:
-        return self.failed >= FAILURES or self.lost >= LOST or (self.suspect >= USELESS and not self.timings)
+        useless = self.count["suspect"] >= USELESS and not self.timings
+        return self.count["failed"] >= FAILURES or self.count["lost"] >= LOST or useless
 
     @property
     def to_compile(self) -> bool:
@@ -66,12 +75,10 @@ class _Case:
     def look(self) -> None:
         """Find its standard error anew after another visit, from its own visits, and its status until it is judged."""
         if not self.timings:
-            self.status = "failed" if self.failed or self.lost else "suspect"
+            self.status = "failed" if self.count["failed"] or self.count["lost"] else "suspect"
             return
-        first = len(self.timings) == 1
-        own = latency([timing.samples_s for timing in self.timings], self.deviation).relative_se
-        self.error = min(self.error, own)
-        if first or not self.judged:
+        self.error = min(self.error, latency([timing.samples_s for timing in self.timings], self.deviation).relative_se)
+        if not self.judged:
             self.status = "ok" if self.error <= NOISY else "noisy"
 
 
@@ -87,17 +94,16 @@ class Schedule:
     def __init__(self, cases: Sequence[CaseSpec], settings: CampaignSettings) -> None:
         self.cases = tuple(cases)
         self._cases = {case.identity: _Case(case) for case in cases}
-        self._visits = settings.visits
+        self._settings = settings
         self._most = max(settings.most_visits, settings.visits)
         # Where every case is to have the same number of visits, as the sides of a duel, none runs ahead of the others.
-        self._balanced = self._most == self._visits
-        self._precision = settings.precision
+        self._balanced = self._most == settings.visits
         self._random = random.Random(settings.seed)
-        self._shuffle = settings.shuffle
         self._round: deque[_Case] = deque()
         self._compiling_s = 0.0
         self._compiling_at_most_s: float | None = None
-        self._last_resort = False
+        """Time for first visits to cases that are compiled: `None` before the first of them, and without limit when the others
+        have all that they need."""
         self.visits_in_all = 0
 
     def add(self, row: Measurement, seconds: float | None = None) -> None:
@@ -111,19 +117,16 @@ class Schedule:
         # A line may have been removed: no two visits have one number.
         case.number = max(case.number, row.visit) + 1
         case.lines.append(for_latency(row, case.spec))
-        if row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE:
-            case.lost += 1
-        else:
-            case.visits += 1
-            if seconds is not None:
-                case.seconds.append(seconds)
-            if row.timed and row.timing is not None:
-                case.timings.append(row.timing)
-            case.failed += row.status == "failed"
-            case.suspect += row.status == "suspect"
+        lost = row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE
+        case.count["lost" if lost else row.status] += 1
+        if row.timed and row.timing is not None:
+            case.timings.append(row.timing)
         case.look()
-        if seconds is not None and self.visits_in_all % JUDGED_EVERY == 0:
-            self.judge()
+        if seconds is not None:
+            if not lost:
+                case.seconds.append(seconds)
+            if self.visits_in_all % JUDGED_EVERY == 0:
+                self.judge()
 
     def next(self, left_s: float | None = None) -> CaseSpec | None:
         """The case to visit now; `None` when every case is known well enough or has been visited often enough.
@@ -140,23 +143,27 @@ class Schedule:
                     return case.spec
             self._round.extend(self._next_round())
             if not self._round:
-                if self._last_resort:
+                if self._compiling_at_most_s == math.inf:
                     return None
-                # The others have all that they need: what waits comes now.
-                self._last_resort = True
+                # What waits comes now.
+                self._compiling_at_most_s = math.inf
 
     def _waits(self, case: _Case) -> bool:
         """Whether the case is still to be compiled when enough time went into that."""
-        limit = self._compiling_at_most_s
-        return case.to_compile and not self._last_resort and limit is not None and self._compiling_s > limit
+        return case.to_compile and self.compiling_left_s() < 0
 
     def uncompiled(self, case: CaseSpec) -> list[CaseSpec]:
-        """Where the case that comes next is to be compiled: all cases of this round that are, itself first. What waits until the
-        others have all that they need is compiled visit by visit."""
+        """Where the case that comes next is to be compiled for the CPU: all cases of this round that are, itself first. What
+        waits until the others have all they need is compiled visit by visit, and for a card by its compiler's own processes."""
         first = self._cases[case.identity]
-        if not first.to_compile or self._last_resort:
+        if not first.to_compile or self._compiling_at_most_s == math.inf:
             return []
-        return [each.spec for each in (first, *self._round) if each.to_compile and not each.given_up]
+        waiting = [each for each in (first, *self._round) if each.to_compile and not each.given_up]
+        return [each.spec for each in waiting if each.spec.device == "cpu"]
+
+    def put_back(self, case: CaseSpec) -> None:
+        """Let a case come next once more, or wait."""
+        self._round.appendleft(self._cases[case.identity])
 
     def compiling_left_s(self) -> float:
         """Time that compiling may still take."""
@@ -177,25 +184,25 @@ class Schedule:
         """Find what all visits together say of each case, as readers of the run do."""
         for row in merge_visits(line for case in self._cases.values() for line in case.lines):
             case = self._cases[row.case.identity]
-            case.status, case.deviation, case.judged = row.status, row.visit_sd, True
+            case.status, case.deviation, case.judged = row.status, row.visit_sd, bool(case.timings)
             case.error = float("inf") if row.prevailing is None else row.prevailing.relative_se
 
     def _next_round(self) -> list[_Case]:
         alive = [case for case in self._cases.values() if not case.given_up and not self._waits(case)]
-        fewest = min((case.visits for case in alive), default=self._visits)
+        fewest = min((case.visits for case in alive), default=self._settings.visits)
         self.judge()
         if not fewest:
             first = [case for case in alive if not case.visits]
-            return self._shuffled(first) if self._shuffle else first
+            return self._shuffled(first) if self._settings.shuffle else first
         if self._balanced:
-            return self._shuffled([case for case in alive if case.visits == fewest < self._visits])
-        if fewest < self._visits:
+            return self._shuffled([case for case in alive if case.visits == fewest < self._settings.visits])
+        if fewest < self._settings.visits:
             hardly_known = [case for case in alive if case.error > HARDLY_KNOWN and case.visits < self._limit(case)]
             if hardly_known:
                 return self._shuffled(hardly_known)
             due = self._shuffled([case for case in alive if case.visits == fewest and case.spec.kind != "network"])
         else:
-            wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._precision]
+            wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._settings.precision]
             due = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
         networks = [case for case in alive if case.spec.kind == "network" and self._is_due(case, fewest)]
         return self._shuffled(due[: math.ceil(ROUND_SHARE * len(alive))] + networks)
@@ -208,9 +215,9 @@ class Schedule:
         """Whether a network is visited in the next round, the fewest visits to a case being so many."""
         if network.visits >= self._limit(network):
             return False
-        if fewest < self._visits:
+        if fewest < self._settings.visits:
             return network.error > NOISY or network.visits < 1 + NETWORK_SHARE * fewest
-        return network.error > self._precision
+        return network.error > self._settings.precision
 
     def _limit(self, case: _Case) -> int:
         """Visits after which a case is left as it is known."""
@@ -226,34 +233,35 @@ class Schedule:
 
     def unvisited(self) -> list[CaseSpec]:
         """Cases that no visit reached."""
-        return [case.spec for case in self._cases.values() if not case.visits and not case.lost]
+        return [case.spec for case in self._cases.values() if not case.lines]
 
     def counts(self) -> dict[Status, int]:
         """Visited cases by status."""
-        counted: Counter[Status] = Counter(case.status for case in self._cases.values() if case.visits or case.lost)
+        counted: Counter[Status] = Counter(case.status for case in self._cases.values() if case.lines)
         return {status: counted[status] for status in ("ok", "noisy", "suspect", "failed")}
 
     def left_s(self) -> float | None:
         """Seconds until every case is known well enough or was visited often enough, going by the visits so far to cases of the
         same kind and runtime; `None` before the first visit."""
-        taken: dict[tuple[str, str, bool], list[float]] = {}
+        taken: defaultdict[tuple[str, str, bool], list[float]] = defaultdict(list)
         for case in self._cases.values():
             for number, seconds in enumerate(case.seconds):
-                taken.setdefault((case.spec.kind, case.spec.runtime, number == 0), []).append(seconds)
+                taken[case.spec.kind, case.spec.runtime, number == 0].append(seconds)
         if not taken:
             return None
         means = {key: sum(times) / len(times) for key, times in taken.items()}
         overall = sum(means.values()) / len(means)
-        total = 0.0
-        for case in self._cases.values():
-            for number in range(case.visits, self._wanted(case)):
-                total += means.get((case.spec.kind, case.spec.runtime, number == 0), overall)
-        return total
+        return sum(
+            means.get((case.spec.kind, case.spec.runtime, number == 0), overall)
+            for case in self._cases.values()
+            for number in range(case.visits, self._wanted(case))
+        )
 
     def _wanted(self, case: _Case) -> int:
         """Visits that a case will have had in the end, as far as can be seen now: errors fall with the root of their number."""
         if case.given_up:
             return case.visits
-        if not case.timings or case.error <= self._precision:
-            return self._visits
-        return max(self._visits, min(self._limit(case), math.ceil(case.visits * (case.error / self._precision) ** 2)))
+        least, precision = self._settings.visits, self._settings.precision
+        if not case.timings or case.error <= precision:
+            return least
+        return max(least, min(self._limit(case), math.ceil(case.visits * (case.error / precision) ** 2)))

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Protocol
@@ -58,20 +58,13 @@ class CaseMeasurer(Protocol):
         """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
 
 
-class ServedMeasurer(CaseMeasurer, Protocol):
-    """What a worker process makes of its entry."""
-
-    def prepare(self, case: CaseSpec) -> Measurement:
-        """Build and compile a case for its first visit; a row without samples."""
-
-
 class Worker:
     """A process that measures cases, started when first needed. Use as a context manager, or `close` it.
 
     Args:
         settings: what the entry is called with, as JSON of its settings; `None` for none.
         timeout_s: longest time for one case, compilation included.
-        entry: "module:class" whose `from_settings` makes a `ServedMeasurer` of the settings' JSON.
+        entry: "module:class" whose `from_settings` makes a `CaseMeasurer` that can `prepare` too of the settings' JSON.
         side: interpreter, folder and search path of a side of a duel; this process's own for `None`.
     """
 
@@ -101,47 +94,40 @@ class Worker:
             _kill_group(process)
 
     def _asked(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
-        case, visit = request.case, request.visit
-        limit = self._timeout_s
-        process = self._process
+        process, lines, limit_s = self._process, [msgspec.json.encode(request)], self._timeout_s
         if process is None:
-            process = self._start()
-            limit += START_S
+            process, lines, limit_s = self._start(), [self._settings, *lines], limit_s + START_S
+        host: dict[str, AxisValue | None] = {}
         try:
-            _send(process, msgspec.json.encode(request))
-            line = self._answer(process, limit)
+            _send(process, lines)
+            answer = msgspec.json.decode(self._answer(process, limit_s), type=Answer)
+            if answer.row.case == request.case:
+                if answer.row.status == "failed":
+                    self.close()
+                return answer.row, answer.graphs
+            reason = f"its process answered for another case ({answer.row.case.label})"
         except queue.Empty:
-            self.close()
-            return self._failed(case, visit, f"no answer within {limit:.0f} s; its process was ended")
+            reason = f"no answer within {limit_s:.0f} s; its process was ended"
+        except msgspec.MsgspecError as error:
+            reason = f"its process answered nonsense ({error})"
         except OSError:
-            line = b""
+            reason, host = self._exit_reason(process)
         except BaseException:
             # Interrupted: what the process is doing is of no use any more.
             self.close()
             raise
-        if not line:
-            reason, code = self._exit_reason(process)
-            ended_by = {"signal": signal.Signals(-code).name} if code is not None and code < 0 else {}
-            return self._failed(case, visit, reason, ended_by)
-        try:
-            answer = msgspec.json.decode(line, type=Answer)
-        except msgspec.MsgspecError as error:
-            self.close()
-            return self._failed(case, visit, f"its process answered nonsense ({error})")
-        if answer.row.case != case:
-            self.close()
-            return self._failed(case, visit, f"its process answered for another case ({answer.row.case.label})")
-        if answer.row.status == "failed":
-            self.close()
-        return answer.row, answer.graphs
+        self.close()
+        reasons = (Reason("worker", reason),)
+        return Measurement(request.case, "failed", reasons, visit=request.visit, measured_at=utc_now(), host=host), ()
 
     def close(self) -> None:
         """End the process and whatever it started, at once."""
         if self._process is not None:
             _kill_group(self._process)
             self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                _close_quietly(stream)
+            for stream in filter(None, (self._process.stdin, self._process.stdout)):
+                with contextlib.suppress(OSError):  # unsent bytes to a process that is gone
+                    stream.close()
             self._process = None
         if self._errors is not None:
             self._errors.unlink(missing_ok=True)
@@ -171,46 +157,45 @@ class Worker:
             )
         self._answers = queue.Queue()
         threading.Thread(target=_pump, args=(process.stdout, self._answers), daemon=True).start()
-        _send(process, self._settings)
         return process
 
     def _answer(self, process: subprocess.Popen[bytes], limit_s: float) -> bytes:
-        """The next line of the process; an empty one where it ended, even if something that it started keeps the pipe open.
+        """The next line of the process.
 
         Raises:
+            BrokenPipeError: it ended, even if something that it started keeps the pipe open.
             queue.Empty: it lives and says nothing.
         """
-        deadline = time.monotonic() + limit_s
-        while True:
+        deadline, line = time.monotonic() + limit_s, None
+        while line is None:
             ended = process.poll() is not None
             try:
                 # What it wrote before it ended is in the pipe; a second is enough to move it here.
-                return self._answers.get(timeout=1.0 if ended else max(0.0, min(1.0, deadline - time.monotonic())))
+                line = self._answers.get(timeout=1.0 if ended else max(0.0, min(1.0, deadline - time.monotonic())))
             except queue.Empty:
                 if ended:
-                    return b""
+                    break
                 if time.monotonic() >= deadline:
                     raise
+        if not line:
+            raise BrokenPipeError
+        return line
 
-    def _exit_reason(self, process: subprocess.Popen[bytes]) -> tuple[str, int | None]:
-        """Why the process ended, in words with the end of what it printed, and its exit code, `None` where it lived on."""
-        try:
-            code: int | None = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            code = None  # it closed its output and lives on
-        printed = [] if self._errors is None else self._errors.read_text(errors="replace").strip().splitlines()
-        self.close()
+    def _exit_reason(self, process: subprocess.Popen[bytes]) -> tuple[str, dict[str, AxisValue | None]]:
+        """Why the process ended, in words with the end of what it printed, and the signal that ended it, if one did."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output and lives on
+            process.wait(timeout=5)
+        code = process.returncode
+        printed = [] if self._errors is None else self._errors.read_text(errors="replace").splitlines()
         words = [line.strip() for line in printed if line.strip() and not any(word in line for word in CHATTER)]
         said = f"; last words: {words[-1]}" if words else ""
-        return f"its process {_ending(code)}{said}", code
-
-    def _failed(
-        self, case: CaseSpec, visit: int, reason: str, host: Mapping[str, AxisValue | None] | None = None
-    ) -> tuple[Measurement, tuple[Graph, ...]]:
-        failed = Measurement(
-            case, "failed", (Reason("worker", reason),), visit=visit, measured_at=utc_now(), host=dict(host or {})
-        )
-        return failed, ()
+        if code is None:
+            return f"its process stopped answering{said}", {}
+        if code >= 0:
+            return f"its process ended with exit code {code}{said}", {}
+        name = signal.Signals(-code).name
+        likely = {"SIGKILL": ", most likely by the system for lack of memory", "SIGSEGV": " (segmentation fault)"}.get(name, "")
+        return f"its process was ended by {name}{likely}{said}", {"signal": name}
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -219,16 +204,6 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-
-
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "stopped answering"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    likely = {"SIGKILL": ", most likely by the system for lack of memory", "SIGSEGV": " (segmentation fault)"}.get(name, "")
-    return f"was ended by {name}{likely}"
 
 
 def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
@@ -241,24 +216,16 @@ def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
     answers.put(b"")
 
 
-def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
+def _send(process: subprocess.Popen[bytes], lines: Sequence[bytes]) -> None:
     if process.stdin is not None:
-        process.stdin.write(line + b"\n")
+        process.stdin.writelines(line + b"\n" for line in lines)
         process.stdin.flush()
-
-
-def _close_quietly(stream: IO[bytes] | None) -> None:
-    try:
-        if stream is not None:
-            stream.close()
-    except OSError:
-        return  # unsent bytes to a process that is gone
 
 
 def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
     """The worker's own loop: settings first, then a row for each request until the pipe closes."""
-    make = _resolve(entry)
-    measurer = make(requests.readline())
+    module, _, name = entry.partition(":")
+    measurer = getattr(import_module(module), name).from_settings(requests.readline())
     own = os.getpid()
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
@@ -272,11 +239,6 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
                 os._exit(0)  # a copy that the model forked: the answer is the first process's alone
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
-
-
-def _resolve(entry: str) -> Callable[[bytes], ServedMeasurer]:
-    module, _, name = entry.partition(":")
-    return getattr(import_module(module), name).from_settings
 
 
 def main() -> None:

@@ -32,13 +32,14 @@ class Previews:
         self._times = list(PREVIEWS_S)
 
     def __call__(self, standing: Standing) -> None:
-        """Show the next preview when it is due."""
-        from shmoo.harness.campaign.campaign import COMPILING
+        """Show a preview when one is due and there is a run."""
+        from shmoo.harness.campaign.campaign import COMPILING, WAITING
 
         now = time.monotonic()
-        if not self._times or now - self._begin < self._times[0]:
+        later = [after_s for after_s in self._times if now - self._begin < after_s]
+        if standing.stage == WAITING or later == self._times:
             return
-        self._times.pop(0)
+        self._times = later
         self.show()
         if standing.stage != COMPILING:
             # Beside compilers it takes longer than at the end.

@@ -48,8 +48,8 @@ class Display:
     def _show(self, standing: Standing, now: float) -> None:
         if standing.stage != self._stage:
             self._begin(standing, now)
-        spent, left_s = now - self._started, self._left_s(standing, now)
-        since, self._last_report = now - self._last_report, now
+        since_s, self._last_report = now - self._last_report, now
+        left_s = self._left_s(standing, now)
         self._under_way = None if standing.done == standing.total and left_s == 0 else standing
         if self._bar is not None:
             (task,) = self._bar.task_ids
@@ -58,42 +58,37 @@ class Display:
             if left_s:
                 # A campaign visits again after each case has had its visits, and its clock goes on.
                 self._bar.tasks[0].finished_time = None
-        elif standing.total is None:
-            self._line(f"{standing.stage}: {_note(standing)}", now)
-        elif spent >= QUIET_S and (left_s == 0 or now - self._last_line >= LINE_EVERY_S - since / 2):
-            self._line(self._counted(standing, now), now)
+            return
+        due = now - self._started >= QUIET_S and (left_s == 0 or now - self._last_line >= LINE_EVERY_S - since_s / 2)
+        if standing.total is None or due:
+            self._line(standing, now)
 
     def _left_s(self, standing: Standing, now: float) -> float | None:
-        """Time left as the work said when it reported, or at the pace of the cases so far."""
-        if standing.left_s is None and standing.done and standing.total:
+        """Time left by what the work said when it reported, or at the pace of the cases so far."""
+        if standing.left_s is not None:
+            return max(standing.left_s - (now - self._last_report), 0.0)
+        if standing.done and standing.total:
             return (now - self._started) / standing.done * (standing.total - standing.done)
-        return standing.left_s
+        return None
 
-    def _counted(self, standing: Standing, now: float) -> str:
-        count = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(now - self._started)} spent"
-        return f"{count}, {_left(standing, self._left_s(standing, now))}  {_note(standing)}".rstrip(" ,")
-
-    def _line(self, text: str, now: float) -> None:
+    def _line(self, standing: Standing, now: float) -> None:
+        """Print how far the work is; where its report is shown again and nothing is counted, for how long it has been silent."""
+        text, silent_s = f"{standing.stage}: {_note(standing)}", now - self._last_report
+        if standing.total is not None:
+            counted = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(now - self._started)} spent"
+            text = f"{counted}, {_left(standing, self._left_s(standing, now))}  {_note(standing)}".rstrip(" ,")
+        elif silent_s:
+            text = f"{text}, {_clock(silent_s)} so far"
         self._last_line = now
         output.message(text)
         self._shown.notify()
 
     def _repeat(self) -> None:
         """Show the last report again after each `LINE_EVERY_S` without a line, until the display is left."""
-        from msgspec.structs import replace
-
         with self._shown:
             while self._repeater is not None:
-                if self._shown.wait(LINE_EVERY_S) or self._under_way is None:
-                    continue
-                now, standing = time.monotonic(), self._under_way
-                silent_s = now - self._last_report
-                if standing.left_s is not None:
-                    standing = replace(standing, left_s=max(standing.left_s - silent_s, 0.0))
-                if standing.total is None:
-                    self._line(f"{standing.stage}: {_note(standing)}, {_clock(silent_s)} so far", now)
-                else:
-                    self._line(self._counted(standing, now), now)
+                if not self._shown.wait(LINE_EVERY_S) and self._under_way is not None:
+                    self._line(self._under_way, time.monotonic())
 
     def _begin(self, standing: Standing, now: float) -> None:
         self._stage, self._started, self._last_report = standing.stage, now - standing.spent_s, now

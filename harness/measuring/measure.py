@@ -82,10 +82,7 @@ class Measurer:
     ) -> None:
         self._settings = settings or MeasureSettings()
         self._build = build
-        self._probes = probes
-        self._gpu_watch = gpu_watch
-        self._given_cores = cores
-        self._meter: EnergyMeter | None = None
+        self._given_probes, self._given_card, self._given_cores = probes, gpu_watch, cores
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
         self._waiting = WaitingCases(self._settings.kept_share)
         self._fresh: dict[str, int] = {}
@@ -147,8 +144,8 @@ class Measurer:
                 )
             if details:
                 energy = self._energy(session, wait, median(timing.samples_s))
-                peak, peak_reason = self._peak_memory(case, session.prepared.call, session.built)
-                children, untimed = self._children(case, session.built, graphs)
+                peak, peak_reason = self._peak_memory(session)
+                children, untimed = self._children(session, graphs)
                 reasons += untimed
                 row = msgspec.structs.replace(
                     row,
@@ -203,42 +200,31 @@ class Measurer:
 
     def _time(self, session: Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
         """The blocks of one visit, what was observed beside them, and what disturbed them."""
-        case, prepared = session.case, session.prepared
+        case, prepared, cuda = session.case, session.prepared, _is_cuda(session.case)
         settings = self._timing(case)
         if prepared.before is not None:
             # Most of the window goes into what runs between the calls.
             settings = msgspec.structs.replace(settings, max_s=BETWEEN_CALLS * settings.max_s)
-        compiled = RUNTIMES[case.runtime].compiled
-        watch = self._watch(case)
-        timer = (
-            CudaTimer(torch.cuda, before=prepared.before)
-            if _is_cuda(case)
-            else HostTimer(synchronize=wait, before=prepared.before)
-        )
-        frames = compilations() if compiled else 0
+        timer = CudaTimer(torch.cuda, before=prepared.before) if cuda else HostTimer(synchronize=wait, before=prepared.before)
+        card, compiled = self._card if cuda else None, _compilations(case)
         fill_holes()
         self._pages.warm(session.fresh_bytes)
 
         def window() -> Timing:
-            return time_callable(
-                prepared.call,
-                settings=settings,
-                timer=timer,
-                block_calls=session.call_blocks,
-                watch=None if _is_cuda(case) else self._cores,
-            )
+            watch = None if cuda else self._cores
+            return time_callable(prepared.call, settings=settings, timer=timer, block_calls=session.call_blocks, watch=watch)
 
         def further() -> tuple[Host, tuple[Reason, ...]]:
             host = dict(prepared.facts)
-            if watch is not None:
-                host |= watch.observe()
+            if card is not None:
+                host |= card.observe()
             if isinstance(timer, CudaTimer):
                 host["launch_s"] = timer.host_s
-            again = compilations() - frames if compiled else 0
+            again = _compilations(case) - compiled
             recompiled = (Reason("recompiled", f"{again} compilations while it was timed"),) if again else ()
             return host, gpu_doubts(host) + recompiled
 
-        return observed(window, torch.get_num_threads(), further, device_time=_is_cuda(case))
+        return observed(window, torch.get_num_threads(), further, device_time=cuda)
 
     def _timing(self, case: CaseSpec) -> TimingSettings:
         if _is_cuda(case):
@@ -253,33 +239,37 @@ class Measurer:
     def _cores(self) -> CoreWatch | None:
         return self._given_cores or core_watch()
 
-    def _watch(self, case: CaseSpec) -> GpuWatch | None:
-        """Watches the first visible card, on which cases run; `None` for CPU cases and where NVML does not answer."""
-        if self._gpu_watch is None and _is_cuda(case):
-            try:
-                nvml = load_nvml()
-                cards = visible_gpus(nvml)
-                self._gpu_watch = GpuWatch(nvml, cards[0].uuid) if cards else None
-            except OSError:
-                return None  # without NVML nothing is known of the card, and the row's host fields stay absent
-        return self._gpu_watch if _is_cuda(case) else None
+    @cached_property
+    def _card(self) -> GpuWatch | None:
+        """Watches the first visible card, on which cases run; `None` where NVML does not answer: then nothing is known of the
+        card, and the row's host fields stay absent."""
+        if self._given_card is not None:
+            return self._given_card
+        try:
+            nvml = load_nvml()
+            cards = visible_gpus(nvml)
+            return GpuWatch(nvml, cards[0].uuid) if cards else None
+        except OSError:
+            return None
+
+    @cached_property
+    def _meter(self) -> EnergyMeter:
+        probes, missing = self._given_probes or available_probes()
+        return EnergyMeter(probes, missing, self._settings.energy)
 
     def _energy(self, session: Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
         """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
         case, prepared = session.case, session.prepared
-        if self._meter is None:
-            probes, missing = self._probes or available_probes()
-            self._meter = EnergyMeter(probes, missing, self._settings.energy)
         if prepared.before is not None:
             reason = f"not measured {case.cache_state}: what runs between the calls draws power of its own"
             return self._meter.unknown(reason, case.device)
-        compiled = RUNTIMES[case.runtime].compiled
-        frames = compilations() if compiled else 0
+        compiled = _compilations(case)
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
-        again = compilations() - frames if compiled else 0
+        again = _compilations(case) - compiled
         return tuple(_without_compilation(reading, again) for reading in readings)
 
-    def _peak_memory(self, case: CaseSpec, call: Callable[[], object], built: Built) -> tuple[float | None, str]:
+    def _peak_memory(self, session: Session) -> tuple[float | None, str]:
+        case, call, built = session.case, session.prepared.call, session.built
         if not self._settings.memory:
             return None, "not asked for"
         if _is_cuda(case):
@@ -300,17 +290,11 @@ class Measurer:
                 return (), (Reason("not captured", str(error)),)
         return self._graphs[key], ()
 
-    def _children(
-        self, case: CaseSpec, built: Built, graphs: tuple[Graph, ...]
-    ) -> tuple[tuple[ChildTime, ...], tuple[Reason, ...]]:
+    def _children(self, session: Session, graphs: tuple[Graph, ...]) -> tuple[tuple[ChildTime, ...], tuple[Reason, ...]]:
         """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
-        if (
-            case.cache_state != "warm"
-            or case.kind != "network"
-            or case.runtime != "eager"
-            or self._settings.children_s <= 0
-            or not graphs
-        ):
+        case, built = session.case, session.built
+        wanted = case.kind == "network" and case.runtime == "eager" and case.cache_state == "warm"
+        if not wanted or self._settings.children_s <= 0 or not graphs:
             return (), ()
         model = built.model
         weights = dict(model.named_parameters()) | dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
@@ -352,6 +336,11 @@ def _cache_bytes(case: CaseSpec) -> int | None:
     if _is_cuda(case):
         return torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size or None
     return last_level_bytes()
+
+
+def _compilations(case: CaseSpec) -> int:
+    """How much this process has compiled so far; 0 for a case of which nothing is compiled."""
+    return compilations() if RUNTIMES[case.runtime].compiled else 0
 
 
 def _is_cuda(case: CaseSpec) -> bool:

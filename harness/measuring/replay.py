@@ -246,8 +246,11 @@ def _time_operator(operator: DistinctOperator, device: str, settings: TimingSett
         call = GraphReplay(operator.graph, {}, device=device).last_call()
     except ReplayError as error:
         return OperatorTime(name, operator.calls, reason=str(error))
-    timer: BlockTimer = CudaTimer(torch.cuda) if device.startswith("cuda") else HostTimer()
-    timing, _, reasons = observed(lambda: time_callable(call, settings=settings, timer=timer), torch.get_num_threads())
+    cuda = device.startswith("cuda")
+    timer: BlockTimer = CudaTimer(torch.cuda) if cuda else HostTimer()
+    timing, _, reasons = observed(
+        lambda: time_callable(call, settings=settings, timer=timer), torch.get_num_threads(), device_time=cuda
+    )
     samples = timing.samples_s
     return OperatorTime(name, operator.calls, median(samples), mad(samples), "; ".join(map(str, reasons)))
 

@@ -278,12 +278,12 @@ def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettin
 
 
 def _settled(recent: list[float]) -> bool:
-    """Whether the last three blocks took what the three (at least one) before them took."""
+    """Whether the last three blocks took what the three before them took; of fewer than six, the last one that before."""
     if len(recent) < 3:
         return False
-    last = recent[-3:] if len(recent) >= 6 else recent[-1:]
-    before = recent[-6:-3] if len(recent) >= 6 else recent[-2:-1]
-    return abs(median(last) - median(before)) <= STABLE * median(before)
+    count = 3 if len(recent) >= 6 else 1
+    last, before = median(recent[-count:]), median(recent[-2 * count : -count])
+    return abs(last - before) <= STABLE * before
 
 
 class _Blocks:
@@ -326,12 +326,9 @@ class _Blocks:
         if not self._probed:
             return ()
         positions = [position for position, _ in self._probed]
-        result = []
-        for block in range(len(self.samples)):
-            after = min(bisect_right(positions, block), len(positions) - 1)
-            before = max(bisect_right(positions, block) - 1, 0)
-            result.append(round(max(self._probed[before][1], self._probed[after][1]), 2))
-        return tuple(result)
+        afters = [bisect_right(positions, block) for block in range(len(self.samples))]
+        nearest = [self._probed[max(after - 1, 0) : after + 1] for after in afters]
+        return tuple(round(max(slowdown for _, slowdown in probes), 2) for probes in nearest)
 
 
 def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, blocks: _Blocks) -> str:

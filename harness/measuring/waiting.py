@@ -73,10 +73,10 @@ class WaitingCases:
         """Let a case wait, as far as there is room."""
         self._sessions[session.case.identity] = session
         room = self._share * (self._available() + self._taken)
-        for case in self._soonest_built_again():
+        for waiting in sorted(self._sessions.values(), key=lambda waiting: waiting.begin_s / max(waiting.kept_bytes, 1.0)):
             if self._taken <= room:
                 break
-            self.drop(case)
+            self.drop(waiting.case)
         if self._others is None:
             self._others = self._resident() - self._taken
         elif self._resident() - self._taken > self._others + max(UNFREED_SHARE * room, LEAST_GROWTH):
@@ -91,10 +91,6 @@ class WaitingCases:
     @property
     def _taken(self) -> float:
         return sum(session.kept_bytes for session in self._sessions.values())
-
-    def _soonest_built_again(self) -> list[CaseSpec]:
-        sessions = sorted(self._sessions.values(), key=lambda session: session.begin_s / max(session.kept_bytes, 1.0))
-        return [session.case for session in sessions]
 
 
 def freeze() -> None:

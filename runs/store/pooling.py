@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -127,30 +127,24 @@ def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> l
     devices = [spec.device for spec in specs]
     deviations = visit_deviations(devices, samples)
     shared = [_case(spec, visits) for spec, visits in zip(specs, cases, strict=True)]
-    telling = [case for case in shared if case is not None]
-    waits: Counter[tuple[str, str]] = Counter(
-        (spec.device, spec.kind)
-        for spec, case, visits in zip(specs, shared, cases, strict=True)
-        for visit in visits
-        if case is None and _waits(visit)
-    )
-    classes = _classes(telling, waits)
-    pooled = [case is not None and case.alike in classes for case in shared]
-    own = latencies_of([() if weighed else visits for visits, weighed in zip(samples, pooled, strict=True)], deviations)
-    shares = _shares_that_wait(devices, cases)
-    times = [
-        _corrected(case, classes[case.alike]) if weighed and case is not None else _doubted(alone, visits, shares[device])
-        for case, weighed, alone, visits, device in zip(shared, pooled, own, cases, devices, strict=True)
-    ]
+    waited: defaultdict[str, list[bool]] = defaultdict(list)
+    """For each device, whether threads did nothing but wait for each other, on each visit to a call of several threads."""
+    untold: Counter[tuple[str, str]] = Counter()
+    for spec, case, visits in zip(specs, shared, cases, strict=True):
+        waits = [_waits(visit) for visit in visits if _several_threads(visit)]
+        waited[spec.device] += waits
+        if case is None:
+            untold[spec.device, spec.kind] += sum(waits)
+    known = _classes([case for case in shared if case is not None], untold)
+    classes = [None if case is None else known.get(case.alike) for case in shared]
+    own = latencies_of([visits if alike is None else () for visits, alike in zip(samples, classes, strict=True)], deviations)
+    times: list[Latency | None] = []
+    for device, case, alike, alone, visits in zip(devices, shared, classes, own, cases, strict=True):
+        if case is not None and alike is not None:
+            times.append(_corrected(case, alike))
+        else:
+            times.append(_doubted(alone, visits, sum(waited[device]) / max(len(waited[device]), 1)))
     return list(zip(times, deviations, strict=True))
-
-
-def _shares_that_wait(devices: Sequence[str], cases: Sequence[Sequence[Timing]]) -> dict[str, float]:
-    """For each device, the share of visits to calls of several threads in which those did nothing but wait for each other."""
-    waits: dict[str, list[bool]] = {device: [] for device in devices}
-    for device, visits in zip(devices, cases, strict=True):
-        waits[device] += [_waits(visit) for visit in visits if _several_threads(visit)]
-    return {device: sum(seen) / len(seen) if seen else 0.0 for device, seen in waits.items()}
 
 
 def _doubted(time: Latency | None, visits: Sequence[Timing], share: float) -> Latency | None:
@@ -195,7 +189,6 @@ def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
     timed = [visit for visit in visits if visit.samples_s]
     if not timed:
         return None
-
     known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
     blocks = [_undisturbed(visit) for visit in timed] if known else []
     if not known or not _enough(timed[0], np.concatenate(blocks)):
@@ -210,8 +203,9 @@ def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())
-    threads = _threads(timed, undisturbed)
-    several = threads is not None and threads > SEVERAL_THREADS
+    # CPU time of a call over its undisturbed time, on the visit where least of it went into waiting.
+    cpu_s = [visit.cpu_s / (len(visit.samples_s) * visit.block_calls) for visit in timed if visit.cpu_s is not None]
+    several = min(cpu_s, default=0.0) > SEVERAL_THREADS * undisturbed
     return _Case(
         undisturbed,
         share,
@@ -232,15 +226,7 @@ def _lower_quartile(values: np.ndarray) -> float:
     return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
-def _threads(visits: Sequence[Timing], undisturbed_s: float) -> float | None:
-    """CPU time of a call over its undisturbed time, on the visit where least of it went into waiting."""
-    known = [
-        visit.cpu_s / (len(visit.samples_s) * visit.block_calls * undisturbed_s) for visit in visits if visit.cpu_s is not None
-    ]
-    return min(known, default=None)
-
-
-def _classes(cases: Sequence[_Case], waits: Mapping[tuple[str, str], int]) -> dict[_Alike, _Class]:
+def _classes(cases: Sequence[_Case], waits: Counter[tuple[str, str]]) -> dict[_Alike, _Class]:
     """Args: waits: visits to cases of a device and a kind that know no undisturbed time, in which threads only waited. They did
     nearly nothing, and count for all classes of several threads alike."""
     members: defaultdict[_Alike, list[_Case]] = defaultdict(list)
@@ -254,12 +240,12 @@ def _classes(cases: Sequence[_Case], waits: Mapping[tuple[str, str], int]) -> di
         repeated = [case for case in alike_cases if case.rates.size > 1]
         if len(repeated) < FEW_CASES:
             repeated = of_device[alike[0]]
-        if len(alike_cases) >= FEW_CASES and len(repeated) >= FEW_CASES:
-            classes[alike] = _class(alike_cases, repeated)
-    for alike, known in classes.items():
-        device, kind, several, _ = alike
-        visits = sum(case.rates.size for case in cases if case.alike[:3] == (device, kind, True))
-        told = visits / (visits + waits.get((device, kind), 0)) if several else 1.0
+        if len(alike_cases) < FEW_CASES or len(repeated) < FEW_CASES:
+            continue
+        known, told = _class(alike_cases, repeated), 1.0
+        if alike[2]:
+            visits = sum(case.rates.size for case in cases if case.alike[:3] == alike[:3])
+            told = visits / (visits + waits[alike[:2]])
         classes[alike] = replace(known, share=told * known.share, mean_variance=told**2 * known.mean_variance)
     for line in {alike[:3] for alike in classes}:
         classes |= _along_lengths({alike: known for alike, known in classes.items() if alike[:3] == line})

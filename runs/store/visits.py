@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ from shmoo.runs.store.statistics import Latency, median
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
+BY_BLOCK = ("samples_s", "slowdowns", "switches", "on_core_s")
+"""Fields of a timing that have a value for each block."""
 NOISY = 0.05
 """Relative standard error above which a row is noisy."""
 MOST_DIGITS = 4
@@ -220,10 +223,7 @@ def _pooled(visits: Sequence[Timing]) -> Timing:
         return first
     return msgspec.structs.replace(
         first,
-        samples_s=tuple(sample for visit in visits for sample in visit.samples_s),
-        slowdowns=tuple(slowdown for visit in visits for slowdown in visit.slowdowns),
-        switches=tuple(count for visit in visits for count in visit.switches),
-        on_core_s=tuple(spent for visit in visits for spent in visit.on_core_s),
+        **{name: tuple(chain(*(getattr(visit, name) for visit in visits))) for name in BY_BLOCK},
         warmup_calls=sum(visit.warmup_calls for visit in visits),
         stop_reason=visits[-1].stop_reason,
         first_call_s=next((visit.first_call_s for visit in visits if visit.first_call_s is not None), None),

@@ -116,7 +116,8 @@ def characterize(
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
     check_device(device, machine)
-    profile_path(name or (LOCAL if device == "cpu" else LOCAL_GPU), force)  # refuses a name before anything is measured
+    name = name or (LOCAL if device == "cpu" else LOCAL_GPU)
+    profile_path(name, force)  # refuses a name before anything is measured
     if not as_json:
         show_doctor(doctor())
         show_neighbours(watch_neighbours())
@@ -126,7 +127,7 @@ def characterize(
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
     with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
-        profile, unfitted = calibrated(run, device, name or (LOCAL if device == "cpu" else LOCAL_GPU), seed, force, hurry)
+        profile, unfitted = calibrated(run, device, name, seed, force, hurry)
         unkept = _unkept(lambda: keep(profile, run, force))
         with Display() as display:
             display(Standing("reporting", now=f"estimating the networks on {profile.name}, {', '.join(TARGETS)}"))
@@ -220,21 +221,17 @@ def measure_all(
     from shmoo.harness.cli.verbs.measure import shown, tell_failed
     from shmoo.runs.store.store import MANIFEST, Run
 
-    again = [case for case in planned.compiled if case.kind == "network"]
-    parts = [case for case in planned.compiled if case.kind != "network"]
-    names = ", ".join(dict.fromkeys(case.workload for case in again))
+    # Single operators compile fastest and networks slowest.
+    compiled = sorted(planned.compiled, key=lambda case: ("operator", "synthetic", "network").index(case.kind))
+    again = dict.fromkeys(case.workload for case in compiled if case.kind == "network")
+    parts = sum(case.kind != "network" for case in compiled)
     output.message(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
-        + (f"; in Inductor too: {len(parts)} of these and {names}" if planned.compiled else "")
+        + (f"; in Inductor too: {parts} of these and {', '.join(again)}" if compiled else "")
     )
     deadline = begin + reserve.budget_s - reserve.finishing_s
-    # Single operators compile fastest and networks slowest.
-    slow = ("operator", "synthetic", "network")
-    cases = [
-        *in_order((*planned.calibration, *planned.networks)),
-        *sorted((*parts, *again), key=lambda case: slow.index(case.kind)),
-    ]
-    interrupted = stopped = ""
+    cases = [*in_order((*planned.calibration, *planned.networks)), *compiled]
+    weak, interrupted = "", False
     try:
         with shown(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
             measure_cases(
@@ -252,16 +249,16 @@ def measure_all(
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
-        interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on"
+        weak, interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on", True
         output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
     except StorageError as error:
         if not Run.open(out).rows:
             raise
-        stopped = f"{error}: `{resumed(out)}`"
+        weak = f"{error}: `{resumed(out)}`"
         output.message("the disk is full: calibrating and reporting what there is")
     run = Run.open(out)
     tell_failed(run)
-    return run, interrupted or stopped or weakness(run, len(cases), resumed(out)), bool(interrupted)
+    return run, weak or weakness(run, len(cases), resumed(out)), interrupted
 
 
 def weakness(run: Run, planned: int, resumed: str) -> str:

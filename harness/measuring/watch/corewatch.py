@@ -39,6 +39,8 @@ SETTLING_S = 0.5
 """How long a new watch probes before anything is timed, so that it has met quiet moments."""
 CORES_A_PROBE = 8
 """On larger machines each probe takes the next few cores."""
+NEIGHBOURS_EVERY_S, VISIT_S = 0.002, 0.1
+"""Pause between two looks at the neighbours, and about what a visit to a case lasts."""
 
 
 class CoreWatch:
@@ -162,9 +164,13 @@ class PinnedProbe:
 
 def core_watch() -> CoreWatch | None:
     """A watch over the cores this process may use; `None` where threads cannot be pinned (outside Linux)."""
+    return None if (probe := _probe_here()) is None else CoreWatch(probe)
+
+
+def _probe_here() -> PinnedProbe | None:
     if not hasattr(os, "sched_setaffinity"):
         return None
-    return CoreWatch(PinnedProbe(reference_kernel(), sorted(os.sched_getaffinity(0))))
+    return PinnedProbe(reference_kernel(), sorted(os.sched_getaffinity(0)))
 
 
 def reference_kernel() -> Callable[[], object]:
@@ -213,11 +219,9 @@ def watch_neighbours(
         probe: times the kernel on each core; the real one for `None`.
         used: seconds that other programs used of each core so far; the system's own counts for `None`.
     """
+    probe, used = probe or _probe_here(), used or used_by_others
     if probe is None:
-        if not hasattr(os, "sched_setaffinity"):
-            return None
-        probe = PinnedProbe(reference_kernel(), sorted(os.sched_getaffinity(0)))
-    used = used or used_by_others
+        return None
     begin = clock()
     stamps, times = [], []
     borders, uses = [begin], [used()]
@@ -252,8 +256,3 @@ def used_by_others() -> Sequence[float]:
     mine = sorted(os.sched_getaffinity(0))
     own = time.process_time() / len(mine)
     return [t.user + t.nice + t.system + t.irq + t.softirq - own for t in (cores[core] for core in mine)]
-
-
-NEIGHBOURS_EVERY_S = 0.002
-VISIT_S = 0.1
-"""About what a visit to a case lasts."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -129,7 +129,9 @@ def test_kernels_above_a_power_cap_are_held_whatever_stands_beside_them() -> Non
         product = b.graph(b.linear(b.tensor((size, size)), size))
         lone.append(kernel_table(product, fuse(product)))
     single, mixed = KernelTable.concat(lone), KernelTable.concat([*lone, model])
-    alone, beside = (director.price(table.in_campaign(), "eager", seed=0) for table in (single, mixed))
+    alone, beside = (
+        director.price(table.in_campaign(on_tensor_cores(table, director.profile)), "eager", seed=0) for table in (single, mixed)
+    )
     for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j"):
         assert getattr(alone, field) == pytest.approx(getattr(beside, field)[..., :4], rel=1e-9), field
     power = alone.energy_j / alone.latency_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -118,7 +119,9 @@ def run_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(campaign, "Worker", lambda settings, timeout_s: Worker(settings, timeout_s, entry))
     eager = [CaseSpec("relu", "operator", {"m": m}) for m in (1, 2)]
 
-    def start(available: float = 9.0, **settings: float) -> tuple[Run, list[list[str]], list]:
+    def start(
+        available: float = 9.0, clock: Callable[[], float] = time.monotonic, **settings: float
+    ) -> tuple[Run, list[list[str]], list]:
         monkeypatch.setattr(campaign, "available_bytes", lambda: available * HELPER_BYTES)
         said: list = []
         run_campaign(
@@ -128,6 +131,7 @@ def run_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             machine=MACHINE,
             settings=CampaignSettings(visits=2, most_visits=2, shuffle=False, lock=str(tmp_path / "lock"), **settings),
             progress=said.append,
+            clock=clock,
         )
         return Run.open(tmp_path / "run"), [line.split() for line in journal.read_text().splitlines()], said
 
@@ -154,6 +158,21 @@ def test_without_memory_for_a_helper_visits_compile(run_compiled) -> None:
     run, journal, _ = run_compiled(available=0.5)
     assert {what for what, _, _ in journal} == {"measure"}
     assert {row.timing.compile_s for row in run.rows if row.case.runtime == "inductor"} == {0.1}
+
+
+def test_what_was_not_compiled_in_time_waits(run_compiled, monkeypatch) -> None:
+    """Both processes die at once after 70 of 100 s, more than compiling may take: the case that was to come next waits, as the
+    others that are not compiled do, until all that is eager has had its visits."""
+    now = [0.0]
+
+    def die(*given: object) -> list[Measurement]:
+        now[0] += 70.0
+        return []
+
+    monkeypatch.setattr(campaign, "compile_ahead", die)
+    run, journal, _ = run_compiled(clock=lambda: now[0], budget_s=100.0)
+    assert {workload for _, _, workload in journal[:4]} == {"relu"}
+    assert len(run.rows) == 14
 
 
 def test_a_measurer_prepares_what_its_first_visit_finds() -> None:

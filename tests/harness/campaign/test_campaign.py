@@ -2,6 +2,7 @@ import errno
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from shmoo.estimators.errors import FormatError, InputError, ShmooError
 from shmoo.harness.campaign.campaign import STAGE, WAITING, CampaignSettings, Standing, run_campaign
+from shmoo.harness.campaign.sides import Side
 from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
@@ -498,6 +500,12 @@ def test_a_worker_that_hangs_is_ended(worker, monkeypatch):
     assert "no answer within 0 s" in ask(worker, "hang").why
     worker._timeout_s = 30.0
     assert ask(worker, "plain").host["pid"] != pid
+
+
+def test_a_process_that_ends_before_it_has_its_settings_fails_its_case():
+    """They are longer than a pipe holds, and the interpreter reads none of them."""
+    with Worker(b" " * (1 << 20), side=Side("", shutil.which("false"), "", ())) as worker:
+        assert "its process ended with exit code 1" in ask(worker, "plain").why
 
 
 def test_a_failed_case_is_followed_by_a_fresh_process(worker):

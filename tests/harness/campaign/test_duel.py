@@ -1,6 +1,8 @@
+import errno
 import itertools
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from shmoo.estimators.errors import InputError
+from shmoo.estimators.errors import InputError, StorageError
 from shmoo.harness.campaign import duel as duelling
 from shmoo.harness.campaign.campaign import CampaignSettings
 from shmoo.harness.campaign.duel import PARTS, Duet, is_duel, run_duel
@@ -127,6 +129,25 @@ def test_networks_have_as_many_pairs_as_other_cases(tmp_path):
     for run in (base, new):
         for lines in run.visits.values():
             assert [line.process for line in lines] == list(range(PARTS))
+
+
+def test_a_disk_that_is_full_says_what_is_kept_of_a_duel(tmp_path, monkeypatch):
+    """The new side's run is written first; the error names it and the remedy, and the pairs before stay."""
+    machine = SharedMachine()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Filling(SideOfMachine):
+        def measure(self, case, visit=0, details=True):
+            if len(self.machine.order) >= 10:
+                monkeypatch.setattr(os, "fsync", full)
+            return super().measure(case, visit, details)
+
+    with pytest.raises(StorageError, match=r"duel/new: No space left.*--resume"):
+        fight(tmp_path, machine, Filling(machine, "new", 1.0, ()))
+    monkeypatch.undo()
+    assert len(Run.open(tmp_path / "duel" / "new").lines) == len(Run.open(tmp_path / "duel" / "base").lines) == 5
 
 
 def test_three_per_cent_are_resolved_where_two_runs_resolve_ten(tmp_path):

@@ -20,11 +20,14 @@ from shmoo.calibrate.calibration import Calibration
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import FittedFrom, load_profile
+from shmoo.estimators.progress import Standing
+from shmoo.harness.campaign.campaign import STAGE, WAITING
 from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli import output
 from shmoo.harness.cli.app import cli
 from shmoo.harness.cli.hurry import Hurry, Reserve
+from shmoo.harness.cli.previews import Previews
 from shmoo.harness.cli.verbs.characterize import (
     COMPILED,
     PREVIEW,
@@ -251,6 +254,25 @@ def test_the_time_kept_for_the_fit_grows_with_its_previews() -> None:
         reserve.learn(preview_s)
         grown.append((reserve.finishing_s, reserve()))
     assert grown == [(35.0, 0.0), (60.0, 25.0), (60.0, 25.0), (300.0, 265.0)]
+
+
+def test_a_preview_waits_for_the_run(tmp_path: Path) -> None:
+    """A minute after the start another campaign still holds the machine, and there is no run to fit."""
+    previews = Previews(tmp_path / "run", time.monotonic() - 60, Reserve(600.0))
+    previews(Standing(WAITING, now="waiting up to 60 s"))
+
+
+def test_previews_that_are_due_together_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was reported between the first and the second of them; 15 minutes later comes the third."""
+    shown: list[float] = []
+    now = [0.0]
+    monkeypatch.setattr(Previews, "show", lambda self: shown.append(now[0]))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    previews = Previews(tmp_path / "run", 0.0, Reserve(600.0))
+    for second in (40.0, 200.0, 201.0, 950.0, 2000.0):
+        now[0] = second
+        previews(Standing(STAGE, 1, 2, visits=1))
+    assert shown == [200.0, 950.0]
 
 
 @pytest.mark.usefixtures("instant")

@@ -1,5 +1,6 @@
 import shutil
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -11,10 +12,12 @@ from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
+from shmoo.harness.measuring import replay
 from shmoo.harness.measuring.measure import Measurer, failure
 from shmoo.harness.measuring.memory import highest_sum, peak_cpu_bytes, resident_bytes
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
-from shmoo.harness.measuring.timing import MeasureSettings, TimingSettings
+from shmoo.harness.measuring.timing import HostTimer, MeasureSettings, TimingSettings
+from shmoo.harness.measuring.watch import hostwatch
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason
 from shmoo.runs.store.statistics import median
@@ -418,6 +421,18 @@ def test_an_operator_that_cannot_be_called_has_a_reason():
     (alone,) = time_operators([graph], settings=SHORT)
     assert (alone.time_s, alone.calls) == (None, (0,))
     assert "nowhere.op" in alone.reason
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", "busy host: others"), ("cuda", "")])
+def test_a_busy_host_is_no_remark_on_an_operator_of_a_gpu(monkeypatch, device, said):
+    """It is on one that the host itself runs."""
+    call = OpCall("aten.relu", (TensorSpec((4,)),), (TensorSpec((4,)),), ("self",), {}, (0,), (1,))
+    graph = Graph((Value(TensorSpec((4,)), "input"), Value(TensorSpec((4,)))), (call,), (1,))
+    monkeypatch.setattr(hostwatch, "disturbances", lambda host: (Reason("busy host", "others"),))
+    monkeypatch.setattr(replay, "CudaTimer", lambda cuda: HostTimer())
+    monkeypatch.setattr(replay, "GraphReplay", lambda graph, weights, device: SimpleNamespace(last_call=lambda: int))
+    (alone,) = time_operators([graph], device, SHORT)
+    assert (alone.time_s > 0, alone.reason) == (True, said)
 
 
 def test_a_network_call_can_be_repeated_on_its_operands():
