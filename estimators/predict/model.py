@@ -46,12 +46,19 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import (
+    Coefficients,
+    algorithm_codes,
+    converts_layout,
+    in_tensor_kernels,
+    unpacks_weights,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.predict.twins import Twins
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
+from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
     copies_by_tensor,
@@ -235,8 +242,10 @@ def _compute_time(
             np.where(better, other, matrix),
             np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
         )
-    # Loops on a GPU convert 16-bit elements and compute in float32.
-    looped = np.where(_NARROW[table.dtype], _FLOAT32, table.dtype) if c.profile.family in ASYNCHRONOUS else table.dtype
+    # Loops on a GPU convert 16-bit elements and compute in float32; weights are unpacked in pairs of their own type.
+    unpacks = unpacks_weights(table) & in_tensor_kernels(codes)
+    widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
+    looped = np.where(widened, _FLOAT32, table.dtype)
     vector_peak = c.by_dtype(looped, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
     rated = c.find(*_SPECIAL[0]) is not None
@@ -246,6 +255,8 @@ def _compute_time(
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
+        if unpacks.any():
+            vector = vector * np.where(unpacks, unpacked(table, tiling.shape.m, tiling.utilisation), 1.0)
     if tiling.blocks is not None and runtime in AS_STORED and (windows := by_window(table)).any():
         points, cycles = window_rate(table, c.profile)
         addressed = points * c.by_algorithm(codes, "point") / cycles

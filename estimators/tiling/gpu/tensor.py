@@ -51,13 +51,15 @@ def choose_tensor(
     c = Coefficients(profile)
     codes = algorithm_codes(table, profile)
     own = partial(c.by_algorithm, codes)
-    rate = matrix_peaks(table.dtype, profile) * own("efficiency")
+    rate = unit_peaks("matrix", table.dtype, profile) * own("efficiency")
     share = own("efficiency.bandwidth")
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
     # Libraries have no kernels that split the reduction of operands with scales by groups: products of few rows over 65536 take
     # 2 ns an element of it in float4 on a B200, 1 ns in float8 with groups of 128 on an H100 (NVIDIA AIConfigurator, 2026).
+    unpacks = unpacks_weights(table)
+    vector_rate = unit_peaks("vector", table.dtype, profile) * own("efficiency.vector")
     in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
@@ -70,6 +72,9 @@ def choose_tensor(
         blocks = tensor_blocks(work, shape, load)
         traffic = tensor_traffic(table, profile, shape, load, kernels, once)
         math = table.matrix_flops / (rate * load.useful) * blocks.ramp(own)
+        if unpacks.any():
+            beside = table.vector_flops / vector_rate * unpacked(table, tile_m, load.useful)
+            math = math + np.where(unpacks, beside, 0.0)
         times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
         rounds = ceil_div(load.blocks, multiprocessors * load.resident)
         time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
@@ -145,6 +150,17 @@ def stored_bytes(table: KernelTable) -> np.ndarray:
     return np.where(unpacks_weights(table), packed, element_bytes(table))
 
 
+def unpacked(table: KernelTable, tile_m: np.ndarray | float, useful: np.ndarray) -> np.ndarray:
+    """(..., K) how often packed weights are unpacked, relative to once on all multiprocessors: every row of blocks unpacks those
+    that it multiplies, on the multiprocessors that have a block.
+
+    Args:
+        useful: share of the lanes' work that is neither padding nor idle.
+    """
+    times: np.ndarray = table.m / (tile_m * useful)
+    return times
+
+
 def _cluster(
     kernels: TensorKernels, tile_m: np.ndarray | float, tile_n: np.ndarray | float
 ) -> tuple[np.ndarray | float, np.ndarray | float]:
@@ -153,9 +169,11 @@ def _cluster(
     return np.where(along_m, kernels.cluster, 1.0), np.where(along_m, 1.0, kernels.cluster)
 
 
-def matrix_peaks(dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
-    """(R,) flop/s of matrix units in these types, codes into `COMPUTE_DTYPES`."""
+def unit_peaks(unit: str, dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
+    """(R,) operations a second of the matrix or vector units in these types, codes into `COMPUTE_DTYPES`; of float32 where no rate
+    of a type is known."""
     peaks = np.ones(len(dtype))
     for code in np.unique(dtype):
-        peaks = np.where(dtype == code, profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}"), peaks)
+        of_float32 = profile.value(f"peak.{unit}.float32", 1.0)
+        peaks = np.where(dtype == code, profile.value(f"peak.{unit}.{COMPUTE_DTYPES[code]}", of_float32), peaks)
     return peaks
