@@ -245,7 +245,7 @@ FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
 """Profiles that rows of products and attention are fitted to."""
 TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
-TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "attention", "LLM linear")
+TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
