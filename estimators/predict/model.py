@@ -63,9 +63,11 @@ from shmoo.estimators.tiling.gpu.threads import (
     by_window,
     copies_by_tensor,
     copies_of_words,
+    copy_seconds,
     dependent_reads,
     index_bytes,
     kernels_a_step,
+    operands_copied,
     rate_of_words,
     window_rate,
 )
@@ -159,6 +161,8 @@ def predict(
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")
         body = body + _transposition_time(table, coefficients, codes, runtime)
+        if runtime in AS_STORED:
+            body = body + copy_seconds(table, coefficients)
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, dynamic)
 
@@ -359,7 +363,7 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
         return 0.0
     converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
-    return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
+    return c.value("launch.driver") * (operands_copied(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ Columns (those that do not apply are empty or absent, further ones are ignored):
     op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
                             float32; tf32 multiplies float32 tensors)
     weights                 type that a linear layer's weight is stored in, where it is not `dtype`: int8 and int4 are multiplied
-                            in `dtype`, float8 and float4 in themselves after the activation was rounded to them
+                            in `dtype`, float8 (a scale a row) and float4 in themselves after the activation was rounded to them
     latency_s               measured
     energy_j or power_w     measured, where known: energy of a call, or mean power
     time                    what latency_s holds: "call" (default), or "device": the kernels alone, as in a replayed graph
