@@ -48,7 +48,7 @@ from shmoo.estimators.tiling.gpu.blocks import (
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
-from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
+from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, LONG_PART, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
@@ -61,10 +61,8 @@ BLOCK_TILES: tuple[Tile, ...] = (
 of products with few rows or columns, which stream one operand."""
 SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
-_USUAL_SPLITS, _LONG_PART = 4, 12288.0
-"""Up to so many parts are taken where each has a few slices, also of the longest reductions of the operators' tables (65536); more
-only where parts stay about as long as those of them, as in the products of weights' gradients over a long batch (half a
-million)."""
+_USUAL_SPLITS, _LEAST_PART = 4, 512.0
+"""Up to so many parts are taken where each is at least so long, more only where parts stay long (`Library.long_part`)."""
 _STATE_SLICE = 32
 """The same at most, for the memory that tiles occupy."""
 
@@ -163,13 +161,15 @@ class GpuThreadBlocks:
     ) -> TileShape:
         """(R,) extents of the tile of float32 units that takes least time with the traffic of partial sums."""
         multiprocessors, bandwidth, seconds = profile.value("count.sms"), profile.value("bandwidth.l2"), unit_seconds(profile)
+        library = LIBRARIES.get(self.library or "")
+        long_part = LONG_PART if library is None else library.long_part
 
         def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
             part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
             load = work.load(profile, tile_m, tile_n, part)
             partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
             time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
-            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, _LONG_PART)
+            least = np.where(split <= _USUAL_SPLITS, _LEAST_PART, long_part)
             few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             return np.where(fits & ((split == 1) | few), time, np.inf), part
