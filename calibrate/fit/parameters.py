@@ -60,8 +60,8 @@ EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
 BESIDE_SD = 0.5
-"""The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores hide
-a part of it."""
+"""The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores
+hide a part of it."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
 SLOWED = 1.5

@@ -41,7 +41,13 @@ FAMILY_OF = MappingProxyType(
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
         **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "scaled_tensor": "gemm", "packed_tensor": "gemm", "float4_tensor": "gemm", "recurrent_tensor": "gemm"},
+        **{
+            "narrow_tensor": "gemm",
+            "scaled_tensor": "gemm",
+            "packed_tensor": "gemm",
+            "float4_tensor": "gemm",
+            "recurrent_tensor": "gemm",
+        },
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""

@@ -1,8 +1,8 @@
 """Strides of views, and what a framework copies because of them before it multiplies.
 
 PyTorch multiplies batches of matrices with one dimension for the batch. Operands with more are reshaped to it (ATen's
-`LinearAlgebra.cpp`, `_matmul_impl`), which copies those whose batch dimensions do not lie one after the other in memory: the heads
-of attention, which are split off the features of each token.
+`LinearAlgebra.cpp`, `_matmul_impl`), which copies those whose batch dimensions do not lie one after the other in memory: the
+heads of attention, which are split off the features of each token.
 """
 
 from __future__ import annotations

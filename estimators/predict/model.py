@@ -363,7 +363,9 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
         return 0.0
     converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
-    return c.value("launch.driver") * (operands_copied(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
+    return c.value("launch.driver") * (
+        operands_copied(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
+    )
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ SPLITS = (1, 2, 4, 8, 16, 32)
 _USUAL_SPLITS, _LEAST_PART = 4, 512.0
 """Up to so many parts are taken where each is at least so long, more only where parts stay long (`Library.long_part`)."""
 _STATE_SLICE = 32
-"""The same at most, for the memory that tiles occupy."""
+"""Extent of k that is staged at once, at most, for the memory that tiles occupy."""
 
 
 @TILINGS.register("gpu_thread_blocks")

@@ -170,8 +170,8 @@ def _cluster(
 
 
 def unit_peaks(unit: str, dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
-    """(R,) operations a second of the matrix or vector units in these types, codes into `COMPUTE_DTYPES`; of float32 where no rate
-    of a type is known."""
+    """(R,) operations a second of the matrix or vector units in these types, codes into `COMPUTE_DTYPES`; of float32 where no
+    rate of a type is known."""
     peaks = np.ones(len(dtype))
     for code in np.unique(dtype):
         of_float32 = profile.value(f"peak.{unit}.float32", 1.0)

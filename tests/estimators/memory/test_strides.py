@@ -73,9 +73,7 @@ def test_copies_are_kernels_of_their_own_on_gpus() -> None:
     dense.strided_bytes[:] = 0.0
     tiling, c = strategy_for(profile), Coefficients(profile)
     for runtime, device, launches in (("eager", 2.0, 2.0), ("cudagraphs", 2.0, 0.0), ("inductor", 0.0, 0.0)):
-        copied, other = (
-            predict(t, tiling.apply(t, profile, tiling.choose(t, profile)), c, runtime) for t in (table, dense)
-        )
+        copied, other = (predict(t, tiling.apply(t, profile, tiling.choose(t, profile)), c, runtime) for t in (table, dense))
         more = copied.device_s[0] - other.device_s[0]
         assert (more > device * c.value("device_launch")) if device else (more == 0.0)
         assert copied.launch_s[0] - other.launch_s[0] == pytest.approx(launches * c.value("launch.driver"))

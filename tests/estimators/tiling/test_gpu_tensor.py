@@ -136,8 +136,8 @@ def quantised(m: int, n: int, k: int, scheme: str | Scheme) -> KernelTable:
 
 
 def test_products_with_scales_by_groups_do_not_split_their_reduction():
-    """16 x 512 results over 65536 keep few multiprocessors busy; with one scale a row their reduction is cut, and they end sooner.
-    They scale 512 sums for each result."""
+    """16 x 512 results over 65536 keep few multiprocessors busy; with one scale a row their reduction is cut, and they end
+    sooner. They scale 512 sums for each result."""
     profile = load_profile("gpu_h100")
     by_row = Scheme("float8-dynamic", "float8", (1, 0), "float32")
     grouped, rows = (quantised(16, 512, 65536, scheme) for scheme in ("float8-dynamic", by_row))
