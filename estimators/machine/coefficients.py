@@ -22,9 +22,9 @@ TENSOR = (
     "float4_tensor", "recurrent_tensor",
 )  # fmt: skip
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
-products of operands of 8 bits and less, "scaled" those of them whose groups along the reduction have a scale each that the units
-of float32 apply, "packed" those that unpack weights of fewer bits than they multiply in, "float4" those
-of operands with a scale for each 16. Coefficients that all of these have in common end in ".tensor"."""
+products of operands of 8 bits and less, "scaled" those of them whose groups along the reduction have a scale each, "packed"
+those that unpack weights of fewer bits than they multiply in, "float4" those of operands with a scale for each 16. Coefficients
+that all of these have in common end in ".tensor"."""
 _PRODUCTS = ("gemv_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor")
 """Products on tensor cores that use the coefficients of 16-bit products where they have none of their own."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
