@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 
-from shmoo.estimators.graph.records import Attribute, Graph, OpCall
+from shmoo.estimators.graph.records import Graph, OpCall
 
 Shape = tuple[int, ...]
 _PARTS = ("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.slice", "aten.narrow")
@@ -76,7 +76,7 @@ def _order(call: OpCall, rank: int) -> list[int] | None:
     return None
 
 
-def _dim(value: Attribute, rank: int) -> int:
+def _dim(value: object, rank: int) -> int:
     return value % rank if isinstance(value, int) and rank else 0
 
 
