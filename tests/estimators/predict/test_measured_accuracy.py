@@ -64,7 +64,7 @@ def test_each_file_of_measurements_says_its_source_and_is_small(name):
     assert 30 <= len(rows) == len(set(rows)) <= 40
 
 
-@pytest.mark.parametrize(("device", "group"), itertools.product(BOUNDS, GROUPS))
+@pytest.mark.parametrize(("device", "group"), [*itertools.product(BOUNDS, GROUPS)])
 def test_operators_of_measured_gpus_are_estimated_within_their_bounds(device, group, tmp_path):
     """Ten rows of each group; convolutions of the A100's table ran on the card with 80 GB."""
     assert set(BOUNDS[device]) == set(GROUPS)
