@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 Tile = tuple[float, float]
-LEAST_PART = 128.0
-"""Shortest part of a reduction that is cut into a few: some slices, whose start and end still pay."""
 LONG_PART = 12288.0
 """Shortest part of a reduction that is cut into more than the usual few, as that of weights' gradients over a long batch."""
 
@@ -27,16 +25,14 @@ class Library:
         batched: of a batch of them.
         transformed: of the products between Winograd's transforms, where those are kernels of their own.
         patches: images x rows x columns of 2 x 2 results in a block of the fused kernel.
-        least_part: shortest part of a reduction that is cut.
-        long_part: reductions of products come in more than four parts only where parts stay this long. Four are the most in which
-            those of up to 65536 were seen, but with Pascal's tiles, which leave most multiprocessors without one.
+        long_part: reductions of products come in more than four parts only where parts stay this long. From Turing on four are
+            the most in which those of up to 65536 were seen.
     """
 
     products: tuple[Tile, ...]
     batched: tuple[Tile, ...]
     transformed: tuple[Tile, ...]
     patches: tuple[tuple[int, int, int], ...]
-    least_part: float = LEAST_PART
     long_part: float = LONG_PART
 
 
@@ -58,7 +54,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             batched=((64, 64), (128, 32), (32, 128)),
             transformed=((64, 64), (128, 32), (32, 128)),
             patches=_LONG,
-            least_part=512.0,
+            long_part=4096.0,
         ),
         "turing": Library(
             products=(*_WIDE, (64, 64)),
@@ -71,7 +67,6 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             batched=((128, 128),),
             transformed=((128, 128),),
             patches=((1, 4, 8), (4, 4, 2)),
-            least_part=512.0,
         ),
     }
 )

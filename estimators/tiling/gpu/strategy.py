@@ -48,16 +48,7 @@ from shmoo.estimators.tiling.gpu.blocks import (
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
-from shmoo.estimators.tiling.gpu.library import (
-    DIRECT,
-    LEAST_PART,
-    LIBRARIES,
-    LONG_PART,
-    STREAMED,
-    TENSOR_KERNELS,
-    TensorKernels,
-    Tile,
-)
+from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, LONG_PART, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
@@ -71,8 +62,7 @@ of products with few rows or columns, which stream one operand."""
 SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
 _USUAL_SPLITS = 4
-"""Up to so many parts are taken where each has a few slices (`Library.least_part`), more only where parts stay long
-(`Library.long_part`)."""
+"""Up to so many parts are taken where each has a few slices, more only where parts stay long (`Library.long_part`)."""
 _STATE_SLICE = 32
 """Extent of k that is staged at once, at most, for the memory that tiles occupy."""
 
@@ -172,14 +162,14 @@ class GpuThreadBlocks:
         """(R,) extents of the tile of float32 units that takes least time with the traffic of partial sums."""
         multiprocessors, bandwidth, seconds = profile.value("count.sms"), profile.value("bandwidth.l2"), unit_seconds(profile)
         library = LIBRARIES.get(self.library or "")
-        short, long = (LEAST_PART, LONG_PART) if library is None else (library.least_part, library.long_part)
+        long_part = LONG_PART if library is None else library.long_part
 
         def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
             part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
             load = work.load(profile, tile_m, tile_n, part)
             partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
             time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
-            least = np.where(split <= _USUAL_SPLITS, short, long)
+            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, long_part)
             few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             return np.where(fits & ((split == 1) | few), time, np.inf), part
