@@ -15,6 +15,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.strides import copied_bytes, producers_of
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
 
@@ -84,6 +85,7 @@ def _add_rows(
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
+    producers = producers_of(graph) if any([work.call.op == "aten.matmul" for work in works]) else {}
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
         cost = work.cost
         near = zip(work.touches, reuse[row], work.kinds, strict=True)
@@ -96,7 +98,8 @@ def _add_rows(
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],
-            entering[row], results[row], leaving[row], _strided_bytes(work), segment, np.nan,
+            entering[row], results[row], leaving[row], _strided_bytes(work) or copied_bytes(graph, work.call, producers),
+            segment, np.nan,
         ))  # fmt: skip
 
 

@@ -59,6 +59,9 @@ library. It keeps few compiled cases from dominating: a held-out convnet was 3.3
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
+BESIDE_SD = 0.5
+"""The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores
+hide a part of it."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
 SLOWED = 1.5
@@ -162,6 +165,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 # The shortest kernel is seen where a case has no other, such as one that rounds the operands.
                 if stem != "device_launch" or (here & cases.alone).any():
                     add_own(algorithm, algorithm, (stem,), here)
+            if algorithm in ("packed_tensor", "scaled_tensor"):
+                add_own(algorithm, algorithm, ("efficiency.vector",), here, BESIDE_SD)
             if algorithm == "attention_tensor":
                 add_own(algorithm, algorithm, ("efficiency.special",), here, EXPONENTIALS_SD)
                 add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)

@@ -17,9 +17,10 @@ from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
 from shmoo.estimators.registry import aten
 
 
-def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0) -> Cost:
+def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0, group: int = 1) -> Cost:
     """Batch x (m, k) by (k, n), and `vector` operations on its results beside it."""
-    return bill(call, "gemm", matrix=2 * batch * m * n * k, vector=vector * parts(call), batch=batch, m=m, n=n, k=k)
+    matrix = 2 * batch * m * n * k
+    return bill(call, "gemm", matrix=matrix, vector=vector * parts(call), batch=batch, m=m, n=n, k=k, group=group)
 
 
 @cost("aten.linear")
@@ -67,12 +68,23 @@ def grouped_mm(call: OpCall) -> Cost:
     return gemm(call, math.prod(batch), m, n, k, vector=conversions * right.numel)
 
 
+def _scale_groups(call: OpCall) -> tuple[int, int]:
+    """Groups of a row that have a scale each, and sums that are scaled outside of the matrix units. The sum over a group whose
+    scale is in float32 is multiplied and added to the others by vector units (DeepSeek-V3, arXiv:2412.19437, section 3.3.2);
+    matrix units apply narrower scales themselves."""
+    scales = call.operand("scale_a") or call.operand("scale_a.0")
+    groups = max(scales.shape[-1], 1) if scales is not None and len(scales.shape) > 1 else 1
+    return groups, groups if scales is not None and scales.dtype == "float32" else 1
+
+
 @cost("aten._scaled_mm", "aten._scaled_mm_v2")
 def scaled_mm(call: OpCall) -> Cost:
-    """A product of 8-bit matrices; the scales, and the bias if there is one, are applied to the result."""
+    """A product of narrow matrices; the scales, and the bias if there is one, are applied to the result."""
     m, k = tensor(call, "self").shape
     n = tensor(call, "mat2").shape[-1]
-    return gemm(call, 1, m, n, k, vector=m * n * (2 if call.operand("bias") else 1))
+    groups, sums = _scale_groups(call)
+    vector = m * n * (2 * sums - 1 + (call.operand("bias") is not None))
+    return gemm(call, 1, m, n, k, vector, group=-(-k // groups) if groups > 1 else 1)
 
 
 @cost("aten._weight_int8pack_mm")

@@ -206,8 +206,9 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
         images: samples of a convolution's batch, planes of a pooling or an interpolation; m counts the points of all. geometry:
             of a convolution's images.
-        group: attention: query heads that share a head of keys. causal: attention: queries see no later keys, so that kernels
-            may skip about half of the scores that `matrix_flops` counts.
+        group: attention: query heads that share a head of keys; products of scaled operands: elements of a row that share a
+            scale, 1 where all do. causal: attention: queries see no later keys, so that kernels may skip about half of the
+            scores that `matrix_flops` counts.
     """
 
     family: str

@@ -162,7 +162,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
                                Space(1e-3, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
-        Guess(0.9, 0.6, 1.0, _FULL, ".attention_tensor", "gpu"))),
+        Guess(0.9, 0.6, 1.0, f"arithmetic on registers beside products, as of softmax in {_FULL}", ".tensor", "gpu"))),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),

@@ -18,13 +18,14 @@ from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
 TENSOR = (
-    "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "packed_tensor", "float4_tensor",
-    "recurrent_tensor",
+    "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor",
+    "float4_tensor", "recurrent_tensor",
 )  # fmt: skip
 """What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
-products of operands of 8 bits and less, "packed" those that unpack weights of fewer bits than they multiply in, "float4" those
-of operands with a scale for each 16. Coefficients that all of these have in common end in ".tensor"."""
-_PRODUCTS = ("gemv_tensor", "narrow_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor")
+products of operands of 8 bits and less, "scaled" those of them whose groups along the reduction have a scale each, "packed"
+those that unpack weights of fewer bits than they multiply in, "float4" those of operands with a scale for each 16. Coefficients
+that all of these have in common end in ".tensor"."""
+_PRODUCTS = ("gemv_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor")
 """Products on tensor cores that use the coefficients of 16-bit products where they have none of their own."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
@@ -40,7 +41,13 @@ FAMILY_OF = MappingProxyType(
         **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
         **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
         **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{"narrow_tensor": "gemm", "packed_tensor": "gemm", "float4_tensor": "gemm", "recurrent_tensor": "gemm"},
+        **{
+            "narrow_tensor": "gemm",
+            "scaled_tensor": "gemm",
+            "packed_tensor": "gemm",
+            "float4_tensor": "gemm",
+            "recurrent_tensor": "gemm",
+        },
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
@@ -56,6 +63,7 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
         if algorithm in _LAYERS and prefix.partition(".")[0] in ("launch", "dispatch"):
             continue
         if algorithm in TENSOR:
+            names += [f"{prefix}.narrow_tensor"] * (algorithm == "scaled_tensor")
             names += [f"{prefix}.gemm_tensor"] * (algorithm in _PRODUCTS) + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
@@ -95,6 +103,7 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         return codes
     codes = np.where(tensor, _TENSOR_CODE[codes], codes)
     codes = np.where(tensor & gemm & (_BITS[table.dtype] <= 8), _CODE["narrow_tensor"], codes)
+    codes = np.where(tensor & gemm & (table.group > 1), _CODE["scaled_tensor"], codes)
     codes = np.where(tensor & gemm & (table.dtype == _FLOAT4), _CODE["float4_tensor"], codes)
     return np.where(tensor & unpacks_weights(table), _CODE["packed_tensor"], codes)
 

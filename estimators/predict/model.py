@@ -46,18 +46,27 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, converts_layout, in_tensor_kernels
+from shmoo.estimators.machine.coefficients import (
+    Coefficients,
+    algorithm_codes,
+    converts_layout,
+    in_tensor_kernels,
+    unpacks_weights,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
+from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
     copies_by_tensor,
     copies_of_words,
+    copy_seconds,
     dependent_reads,
     index_bytes,
     kernels_a_step,
+    operands_copied,
     rate_of_words,
     window_rate,
 )
@@ -137,6 +146,8 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")
         body = body + _transposition_time(table, coefficients, codes, runtime)
+        if runtime in AS_STORED:
+            body = body + copy_seconds(table, coefficients)
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, dynamic)
 
@@ -220,8 +231,10 @@ def _compute_time(
             np.where(better, other, matrix),
             np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
         )
-    # Loops on a GPU convert 16-bit elements and compute in float32.
-    looped = np.where(_NARROW[table.dtype], _FLOAT32, table.dtype) if c.profile.family in ASYNCHRONOUS else table.dtype
+    # Loops on a GPU convert 16-bit elements and compute in float32; weights are unpacked in pairs of their own type.
+    unpacks = unpacks_weights(table) & in_tensor_kernels(codes)
+    widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
+    looped = np.where(widened, _FLOAT32, table.dtype)
     vector_peak = c.by_dtype(looped, _VECTOR)
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
     rated = c.find(*_SPECIAL[0]) is not None
@@ -231,6 +244,8 @@ def _compute_time(
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
+        if unpacks.any():
+            vector = vector * np.where(unpacks, unpacked(table, tiling.shape.m, tiling.utilisation), 1.0)
     if tiling.blocks is not None and runtime in AS_STORED and (windows := by_window(table)).any():
         points, cycles = window_rate(table, c.profile)
         addressed = points * c.by_algorithm(codes, "point") / cycles
@@ -333,7 +348,9 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
         return 0.0
     converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
-    return c.value("launch.driver") * (converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps)
+    return c.value("launch.driver") * (
+        operands_copied(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
+    )
 
 
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndar
     here: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
     here = here & (table.dtype == COMPUTE_DTYPES.index(dtype))
     if group in ("gemm", "gemm_batched"):
-        here = here & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table)
+        here = here & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table) & (table.group <= 1)
     return here
 
 

@@ -5,7 +5,7 @@ Columns (those that do not apply are empty or absent, further ones are ignored):
     op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
                             float32; tf32 multiplies float32 tensors)
     weights                 type that a linear layer's weight is stored in, where it is not `dtype`: int8 and int4 are multiplied
-                            in `dtype`, float8 and float4 in themselves after the activation was rounded to them
+                            in `dtype`, float8 (a scale a row) and float4 in themselves after the activation was rounded to them
     latency_s               measured
     energy_j or power_w     measured, where known: energy of a call, or mean power
     time                    what latency_s holds: "call" (default), or "device": the kernels alone, as in a replayed graph
@@ -35,7 +35,7 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from shmoo.estimators.costs.quantize import quantized
+from shmoo.estimators.costs.quantize import STANDARD, Scheme, quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.dtypes import canonical_dtype, compute_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
@@ -62,8 +62,11 @@ W = TypeVar("W", bound=str)
 HEADS = ("heads", "kv_heads", "causal")
 TIMES: tuple[Time, ...] = get_args(Time)
 STATES: tuple[State, ...] = get_args(State)
-WEIGHTS = MappingProxyType({"int8": "int8-weight", "int4": "int4-weight", "float8": "float8-dynamic", "float4": "float4-dynamic"})
-"""Type of a weight -> scheme that quantises a layer (`estimators.costs.quantize.SCHEMES`)."""
+_BY_ROW = Scheme("float8-dynamic", "float8", (1, 0), "float32")
+WEIGHTS = MappingProxyType(
+    {"int8": STANDARD["int8-weight"], "int4": STANDARD["int4-weight"], "float8": _BY_ROW, "float4": STANDARD["float4-dynamic"]}
+)
+"""Type of a weight -> scheme that quantises a layer. Float8 has a scale a row, as the vendor's kernels of products take it."""
 COLUMNS = frozenset(
     {"op", "dtype", *GEMM, *CONV, *HEADS, "rows", "cols", "shape", "kernel"}
     | {"latency_s", "energy_j", "power_w", "time", "state", "weights"}

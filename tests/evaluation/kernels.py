@@ -22,6 +22,7 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of
 from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
 from shmoo.calibrate.transfer import off_by, transfer, typical
+from shmoo.estimators.costs.quantize import quantized
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.catalogue import whose
@@ -29,6 +30,7 @@ from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ResidualGroup, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.heat import mean_decay
+from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.declared import CONTROLLER
 
@@ -113,7 +115,11 @@ def _gemm_lowbit(x: Mapping[str, str]) -> Row | None:
     row = _row(x["device"], group, _table_row("linear", _extents(x), dtype, float(x["latency_s"]), True, weights))
     if row is None or not before:
         return row
-    return replace(row, case=replace(row.case, graphs=(_last_call(row.case.graphs[0]),)))
+    # Blocks of 128 by 128 share a scale, activations of groups of 128.
+    extents = {name: int(extent) for name, extent in _extents(x).items()}
+    call, weights_at = TABLE_OPERATORS["linear"].build({**extents, "bias": 0}, dtype)
+    (graph,) = quantized((single_call_graph(call, weights_at),), "float8-dynamic")
+    return replace(row, case=replace(row.case, graphs=(_last_call(graph),)))
 
 
 def _last_call(graph: Graph) -> Graph:
@@ -242,7 +248,7 @@ FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
 """Profiles that rows of products and attention are fitted to."""
 TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
-TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "attention", "LLM linear")
+TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""

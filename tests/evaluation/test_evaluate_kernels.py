@@ -49,7 +49,8 @@ def test_only_prefill_has_a_mask(tmp_path: Path) -> None:
 
 
 def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None:
-    """TensorRT-LLM's attention rotates and stores keys in a kernel before it; blocked float8 found its activations rounded."""
+    """TensorRT-LLM's attention rotates and stores keys in a kernel before it; blocked float8 found its activations rounded, in
+    groups of 128, where others have a scale a row."""
     lines_of = "".join(f"h100_sxm_80gb,prefill,4,512,512,32,8,128,1e-4,,{name} 1,x\n" for name in ("vllm", "trtllm"))
     text = LOWBIT + "".join(f"h100_sxm_80gb,{kind},16,4096,4096,2e-5,x\n" for kind in ("fp8", "fp8_block"))
     found = read(folder(tmp_path, attention_bf16=ATTENTION + lines_of, gemm_lowbit=text), ("attention_bf16", "gemm_lowbit"))
@@ -57,7 +58,9 @@ def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None
         ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 2), ("DeepGEMM fp8_block", 1, 1),
     ]  # fmt: skip
     assert found[-1].case.graphs[0].values[1].is_weight
-    assert len(teaching(found, "gpu_h100")) == 2
+    scales = [row.case.graphs[-1].calls[-1].operand("scale_a").shape for row in found[2:]]
+    assert scales == [(16, 1), (16, 32)]
+    assert len(teaching(found, "gpu_h100")) == 3
 
 
 def test_products_of_deepbench_start_on_a_cool_board(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ class Products:
 
     Attributes:
         size: bytes of an element.
+        stored: bytes of an element of the second operand as it is staged: fewer where it is unpacked on the way to the units.
         slices, stages: extent of k that is staged at once, and such slices held at once.
     """
 
@@ -81,6 +82,7 @@ class Products:
     n: Floats
     k: Floats
     size: Floats
+    stored: Floats
     slices: Floats | float = float(SLICE)
     stages: Floats | float = float(STAGES)
 
@@ -92,6 +94,10 @@ class Products:
     def outputs(self) -> Floats:
         """(R,) elements of each product's result."""
         return self.batch * self.m * self.n
+
+    def staged(self, tile_m: np.ndarray | float, tile_n: np.ndarray | float) -> Floats:
+        """(..., R) bytes that a block of this size stages for an element of the reduction."""
+        return self.size * tile_m + self.stored * tile_n
 
     def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Load) -> np.ndarray:
         """(R,) share of what is staged whose address no translation at hand covers: every row that a multiprocessor's blocks
@@ -134,7 +140,7 @@ def blocks_per_multiprocessor(
 ) -> np.ndarray:
     """(K,) blocks that shared memory and the register file hold at once; below 1 where not even one fits."""
     shared, registers = profile.value("capacity.shared"), profile.value("capacity.register", np.inf)
-    by_shared = np.floor(shared / (work.stages * work.size * (tile_m + tile_n) * work.slices))
+    by_shared = np.floor(shared / (work.stages * work.staged(tile_m, tile_n) * work.slices))
     by_registers = np.floor(registers / (1.5 * ACCUMULATOR_BYTES * tile_m * tile_n))
     return np.minimum(np.minimum(by_shared, by_registers), MOST_BLOCKS)
 

@@ -29,7 +29,7 @@ from shmoo.estimators.tiling.base import (
 )
 from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, fastest
 from shmoo.estimators.tiling.gpu.library import TensorKernels
-from shmoo.estimators.tiling.gpu.tensor import matrix_peaks
+from shmoo.estimators.tiling.gpu.tensor import unit_peaks
 
 STEP = 64.0
 """Keys that a block takes at once."""
@@ -118,7 +118,7 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
     clock, multiprocessors = profile.value("clock"), profile.value("count.sms")
     c = Coefficients(profile)
     own = partial(c.by_algorithm, algorithm_codes(table, profile))
-    rate = matrix_peaks(table.dtype, profile) * own("efficiency")
+    rate = unit_peaks("matrix", table.dtype, profile) * own("efficiency")
     share = own("efficiency.bandwidth")
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 Tile = tuple[float, float]
+LONG_PART = 12288.0
+"""Shortest part of a reduction that is cut into more than the usual few, as that of weights' gradients over a long batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,15 @@ class Library:
         batched: of a batch of them.
         transformed: of the products between Winograd's transforms, where those are kernels of their own.
         patches: images x rows x columns of 2 x 2 results in a block of the fused kernel.
+        long_part: reductions of products come in more than four parts only where parts stay this long. From Turing on four are
+            the most in which those of up to 65536 were seen.
     """
 
     products: tuple[Tile, ...]
     batched: tuple[Tile, ...]
     transformed: tuple[Tile, ...]
     patches: tuple[tuple[int, int, int], ...]
+    long_part: float = LONG_PART
 
 
 DIRECT: tuple[Tile, ...] = ((128, 32), (128, 64), (128, 128))
@@ -42,12 +47,14 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             batched=((64, 128),),
             transformed=((128, 32), (64, 64)),
             patches=((1, 4, 8), (2, 4, 4), (2, 2, 8), (4, 2, 4), (4, 1, 8), (4, 4, 2)),
+            long_part=4096.0,
         ),
         "volta": Library(
             products=_WIDE,
             batched=((64, 64), (128, 32), (32, 128)),
             transformed=((64, 64), (128, 32), (32, 128)),
             patches=_LONG,
+            long_part=4096.0,
         ),
         "turing": Library(
             products=(*_WIDE, (64, 64)),

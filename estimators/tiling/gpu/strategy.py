@@ -48,9 +48,9 @@ from shmoo.estimators.tiling.gpu.blocks import (
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
-from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
+from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, LONG_PART, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
-from shmoo.estimators.tiling.gpu.tensor import choose_tensor, tensor_blocks, tensor_traffic
+from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
 
 BLOCK_TILES: tuple[Tile, ...] = (
@@ -61,11 +61,10 @@ BLOCK_TILES: tuple[Tile, ...] = (
 of products with few rows or columns, which stream one operand."""
 SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
-_USUAL_SPLITS, _LONG_PART = 4, 4096.0
-"""Up to so many parts are taken where each has a few slices; more only where parts stay as long as whole reductions are
-otherwise, as in the products of weights' gradients over a long batch."""
+_USUAL_SPLITS = 4
+"""Up to so many parts are taken where each has a few slices, more only where parts stay long (`Library.long_part`)."""
 _STATE_SLICE = 32
-"""The same at most, for the memory that tiles occupy."""
+"""Extent of k that is staged at once, at most, for the memory that tiles occupy."""
 
 
 @TILINGS.register("gpu_thread_blocks")
@@ -139,7 +138,8 @@ class GpuThreadBlocks:
         """The products of every kernel, staged as its units have them; `tensor` are those on tensor cores."""
         size, kernels = element_bytes(table), self._tensor_kernels
         slices = np.where(tensor, kernels.slice_bytes / size, float(SLICE))
-        return Products(table.batch, table.m, table.n, table.k, size, slices, np.where(tensor, kernels.stages, float(STAGES)))
+        stages = np.where(tensor, kernels.stages, float(STAGES))
+        return Products(table.batch, table.m, table.n, table.k, size, stored_bytes(table), slices, stages)
 
     def _offers(self, table: KernelTable, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
         """(K,) kernels, with the tiles and splits that their library has; those on tensor cores apart from others."""
@@ -167,13 +167,15 @@ class GpuThreadBlocks:
     ) -> TileShape:
         """(R,) extents of the tile of float32 units that takes least time with the traffic of partial sums."""
         multiprocessors, bandwidth, seconds = profile.value("count.sms"), profile.value("bandwidth.l2"), unit_seconds(profile)
+        library = LIBRARIES.get(self.library or "")
+        long_part = LONG_PART if library is None else library.long_part
 
         def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
             part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
             load = work.load(profile, tile_m, tile_n, part)
             partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
             time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
-            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, _LONG_PART)
+            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, long_part)
             few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             return np.where(fits & ((split == 1) | few), time, np.inf), part
@@ -199,7 +201,8 @@ class GpuThreadBlocks:
             contracts, ceil_div(load.blocks, multiprocessors * load.resident), ceil_div(elements, lanes * MOST_BLOCKS)
         )
         tiles = np.where(contracts, load.blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
-        staged = work.stages * work.size * (shape.m + shape.n) * np.minimum(np.where(tensor, work.slices, _STATE_SLICE), table.k)
+        slices = np.where(tensor, work.slices, _STATE_SLICE)
+        staged = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
         state = np.where(contracts, staged + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
         traffic = _traffic(table, profile, shape, load)
@@ -229,7 +232,7 @@ class GpuThreadBlocks:
         library = LIBRARIES.get(self.library or "")
         tiles = direct.images * ceil_div(direct.height, 4) * ceil_div(direct.width, 4)
         size = element_bytes(direct)
-        work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size)
+        work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size, size)
         offers = BLOCK_TILES if library is None else library.transformed
         shape = self._fastest(work, offers, (1,), profile)
         load = work.load(profile, shape.m, shape.n, shape.k)

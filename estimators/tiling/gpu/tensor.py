@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, unpacks_weights
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
@@ -51,14 +51,16 @@ def choose_tensor(
     c = Coefficients(profile)
     codes = algorithm_codes(table, profile)
     own = partial(c.by_algorithm, codes)
-    rate = matrix_peaks(table.dtype, profile) * own("efficiency")
+    rate = unit_peaks("matrix", table.dtype, profile) * own("efficiency")
     share = own("efficiency.bandwidth")
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
-    # Libraries have no kernels that split the reduction of operands with scales by groups of 16: on a B200, products of 14 rows
-    # over 65536 take 2 ns an element of it (NVIDIA AIConfigurator, 2026).
-    in_one_piece = table.dtype == _FLOAT4
+    # Libraries have no kernels that split the reduction of operands with scales by groups: products of few rows over 65536 take
+    # 2 ns an element of it in float4 on a B200, 1 ns in float8 with groups of 128 on an H100 (NVIDIA AIConfigurator, 2026).
+    unpacks = unpacks_weights(table)
+    vector_rate = unit_peaks("vector", table.dtype, profile) * own("efficiency.vector")
+    in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
         fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
@@ -70,6 +72,9 @@ def choose_tensor(
         blocks = tensor_blocks(work, shape, load)
         traffic = tensor_traffic(table, profile, shape, load, kernels, once)
         math = table.matrix_flops / (rate * load.useful) * blocks.ramp(own)
+        if unpacks.any():
+            beside = table.vector_flops / vector_rate * unpacked(table, tile_m, load.useful)
+            math = math + np.where(unpacks, beside, 0.0)
         times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
         rounds = ceil_div(load.blocks, multiprocessors * load.resident)
         time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
@@ -82,10 +87,10 @@ def choose_tensor(
 
 def tensor_blocks(work: Products, shape: TileShape, load: Load) -> Blocks:
     """What a multiprocessor works on at once, and what it copies."""
-    row = shape.m + shape.n
-    staged = load.queue * load.padded_k * work.size * row
+    row = work.staged(shape.m, shape.n)
+    staged = load.queue * load.padded_k * row
     together = np.minimum(load.queue, load.resident)
-    in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * work.size * row
+    in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * row
     return Blocks(load.reuse, load.depth, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces)
 
 
@@ -111,7 +116,9 @@ def tensor_traffic(
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
     partial_sums = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / size * load.pieces, 0.0)
     copied = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
-    read = table.matrix_flops / 2.0 / load.filled * size * _operand_reads(kernels, shape.m, shape.n)
+    together_m, together_n = kernels.together
+    row = size / np.minimum(shape.n, together_n) + stored_bytes(table) / np.minimum(shape.m, together_m)
+    read = table.matrix_flops / 2.0 / load.filled * row
     down, across = _cluster(kernels, shape.m, shape.n)
     again_a, again_b = used.a * (ceil_div(over_n, across) - 1.0), used.b * (ceil_div(over_m, down) - 1.0)
     flying = profile.value("count.sms") * load.resident
@@ -136,10 +143,22 @@ def tensor_traffic(
     }
 
 
-def _operand_reads(kernels: TensorKernels, tile_m: np.ndarray | float, tile_n: np.ndarray | float) -> np.ndarray:
-    """Elements that units read from shared memory for a multiply-add."""
-    together_m, together_n = kernels.together
-    return 1.0 / np.minimum(tile_m, together_m) + 1.0 / np.minimum(tile_n, together_n)
+def stored_bytes(table: KernelTable) -> np.ndarray:
+    """(K,) bytes of an element of the second operand as it lies in memory: packed weights are unpacked in registers, on their way
+    from shared memory to the units (Kim et al., "Who says elephants can't run", 2022)."""
+    packed: np.ndarray = operands(table).b / (table.batch * table.n * table.k)
+    return np.where(unpacks_weights(table), packed, element_bytes(table))
+
+
+def unpacked(table: KernelTable, tile_m: np.ndarray | float, useful: np.ndarray) -> np.ndarray:
+    """(..., K) how often packed weights are unpacked, relative to once on all multiprocessors: every row of blocks unpacks those
+    that it multiplies, on the multiprocessors that have a block.
+
+    Args:
+        useful: share of the lanes' work that is neither padding nor idle.
+    """
+    times: np.ndarray = table.m / (tile_m * useful)
+    return times
 
 
 def _cluster(
@@ -150,9 +169,11 @@ def _cluster(
     return np.where(along_m, kernels.cluster, 1.0), np.where(along_m, 1.0, kernels.cluster)
 
 
-def matrix_peaks(dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
-    """(R,) flop/s of matrix units in these types, codes into `COMPUTE_DTYPES`."""
+def unit_peaks(unit: str, dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
+    """(R,) operations a second of the matrix or vector units in these types, codes into `COMPUTE_DTYPES`; of float32 where no
+    rate of a type is known."""
     peaks = np.ones(len(dtype))
     for code in np.unique(dtype):
-        peaks = np.where(dtype == code, profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}"), peaks)
+        of_float32 = profile.value(f"peak.{unit}.float32", 1.0)
+        peaks = np.where(dtype == code, profile.value(f"peak.{unit}.{COMPUTE_DTYPES[code]}", of_float32), peaks)
     return peaks

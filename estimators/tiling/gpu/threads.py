@@ -15,10 +15,10 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.coefficients import RECURRENT
+from shmoo.estimators.machine.coefficients import RECURRENT, Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable, Masks, op_code
-from shmoo.estimators.tiling.base import element_bytes
+from shmoo.estimators.tiling.base import element_bytes, hit_share
 from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 
 COPY_BYTES = 16.0
@@ -117,3 +117,19 @@ def kernels_a_step(table: KernelTable) -> Floats:
     recurrent = table.is_op(*RECURRENT)
     persistent = (element_bytes(table) >= 4.0) & (table.n <= PERSISTENT_UNITS)
     return np.where(recurrent & ~persistent, STEP_KERNELS, 0.0)
+
+
+def operands_copied(table: KernelTable) -> Floats:
+    """(K,) operands of products that the framework copies before it multiplies (`strides.py`)."""
+    larger = table.batch * table.k * np.maximum(table.m, table.n) * element_bytes(table)
+    return np.where(table.is_family("gemm"), np.ceil(table.strided_bytes / larger - 1e-9), 0.0)
+
+
+def copy_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(..., K) what these copies take: each element is read and written once, in L2 where both fit."""
+    copies, last = operands_copied(table), c.profile.levels[-1]
+    moved = 2.0 * table.strided_bytes * (copies > 0)
+    near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
+    seconds = moved * (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
+    taken: Floats = seconds / c.value("efficiency.bandwidth.copy", "efficiency.bandwidth") + copies * c.value("device_launch")
+    return taken

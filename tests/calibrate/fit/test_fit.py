@@ -160,6 +160,17 @@ def test_no_kernel_beats_its_units_at_their_highest_clock(name, most):
     assert share.low < share.start < share.high
 
 
+def test_what_kernels_compute_beside_their_products_is_fitted_where_it_shows():
+    """Unpacking weights, and nothing of it in products whose weights are not packed."""
+    a100 = load_profile("gpu_a100_sxm_80g")
+    extents = [{"b": 1, "m": 64 * i, "n": 4096, "k": 2048} for i in range(1, 5)]
+    for weights, fitted_beside in (("int4", {"efficiency.vector.packed_tensor"}), ("", set())):
+        rows = [TableRow(0, "linear", x, "bfloat16", runtime="cudagraphs", time="device", weights=weights) for x in extents]
+        cases = [MeasuredCase(row.case, (row.graph(),), 1e-4, time="device") for row in rows]
+        names = {parameter.name for parameter in parameters_for(blocks(cases, a100), a100)}
+        assert {name for name in names if name.startswith("efficiency.vector")} == fitted_beside
+
+
 @pytest.mark.parametrize("steps", [0, 4])
 def test_a_fit_in_a_hurry_ends_with_the_best_point_so_far(monkeypatch, steps):
     """After its first steps, or some more, there are no further starts, no left-out refits, and the error is near the full

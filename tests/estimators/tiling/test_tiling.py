@@ -248,7 +248,6 @@ def test_gpu_overhanging_tiles_cost_a_full_tile():
     assert tiling.utilisation[0] == pytest.approx(129 / 256 * 2 / 108)
 
 
-@pytest.mark.xfail(reason="the V100 as published cuts it into 16 parts; 4 to be won back", strict=True)
 def test_gpu_splits_a_deep_reduction_with_few_outputs():
     """A 64 x 64 result over k = 65536 is cut along k, a large square product is not."""
     profile = load_profile("gpu_v100")

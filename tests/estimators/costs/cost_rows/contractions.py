@@ -35,6 +35,21 @@ rows(
     vector=256,
     space={"m": 16, "n": 16, "k": 32},
 )
+# A sum over each of two groups of a row is multiplied by its float32 scales, and one is added to the other.
+rows(
+    "_scaled_mm",
+    {
+        "self": TensorSpec((16, 256), "float8"),
+        "mat2": TensorSpec((256, 16), "float8"),
+        "scale_a": TensorSpec((16, 2), "float32"),
+        "scale_b": TensorSpec((1, 2), "float32"),
+    },
+    [h(16, 16)],
+    family="gemm",
+    matrix=2 * 16 * 16 * 256,
+    vector=16 * 16 * 3,
+    space={"m": 16, "n": 16, "k": 256, "group": 128},
+)
 SCALES = {"beta": 1, "alpha": 1}
 rows(
     "addmm _addmm_activation",
