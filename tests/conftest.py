@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Tests say how wide their terminal is; parallel workers are given the width of the one that they were started from.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture
