@@ -23,7 +23,7 @@ class NewerFormatError(FormatError):
 
 
 class StorageError(ShmooError):
-    """The disk is full or failing; what was written before is kept."""
+    """The disk is full or failing. Everything written before is kept."""
 
 
 class NothingMeasuredError(ShmooError):
@@ -31,8 +31,8 @@ class NothingMeasuredError(ShmooError):
 
 
 def not_installed(what: str, requirement: str, why: str = "") -> InputError:
-    """An error that says what needs which package, what was found in its place (`why`), and the command that installs it wherever
-    Shmoo itself came from."""
+    """The error for a missing package: `what` needs it, `why` describes what is installed instead, and the message ends with the
+    command that installs it, whether Shmoo itself came from an index or from a checkout."""
     reason = f" ({why})" if why else ""
     return InputError(
         f"{what} need {requirement}, which is not installed here{reason}; install it with: pip install '{requirement}'"

@@ -135,7 +135,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @property
     def derived(self) -> dict[str, Any]:
-        """What was computed from this graph and stays with it, because a graph never changes."""
+        """Results computed from this graph, by name. They stay valid because a graph never changes."""
         return self.__dict__
 
     def root(self, index: int) -> int:

@@ -196,7 +196,7 @@ def _meeting_cap(
     cap: float | Floats,
     budget: float | Floats,
 ) -> Floats:
-    """(..., S) clock of `_held_clock`, of segments some of which are above the cap."""
+    """(..., S) what `_held_clock` returns where at least one segment exceeds the cap."""
     least = budget * of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
     clock: Floats = np.zeros_like(least)

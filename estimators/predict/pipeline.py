@@ -115,7 +115,7 @@ def price(
     """
     _keep_freed_memory()
     profile = coefficients.profile
-    # What holds the host up before each kernel is of that kernel alone.
+    # `waits` delays the host before single kernels, so equal kernels no longer take the same time.
     twins = None if seed is None or waits is not None else find_twins(table, tiling)
     kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
     change = correction(kernels, cut, profile, runtime) if residual else None

@@ -143,8 +143,8 @@ class SweepController:
     def _variants(
         self, profile: ArchitectureProfile, threads: int | None
     ) -> list[tuple[dict[str, AxisValue], dict[str, Sequence[AxisValue]]]]:
-        """What is changed about a machine: tiling parameters, and values of coefficients all of whose combinations are priced
-        together."""
+        """The changes to a machine, in pairs: tiling parameters to set, and coefficients with their values, all combinations of
+        which are priced together."""
         handled = tiling_parameters(profile)
         by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
         numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}

@@ -144,8 +144,8 @@ def tensor_traffic(
 
 
 def stored_bytes(table: KernelTable) -> np.ndarray:
-    """(K,) bytes of an element of the second operand as it lies in memory: packed weights are unpacked in registers, on their way
-    from shared memory to the units (Kim et al., "Who says elephants can't run", 2022)."""
+    """(K,) bytes that an element of the second operand takes in memory. Packed weights keep their packed size until they are
+    unpacked in registers, between shared memory and the units (Kim et al., "Who says elephants can't run", 2022)."""
     packed: np.ndarray = operands(table).b / (table.batch * table.n * table.k)
     return np.where(unpacks_weights(table), packed, element_bytes(table))
 
