@@ -13,9 +13,9 @@ import numpy as np
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.views import StridedView, view_of
 from shmoo.estimators.memory.heap import Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
-from shmoo.estimators.memory.strides import copied_bytes, producers_of
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
 
@@ -85,7 +85,8 @@ def _add_rows(
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
-    producers = producers_of(graph) if any([work.call.op == "aten.matmul" for work in works]) else {}
+    multiplies = any([work.call.op == "aten.matmul" for work in works])
+    producers = {value: call for call in graph.calls for value in call.writes} if multiplies else {}
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
         cost = work.cost
         near = zip(work.touches, reuse[row], work.kinds, strict=True)
@@ -173,6 +174,34 @@ def _strided_bytes(work: _Work) -> float:
     if work.cost.family not in CONVOLUTIONS or work.call.attributes.get("memory_format") == CHANNELS_LAST:
         return 0.0
     return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+
+
+def copied_bytes(graph: Graph, call: OpCall, producers: Mapping[int, OpCall]) -> float:
+    """Bytes of the operands of a product of batches that are copied before it; 0 for other calls and broadcast operands.
+
+    PyTorch multiplies batches of matrices with one dimension for the batch. Operands with more are reshaped to it (ATen's
+    `LinearAlgebra.cpp`, `_matmul_impl`), which copies those whose batch dimensions do not lie one after the other in memory: the
+    heads of attention, which are split off the features of each token.
+
+    Args:
+        producers: as of `views.view_of`.
+    """
+    if call.op != "aten.matmul" or len(call.reads) < 2:
+        return 0.0
+    specs = [graph.values[value].spec for value in call.reads[:2]]
+    if min(len(spec.shape) for spec in specs) < 3 or specs[0].shape[:-2] != specs[1].shape[:-2]:
+        return 0.0
+    operands = zip(call.reads, specs, strict=False)
+    return sum(spec.nbytes for value, spec in operands if _is_copied(view_of(graph, value, producers)))
+
+
+def _is_copied(view: StridedView) -> bool:
+    """Whether the batch dimensions do not merge into one, or neither rows nor columns are dense. Views whose steps are not known
+    count as dense."""
+    if None in view.strides:
+        return False
+    batch = StridedView(view.sizes[:-2], view.strides[:-2]).runs()
+    return len(batch) > 1 or (1 not in view.strides[-2:] and 1 not in view.sizes[-2:])
 
 
 def _library_copies(work: _Work) -> Temporary:

@@ -96,3 +96,10 @@ class GraphBuilder:
 def kernel_table(graph: Graph, kernels: Sequence[Kernel], *, converts: Conversion = "none") -> KernelTable:
     """The table of one graph."""
     return kernel_tables([(graph, kernels)], converts=converts)
+
+
+def single_call(op: str, shape: tuple[int, ...], result: tuple[int, ...], **attributes: Attribute) -> OpCall:
+    """A call with one operand, of this shape."""
+    b = GraphBuilder()
+    b.call(op, {"self": b.tensor(shape)}, result, **attributes)
+    return b.calls[0]

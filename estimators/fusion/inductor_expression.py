@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shmoo.estimators.fusion.inductor_layout import StridedView
 from shmoo.estimators.graph.records import OpCall
+from shmoo.estimators.graph.views import StridedView
 from shmoo.estimators.registry import aten
 
 SPECIAL = frozenset(

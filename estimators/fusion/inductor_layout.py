@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
-from shmoo.estimators.graph.records import Attribute, OpCall
+from shmoo.estimators.graph.records import OpCall
+from shmoo.estimators.graph.views import RESHAPING, permutation
 from shmoo.estimators.registry import aten
 
-_RESHAPING = frozenset(
-    aten("view reshape _unsafe_view view_as reshape_as flatten unflatten ravel squeeze unsqueeze contiguous to type_as alias")
-    + aten("detach dropout lift_fresh_copy")
-)
-"""Operators that change extents at most."""
 _TABLES = frozenset(aten("embedding index_select index"))
 """Operators that gather rows of a table."""
 
@@ -27,11 +22,11 @@ _TABLES = frozenset(aten("embedding index_select index"))
 def keeps_memory(call: OpCall) -> bool:
     """Whether a view keeps the order of elements in memory. A permutation does where it only moves dimensions of one element, or
     names the order that an image's memory has already (channels last)."""
-    if call.op in _RESHAPING or call.op in ("aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"):
+    if call.op in RESHAPING or call.op in ("aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"):
         return True
     shape = call.inputs[0].shape
     name = call.op.removeprefix("aten.")
-    order = _permutation(name, call.attributes, len(shape)) if name in ("permute", "transpose") else None
+    order = permutation(name, call.attributes, len(shape)) if name in ("permute", "transpose") else None
     if order is None or order in ([0, 2, 3, 1], [0, 3, 1, 2]):
         return order is not None
     long = [d for d in order if shape[d] > 1]
@@ -102,109 +97,3 @@ def stretch(call: OpCall, operand: Sequence[int]) -> int:
             break
         together *= extent
     return together
-
-
-class StridedView(NamedTuple):
-    """A view of contiguous memory: its extents, and the step in elements along each, `None` where steps are uneven."""
-
-    sizes: tuple[int, ...]
-    strides: tuple[int | None, ...]
-
-    @classmethod
-    def whole(cls, shape: Sequence[int]) -> StridedView:
-        """The view of a whole memory, element after element."""
-        return cls(tuple(shape), tuple(math.prod(shape[place + 1 :]) for place in range(len(shape))))
-
-    def runs(self) -> list[tuple[int, int | None]]:
-        """Extents and steps, the outermost first, with dimensions joined where one loop can walk them; without extents of 1."""
-        joined: list[tuple[int, int | None]] = []
-        for size, stride in zip(reversed(self.sizes), reversed(self.strides), strict=True):
-            if size == 1:
-                continue
-            if joined and stride is not None and joined[-1][1] is not None and stride == joined[-1][0] * joined[-1][1]:
-                joined[-1] = (joined[-1][0] * size, joined[-1][1])
-            else:
-                joined.append((size, stride))
-        return joined[::-1]
-
-    @property
-    def in_order(self) -> bool:
-        """Whether it walks a memory from its beginning, element after element (its length is not checked)."""
-        return [stride for _, stride in self.runs()] in ([], [1])
-
-    @property
-    def cuts(self) -> frozenset[int]:
-        """Elements of the inner loops wherever a loop does not continue the loop inside it."""
-        return frozenset(list(accumulate((size for size, _ in reversed(self.runs())), operator.mul))[:-1])
-
-
-def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
-    """The view of memory that one of a view operator's results has, from that of its first operand; steps that cannot be
-    determined are uneven."""
-    shape = call.outputs[result].shape
-    if call.op in _RESHAPING:
-        return _reshaped(view, shape)
-    name, rank, attributes = call.op.rpartition(".")[2], len(view.sizes), call.attributes
-    order = _permutation(name, attributes, rank)
-    if order is not None:
-        return StridedView(tuple(view.sizes[d] for d in order), tuple(view.strides[d] for d in order))
-    strides: tuple[int | None, ...] = (None,) * len(shape)
-    dim = attributes.get("dim", 0)
-    if isinstance(dim, int) and rank:
-        dim %= rank
-        before, stride, after = view.strides[:dim], view.strides[dim], view.strides[dim + 1 :]
-        if name == "slice":
-            step = attributes.get("step", 1)
-            strides = (*before, stride * step if stride is not None and isinstance(step, int) else None, *after)
-        elif name in ("split", "split_with_sizes", "chunk", "tensor_split", "narrow"):
-            strides = view.strides
-        elif name in ("select", "unbind"):
-            strides = (*before, *after)
-    if name == "expand" and len(shape) >= rank:
-        added = len(shape) - rank
-        old = zip((1,) * added + view.sizes, shape, (None,) * added + view.strides, strict=True)
-        strides = tuple(0 if before != after else stride for before, after, stride in old)
-    return StridedView(tuple(shape), strides)
-
-
-def _permutation(name: str, attributes: Mapping[str, Attribute], rank: int) -> list[int] | None:
-    """Order in which an operator permutes its operand's dimensions; `None` for other operators and for symbolic dimensions."""
-    order = list(range(rank))
-    if name == "permute":
-        dims = attributes.get("dims")
-        return [d % rank for d in dims if isinstance(d, int)] if isinstance(dims, list) and len(dims) == rank else None
-    if name in ("t", "mT"):
-        return [*order[:-2], *order[-2:][::-1]]
-    if name not in ("transpose", "swapaxes", "movedim"):
-        return None
-    pairs = (("dim0", "dim1"), ("axis0", "axis1"), ("source", "destination"))
-    first, second = next(((attributes.get(a), attributes.get(b)) for a, b in pairs if a in attributes), (None, None))
-    if not isinstance(first, int) or not isinstance(second, int):
-        return None
-    if name == "movedim":
-        order.insert(second % rank, order.pop(first % rank))
-    else:
-        order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
-    return order
-
-
-def _reshaped(view: StridedView, shape: Sequence[int]) -> StridedView:
-    """The same elements with other extents: steps are known where these split or join dimensions evenly."""
-    strides: list[int | None] = []
-    old = [(size, stride) for size, stride in zip(view.sizes, view.strides, strict=True) if size != 1]
-    new = list(shape)
-    while new:
-        sizes, source = [new.pop()], [old.pop()] if old else []
-        while math.prod(sizes) != math.prod(size for size, _ in source):
-            if math.prod(sizes) < math.prod(size for size, _ in source) and new:
-                sizes.append(new.pop())
-            elif old:
-                source.append(old.pop())
-            else:
-                return StridedView(tuple(shape), (None,) * len(shape))
-        runs = StridedView(tuple(size for size, _ in source[::-1]), tuple(stride for _, stride in source[::-1])).runs()
-        step = runs[0][1] if len(runs) == 1 else None
-        for size in sizes:
-            strides.append(step if runs else 1)
-            step = None if step is None else step * size
-    return StridedView(tuple(shape), tuple(reversed(strides)))

@@ -29,8 +29,6 @@ from shmoo.estimators.fusion.inductor_expression import (
     is_pointwise_norm,
 )
 from shmoo.estimators.fusion.inductor_layout import (
-    StridedView,
-    apply_view,
     image_rows,
     inner_extents,
     keeps_memory,
@@ -40,6 +38,7 @@ from shmoo.estimators.fusion.inductor_layout import (
 )
 from shmoo.estimators.fusion.inductor_schedule import LIMITS, Buffer, Limits, Schedule, Scheduler
 from shmoo.estimators.graph.records import CONVOLUTIONS, Cost, Graph, OpCall
+from shmoo.estimators.graph.views import StridedView, apply_view
 
 
 def schedule(

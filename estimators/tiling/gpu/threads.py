@@ -120,7 +120,7 @@ def kernels_a_step(table: KernelTable) -> Floats:
 
 
 def operands_copied(table: KernelTable) -> Floats:
-    """(K,) operands of products that the framework copies before it multiplies (`strides.py`)."""
+    """(K,) operands of products that the framework copies before it multiplies (`kernel_rows.copied_bytes`)."""
     larger = table.batch * table.k * np.maximum(table.m, table.n) * element_bytes(table)
     return np.where(table.is_family("gemm"), np.ceil(table.strided_bytes / larger - 1e-9), 0.0)
 

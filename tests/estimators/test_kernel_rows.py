@@ -1,4 +1,4 @@
-"""Strides of views, and the operands of products that are copied because of them."""
+"""Operands of products that are copied because of how they lie in memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.graph.records import Graph, OpCall
+from shmoo.estimators.graph.views import view_of
+from shmoo.estimators.kernel_rows import copied_bytes
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.memory.strides import copied_bytes, producers_of, strides_of
 from shmoo.estimators.predict.model import predict
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import strategy_for
 from tests.build import GraphBuilder, kernel_table
 
 BATCH, TOKENS, HEADS, WIDTH = 4, 64, 8, 32
+
+
+def producers_of(graph: Graph) -> dict[int, OpCall]:
+    return {value: call for call in graph.calls for value in call.writes}
 
 
 def heads_of(b: GraphBuilder, images: int, features: int = HEADS * WIDTH) -> int:
@@ -41,8 +47,8 @@ def test_heads_lie_in_the_features_of_their_token(features: int, step: int) -> N
     b, out = scores(features=features)
     graph = b.graph(out)
     queries, keys = graph.calls[-1].reads
-    assert strides_of(graph, queries, producers_of(graph)) == (TOKENS * step, WIDTH, step, 1)
-    assert strides_of(graph, keys, producers_of(graph)) == (TOKENS * step, WIDTH, 1, step)
+    assert view_of(graph, queries, producers_of(graph)).strides == (TOKENS * step, WIDTH, step, 1)
+    assert view_of(graph, keys, producers_of(graph)).strides == (TOKENS * step, WIDTH, 1, step)
 
 
 def test_heads_of_several_images_are_copied_before_they_are_multiplied() -> None:
