@@ -7,7 +7,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch x dispatch + view x free calls + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
-                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
+                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes / cores
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.
@@ -291,17 +291,18 @@ def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients,
 
 
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> Floats | float:
-    """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
-    Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
-    input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
+    """What a library's cores together spend on converting a convolution's operands to blocks of channels and back (oneDNN's
+    nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow
+    one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
+    cores = c.value("count.cores") if c.find("count.cores") is not None else 1.0
     if c.find(f"layout.{runtime}.edge") is not None:
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
         # every call, and the library puts all weights into blocks.
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
         convolves = table.is_family(*CONVOLUTIONS)
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
-        edges = c.value(f"layout.{runtime}.edge") * crossing
-        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") * weights, 0.0)
+        edges = c.value(f"layout.{runtime}.edge") / cores * crossing
+        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") / cores * weights, 0.0)
     if c.find(f"layout.{runtime}.aligned") is None:
         return 0.0
     lanes = c.profile.value("vector.lanes", 1.0)
@@ -314,7 +315,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
         fits: Masks = channels % lanes == 0
         aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
-    return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
+    return (c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail) / cores
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
