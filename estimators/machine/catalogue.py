@@ -283,8 +283,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         *(Guess(1.5e-10, 5e-11, 4e-10, _STRIDED, f".{name}.edge", "cpu") for name in ("inductor", "inductor-freezing")),
         Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
-    "join": Entry("s", "share", "CPU: waking and joining threads, each doubling of their number", assumed=(
-        Guess(5e-6, 5e-6, 5e-6, f"{_I9}; launches hold its range", "", "cpu"),)),
+    "join": Entry("s", "share", "CPU: waking and joining threads, for each beside the first", assumed=(
+        Guess(1.5e-6, 1.5e-6, 1.5e-6, f"{_I9}; launches hold its range", "", "cpu"),)),
     "page_fault": Entry("s/B", "share", "first touch of fresh memory, page by page; none is assumed but on CPUs",
                         Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(
         Guess(0.0, 0.0, 0.0), Guess(1e-10, 3e-11, 3e-10, f"the system clears each page, {_I9}", "", "cpu"))),

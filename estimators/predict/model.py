@@ -8,7 +8,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t         = launch x dispatch + view x free calls + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
                 + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes / cores
-                + join x log2(threads)
+                + join x (threads - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.
@@ -133,7 +133,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
-        body = body + coefficients.value("join") * np.log2(_workers(table, coefficients, runtime))
+        body = body + coefficients.value("join") * (_workers(table, coefficients, runtime) - 1.0)
     launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
