@@ -84,7 +84,6 @@ def run_campaign(
     settings: CampaignSettings | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    isolate: bool = True,
     measurer: CaseMeasurer | None = None,
     facts: Mapping[str, AxisValue | None] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -97,9 +96,8 @@ def run_campaign(
         cases: one given twice counts once.
         machine: where we are; a resumed run must have been measured on the same.
         resume: go on with the run at `out`: visits that it has count.
-        isolate: measure in a worker process; otherwise in this one.
         progress: told before each visit and at the end.
-        measurer: visits the cases in place of a worker or this process; the caller closes it.
+        measurer: visits the cases in place of a worker process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
         versions: of the software that measures, where it is not this process's.
         reserved_s: asked before each visit for the part of the budget that turned out to be needed for something else.
@@ -121,14 +119,14 @@ def run_campaign(
         stack.enter_context(_terminable())
         time_spent = _TimeSpent(settings.budget_s, reserved_s, clock)
         stack.enter_context(machine_lock(settings, lambda text: report(Standing(WAITING, now=text))))
-        manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
+        manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(cases, settings)
         for line in Run.open(path).lines:
             schedule.add(line)
         compilers = None
         if measurer is None:
-            measurer, compilers = stack.enter_context(_measurer(settings, machine, isolate))
+            measurer, compilers = stack.enter_context(_worker(settings, machine))
         _visit_all(schedule, writer, measurer, compilers, settings, time_spent, report)
     return path
 
@@ -155,14 +153,13 @@ def manifest_of(
     machine: Machine,
     facts: Mapping[str, AxisValue | None],
     versions: Mapping[str, str],
-    isolate: bool = True,
 ) -> RunManifest:
     """run.json of a campaign that starts now; arguments as for `run_campaign`."""
     return RunManifest(
         machine=machine,
         suite=suite,
         versions=dict(versions),
-        settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts),
+        settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": True} | dict(facts),
         started_at=utc_now(),
     )
 
@@ -255,17 +252,12 @@ def storing(writer: RunWriter) -> Iterator[None]:
 
 
 @contextmanager
-def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> Iterator[tuple[CaseMeasurer, Compilers | None]]:
-    """What visits the cases, and, where that is a process, what compiles ahead."""
+def _worker(settings: CampaignSettings, machine: Machine) -> Iterator[tuple[Worker, Compilers]]:
+    """The process that visits the cases, and what starts those that compile ahead."""
     measure = settings.measure
     if measure.threads is None:
         # Rows and fingerprint must mean the same number of threads.
         measure = msgspec.structs.replace(measure, threads=machine.threads)
-    if not isolate:
-        from shmoo.harness.measuring.measure import Measurer
-
-        yield Measurer(measure), None
-        return
 
     def compilers(cases: int) -> list[Worker]:
         keeps_nothing = msgspec.json.encode(msgspec.structs.replace(measure, kept_share=0.0))

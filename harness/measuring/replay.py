@@ -29,6 +29,9 @@ _DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8, "float4": torch.in
 """Torch dtypes of the vocabulary's names that torch does not have; torch has no tensor of 4 bits, so int8 replaces them."""
 
 
+MOST_PASSES = 50
+
+
 class ReplayError(ShmooError):
     """A graph cannot be run from its record: an operator has no callable of its name, or refused its arguments."""
 
@@ -198,9 +201,7 @@ class GraphReplay:
         return self._made_up(spec)
 
 
-def child_times(
-    replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: int = 5, max_passes: int = 50, device: str = "cpu"
-) -> list[float]:
+def child_times(replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: int = 5, device: str = "cpu") -> list[float]:
     """Median seconds of each call, over the graphs in order. The first pass only warms up.
 
     Raises:
@@ -213,7 +214,7 @@ def child_times(
         for replay in replays:
             replay.run(stamp)
         wait()
-        while len(passes) < max_passes and (len(passes) < min_passes or time.perf_counter() - begin < max_s):
+        while len(passes) < MOST_PASSES and (len(passes) < min_passes or time.perf_counter() - begin < max_s):
             stamps = [pair for replay in replays for pair in replay.run(stamp)]
             wait()
             passes.append([seconds(before, after) for before, after in stamps])

@@ -133,7 +133,6 @@ class HostTimer:
     Args:
         synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
         before: runs before each block, untimed.
-        thread_clock: CPU time of the calling thread; `None` where the clock is no clock of this machine.
     """
 
     def __init__(
@@ -141,10 +140,10 @@ class HostTimer:
         clock: Clock = time.perf_counter,
         synchronize: Callable[[], None] | None = None,
         before: Callable[[], object] | None = None,
-        thread_clock: Clock | None = None,
     ) -> None:
         self.on_core_s: float | None = None
-        self._thread_clock = time.thread_time if thread_clock is None and clock is time.perf_counter else thread_clock
+        # Another clock is none of this machine, whose threads it does not count.
+        self._thread_clock = time.thread_time if clock is time.perf_counter else None
         self._clock = clock
         self._synchronize = synchronize
         self._before = before

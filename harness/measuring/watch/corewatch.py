@@ -49,10 +49,9 @@ class CoreWatch:
     Args:
         probe: times the kernel on each core; call `core_watch` for the real one.
         clock: seconds, monotonic.
-        settling_s: how long to probe at first.
     """
 
-    def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter, settling_s: float = SETTLING_S) -> None:
+    def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter) -> None:
         self._probe = probe
         self._clock = clock
         self._cores: dict[int, _Core] = {}
@@ -60,7 +59,7 @@ class CoreWatch:
         begin = clock()
         for _ in range(REFRESH):
             self._slowest()
-        while clock() - begin < settling_s:
+        while clock() - begin < SETTLING_S:
             self._slowest()
 
     def slowdown(self) -> float | None:
