@@ -47,17 +47,17 @@ def load_nvml() -> ModuleType:
 
 
 def visible_gpus(nvml: Any) -> tuple[GpuInfo, ...]:
-    """The cards that CUDA programs started from here see."""
-    return list_gpus(nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    """The cards that CUDA programs started from here see, at least one; `OSError` says why there is none."""
+    cards = list_gpus(nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not cards:
+        raise OSError("the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES")
+    return cards
 
 
 def list_gpus(nvml: Any, visible: str | None = None) -> tuple[GpuInfo, ...]:
     """The cards in the order in which CUDA shows them under `visible` (the value of CUDA_VISIBLE_DEVICES, which NVML ignores).
     Numbers in it count in bus order, which CUDA follows among equal cards; "MIG-..." names an instance of one. A card that does
-    not answer, such as one that fell off its bus, is left out and keeps its number.
-
-    Raises:
-        OSError: the driver does not answer; the message says what it said.
+    not answer, such as one that fell off its bus, is left out and keeps its number. `OSError` where the driver does not answer.
     """
     try:
         driver, count = _text(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlDeviceGetCount()

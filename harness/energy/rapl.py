@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any
 
 import msgspec
 
@@ -92,13 +92,7 @@ def _mirrors(a: Zone, b: Zone) -> bool:
 
 
 class PowercapProbe(Probe):
-    """Reads powercap itself, every zone.
-
-    Args:
-        root: holds the sys tree; a made-up one in tests.
-        clock: monotonic seconds.
-        without: domains another probe reads.
-    """
+    """Reads powercap itself: every zone below `root`, but no domain of `without`, which another probe reads."""
 
     name = "powercap"
     update_period_s = UPDATE_PERIOD_S
@@ -132,18 +126,12 @@ def _zone_value(zone: Zone) -> float:
         raise UnreadableError(PERMISSION_REMEDY) from None
 
 
-class RawReader(Protocol):
-    """pyRAPL's `PkgAPI` or `DramAPI`."""
-
-    def energy(self) -> tuple[float, ...]:
-        """Raw µJ by socket number; -1 where that socket has no counter."""
-
-
 class RaplProbe(Probe):
     """Package and DRAM energy through pyRAPL's raw readings, unwrapped here.
 
     Args:
-        package, dram: `pyRAPL.PkgAPI()` and `pyRAPL.DramAPI()`; no DRAM where a socket lacks it.
+        package, dram: `pyRAPL.PkgAPI()` and `pyRAPL.DramAPI()`, whose `energy()` gives raw µJ by socket, -1 where it has no
+            counter; no DRAM where a socket lacks it.
         ranges_uj: counter name ("package-0", "dram-0") -> range.
 
     Raises:
@@ -155,8 +143,8 @@ class RaplProbe(Probe):
 
     def __init__(
         self,
-        package: RawReader,
-        dram: RawReader | None,
+        package: Any,
+        dram: Any,
         ranges_uj: dict[str, float | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -170,7 +158,7 @@ class RaplProbe(Probe):
         super().__init__(counters, clock)
 
 
-def _socket_value(reader: RawReader, socket: int) -> float:
+def _socket_value(reader: Any, socket: int) -> float:
     return reader.energy()[socket]
 
 
@@ -192,12 +180,7 @@ def import_pyrapl() -> ModuleType:
 
 
 def open_pyrapl() -> RaplProbe:
-    """A probe over pyRAPL for this machine.
-
-    Raises:
-        ImportError: pyRAPL is not installed.
-        OSError: pyRAPL found no counters or may not read them; the message says which and why.
-    """
+    """A probe over pyRAPL for this machine; `OSError` says which counters it does not find or may not read, and why."""
     module = import_pyrapl()
     zones = powercap_zones()
     try:

@@ -103,12 +103,7 @@ class TrailSampler:
 
 
 class EnergyMeter:
-    """Measures the energy of calls with every available counter.
-
-    Args:
-        probes, reasons: as `available_probes` gives them.
-        draw: decides the phases.
-    """
+    """Measures the energy of calls with every available counter; `probes` and `reasons` are those of `available_probes`."""
 
     def __init__(
         self,
@@ -189,10 +184,9 @@ class EnergyMeter:
         """Why this probe can measure no window, "" where it can. The first call watches the counter for a while."""
         longest = self._settings.max_window_s
         if probe.name not in self._periods:
-            measurable = UPDATES_PER_WINDOW * probe.update_period_s <= longest
-            self._periods[probe.name] = (
-                measure_update_period(probe, self._clock, self._sleep) if measurable else probe.update_period_s
-            )
+            declared = probe.update_period_s
+            measurable = UPDATES_PER_WINDOW * declared <= longest
+            self._periods[probe.name] = measure_update_period(probe, self._clock, self._sleep) if measurable else declared
         if self._periods[probe.name] is None:
             return UNMOVED
         window = UPDATES_PER_WINDOW * self._period(probe)

@@ -148,10 +148,9 @@ def last_level_bytes(root: Path = Path("/")) -> int | None:
 def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:
     """The cards that CUDA programs started here see, as NVML lists them; and why there are none."""
     try:
-        cards = visible_gpus(load_nvml())
+        return visible_gpus(load_nvml()), ""
     except OSError as error:
         return (), str(error)
-    return cards, "" if cards else "the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES"
 
 
 def version_of(distribution: str) -> str:

@@ -68,7 +68,6 @@ class Measurer:
     Args:
         build: how a case becomes a model with its operands.
         probes, reasons: as `available_probes` gives them; looked for when first needed.
-        gpu_watch: watches the card; looked for when a case first runs on one.
         cores: watches the cores beside CPU cases; the real ones when not given.
     """
 
@@ -77,12 +76,11 @@ class Measurer:
         settings: MeasureSettings | None = None,
         build: Builder = build_case,
         probes: tuple[tuple[Probe, ...], dict[str, str]] | None = None,
-        gpu_watch: GpuWatch | None = None,
         cores: CoreWatch | None = None,
     ) -> None:
         self._settings = settings or MeasureSettings()
         self._build = build
-        self._given_probes, self._given_card, self._given_cores = probes, gpu_watch, cores
+        self._given_probes, self._given_cores = probes, cores
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
         self._waiting = WaitingCases(self._settings.kept_share)
         self._fresh: dict[str, int] = {}
@@ -241,14 +239,10 @@ class Measurer:
 
     @cached_property
     def _card(self) -> GpuWatch | None:
-        """Watches the first visible card, on which cases run; `None` where NVML does not answer: then nothing is known of the
-        card, and the row's host fields stay absent."""
-        if self._given_card is not None:
-            return self._given_card
+        """Watches the first visible card, on which cases run; `None` where NVML does not answer."""
         try:
             nvml = load_nvml()
-            cards = visible_gpus(nvml)
-            return GpuWatch(nvml, cards[0].uuid) if cards else None
+            return GpuWatch(nvml, visible_gpus(nvml)[0].uuid)
         except OSError:
             return None
 
