@@ -4,7 +4,6 @@ recorder of the operators that run outside the pieces."""
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path
+from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path, result_nodes
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, source_of
 
@@ -119,14 +118,7 @@ class _EagerRecorder(TorchDispatchMode):
         node.meta["val"] = tree_map_only(torch.Tensor, self._fake.from_tensor, result)
         node.meta["stack_trace"] = model_frame()
         self._origins.flows(result)
-        if isinstance(result, torch.Tensor):
-            self._nodes[result] = node
-        elif isinstance(result, (list, tuple)):
-            for i, element in enumerate(result):
-                if isinstance(element, torch.Tensor):
-                    item = self._graph.call_function(operator.getitem, (node, i))
-                    item.meta["val"] = node.meta["val"][i]
-                    self._nodes[element] = item
+        self._nodes.update(result_nodes(node, result))
 
     def _node_of(self, tensor: torch.Tensor) -> fx.Node:
         node = self._nodes.get(tensor)

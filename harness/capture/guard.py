@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -44,12 +44,26 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
 def hubs_offline() -> Iterator[None]:
     """While active, Hugging Face's libraries take files from their cache only: a config or a model that names something in a hub
     gets an error of theirs, not a download."""
-    before = {name: os.environ.get(name) for name in _OFFLINE}
+    own = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     constants: Any = sys.modules.get("huggingface_hub.constants")
     online = getattr(constants, "HF_HUB_OFFLINE", None)
-    os.environ.update(_OFFLINE)
     if online is not None:
         constants.HF_HUB_OFFLINE = True
+    try:
+        with environment(_OFFLINE):
+            yield
+    finally:
+        # A library that was imported meanwhile read the environment, and goes by the user's own switch from now on.
+        constants = sys.modules.get("huggingface_hub.constants")
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = online if online is not None else own.upper() in ("1", "ON", "YES", "TRUE")
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """While active, the environment has these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -58,8 +72,3 @@ def hubs_offline() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        # A library that was imported meanwhile read the environment, and goes by the user's own switch from now on.
-        constants = sys.modules.get("huggingface_hub.constants")
-        if constants is not None:
-            own = before["HF_HUB_OFFLINE"] or before["TRANSFORMERS_OFFLINE"] or ""
-            constants.HF_HUB_OFFLINE = online if online is not None else own.upper() in ("1", "ON", "YES", "TRUE")

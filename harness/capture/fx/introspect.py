@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.traceback import get_current_meta
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from shmoo.estimators.errors import InputError
@@ -230,6 +233,40 @@ class RecordLines(TorchFunctionMode):
                 tensors = (value for value in leaves(args) if isinstance(value, torch.Tensor))
                 self.transformed |= any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def module_paths(model: Any, entered: Callable[[str], object]) -> Iterator[None]:
+    """While active, `entered` is told the path of the module whose code runs, whenever another one's does."""
+    names = {id(module): path for path, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
+    stack = [""]
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        stack.append(names.get(id(module), stack[-1]))
+        entered(stack[-1])
+
+    def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
+        stack.pop()
+        entered(stack[-1])
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def result_nodes(node: fx.Node, result: Any) -> Iterator[tuple[torch.Tensor, fx.Node]]:
+    """The tensors that a recorded call returned, each with its node: the call's own, or a new one that takes it of several."""
+    if isinstance(result, torch.Tensor):
+        yield result, node
+    elif isinstance(result, (list, tuple)):
+        for i, element in enumerate(result):
+            if isinstance(element, torch.Tensor):
+                item = node.graph.call_function(operator.getitem, (node, i))
+                item.meta["val"] = node.meta["val"][i]
+                yield element, item
 
 
 def _bound(node: fx.Node) -> list[tuple[str, Any, bool]]:
