@@ -1,12 +1,6 @@
-"""Compiling ahead of first visits: several processes compile at once while nothing is measured.
-
-    worker   synthetic model -> ... -> network     keeps what it has built for its first visits
-    helper   operator -> ... -> network            leaves its code in the compiler's cache, where the worker finds it
-             one queue, taken from both ends
-
-Compiling a model keeps one core busy for most of its time. A process that dies loses the case that it had: its first visit
-compiles it then.
-"""
+"""Compiling ahead of first visits: several processes compile at once while nothing is measured. The worker keeps what it builds,
+helpers leave their code in the compiler's cache, where the worker finds it. A process that dies loses the case that it had: its
+first visit compiles it then."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
-"""A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time.
-
-    first visits of all cases -> further visits, round by round -> rounds of the cases that are known worst, until all are known
-
-Visits spread over the campaign meet the machine in many states, so that a case's time is that of the machine as it is and its
-standard error comes from the spread between visits. Whenever a campaign stops, its run is balanced. Each visit is on disk before
-the next begins; Ctrl-C, SIGTERM, a full disk or a crash lose at most the visit in flight.
-"""
+"""A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time, so that its
+standard error comes from the spread between visits (docs/measuring.md). Each visit is on disk before the next begins; Ctrl-C,
+SIGTERM, a full disk or a crash lose at most the visit in flight."""
 
 from __future__ import annotations
 

@@ -1,17 +1,6 @@
-"""A duel: two sides measured in one campaign on one machine, each visit to a case on both, one right after the other.
-
-    case, visit -> base, new    or, as often, new, base -> a row of each side's run, with the same number of visit
-
-Neighbours, clocks and drift fall on both visits of a pair alike, so that the difference of a pair holds little of them (duet
-benchmarking: Bulej et al., Duet benchmarking: improving measurement accuracy in the cloud, ICPE 2020; there both run at the same
-time on cores of their own, here alternately, as a model uses all cores). Which side comes first is drawn anew for each pair.
-
-Two processes of equal code differ all the same, by where their memory lies and which cores they get (Mytkowicz et al., Producing
-wrong data without doing anything obviously wrong, ASPLOS 2009), and the pairs of two processes all share that difference. So both
-processes are replaced for each part of the pairs, and each row says which pair of processes made it: repetition at the highest
-level that varies (Kalibera and Jones, Rigorous benchmarking in reasonable time, ISMM 2013). `compare_runs(..., paired=True)`
-judges by what the parts differ by.
-"""
+"""A duel: two sides measured in one campaign, each visit to a case on both, in random order, so that neighbours, clocks and drift
+fall on both alike. Both processes are replaced for each part of the pairs, as two processes of equal code differ, too; each row
+says which pair of processes made it (docs/gate.md has the sources). `compare_runs(..., paired=True)` judges by the parts."""
 
 from __future__ import annotations
 

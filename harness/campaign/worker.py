@@ -1,10 +1,6 @@
-"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign.
-
-The campaign owns one worker at a time and uses it for case after case; it is replaced when it dies, is too slow, answers
-nonsense, or has had a failed case, after which its state cannot be trusted. It keeps the cases it has built for later visits.
-Requests and answers are JSON lines over its pipes; what the measured code prints goes to its error stream, whose end becomes the
-reason when it dies.
-"""
+"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign. A worker serves case
+after case, in JSON lines over its pipes, and is replaced after anything of that or a failed case. What the measured code prints
+goes to its error stream, whose end becomes the reason when it dies."""
 
 from __future__ import annotations
 

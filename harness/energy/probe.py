@@ -1,8 +1,5 @@
-"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings.
-
-An energy is a positive number or `None` with a reason. A counter that cannot be read, did not move or jumped gives a reason and
-never 0: an unreadable sample taken for 0 makes the next one look like a wrap of the whole range.
-"""
+"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings. It is
+positive, or `None` with a reason and never 0: an unreadable sample taken for 0 makes the next one look like a wrap."""
 
 from __future__ import annotations
 

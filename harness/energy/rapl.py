@@ -1,9 +1,6 @@
-"""Intel's and AMD's RAPL counters through Linux powercap: read directly, or through pyRAPL.
-
-Both readers take each counter's range from `max_energy_range_uj` and unwrap by it. pyRAPL ignores ranges and wraps, so only its
-raw readings are used. The direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM, offline
-CPUs. `intel-rapl-mmio` repeats the package and is left out.
-"""
+"""Intel's and AMD's RAPL counters through Linux powercap. pyRAPL ignores ranges and wraps, so only its raw readings are used; the
+direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM, offline CPUs. `intel-rapl-mmio`
+repeats the package and is left out."""
 
 from __future__ import annotations
 

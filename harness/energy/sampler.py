@@ -1,12 +1,10 @@
 """The energy pass: calls back to back for several windows, counters read at the windows' edges and, from a thread, in between.
 
     idle | calls  edge calls calls ... calls edge  | calls  edge calls ... edge | calls ... | idle
-         | random      snapshot . . . . .  snapshot
-                       the thread's snapshots let a counter wrap any number of times
+         | random      snapshot . . . . .  snapshot     (in between, so that a counter may wrap any number of times)
 
-Energy is gross; idle power before and after is stored beside it and nothing is subtracted. Calls already run for a random time
-before each window: a counter lags by up to one update at either edge, an error that cancels only if the same work ran before both
-edges; and the random time places the counter's updates differently in each window.
+Energy is gross; idle power is stored beside it and nothing is subtracted. A counter lags by up to one update at either edge,
+which cancels only if the same work ran before both: so calls run for a random time before each window.
 """
 
 from __future__ import annotations

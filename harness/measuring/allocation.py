@@ -1,17 +1,6 @@
-"""The allocator is part of the machine: what a fresh output buffer costs, and how the heap is kept the same for every case.
-
-glibc maps buffers above its threshold (32 MB at most) anew on every call, and the kernel then faults in page after page: writing
-such a buffer ran at 4.5 GB/s, and writing one that stayed allocated at 137 GB/s. Other allocators keep their pages. The malloc of
-this process is measured, a preloaded one included; one thread writes the buffers.
-
-A process that measures case after case differs from one that runs a single model, and the differences change times by factors:
-
-- Freed blocks raise the threshold: a result of 3 MiB took 2 ms more in a fresh process. `settle_heap` fixes it.
-- Room that freed blocks leave inside the heap serves large results without page faults: a result of 31 MB took 27 ms in a fresh
-  process and 4 ms after other cases. Operands built in `mapped_apart` leave none, and `fill_holes` takes what is there.
-- A virtual machine may give memory that was free for a while back to its host, which backs it again when it is touched: a page
-  then takes 12 us instead of 1.7 us. `FreshPages` touches what a call will need until it is warm.
-"""
+"""The allocator is part of the machine: what a fresh output buffer costs, and how the heap of a process that measures case after
+case is kept like that of one that runs a single model. glibc maps large buffers anew on every call, and the kernel then faults in
+page after page; docs/measuring.md has the numbers."""
 
 from __future__ import annotations
 

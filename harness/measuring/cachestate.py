@@ -1,12 +1,6 @@
-"""The state of the caches before a timed call, which is part of the case: `warm`, `cold` or `interleaved`.
-
-    warm         call call call call ...                       back to back: the canonical state
-    cold         call(copy 1) call(copy 2) ... call(copy n)    copies of everything it reads, together larger than any cache
-                 flush call | flush call | ...                 where copies would be too many, or a compiled program holds them
-    interleaved  other call | other call | ...                 other work, chosen at random, runs before each call
-
-Work between calls is never timed. The states of the last two rows are timed one call at a time.
-"""
+"""The state of the caches before a timed call, which is part of the case: `warm` (calls back to back), `cold` (calls on copies
+that together exceed any cache, or after a flush where copies would be too many or a compiled program holds them) or `interleaved`
+(other work before each call). Work between calls is never timed."""
 
 from __future__ import annotations
 

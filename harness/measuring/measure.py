@@ -1,10 +1,5 @@
-"""Visits to cases in this process: a model is built, compiled and timed, its energy and memory read, its graph captured.
-
-    first visit    build -> compile, first call -> warm-up, blocks -> graph
-    later visits   short warm-up, blocks                           -> on one of them energy, peak memory, child times
-
-Nothing is compiled, captured or profiled while blocks are timed. A case that fails gives a row that says why.
-"""
+"""Visits to cases in this process: a model is built, compiled and timed; its graph is captured after the first blocks, and on one
+later visit its energy, peak memory and child times are read. A case that fails gives a row that says why."""
 
 from __future__ import annotations
 

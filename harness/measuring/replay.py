@@ -1,10 +1,5 @@
-"""Runs a captured graph call by call on real tensors: to time each call of a network where it stands, or each operator alone.
-
-Values flow as in the model: a call reads what the calls before it left in the caches, views share memory, and a tensor is
-released after its last use, so that the allocator behaves as it does in eager. An operator timed alone runs back to back on
-its own operands, which stay in the caches as far as they fit, without the cache contents and memory layouts of the network.
-Operands that are views are views there too.
-"""
+"""Runs a captured graph call by call on real tensors: to time each call of a network where it stands, with the caches, views and
+releases of eager execution, or each operator alone, back to back on its own operands."""
 
 from __future__ import annotations
 

@@ -1,14 +1,9 @@
-"""The measuring core: how long one call takes. The command line and pytest both time through `time_callable`.
+"""The measuring core: how long one call takes, for the command line and pytest alike.
 
     first call | warm-up, block size found | window: block, block, block, ... until a rule stops it   (gap | window) ...
     (measure)  | nothing kept              | one sample = seconds of a block / calls in it
 
-Blocks are as long as the clock needs, so that reading it is lost in the noise; nothing else runs between the two readings of a
-block, unless the cache state asks for it: then every block is one call, with what comes before it (a flush, other work) untimed.
-The window ends when the median is known well enough ("precision"), when its spread is settled and more samples would only
-repeat it ("plateau"), or when its time is up ("timeout"). A campaign visits each case several times with short windows of a fixed
-length (`VISIT`): what the machine does in a moment is no fault of the window, and the next visit finds another moment. A target
-that can be visited only once gets several windows with gaps between them (`SPACED`).
+Blocks are as long as the clock needs; nothing else runs between its two readings.
 """
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
-"""A model's graphs, captured or read from disk: captures are kept, so that a model asked for again is not captured. Imports torch
-only to capture.
-
-A file is found by the request and by the software: Python, every installed package, the sources of Shmoo. It holds the inputs
-of its capture (`inputs.Inputs`) and counts only while they are unchanged. A damaged file counts as none.
-"""
+"""A model's graphs, captured or read from disk, where a file is found by the request and by the software (Python, installed
+packages, Shmoo's sources) and counts only while the inputs of its capture are unchanged. Imports torch only to capture."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""What a capture depends on beside the request: the files and the environment variables that its code read.
-
-The interpreter's audit events (PEP 578) name every file that is opened, every source file that is executed and every library
-that is loaded. They do not show what comes from a network or from another process: a capture that asked those is `unseen`.
-"""
+"""What a capture depends on beside the request: the files and environment variables that its code read, going by the
+interpreter's audit events (PEP 578). They do not show what comes from a network or another process, which leaves a capture
+`unseen`."""
 
 from __future__ import annotations
 

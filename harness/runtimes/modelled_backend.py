@@ -5,8 +5,7 @@
         output = compiled(x)
     call.latency_s, call.energy_j, call.schedule
 
-Nothing is modelled outside `recording()`, where a compiled model costs only Dynamo's guards. The pieces between graph breaks
-belong to one call; the Python code between them is not modelled.
+The pieces between graph breaks belong to one call; the Python code between them is not modelled.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The predicted schedule beside a measured call: one file in Chrome's trace-event format, which Perfetto opens.
-
-Prediction and measurement are two processes of the trace; both begin at 0, the entry of the call. (Trace Event Format, Google,
-2016: events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names processes and threads.)
-"""
+"""The predicted schedule beside a measured call, two processes of one file in Chrome's trace-event format, which Perfetto opens
+(Trace Event Format, Google, 2016: events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names
+processes and threads). Both begin at 0, the entry of the call."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Models that transformers builds from a config, with random weights. Nothing is downloaded.
-
-The signature of a model's `forward` determines its inputs, and its config their sizes: tokens, pixels, audio, or several of them.
-Masks are left out: nothing is padded. Well-known models are entries of `configs.json`.
-"""
+"""Models that transformers builds from a config, with random weights; nothing is downloaded. Masks are left out, as nothing is
+padded. Well-known models are entries of `configs.json`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks.
-
-Every draw picks its sizes independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs.
-"""
+"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks. Every size is drawn
+independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs."""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
 """Networks by name, with random weights and the input each declares: torchvision's, and denoisers of diffusion. Nothing is
-downloaded.
-
-The declared input of torchvision's networks is that of their first pretrained weights: the crop size (or the size images are
-resized to, for segmentation), so that published figures, which hold for it, can be compared. Detectors resize photographs
-themselves.
-"""
+downloaded. The declared input is that of the first pretrained weights, for which figures are published; detectors resize
+photographs themselves."""
 
 from __future__ import annotations
 

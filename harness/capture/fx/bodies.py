@@ -1,9 +1,5 @@
-"""Graphs inside a graph. Of an operator without a cost, the operators that torch computes it from. Of branches and loops, which
-torch keeps as one call with a body, the calls of each run.
-
-Of a branch the costlier body counts; a loop counts as often as it runs where that follows from constants, otherwise once. A note
-says so.
-"""
+"""Graphs inside a graph: the operators that torch computes an operator without a cost from, and the bodies of branches and loops.
+Of a branch the costlier body counts; a loop counts as often as it runs where that follows from constants, otherwise once."""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
-"""How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there.
-
-A neighbour on the other hardware thread of a physical core leaves no trace in load, CPU time, context switches or steal. On
-shared virtual machines with two cores a product of 24 x 24 matrices took 1.6 to 2 times as long while a neighbour worked, for
-milliseconds to seconds at a time, and operators on both cores up to 2.2 times as long. Nothing is thrown away for it: each block
-of a timing knows how slow the cores were beside it.
-"""
+"""How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there. A neighbour on the
+other hardware thread of a core leaves no other trace (docs/measuring.md). Nothing is thrown away for it: each block of a timing
+knows how slow the cores were beside it."""
 
 from __future__ import annotations
 

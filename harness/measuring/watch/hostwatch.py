@@ -1,10 +1,6 @@
-"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable.
-
-The command line and pytest both time through `observed`.
-
-On a shared machine, with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
-rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
-"""
+"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable. On a shared machine with a
+busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, and involuntary context switches rise from about 40 to
+900-2500 a second."""
 
 from __future__ import annotations
 
