@@ -182,10 +182,12 @@ def _visit_all(
             break
         begin_s = time_spent()
         report(_standing(schedule, case.label, begin_s, left_s))
-        # Details take long; on the second visit they let the first visits of all cases come first.
+        # Details take long; on the second visit they let the first visits of all cases come first. A case whose first visit was
+        # lost has its graph from them alone.
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
-        details = schedule.visits_of(case) == min(1, settings.visits - 1) and affordable
-        row, graphs = measurer.measure(case, schedule.number_of(case), details)
+        visits, number = schedule.visits_of(case), schedule.number_of(case)
+        details = visits == min(1, settings.visits - 1) if affordable else visits <= 1 and number > visits
+        row, graphs = measurer.measure(case, number, details)
         if row.timing is not None and (before := compiled.pop(case.identity, None)) is not None:
             timing = msgspec.structs.replace(row.timing, first_call_s=before.first_call_s, compile_s=before.compile_s)
             row = msgspec.structs.replace(row, timing=timing)
