@@ -33,14 +33,8 @@ def helpers_for(cores: int, available_bytes: float) -> int:
 def compile_ahead(
     worker: Worker, helpers: Sequence[Worker], cases: Sequence[CaseSpec], enough: Callable[[int], bool]
 ) -> list[Measurement]:
-    """Prepare cases in all processes at once; helpers are closed at the end.
-
-    Args:
-        enough: asked again and again, with the number of cases done, whether no further case is to be begun.
-
-    Returns:
-        A row for each case that was prepared, without samples.
-    """
+    """Prepare cases in all processes at once; helpers are closed at the end. `enough` is asked again and again, with the number
+    of cases done, whether no further case is to be begun. Returns a row for each case that was prepared, without samples."""
     queue = deque(sorted(cases, key=lambda case: ORDER.index(case.kind)))
     rows: list[Measurement] = []
     ended = threading.Event()

@@ -85,7 +85,7 @@ def run_campaign(
     clock: Callable[[], float] = time.monotonic,
     reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Path:
-    """Measure `cases` into the run at `out`.
+    """Measure `cases` into the run at `out`; those that the budget leaves out are in `Run.skipped`.
 
     Args:
         cases: one given twice counts once.
@@ -97,13 +97,9 @@ def run_campaign(
         versions: of the software that measures, where it is not this process's.
         reserved_s: asked before each visit for the part of the budget that turned out to be needed for something else.
 
-    Returns:
-        The run's directory. Cases that the budget left out are in `Run.skipped`.
-
     Raises:
         InputError: a run is there and `resume` is false, the run is of another machine, or another campaign is measuring.
-        StorageError: the disk is full or failing; finished visits are kept.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
+        StorageError: the disk is full or failing; finished visits are kept, as with Ctrl-C or SIGTERM (`KeyboardInterrupt`).
     """
     settings, report = settings or CampaignSettings(), progress or silent
     if settings.budget_s is not None and not 0 <= settings.budget_s < math.inf:
@@ -268,14 +264,8 @@ def _worker(settings: CampaignSettings, machine: Machine) -> Iterator[tuple[Work
 
 @contextmanager
 def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -> Iterator[None]:
-    """Hold the machine's lock: two campaigns at once would measure each other.
-
-    Args:
-        waiting: is told, where another campaign holds it, for how long and for whom we wait.
-
-    Raises:
-        InputError: it is still held after that time, or cannot be taken.
-    """
+    """Hold the machine's lock: two campaigns at once would measure each other. `waiting` is told, where another campaign holds
+    it, for how long and for whom we wait; `InputError` where it is still held after that time, or cannot be taken."""
     path = Path(settings.lock) if settings.lock else Path(tempfile.gettempdir()) / LOCK
     # Every user of the machine must be able to take it.
     lock = filelock.FileLock(path, mode=0o666)

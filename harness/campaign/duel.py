@@ -42,10 +42,8 @@ class Duet:
     """Visits a case on both sides. The base's rows are the campaign's; the other side's go to a run of their own.
 
     Args:
-        base, new: measure on their sides.
         rows: run of the new side.
         part_of: part of the duel that a visit of this number begins or belongs to, from 0.
-        seed: of which side comes first.
         before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
             later line of a visit counts.
     """
@@ -104,7 +102,7 @@ def run_duel(
     measurers: tuple[Replaceable, Replaceable] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Run, Run]:
-    """Measure `cases` on both sides into `out`/base and `out`/new.
+    """Measure `cases` on both sides into `out`/base and `out`/new. Errors as of `run_campaign`; finished pairs are kept.
 
     Args:
         described: what each side's interpreter says of itself, for the manifests.
@@ -112,9 +110,6 @@ def run_duel(
             each tenth of the budget.
         resume: go on with the duel at `out`, whose sides must be what they were.
         measurers: of both sides in place of workers; the caller closes them.
-
-    Raises:
-        InputError, ShmooError, KeyboardInterrupt: as `run_campaign`; finished pairs are kept.
     """
     base, new = described
     token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
@@ -158,11 +153,8 @@ def _facts(token: AxisValue | None, role: str, side: Side) -> dict[str, AxisValu
 
 
 def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> AxisValue | None:
-    """What the runs of the duel at `out` share; `None` where none was begun.
-
-    Raises:
-        InputError: a side has another name, other code, or other software than it had.
-    """
+    """What the runs of the duel at `out` share, `None` where none was begun; `InputError` where a side has another name, other
+    code, or other software than it had."""
     token: AxisValue | None = None
     for role, side, told in zip((BASE, NEW), sides, described, strict=True):
         if not (out / role / MANIFEST).exists():

@@ -81,11 +81,8 @@ def side_of(name: str, setup: str = "") -> Iterator[Side]:
 
 
 def describe(side: Side, threads: int | None) -> Description:
-    """Ask a side's interpreter for the machine as it sees it and for its versions.
-
-    Raises:
-        InputError: shmoo cannot be imported there.
-    """
+    """Ask a side's interpreter for the machine as it sees it and for its versions; `InputError` where shmoo cannot be imported
+    there."""
     code = (
         "import sys, msgspec; from shmoo.harness.machine.doctor import own_versions, probe_machine; "
         f"told = {{'machine': probe_machine({threads!r}), 'versions': own_versions()}}; "
