@@ -10,7 +10,7 @@ import mmap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -52,36 +52,14 @@ class HeapInfo(ctypes.Structure):
     ]
 
 
-class Heap(Protocol):
-    """The C library's functions of this process that concern its heap."""
-
-    def malloc(self, nbytes: int) -> int | None:
-        """Address of a new block; `None` where there is no memory."""
-
-    def mallopt(self, parameter: int, value: int) -> int:
-        """Set a parameter of the allocator; 0 where it refuses."""
-
-    def malloc_trim(self, pad: int) -> int:
-        """Give free memory back to the system, but `pad` bytes at the top; 1 where some went."""
-
-    def mallinfo2(self) -> HeapInfo:
-        """What the allocator holds."""
-
-    def free(self, address: int) -> object:
-        """Release a block."""
-
-    def memset(self, address: int, value: int, nbytes: int) -> object:
-        """Fill a block."""
+Heap = Any
+"""The C library's malloc, free, memset, mallopt, malloc_trim and mallinfo2, or a stand-in."""
 
 
 def process_heap() -> Heap:
-    """The C library's functions as this process sees them.
-
-    Raises:
-        OSError: they cannot be reached from here.
-    """
+    """The C library's functions as this process sees them; `OSError` where they cannot be reached."""
     try:
-        library: Any = ctypes.CDLL(None)
+        library = ctypes.CDLL(None)
         library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
         library.memset.restype, library.memset.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -162,11 +140,7 @@ def fill_holes(heap: Heap | None = None) -> int:
 
 
 class FreshPages:
-    """Warms the memory that the system hands out next.
-
-    Args:
-        touch: touches so many bytes of new memory and gives it back.
-    """
+    """Warms the memory that the system hands out next; `touch` touches so many bytes of new memory and gives it back."""
 
     def __init__(self, touch: Callable[[int], object] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._touch = touch or _touch_fresh
@@ -225,19 +199,17 @@ def _write_s(heap: Heap, size: int, clock: Callable[[], float], *, fresh: bool) 
     """Shortest time to fill a buffer: a new one each time, with its allocation, or the same one again and again."""
     times = []
     address = None
-    if not fresh:
-        address = _allocate(heap, size)
-        heap.memset(address, 1, size)
-    for _ in range(REPEATS):
+    for _ in range(REPEATS + (not fresh)):
         begin = clock()
-        target = _allocate(heap, size) if address is None else address
-        heap.memset(target, 1, size)
+        address = address or _allocate(heap, size)
+        heap.memset(address, 1, size)
         times.append(clock() - begin)
-        if address is None:
-            heap.free(target)
-    if address is not None:
+        if fresh:
+            heap.free(address)
+            address = None
+    if address:
         heap.free(address)
-    return min(times)
+    return min(times[-REPEATS:])
 
 
 def _allocate(heap: Heap, size: int) -> int:

@@ -30,13 +30,8 @@ SEED = 11
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A call made ready for a cache state.
-
-    Attributes:
-        call: takes no arguments.
-        before: runs untimed before each call; `None` where calls are back to back.
-        facts: the method, for the row's host observations.
-    """
+    """A call without arguments, made ready for a cache state; what runs untimed `before` each call, `None` where calls are back
+    to back; and the method, for the row's host observations."""
 
     call: Callable[[], object]
     before: Callable[[], object] | None = None
@@ -51,15 +46,12 @@ class Prepared(msgspec.Struct, frozen=True):
 def prepare(
     state: str, built: Built, forward: Callable[..., object], device: str, cache_bytes: int | None, *, copies_allowed: bool
 ) -> Prepared:
-    """Make `forward(*built.args, **built.kwargs)` ready to be timed in a cache state.
+    """Make `forward(*built.args, **built.kwargs)` ready to be timed in a cache state; `InputError` for an unknown one.
 
     Args:
         forward: `built.model` itself, or the function compiled from it.
         cache_bytes: capacity of the last-level cache (on a GPU, of the L2); a typical one for `None`.
         copies_allowed: whether copies of the model may be called in its place; False for a compiled program.
-
-    Raises:
-        InputError: an unknown state.
     """
     call = functools.partial(forward, *built.args, **built.kwargs)
     if state == "warm":

@@ -62,8 +62,7 @@ class Measurer:
 
     Args:
         build: how a case becomes a model with its operands.
-        probes, reasons: as `available_probes` gives them; looked for when first needed.
-        cores: watches the cores beside CPU cases; the real ones when not given.
+        probes: as `available_probes` gives them; looked for when first needed, as are the cores to watch beside CPU cases.
     """
 
     def __init__(
@@ -87,12 +86,8 @@ class Measurer:
         return cls(msgspec.json.decode(settings, type=MeasureSettings | None))
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
-        """One visit: its row, and the graphs the row names. Whatever goes wrong is in the row; only an interruption is raised.
-
-        Args:
-            visit: number of the visit; the graph is captured on the first.
-            details: measure energy, peak memory and the times inside the case on this visit too.
-        """
+        """One visit, by its number: its row, and the graphs the row names, captured on the first visit and with the details:
+        energy, peak memory and the times inside the case. Whatever goes wrong is in the row; only an interruption is raised."""
         measured_at = utc_now()
         try:
             row, graphs = self._visit(case, visit, details)

@@ -85,14 +85,13 @@ class GraphReplay:
     """A graph made ready to run.
 
     Args:
-        graph: as captured.
         weights: tensors of parameters and buffers by their qualified name.
         inputs: tensors for the graph's inputs; each input takes the first unused one of its shape and dtype. Values in
             neither are made up: random numbers, and zeros for integers, which may be indices.
         device: of made-up and new tensors.
 
     Raises:
-        ReplayError: an operator of the graph cannot be called by its name.
+        ReplayError: here, an operator of the graph cannot be called by its name; when it runs, one refuses its arguments.
     """
 
     def __init__(
@@ -133,20 +132,12 @@ class GraphReplay:
         return torch.zeros(spec.shape, dtype=dtype, device=self._device)
 
     def run(self, stamp: Callable[[], Any]) -> list[tuple[Any, Any]]:
-        """Run every call once; gives the pairs of `stamp()` right before and right after each.
-
-        Raises:
-            ReplayError: an operator refused its arguments.
-        """
+        """Run every call once; gives the pairs of `stamp()` right before and right after each."""
         environment = dict(self._sources)
         return [self._advance(step, environment, stamp) for step in self._steps]
 
     def last_call(self) -> Callable[[], object]:
-        """Run every call but the last once, and give the last as a function that can be called again on the same operands.
-
-        Raises:
-            ReplayError: an operator refused its arguments; the last one is tried as well.
-        """
+        """Run every call once, and give the last as a function that can be called again on the same operands."""
         environment = dict(self._sources)
         for step in self._steps[:-1]:
             self._advance(step, environment, lambda: None)
@@ -197,11 +188,7 @@ class GraphReplay:
 
 
 def child_times(replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: int = 5, device: str = "cpu") -> list[float]:
-    """Median seconds of each call, over the graphs in order. The first pass only warms up.
-
-    Raises:
-        ReplayError: see `GraphReplay`.
-    """
+    """Median seconds of each call, over the graphs in order; errors as of `GraphReplay`. The first pass only warms up."""
     stamp, seconds, wait = _stamps(device)
     begin = time.perf_counter()
     passes: list[list[float]] = []

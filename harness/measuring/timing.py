@@ -210,8 +210,6 @@ def time_callable(
     """Time `call` after warming it up. What it raises passes through.
 
     Args:
-        call: takes no arguments; its result is dropped.
-        clock: seconds, monotonic.
         synchronize: waits for the device; `None` where calls return when done.
         timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
         block_calls: calls in every block; found in the warm-up when not given.

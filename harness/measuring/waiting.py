@@ -41,15 +41,11 @@ class Session:
 
 
 class WaitingCases:
-    """The cases that wait; those that are soonest built again, by byte, leave when all together take too much.
+    """The cases that wait; those that are soonest built again, by byte, leave when all together take more than a share of the
+    memory that would be available without them.
 
     What left is freed at once unless it is part of a cycle: where this process grows by more than waiting cases do, frozen
     objects are looked through for garbage.
-
-    Args:
-        share: of the memory that would be available without them.
-        available: bytes available now.
-        resident: bytes that this process has.
     """
 
     def __init__(

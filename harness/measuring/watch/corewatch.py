@@ -40,12 +40,7 @@ NEIGHBOURS_EVERY_S, VISIT_S = 0.002, 0.1
 
 
 class CoreWatch:
-    """Says how slow the slowest core is.
-
-    Args:
-        probe: times the kernel on each core; call `core_watch` for the real one.
-        clock: seconds, monotonic.
-    """
+    """Says how slow the slowest core is. `probe` times the kernel on each core; `core_watch` has the real one."""
 
     def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter) -> None:
         self._probe = probe
@@ -112,12 +107,7 @@ class _Core:
 
 
 class PinnedProbe:
-    """One thread for each core this process may use; they take turns, so that none waits for another.
-
-    Args:
-        kernel: what is timed; some microseconds.
-        cores: numbers of the cores.
-    """
+    """One thread for each of `cores`; they take turns, so that none waits for another. `kernel` takes some microseconds."""
 
     REPEATS, CALLS = 5, 4
     """Readings of the clock, the least of which counts (the first calls find cold caches), and calls between two readings."""
@@ -208,11 +198,7 @@ def watch_neighbours(
     """Probe the cores for some seconds; `None` where threads cannot be pinned.
 
     A program of this system on the same core does not slow a probe, which is over before the scheduler takes the core away. It is
-    seen by the time it uses: beside it a call has half of the core.
-
-    Args:
-        probe: times the kernel on each core; the real one for `None`.
-        used: seconds that other programs used of each core so far; the system's own counts for `None`.
+    seen by the time it uses, `used` seconds of each core so far: beside it a call has half of the core.
     """
     probe, used = probe or _probe_here(), used or used_by_others
     if probe is None:

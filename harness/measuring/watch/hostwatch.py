@@ -179,15 +179,12 @@ def observed(
     *,
     device_time: bool = False,
 ) -> tuple[Timing, Host, tuple[Reason, ...]]:
-    """Time once and say what went on meanwhile.
+    """Time once and say what went on meanwhile: the timing, what was observed around it, and the reasons to doubt it.
 
     Args:
         threads: that the timed work uses.
         further: observations and doubts of one's own about the timing, such as a GPU's.
         device_time: a device's own clock took the time, which the host's neighbours do not change.
-
-    Returns:
-        the timing, what was observed around it, and the reasons to doubt it (empty when there are none).
     """
     before = host_snapshot()
     timing = window()
