@@ -40,13 +40,8 @@ class Piece(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The pieces that torch.compile makes of one call of a model.
-
-    Attributes:
-        pieces: in the order they ran.
-        break_reasons: why there are several.
-        whole: whether no operator was left to eager execution.
-    """
+    """The pieces that torch.compile makes of one call of a model, in the order they ran; why there are several; and whether no
+    operator was left to eager execution."""
 
     pieces: tuple[Piece, ...]
     break_reasons: tuple[str, ...]
@@ -194,13 +189,9 @@ def _fake_inputs(inputs: Sequence[Any], context: TracingContext) -> tuple[Any, .
 
 
 def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "") -> Compiled:
-    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces.
-
-    Sizes are those of the arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked.
-
-    Raises:
-        CaptureError: torch.compile cannot take the model, or the model fails.
-    """
+    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces. Sizes are those of the
+    arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked. `CaptureError` where
+    torch.compile cannot take the model, or the model fails."""
     from torch._dynamo.utils import counters
 
     backend = _CapturingBackend(model, name)

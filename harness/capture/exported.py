@@ -26,13 +26,8 @@ _KINDS: dict[str, ValueKind] = {"PARAMETER": "parameter", "BUFFER": "buffer", "C
 
 
 class Exported(NamedTuple):
-    """A traced graph.
-
-    Attributes:
-        module: its operators with their fake results.
-        origins: the origins of its placeholders.
-        inputs: the placeholder of each leaf of (args, kwargs), in order.
-    """
+    """A traced graph: its operators with their fake results, the origins of its placeholders, and the placeholder of each leaf of
+    (args, kwargs), in order."""
 
     module: fx.GraphModule
     origins: tuple[Origin, ...]
@@ -50,14 +45,8 @@ def exportable(model: Callable[..., Any]) -> bool:
 def export_graph(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, name: str = "", dynamic: Sequence[Place] = ()
 ) -> Exported:
-    """Trace `model(*args, **kwargs)` at inference.
-
-    Args:
-        dynamic: dimensions that become symbols, unless the model fixes them.
-
-    Raises:
-        CaptureError: torch.export cannot take the model.
-    """
+    """Trace `model(*args, **kwargs)` at inference; `dynamic` dimensions become symbols, unless the model fixes them.
+    `CaptureError` where torch.export cannot take the model."""
     from torch.export import Dim, ShapesCollection, export
 
     module = model if isinstance(model, torch.nn.Module) else FunctionModule(model)

@@ -54,11 +54,8 @@ def capture_recorded(
 
 
 class _Recorder(ProxyTorchDispatchMode):
-    """While active, writes every operator into an FX graph, above autograd, where composite operators are whole.
-
-    Raises:
-        CaptureError: a weight or an argument is not on the meta device, or no plain tensor.
-    """
+    """While active, writes every operator into an FX graph, above autograd, where composite operators are whole. `CaptureError`
+    where a weight or an argument is not on the meta device, or no plain tensor."""
 
     def __init__(self, model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.

@@ -27,11 +27,9 @@ class SymbolicCapture:
     where all guards hold, so that a capture at those sizes would have traced the same.
 
     Args:
-        module: traced operators with their fake results.
-        origins: the origins of its placeholders.
+        module: traced operators with their fake results; `origins` are those of its placeholders.
         fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
         dynamic: the dimensions that became symbols.
-        name: of the graphs.
         model: whose weights the graphs list, read or not.
 
     Raises:
@@ -55,14 +53,8 @@ class SymbolicCapture:
         self._env = open_sizes[0].node.shape_env
 
     def at(self, shapes: Sequence[Sequence[int]]) -> Graph:
-        """The graph for inputs of these shapes.
-
-        Args:
-            shapes: of every leaf of (args, kwargs), in order, empty for one that is no tensor.
-
-        Raises:
-            CaptureError: at these sizes the model would trace differently, or a guard cannot be evaluated.
-        """
+        """The graph for inputs of these shapes: of every leaf of (args, kwargs), in order, empty for one that is no tensor.
+        `CaptureError` where the model would trace differently at these sizes, or a guard cannot be evaluated."""
         values = self._values(shapes)
         for symbol, value in values.items():
             valid = self._env.var_to_range.get(symbol)
@@ -127,14 +119,9 @@ def capture_symbolic(
     name: str = "",
     traced: bool = False,
 ) -> SymbolicCapture:
-    """Capture as `capture` would, with symbols in the given dimensions. Their sizes in the arguments are examples, at least 2.
-
-    Args:
-        traced: capture as `capture_traced` does instead, without stand-ins for data.
-
-    Raises:
-        CaptureError: torch cannot take the model, splits it, or makes the sizes part of the graph.
-    """
+    """Capture as `capture` would, or, `traced`, as `capture_traced` without stand-ins for data, with symbols in the given
+    dimensions. Their sizes in the arguments are examples, at least 2. `CaptureError` where torch cannot take the model, splits
+    it, or makes the sizes part of the graph."""
     if traced:
         call = FakeCall(model, args, kwargs, dynamic)
         module = trace_call(call, model, name or type(model).__name__)

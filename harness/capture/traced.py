@@ -46,21 +46,16 @@ _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
 
 
 class FakeCall:
-    """A call of a model with fake CPU tensors for its weights and arguments, which take neither memory nor arithmetic.
+    """A call of a model with fake CPU tensors for its weights and arguments, which take neither memory nor arithmetic:
+    `call(*call.values)`.
 
     Args:
         dynamic: dimensions of the leaves of (args, kwargs) that become symbols; nothing then stands in for data.
         fixed: names of keyword arguments whose values are known whatever the data.
 
-    Example:
-        >>> call = FakeCall(model, args, kwargs)  # doctest: +SKIP
-        >>> call(*call.values)  # doctest: +SKIP
-
     Attributes:
         values: the call's arguments: fakes of the weights, of the leaves of (args, kwargs), and of tensors inside objects among
-            them.
-        origins: the origin of each of the values.
-        mode: the mode that the values are fake in.
+            them; `origins` are theirs, and `mode` is the mode that they are fake in.
         fakes: the values of the leaves of (args, kwargs) alone.
         stand_ins: the mode that stands in for data; a null context with `dynamic`.
     """
@@ -144,15 +139,12 @@ def capture_traced(
     """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
     The model's Python runs as it would in eager execution. Where it reads values, `StandIns` supplies them, and the graph's notes
-    say so.
+    say so. `CaptureError` where the model fails on fake tensors, or reads numbers that only data could give.
 
     Args:
         model: a module, its weights on any device, or a function.
         notes: further notes for the reader of the graph's numbers.
         fixed: names of keyword arguments whose values are known whatever the data.
-
-    Raises:
-        CaptureError: the model fails on fake tensors, or reads numbers that only data could give.
     """
     call = FakeCall(model, args, kwargs, fixed=fixed)
     traced = trace_call(call, model, name or type(model).__name__)
@@ -162,11 +154,8 @@ def capture_traced(
 
 
 def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
-    """The operators of a call, with their fake results, module paths and lines; its placeholders take `call.values`.
-
-    Raises:
-        CaptureError: as for `capture_traced`.
-    """
+    """The operators of a call, with their fake results, module paths and lines; its placeholders take `call.values`. Errors as of
+    `capture_traced`."""
 
     def run(*values: Any) -> list[torch.Tensor]:
         with module_paths(model, lambda path: get_current_meta().update(nn_module_stack={"": (path, "")})):

@@ -130,15 +130,9 @@ def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[Gp
 
 
 class NvmlProbe(Probe):
-    """Total energy of one card. With MIG on, the counter covers the whole card, other instances included, and the domain says so.
-
-    Args:
-        nvml: the initialized binding, or a stand-in.
-        uuid: of the card; indices differ between processes, UUIDs do not.
-
-    Raises:
-        OSError: the card has no energy counter (older than Volta, or hidden by WSL or a virtual GPU).
-    """
+    """Total energy of one card, by its UUID: indices differ between processes. With MIG on, the counter covers the whole card,
+    other instances included, and the domain says so. `OSError` where the card has no energy counter (older than Volta, or hidden
+    by WSL or a virtual GPU)."""
 
     name = "NVML"
     update_period_s = 0.1  # usual; the meter measures it

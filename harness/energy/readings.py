@@ -45,11 +45,8 @@ def reading(
     idle_before_w: float | None = None,
     idle_after_w: float | None = None,
 ) -> EnergyReading:
-    """Energy per call of one domain over the trials; unknown when one of them is.
-
-    Args:
-        probe_number: of the domain's probe in the trials.
-    """
+    """Energy per call of one domain over the trials; unknown when one of them is. `probe_number` is that of the domain's probe in
+    the trials."""
     seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
     common = EnergyReading(
         domain,

@@ -124,13 +124,8 @@ class EnergyMeter:
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
     ) -> tuple[EnergyReading, ...]:
-        """Gross energy per call by domain. Exceptions of `call` pass through.
-
-        Args:
-            call_s: expected time of a call, to look at the clock rarely.
-            device: on "cpu" the GPU's domains are left out.
-            synchronize: waits for the device.
-        """
+        """Gross energy per call by domain; on "cpu" the GPU's are left out. Exceptions of `call` pass through. `call_s` is the
+        expected time of a call, to look at the clock rarely; `synchronize` waits for the device."""
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
         readings = [EnergyReading(domain, reason=reason) for domain, reason in self._missing(device).items()]

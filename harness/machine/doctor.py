@@ -70,12 +70,8 @@ class DoctorReport(msgspec.Struct, frozen=True):
 
 
 def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine:
-    """The fingerprint and settings of this machine.
-
-    Args:
-        threads: threads that operators will use; by default OMP_NUM_THREADS, else one a physical core this process may run on.
-        root: holds proc and sys; a made-up one in tests.
-    """
+    """The fingerprint and settings of this machine. `threads` are those that operators will use: by default OMP_NUM_THREADS, else
+    one a physical core this process may run on. `root` holds proc and sys."""
     info = _cpuinfo(root)
     flags = set((info.get("flags") or info.get("features") or "").split())
     gpus, _ = find_gpus()
@@ -114,11 +110,7 @@ def default_threads(physical: int) -> int:
 
 
 def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
-    """Describe this machine and the obstacles to measuring it well.
-
-    Args:
-        full: also import torch and list its compile back-ends.
-    """
+    """Describe this machine and the obstacles to measuring it well; `full` also imports torch and lists its compile back-ends."""
     machine = probe_machine(root=root)
     gpus, gpu_reason = find_gpus()
     probes, missing = available_probes(root)

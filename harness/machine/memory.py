@@ -15,11 +15,7 @@ LIMITS = (
 
 
 def available_bytes(root: Path = Path("/")) -> float:
-    """Bytes that can be taken without swapping and within the container's limit.
-
-    Args:
-        root: holds sys; a made-up one in tests.
-    """
+    """Bytes that can be taken without swapping and within the container's limit; `root` holds sys."""
     available = float(psutil.virtual_memory().available)
     for limit, used, parts in LIMITS:
         try:

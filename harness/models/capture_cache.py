@@ -67,11 +67,7 @@ class _Head(msgspec.Struct):
 
 
 class CaptureCache:
-    """The captures in a folder.
-
-    Args:
-        software: what `software` says of this process.
-    """
+    """The captures in a folder, of what `software` says of this process."""
 
     def __init__(self, folder: Path, software: str, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder = folder
@@ -153,12 +149,8 @@ class ModelSource:
         self._opened: WorkloadGraphs | None = None
 
     def at(self, point: Mapping[str, AxisValue]) -> ModelGraphs:
-        """The graphs at one of the points asked for.
-
-        Raises:
-            CaptureError: torch cannot capture the model.
-            InputError: unknown model, or sizes and modes that it does not take.
-        """
+        """The graphs at one of the points asked for. `CaptureError` where torch cannot capture the model; `InputError` for an
+        unknown model, or sizes and modes that it does not take."""
         _, graphs = self._captured(dict(point))
         assert graphs is not None
         return graphs

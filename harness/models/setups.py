@@ -55,11 +55,7 @@ class ModelSetups:
 
     def found(self, setup: Setup) -> ModelGraphs:
         """What a capture in the types and the order of images of a setup gives, before types and weights are replaced.
-
-        Raises:
-            CaptureError: torch cannot capture the model.
-            InputError: the model does not take the setup.
-        """
+        `CaptureError` where torch cannot capture the model; `InputError` where the model does not take the setup."""
         if setup.batch != self.batch and not self._batched:
             raise InputError("the model's input is fixed: it has no batch axis")
         stored = "float32" if setup.dtype in _WITHOUT_ARITHMETIC else STORED_AS.get(setup.dtype or "", setup.dtype)
@@ -92,11 +88,7 @@ def of_graphs(graphs: Sequence[Graph], base: Setup) -> Callable[[Setup], tuple[G
 
 
 def in_setup(graphs: Sequence[Graph], setup: Setup, stored: bool) -> tuple[Graph, ...]:
-    """Graphs with the types and the quantized weights of a setup.
-
-    Args:
-        stored: whether types that torch computes in have to be replaced, too.
-    """
+    """Graphs with the types and the quantized weights of a setup; `stored` replaces types that torch computes in, too."""
     target = setup.dtype
     if target is not None and target not in STORED_AS and (stored or target in _WITHOUT_ARITHMETIC):
         graphs = [with_dtype(graph, target) for graph in graphs]

@@ -54,19 +54,9 @@ def inductor_groups(
     freezing: bool = False,
     name: str = "",
 ) -> list[InductorGroups]:
-    """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule.
-
-    The model runs once, eagerly, on the device of its weights.
-
-    Args:
-        freezing: make the weights constants, as the runtime "inductor-freezing" does.
-
-    Returns:
-        One entry for each piece that torch.compile makes of the model.
-
-    Raises:
-        InputError: torch.compile or Inductor cannot take the model.
-    """
+    """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule: an entry for each piece that torch.compile makes
+    of the model, which runs once, eagerly, on the device of its weights. `freezing` makes the weights constants, as the runtime
+    "inductor-freezing" does. `InputError` where torch.compile or Inductor cannot take the model."""
     from torch._inductor import config
 
     torch._dynamo.reset()

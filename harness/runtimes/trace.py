@@ -37,13 +37,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
-    """Run `call` under torch.profiler and keep the call of median length. Profiling lengthens every operator by about a
-    microsecond: the trace shows where time goes, and `shmoo measure` how much time there is.
-
-    Args:
-        call: one forward; the first `WARMUP` runs, which may compile, are not recorded.
-        device: "cpu" or "cuda"; a call ends when its device has finished.
-    """
+    """Run `call`, one forward on "cpu" or "cuda", under torch.profiler and keep the call of median length; the first `WARMUP`,
+    which may compile, are not recorded. Profiling lengthens every operator by about a microsecond: the trace shows where time
+    goes, and `shmoo measure` how much time there is."""
     cuda = device.startswith("cuda")
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
 
@@ -87,12 +83,8 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
 def trace_document(
     model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: Recorded | None, reason: str = ""
 ) -> dict[str, Any]:
-    """The trace as a JSON document.
-
-    Args:
-        estimate, slots: as `estimators.predict.timeline.schedule` gives them.
-        recorded: the measured call; `None` where nothing was measured, with the `reason`.
-    """
+    """The trace as a JSON document, with what `estimators.predict.timeline.schedule` gives, and the measured call; `None` where
+    nothing was measured, with the `reason`."""
     events = list(_predicted(model, estimate, slots))
     if recorded is not None:
         events += _measured(recorded)

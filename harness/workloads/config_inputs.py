@@ -52,14 +52,8 @@ class Input(NamedTuple):
 
 
 def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> tuple[tuple[Input, ...], tuple[str, ...]]:
-    """The inputs of a model with such a signature, and notes on those that are left out.
-
-    Args:
-        model: its class, for messages.
-
-    Raises:
-        InputError: it takes none that can be made.
-    """
+    """The inputs of a model (its class, for messages) with such a signature, and notes on those that are left out; `InputError`
+    where it takes none that can be made."""
     notes = []
     inputs: list[Input] = []
     for entry in _inputs(parameters):

@@ -65,18 +65,10 @@ def load_config(path: str) -> DNNModule:
 
 
 def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping[str, int] | None = None) -> DNNModule:
-    """The model of a transformers config, with axes for the open sizes of its inputs.
-
-    Its architecture is the first that the config names, or the bare model of its type. The axes are "batch", and "seq_len" for
-    tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio.
-
-    Args:
-        settings: the config, with its "model_type".
-        defaults: defaults of axes that replace those of every config.
-
-    Raises:
-        InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
-    """
+    """The model of a transformers config (with its "model_type"), with axes for the open sizes of its inputs: "batch", and
+    "seq_len" for tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio; `defaults`
+    replace those of every config. Its architecture is the first that the config names, or the bare model of its type.
+    `InputError` where transformers is missing or cannot use the config, or the model's inputs are not known."""
     settings, left_out = _harmless(settings)
     # transformers imports torchvision for its image models, and fails where torchvision alone would; others do without.
     with suppress(InputError):

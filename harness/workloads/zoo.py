@@ -68,14 +68,12 @@ _NO_CUDA = -1
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, with its compiled operators where they load, otherwise with their signatures alone.
+    """torchvision, with its compiled operators where they load, otherwise with their signatures alone; `InputError` where it is
+    not installed.
 
     `import torchvision` fails where the compiled library is missing, or was built for another torch or for an absent GPU.
     Signatures suffice for capture, also of detectors: torchvision itself computes the shapes. Running such an operator on data
     fails with torch's own message that there is no kernel for it.
-
-    Raises:
-        InputError: torchvision is not installed.
     """
     from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 

@@ -39,9 +39,6 @@ def parts_of(node: fx.Node, number: Number) -> tuple[fx.GraphModule, list[fx.Nod
 
     Parts are those of torch's table of decompositions into core ATen operators, and what a composite operator calls; operators
     that have a cost stay whole.
-
-    Args:
-        number: gives symbolic sizes their value.
     """
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
@@ -109,12 +106,7 @@ def node_lists(node: fx.Node) -> list[list[Any]]:
 
 
 class Constants:
-    """Values of small tensors and numbers that follow from a graph's constants alone.
-
-    Args:
-        module: the graph's module.
-        given: values of nodes that are known otherwise.
-    """
+    """Values of small tensors and numbers that follow from a graph's constants alone, and from the `given` values of nodes."""
 
     def __init__(self, module: fx.GraphModule, given: dict[fx.Node, Any] | None = None) -> None:
         self._module = module

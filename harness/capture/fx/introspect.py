@@ -51,11 +51,8 @@ def first_line(problem: object) -> str:
 
 
 class OperatorIntrospector:
-    """Reads FX nodes whose `meta["val"]` holds their results, as tracing with fake tensors leaves it.
-
-    Args:
-        number: gives symbolic sizes and numbers their value; by default the one they had in the example.
-    """
+    """Reads FX nodes whose `meta["val"]` holds their results, as tracing with fake tensors leaves it. `number` gives symbolic
+    sizes and numbers their value; by default the one they had in the example."""
 
     def __init__(self, number: Number | None = None) -> None:
         self.number = number or hint
@@ -83,11 +80,7 @@ class OperatorIntrospector:
         )
 
     def spec(self, tensor: torch.Tensor) -> TensorSpec:
-        """Shape and dtype of a real, meta or fake tensor.
-
-        Raises:
-            CaptureError: it is sparse or nested.
-        """
+        """Shape and dtype of a real, meta or fake tensor; `CaptureError` where it is sparse or nested."""
         if tensor.layout not in (torch.strided, torch._mkldnn):
             raise CaptureError(
                 f"a tensor has the layout {str(tensor.layout).removeprefix('torch.')}: its work depends on its values and is not "
@@ -145,11 +138,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def hint(value: Any) -> Any:
-    """The number itself, or the value a symbolic one had in the example; reading it leaves no guard behind.
-
-    Raises:
-        CaptureError: the number depends on data, so that the example has none.
-    """
+    """The number itself, or the value a symbolic one had in the example; reading it leaves no guard behind. `CaptureError` where
+    the number depends on data, so that the example has none."""
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
     example = value.node.hint

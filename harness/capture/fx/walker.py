@@ -23,11 +23,7 @@ _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
 class Origins:
-    """Tells weights from activations while a model runs.
-
-    Args:
-        model: a module, or a function, whose weights are then recognized by where Dynamo found them.
-    """
+    """Tells weights from activations while a model runs: those of a module, or, of a function, by where Dynamo found them."""
 
     def __init__(self, model: Any) -> None:
         self._weights: dict[int, Origin] = {}
@@ -41,12 +37,8 @@ class Origins:
         self._activations.update(map(storage_key, tensors_in(values)))
 
     def of(self, tensor: Any, source: str = "") -> Origin:
-        """The origin of a graph's input.
-
-        Args:
-            tensor: the tensor itself (a number is an input).
-            source: where Dynamo found it, such as "L['self']._modules['fc']._parameters['weight']".
-        """
+        """The origin of a tensor that enters a graph (a number is an input), found by Dynamo at a `source` such as
+        "L['self']._modules['fc']._parameters['weight']"."""
         if id(tensor) in self._weights:
             return self._weights[id(tensor)]
         keys = [subscript or attribute for subscript, attribute in _SOURCE_KEY.findall(source)]
