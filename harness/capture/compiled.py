@@ -140,7 +140,7 @@ class _CapturingBackend:
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         context = TracingContext.try_get()
-        fakes = tuple(inputs) if context is None or context.fake_mode is None else _fake_inputs(inputs, context)
+        fakes = tuple(inputs if context is None or context.fake_mode is None else (_fake(value, context) for value in inputs))
         traced = trace_aten(module, fakes, context.fake_mode if context else None)
         attributes = attribute_tensors(module)
         origins = placeholder_origins(module, inputs, self.origins)
@@ -174,18 +174,14 @@ def placeholder_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: 
     return [origins.of(value, source_of(node)) for node, value in zip(placeholders, inputs, strict=True)]
 
 
-def _fake_inputs(inputs: Sequence[Any], context: TracingContext) -> tuple[Any, ...]:
-    """The inputs as fake tensors, with the sizes that Dynamo made symbolic."""
-
-    def fake(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
-            return value
-        symbols = context.tensor_to_context.get(value)
-        if symbols is None:
-            return context.fake_mode.from_tensor(value, static_shapes=True)
-        return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
-
-    return tuple(fake(value) for value in inputs)
+def _fake(value: Any, context: TracingContext) -> Any:
+    """An input as a fake tensor, with the sizes that Dynamo made symbolic."""
+    if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+        return value
+    symbols = context.tensor_to_context.get(value)
+    if symbols is None:
+        return context.fake_mode.from_tensor(value, static_shapes=True)
+    return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
 
 
 def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "") -> Compiled:

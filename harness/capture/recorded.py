@@ -15,12 +15,11 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_only
 
-from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, module_paths, result_nodes
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
 from shmoo.harness.capture.guard import guarded
 
 _AUTOCAST = ("cpu", "cuda")
@@ -73,10 +72,8 @@ class _Recorder(ProxyTorchDispatchMode):
         self._model = model
         if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in model.modules()):
             raise CaptureError("a part of it is compiled already, so that its operators are not seen here")
-        parameters = dict(model.named_parameters())
-        for path, weight in (*parameters.items(), *model.named_buffers()):
-            kind: ValueKind = "parameter" if path in parameters else "buffer"
-            self._enter(weight, Origin(kind, path))
+        for weight, origin in weight_origins(model):
+            self._enter(weight, origin)
         for input_name, leaf in _inputs(model, args, kwargs):
             if isinstance(leaf, torch.Tensor):
                 self._enter(leaf, Origin("input", input_name))

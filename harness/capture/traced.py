@@ -20,7 +20,6 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
-from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
 from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
@@ -34,7 +33,7 @@ from shmoo.harness.capture.fx.introspect import (
     with_tensors,
 )
 from shmoo.harness.capture.fx.trace import inline_wrapped
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
 from shmoo.harness.capture.guard import environment, guarded
 from shmoo.harness.capture.standins import StandIns
 
@@ -71,13 +70,10 @@ class FakeCall:
         self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
         self._model = model
         self.mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv() if dynamic else None)
-        self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        weights = weight_origins(self._module)
+        self._weights = {origin.name: tensor for tensor, origin in weights}
         inputs, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
-        parameters = {id(parameter) for parameter in self._module.parameters()}
-        kinds: dict[str, ValueKind] = {
-            name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()
-        }
-        self.origins = [Origin(kind, name) for name, kind in kinds.items()]
+        self.origins = [origin for _, origin in weights]
         # "input_ids" for ((), {"input_ids": x}), "0.1" for (([a, x],), {}).
         paths = [[str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs]
         self.origins += [Origin("input", ".".join(path)) for path in paths]

@@ -75,16 +75,13 @@ def _like(tensor: torch.Tensor, number: Number) -> torch.Tensor:
     return torch.empty_strided(shape, stride, dtype=tensor.dtype, device="cpu")
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    return {target: parts for target, parts in _table().items() if operator_name(target)[0] not in {*COSTS, *FREE}}
-
-
 @cache
-def _table() -> dict[Any, Callable[..., Any]]:
-    """All of torch's decompositions, those into core ATen operators first."""
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's decompositions of operators without a cost, those into core ATen operators first."""
     from torch._decomp import core_aten_decompositions, global_decomposition_table
 
-    return {**global_decomposition_table["post_autograd"], **core_aten_decompositions()}
+    table = {**global_decomposition_table["post_autograd"], **core_aten_decompositions()}
+    return {target: parts for target, parts in table.items() if operator_name(target)[0] not in {*COSTS, *FREE}}
 
 
 def body_kind(node: fx.Node) -> str:

@@ -22,14 +22,19 @@ _LOCAL = re.compile(r"L\['[^']+'\]")
 _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
+def weight_origins(model: Any) -> list[tuple[torch.Tensor, Origin]]:
+    """Each parameter, then each buffer of a module, once, with its origin; none for a function."""
+    if not isinstance(model, torch.nn.Module):
+        return []
+    parameters = [(tensor, Origin("parameter", name)) for name, tensor in model.named_parameters()]
+    return [*parameters, *((tensor, Origin("buffer", name)) for name, tensor in model.named_buffers())]
+
+
 class Origins:
     """Tells weights from activations while a model runs: those of a module, or, of a function, by where Dynamo found them."""
 
     def __init__(self, model: Any) -> None:
-        self._weights: dict[int, Origin] = {}
-        if isinstance(model, torch.nn.Module):
-            self._weights |= {id(buffer): Origin("buffer", name) for name, buffer in model.named_buffers()}
-            self._weights |= {id(parameter): Origin("parameter", name) for name, parameter in model.named_parameters()}
+        self._weights = {id(tensor): origin for tensor, origin in reversed(weight_origins(model))}
         self._activations: set[Any] = set()
 
     def flows(self, *values: Any) -> None:
