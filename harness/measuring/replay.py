@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,38 +31,36 @@ class ReplayError(ShmooError):
     """A graph cannot be run from its record: an operator has no callable of its name, or refused its arguments."""
 
 
+class _Slot(NamedTuple):
+    """The place of a tensor among the arguments of a call: the index of its value."""
+
+    index: int
+
+
 class _Step:
-    """One call, resolved once: the callable and which arguments to fill from the environment before each run."""
+    """One call, resolved once: the callable, and its arguments with slots for the tensors of each run."""
 
     def __init__(self, call: OpCall, device: str) -> None:
         self.call = call
         self.function = _function(call)
         self.release: tuple[int, ...] = ()
-        self._positional: list[Any] = []
-        self._named: dict[str, Any] = {}
-        self._slots: list[tuple[Any, Any, int]] = []  # (container, key, value index)
         operands = dict(zip(call.operands, call.reads, strict=True))
         arguments = self.function._schema.arguments
         self.written = [operands[argument.name] for argument in arguments if argument.is_write and argument.name in operands]
-        for argument in arguments:
-            if argument.kwarg_only:
-                self._named[argument.name] = self._argument(argument, operands, self._named, argument.name, device)
-            else:
-                self._positional.append(self._argument(argument, operands, self._positional, len(self._positional), device))
+        values = {argument.name: self._argument(argument, operands, device) for argument in arguments}
+        self._positional = [values[argument.name] for argument in arguments if not argument.kwarg_only]
+        self._named = {argument.name: values[argument.name] for argument in arguments if argument.kwarg_only}
 
-    def _argument(self, argument: Any, operands: Mapping[str, int], container: Any, key: Any, device: str) -> Any:
-        """The argument's constant value; `None`, and a slot to fill, where a tensor goes."""
+    def _argument(self, argument: Any, operands: Mapping[str, int], device: str) -> Any:
+        """The argument's constant value, or a slot, or a list of slots, where tensors go."""
         name, kind = argument.name, str(argument.type)
         if name in operands:
-            self._slots.append((container, key, operands[name]))
-            return None
+            return _Slot(operands[name])
         members = {
             int(operand.rpartition(".")[2]): index for operand, index in operands.items() if operand.rpartition(".")[0] == name
         }
         if members:
-            tensors: list[Any] = [None] * (max(members) + 1)
-            self._slots.extend((tensors, position, index) for position, index in members.items())
-            return tensors
+            return [_Slot(members[i]) if i in members else None for i in range(max(members) + 1)]
         if "Device" in kind:
             # A conversion may name its device beside its operand; all other operators follow their operands' device.
             return None if operands and kind.startswith("Optional") else torch.device(device)
@@ -70,15 +68,15 @@ class _Step:
             return _decode(self.call.attributes[name], argument)
         return argument.default_value if argument.has_default_value() else None
 
-    def fill(self, environment: Mapping[int, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
-        for container, key, index in self._slots:
-            container[key] = environment[index]
-        return self._positional, self._named
+    def filled(self, environment: Mapping[int, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a run, by position and by name."""
 
-    def clear(self) -> None:
-        """Drop the references to tensors, which the model would not keep alive either."""
-        for container, key, _ in self._slots:
-            container[key] = None
+        def fill(value: Any) -> Any:
+            if isinstance(value, _Slot):
+                return environment[value.index]
+            return [fill(element) for element in value] if isinstance(value, list) else value
+
+        return [fill(value) for value in self._positional], {name: fill(value) for name, value in self._named.items()}
 
 
 class GraphReplay:
@@ -159,7 +157,6 @@ class GraphReplay:
         returned = {id(tensor) for tensor in results}
         results += [environment[i] for i in step.written if id(environment[i]) not in returned]
         environment.update(zip(step.call.writes, results, strict=False))
-        step.clear()
         for index in step.release:
             environment.pop(index, None)
         return before, after
@@ -168,7 +165,7 @@ class GraphReplay:
         for index in step.call.reads:
             if index not in environment:
                 environment[index] = self._alias(index, environment)
-        return step.fill(environment)
+        return step.filled(environment)
 
     @contextmanager
     def _replay_errors(self, step: _Step) -> Iterator[None]:
