@@ -22,8 +22,7 @@ from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.ahead import compile_ahead, helpers_for
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
-from shmoo.harness.machine.doctor import own_versions
-from shmoo.harness.machine.memory import available_bytes
+from shmoo.harness.machine.doctor import available_bytes, own_versions
 from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, RunManifest, Timing, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase

@@ -11,9 +11,9 @@ import msgspec
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights
-from shmoo.harness.capture.guard import guarded
 
 Method = Literal["record", "export", "compile", "trace", "joint"]
 

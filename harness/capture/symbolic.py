@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
-from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import FakeCall, trace_call
 
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
-from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, environment, guarded
 from shmoo.harness.capture.fx.introspect import (
     CaptureError,
     RecordLines,
@@ -34,7 +34,6 @@ from shmoo.harness.capture.fx.introspect import (
 )
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
-from shmoo.harness.capture.guard import environment, guarded
 from shmoo.harness.capture.standins import StandIns
 
 _CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.exported import FunctionModule, exportable
 from shmoo.harness.capture.fx.dynamo import dynamo_put_off
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
-from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.module import Built, DNNModule
 from shmoo.runs.store.records import AxisValue

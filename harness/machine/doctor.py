@@ -32,6 +32,12 @@ SETTING_VARIABLES = (
     "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA",
 )  # fmt: skip
 """Environment variables that change how fast the same code runs; recorded where set."""
+CONTAINER = Path("sys/fs/cgroup")
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Files of a container's limit, use and its parts, of control groups of version 2 and 1 (cgroups(7))."""
 
 
 class EnergyCounter(msgspec.Struct, frozen=True):
@@ -135,6 +141,26 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
 def last_level_bytes(root: Path = Path("/")) -> int | None:
     """Capacity of this CPU's largest cache, `None` where the system does not report it."""
     return max(_caches(root)[0].values(), default=None)
+
+
+def available_bytes(root: Path = Path("/")) -> float:
+    """Bytes that can be taken without swapping and within the container's limit; `root` holds sys."""
+    available = float(psutil.virtual_memory().available)
+    for limit, used, parts in LIMITS:
+        try:
+            most = int((root / CONTAINER / limit).read_text())
+            taken = int((root / CONTAINER / used).read_text())
+            fields = dict(line.split() for line in (root / CONTAINER / parts).read_text().splitlines())
+        except (OSError, ValueError):
+            continue  # no such version, or no limit ("max")
+        # Cached files give way.
+        available = min(available, most - taken + int(fields.get("inactive_file", 0)))
+    return max(available, 0.0)
+
+
+def process_bytes() -> float:
+    """Bytes of this process that are in memory."""
+    return float(psutil.Process().memory_info().rss)
 
 
 def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:

@@ -22,10 +22,9 @@ from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.machine.doctor import last_level_bytes
 from shmoo.harness.measuring.allocation import FreshPages, faulted_bytes, fill_holes, mapped_apart, settle_heap
 from shmoo.harness.measuring.cachestate import prepare
-from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.measuring.memory import Session, WaitingCases, freeze, peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.measuring.timing import CudaTimer, HostTimer, MeasureSettings, TimingSettings, time_callable
-from shmoo.harness.measuring.waiting import Session, WaitingCases, freeze
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.measuring.watch.hostwatch import Host, observed, status_of

@@ -34,7 +34,7 @@ class ReplayError(ShmooError):
 class _Slot(NamedTuple):
     """The place of a tensor among the arguments of a call: the index of its value."""
 
-    index: int
+    value: int
 
 
 class _Step:
@@ -73,7 +73,7 @@ class _Step:
 
         def fill(value: Any) -> Any:
             if isinstance(value, _Slot):
-                return environment[value.index]
+                return environment[value.value]
             return [fill(element) for element in value] if isinstance(value, list) else value
 
         return [fill(value) for value in self._positional], {name: fill(value) for name, value in self._named.items()}

@@ -18,8 +18,8 @@ from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.capture import Capture
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.models.asked import Asked, Mode, ModelGraphs, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim

@@ -135,7 +135,7 @@ def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
 @contextmanager
 def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
     """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
-    from shmoo.harness.capture.guard import hubs_offline
+    from shmoo.harness.capture.fx.guard import hubs_offline
 
     passes: tuple[type[Exception], ...] = (InputError, *passing)
     try:

@@ -36,7 +36,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     batch, rest = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
 
     def build(make: Maker, **axes: Any) -> Built:
-        from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+        from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 
         with _user_code(f"{spec!r} failed"), absent_devices_on_cpu(), make.building():
             returned = _with_torchvision(lambda: factory(**{name: axes[name] for name in arguments}))

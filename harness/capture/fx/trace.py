@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 
 ENTER, EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
 """Functions whose calls mark a region under autocast in a graph."""

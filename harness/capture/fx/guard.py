@@ -1,4 +1,5 @@
-"""What holds while a capture runs: it is the only one of the process, hubs are offline, and the model cannot end the process."""
+"""What holds while a capture runs: it is the only one of the process, hubs are offline, the model cannot end the process, and an
+accelerator that it names and this machine lacks is the CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from shmoo.harness.capture.fx.introspect import CaptureError
 
 P = ParamSpec("P")
@@ -19,6 +23,9 @@ _ONE_AT_A_TIME = threading.RLock()
 """Tracing changes torch for the whole process while it lasts: module hooks, Dynamo's settings, `torch.Tensor.set_`."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "USE_HUB_KERNELS": "0"}
 """Switches of Hugging Face's libraries in the environment; those imported already have read them, see `hubs_offline`."""
+
+_ACCELERATORS = ("cuda", "xpu", "mps", "hpu", "npu")
+_MOVES = {name: getattr(torch.Tensor, name) for name in ("cuda", "xpu") if hasattr(torch.Tensor, name)}
 
 
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
@@ -72,3 +79,49 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _absent(device: Any) -> bool:
+    """Whether `device` (a name, a number or a `torch.device`) is an accelerator that is not there."""
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+        return False
+    name = "cuda" if isinstance(device, int) else str(device).partition(":")[0]
+    return name in _ACCELERATORS and not (name == "cuda" and torch.cuda.is_available())
+
+
+class _OnCpu(TorchFunctionMode):
+    """While active, tensors that are asked for on an absent device are made on, or stay on, the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        # Dynamo compiles the body of a branch or a loop, this method with it; most other calls ask for a shape.
+        if torch.compiler.is_dynamo_compiling() or getattr(func, "__name__", "") == "__get__":
+            return func(*args, **kwargs)
+        moved = next((name for name, move in _MOVES.items() if func is move), None)
+        if moved is not None and _absent(moved):
+            return args[0]
+        if _absent(kwargs.get("device")):
+            kwargs = {**kwargs, "device": "cpu"}
+        if func is torch.Tensor.to and len(args) > 1 and _absent(args[1]):
+            args = (args[0], "cpu", *args[2:])
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def absent_devices_on_cpu() -> Iterator[None]:
+    """While active, code that names an accelerator this machine lacks runs on the CPU; torch.autocast keeps the type it
+    would have there."""
+    autocast = torch.amp.autocast_mode.autocast
+    original = autocast.__init__
+
+    def on_cpu(self: Any, device_type: str, dtype: Any = None, *args: Any, **kwargs: Any) -> None:
+        if _absent(device_type):
+            dtype, device_type = dtype or torch.get_autocast_dtype(device_type), "cpu"
+        original(self, device_type, dtype, *args, **kwargs)
+
+    autocast.__init__ = on_cpu
+    try:
+        with _OnCpu():
+            yield
+    finally:
+        autocast.__init__ = original
