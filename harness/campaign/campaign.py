@@ -138,11 +138,7 @@ class _TimeSpent:
 
 
 def manifest_of(
-    settings: CampaignSettings,
-    suite: str,
-    machine: Machine,
-    facts: Mapping[str, AxisValue | None],
-    versions: Mapping[str, str],
+    settings: CampaignSettings, suite: str, machine: Machine, facts: Mapping[str, AxisValue | None], versions: Mapping[str, str]
 ) -> RunManifest:
     """run.json of a campaign that starts now; arguments as for `run_campaign`."""
     return RunManifest(

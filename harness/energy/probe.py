@@ -141,13 +141,7 @@ def read_counter_file(path: Path) -> float:
 
 
 def counter_step(
-    before: float,
-    after: float,
-    *,
-    span: float | None,
-    joules_per_unit: float,
-    elapsed_s: float,
-    update_period_s: float = 0.0,
+    before: float, after: float, *, span: float | None, joules_per_unit: float, elapsed_s: float, update_period_s: float = 0.0
 ) -> DomainEnergy:
     """Energy of one step of a counter that may have wrapped once.
 

@@ -139,11 +139,7 @@ class RaplProbe(Probe):
     update_period_s = UPDATE_PERIOD_S
 
     def __init__(
-        self,
-        package: Any,
-        dram: Any,
-        ranges_uj: dict[str, float | None],
-        clock: Callable[[], float] = time.monotonic,
+        self, package: Any, dram: Any, ranges_uj: dict[str, float | None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         readers = {"package": package} | ({} if dram is None else {"dram": dram})
         counters = [

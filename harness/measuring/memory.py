@@ -56,10 +56,7 @@ class WaitingCases:
     """
 
     def __init__(
-        self,
-        share: float,
-        available: Callable[[], float] = available_bytes,
-        resident: Callable[[], float] = process_bytes,
+        self, share: float, available: Callable[[], float] = available_bytes, resident: Callable[[], float] = process_bytes
     ) -> None:
         self._share = share
         self._available = available

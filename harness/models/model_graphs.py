@@ -79,11 +79,7 @@ class WorkloadGraphs:
     of `at`; `InputError` where dtype and mode exclude each other."""
 
     def __init__(
-        self,
-        module: DNNModule,
-        points: Sequence[Mapping[str, AxisValue]],
-        dtype: str | None = None,
-        mode: Mode | None = None,
+        self, module: DNNModule, points: Sequence[Mapping[str, AxisValue]], dtype: str | None = None, mode: Mode | None = None
     ) -> None:
         self._module = module
         self._dtype = dtype

@@ -46,11 +46,7 @@ class ModelSetups:
         """The model as it was asked for."""
         mode = self._asked.mode
         return Setup(
-            runtime=runtime,
-            batch=self.batch,
-            dtype=self._asked.dtype,
-            quantize=mode.quantize,
-            channels_last=mode.channels_last,
+            runtime=runtime, batch=self.batch, dtype=self._asked.dtype, quantize=mode.quantize, channels_last=mode.channels_last
         )
 
     def found(self, setup: Setup) -> ModelGraphs:
