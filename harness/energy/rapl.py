@@ -5,7 +5,6 @@ repeats the package and is left out."""
 from __future__ import annotations
 
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -66,10 +65,8 @@ def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
     except (OSError, ValueError):
         return None
     try:
-        span = float((path / "max_energy_range_uj").read_text())
+        span = read_counter_file(path / "max_energy_range_uj") or None
     except (OSError, ValueError):
-        span = None
-    if span is not None and not 0 < span < math.inf:
         span = None
     domain, *numbers = label.split("-")
     if domain == "package" and numbers and numbers[0].isdigit():

@@ -35,30 +35,18 @@ class Trial:
     failed: str = ""
 
 
-def reading(
-    domain: str,
-    probe_number: int,
-    trials: Sequence[Trial],
-    *,
-    period_s: float,
-    gain_error: float = 0.0,
-    idle_before_w: float | None = None,
-    idle_after_w: float | None = None,
-) -> EnergyReading:
-    """Energy per call of one domain over the trials; unknown when one of them is. `probe_number` is that of the domain's probe in
-    the trials."""
+def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], gain_error: float) -> EnergyReading:
+    """Energy per call of one domain over the trials; unknown when one of them is.
+
+    Args:
+        unread: what is known of the domain beside it: idle power, and the counter's update period.
+        probe_number: of the domain's probe in the trials.
+    """
     seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
-    common = EnergyReading(
-        domain,
-        window_s=seconds,
-        calls=calls,
-        idle_power_w=idle_before_w,
-        idle_power_after_w=idle_after_w,
-        update_period_s=period_s,
-    )
+    common = msgspec.structs.replace(unread, window_s=seconds, calls=calls)
     joules, sensed_j = [], []
     for trial in trials:
-        energy = trial.energies[probe_number][domain]
+        energy = trial.energies[probe_number][unread.domain]
         if energy.energy_j is None:
             ended = f" (the sampling thread ended early: {trial.failed})" if trial.failed else ""
             return msgspec.structs.replace(common, reason=energy.reason + ended)
@@ -66,7 +54,7 @@ def reading(
         if (watts := mean_power_w(trial.powers[probe_number])) is not None:
             sensed_j.append(watts * trial.window_s / trial.calls)
     energy_j, per_call = sum(joules) / calls, tuple(j / trial.calls for j, trial in zip(joules, trials, strict=True))
-    half = relative_half_width(per_call, period_s * len(trials) / seconds) + gain_error
+    half = relative_half_width(per_call, (unread.update_period_s or 0.0) * len(trials) / seconds) + gain_error
     low, high = energy_j * math.exp(-half), energy_j * math.exp(half)
     integrated = None
     if len(sensed_j) == len(trials):
