@@ -190,7 +190,6 @@ def faulted_bytes(call: Callable[[], object]) -> int:
 
 
 def _touch_fresh(nbytes: int) -> None:
-    """Write to each page of a new private mapping."""
     with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
 

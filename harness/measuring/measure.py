@@ -146,7 +146,6 @@ class Measurer:
         return msgspec.structs.replace(row, status=status_of(reasons), reasons=reasons), graphs
 
     def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> Session:
-        """Build and compile a case, and call it once."""
         start = time.perf_counter()
         compiled = RUNTIMES[case.runtime].compiled
         with mapped_apart():

@@ -255,7 +255,6 @@ def _function(call: OpCall) -> Any:
 
 
 def _decode(value: Any, argument: Any) -> Any:
-    """An attribute of the record in the type that the operator takes."""
     if not isinstance(value, str):
         return value
     kind = str(argument.real_type if hasattr(argument, "real_type") else argument.type)

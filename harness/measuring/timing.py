@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,9 @@ from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.measuring.watch.hostwatch import involuntary_switches
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import iqr, median, order_interval
+
+if TYPE_CHECKING:
+    from shmoo.harness.measuring.watch.corewatch import CoreWatch
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -100,34 +103,15 @@ ALONE = TimingSettings(warmup_s=0.02, max_warmup_s=0.2, min_s=0.08, max_s=0.25)
 """Timing of operators alone: a network has dozens to hundreds of distinct ones, which together take about as long as it does."""
 
 
-class BlockWatch(Protocol):
-    """Looks at the machine between two blocks."""
-
-    def slowdown(self) -> float | None:
-        """How many times slower than alone the slowest core is; `None` where it was looked at just before."""
-
-    @property
-    def quiet_s(self) -> tuple[float, ...]:
-        """What each core takes for the reference alone, as far as this watch has seen."""
-
-
-class BlockTimer(Protocol):
-    """Times a block of calls on one kind of device."""
-
-    def __call__(self, call: Call, calls: int) -> float:
-        """Seconds that `calls` calls of `call` took, all of their work finished."""
-
-    @property
-    def on_core_s(self) -> float | None:
-        """How long the calling thread had a core during the last block; `None` where that says nothing."""
-
-
 class HostTimer:
-    """Wall time by a monotonic clock.
+    """Times a block of calls, all of their work finished, by a monotonic clock.
 
     Args:
         synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
         before: runs before each block, untimed.
+
+    Attributes:
+        on_core_s: how long the calling thread had a core during the last block; `None` where that says nothing.
     """
 
     def __init__(
@@ -144,7 +128,7 @@ class HostTimer:
         self._before = before
 
     def __call__(self, call: Call, calls: int) -> float:
-        """As `BlockTimer`, in seconds of the clock."""
+        """Seconds of the clock that `calls` calls took."""
         if self._before is not None:
             self._before()
         if self._synchronize is not None:
@@ -164,8 +148,8 @@ class HostTimer:
 
 
 class CudaTimer:
-    """Device time between two events on the current stream. `host_s` keeps what the host needed to launch the last block's calls,
-    per call: when it is the larger one, the device waited for the host.
+    """Device time of a block between two events on the current stream. `host_s` keeps what the host needed to launch the last
+    block's calls, per call: when it is the larger one, the device waited for the host.
 
     Args:
         cuda: `torch.cuda`, or a stand-in with `Event` and `synchronize`.
@@ -181,7 +165,7 @@ class CudaTimer:
         self.on_core_s = None
 
     def __call__(self, call: Call, calls: int) -> float:
-        """As `BlockTimer`, in seconds of the device."""
+        """Seconds of the device that `calls` calls took."""
         begin, end = self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
         self._cuda.synchronize()
         if self._before is not None:
@@ -196,6 +180,9 @@ class CudaTimer:
         return begin.elapsed_time(end) / 1e3  # elapsed_time is in milliseconds
 
 
+BlockTimer = HostTimer | CudaTimer
+
+
 def time_callable(
     call: Call,
     *,
@@ -204,7 +191,7 @@ def time_callable(
     settings: TimingSettings | None = None,
     timer: BlockTimer | None = None,
     block_calls: int | None = None,
-    watch: BlockWatch | None = None,
+    watch: CoreWatch | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Timing:
     """Time `call` after warming it up. What it raises passes through.
@@ -281,7 +268,7 @@ def _settled(recent: list[float]) -> bool:
 class _Blocks:
     """The blocks of a window, and what was seen of the machine between them."""
 
-    def __init__(self, watch: BlockWatch | None) -> None:
+    def __init__(self, watch: CoreWatch | None) -> None:
         self.samples: list[float] = []
         self.switches: list[int] = []
         self.on_core: list[float] = []
