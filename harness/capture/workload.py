@@ -106,7 +106,6 @@ def capture_operator(built: Built, name: str) -> Capture:
 
 
 def _module_without_memory(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module on the meta device."""
     copies: dict[int, Any] = {id(tensor): _without_memory(tensor) for tensor in module.buffers()}
     for weight in module.parameters():
         copies[id(weight)] = torch.nn.Parameter(_without_memory(weight), requires_grad=weight.requires_grad)
@@ -119,24 +118,18 @@ def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
 
 def _capture_traced(built: Built, name: str) -> Capture:
     """By running its Python; with other forms of its inputs, and then without optional ones, where the model refuses them. A note
-    says what is left out."""
+    says what is left out, and why: the reason is that of the first other form, which has what the signature asks for."""
     # Dynamo is imported with it.
     from shmoo.harness.capture.traced import capture_traced
 
     refusals: list[CaptureError] = []
     for words, kwargs in _calls(built):
-        notes = (*built.notes, f"{words} left out: {_reason(refusals)}") if words else built.notes
+        notes = (*built.notes, f"{words} left out: {refusals[:2][-1]}") if words else built.notes
         try:
             return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
         except CaptureError as error:
             refusals += [] if words else [error]
-    raise _reason(refusals)
-
-
-def _reason(refusals: Sequence[CaptureError]) -> CaptureError:
-    """Of the refusals of all forms of the inputs, that of the first other one, which has what the signature asks for, if there is
-    one."""
-    return refusals[min(1, len(refusals) - 1)]
+    raise refusals[:2][-1]
 
 
 def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ import platform
 import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,15 +96,13 @@ class CaptureCache:
         logger.info("%s %s read from %s", asked.model, point or "", path)
         return kept
 
-    @contextmanager
-    def recording(self, model: str) -> Iterator[None]:
+    def recording(self, model: str) -> AbstractContextManager[None]:
         """While active, the inputs of a capture are recorded; every capture that is to be kept takes place here."""
         from shmoo.harness.workloads.loading import named_file
 
         if (path := named_file(model)) is not None:
             self._recorder.add_file(os.path.abspath(path))
-        with self._recorder.recording():
-            yield
+        return self._recorder.recording()
 
     def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: ModelGraphs | None = None) -> None:
         """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
@@ -221,7 +219,6 @@ def software() -> str | None:
 
 
 def _read(path: Path) -> bytes:
-    """The contents of a regular file, unpacked."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no regular file")
     return gzip.decompress(path.read_bytes())

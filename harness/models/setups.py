@@ -28,12 +28,7 @@ class ModelSetups:
         open_source: makes the source of what is asked for.
     """
 
-    def __init__(
-        self,
-        asked: Asked,
-        batch: int | None = None,
-        open_source: Callable[[Asked], ModelSource] = lambda asked: ModelSource(asked),
-    ) -> None:
+    def __init__(self, asked: Asked, batch: int | None = None, open_source: Callable[[Asked], ModelSource] = ModelSource) -> None:
         self._asked = asked
         self._open = open_source
         self._sources: dict[tuple[str | None, bool, bool], ModelSource] = {}

@@ -248,7 +248,6 @@ class Walk:
         self._write(self.introspector.written(node), results)
 
     def _stand_for(self, node: fx.Node, results: list[list[int]]) -> list[_Holder]:
-        """Let a node stand for the results of a body."""
         inner = [index for result in results for index in result]
         outer = self.introspector.results(node)
         holders = [_Holder(index, tensor, self.serial) for index, tensor in zip(inner, outer, strict=False)]
