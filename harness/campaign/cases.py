@@ -181,7 +181,6 @@ def most_telling_first(
 
 
 def _measuring_s(case: CaseSpec, call_s: float) -> float:
-    """Seconds to measure a case whose calls take about `call_s`."""
     settings = MeasureSettings()
     window = settings.operator.warmup_s + settings.operator.max_s
     seconds = OVERHEAD_S + max(window, LEAST_SAMPLES * call_s)

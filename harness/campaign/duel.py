@@ -148,7 +148,6 @@ def run_duel(
 
 
 def _facts(token: AxisValue | None, role: str, side: Side) -> dict[str, AxisValue | None]:
-    """What a run of a duel says of the duel and of its side."""
     return {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
 
 

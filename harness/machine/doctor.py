@@ -138,9 +138,9 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
     )
 
 
-def last_level_bytes(root: Path = Path("/")) -> int | None:
+def last_level_bytes() -> int | None:
     """Capacity of this CPU's largest cache, `None` where the system does not report it."""
-    return max(_caches(root)[0].values(), default=None)
+    return max(_caches(Path("/"))[0].values(), default=None)
 
 
 def available_bytes(root: Path = Path("/")) -> float:
@@ -230,7 +230,6 @@ def _read(path: Path) -> str | None:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """Fields of the first CPU in /proc/cpuinfo; empty where the file is missing."""
     text = _read(root / "proc/cpuinfo") or ""
     fields: dict[str, str] = {}
     for line in text.split("\n\n")[0].splitlines():

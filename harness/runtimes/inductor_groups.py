@@ -77,7 +77,6 @@ class _Scheduled(Exception):
 
 
 def _schedule(piece: Piece) -> list[Any]:
-    """Inductor's scheduler nodes after fusion."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 

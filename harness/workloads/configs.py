@@ -177,7 +177,6 @@ def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:
-    """A note on the number of experts that are counted, for a mixture of experts."""
     text = config.get_text_config()
     count = next((value for name in _EXPERTS if (value := getattr(text, name, None))), 1)
     if count == 1:

@@ -57,20 +57,15 @@ def plan_suite(
     device: str = "cpu",
     dtypes: Sequence[str] = ("float32",),
     runtimes: Sequence[str] = ("eager",),
-    threads: int | None = None,
 ) -> tuple[CaseSpec, ...]:
-    """The cases of a suite, in a shuffled order that is the same every time.
+    """The cases of a suite, in a shuffled order that is the same every time; each in every combination of dtypes and runtimes.
+    `InputError` where the suite is unknown, or no dtype or runtime is given.
 
     Args:
         name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
             beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
             for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
-        dtypes, runtimes: every case is planned in each combination.
-        threads: number of CPU threads of every case, `None` for the process's default.
-
-    Raises:
-        InputError: the suite is unknown, or no dtype or runtime is given.
     """
     if name not in SUITES:
         raise unknown("suite", name, (*SUITES, PLANNED))
@@ -90,7 +85,6 @@ def plan_suite(
             dtype=dtype,
             runtime=runtime,
             device=device,
-            threads=threads,
         )
         for workload, axes in plan
         for dtype in dtypes
@@ -142,7 +136,6 @@ class _Limits(NamedTuple):
 
 
 def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
-    """The given number of cases of each family, over all bands in turn."""
     for position, family in enumerate(FAMILIES):
         rng = Random(f"{_SEED}:{family.name}")
         drawn: list[Axes] = []

@@ -209,7 +209,6 @@ _LATENTS = dim("batch", 1, "latent images at once")
 
 
 def _dit(letter: str, patch: int) -> DNNModule:
-    """A diffusion transformer: one denoising step of class-conditional latents."""
 
     def build(make: Maker, *, batch: int, size: int) -> Built:
         from shmoo.harness.workloads.diffusion import CLASSES, LATENT_CHANNELS, DiT
@@ -222,7 +221,6 @@ def _dit(letter: str, patch: int) -> DNNModule:
 
 
 def _latent_unet(make: Maker, *, batch: int, size: int, context: int) -> Built:
-    """The U-Net of latent diffusion with text: one denoising step."""
     from shmoo.harness.workloads.diffusion import CONTEXT, LATENT_CHANNELS, LatentUNet
 
     inputs = (make.tensor(batch, LATENT_CHANNELS, size, size), make.positive(batch), make.tensor(batch, context, CONTEXT))
