@@ -57,7 +57,7 @@ def prepare(
     if state == "warm":
         return Prepared(call)
     if state == "interleaved":
-        return Prepared(call, OtherWork(device, SEED), {"between": "other work"})
+        return Prepared(call, other_work(device, SEED), {"between": "other work"})
     if state != "cold":
         raise unknown("cache state", state, CACHE_STATES)
     past = TIMES_CACHE * (cache_bytes or TYPICAL_CACHE[device.split(":")[0]])
@@ -83,21 +83,16 @@ def flusher(nbytes: int, device: str) -> Callable[[], object]:
     return functools.partial(buffer.mul_, 1.0)
 
 
-class OtherWork:
-    """Work of another kind before each call, in a random order that the seed decides: a matrix product, a stream through memory,
-    and a string of small operators, which leave other data, other instructions and another branch history behind."""
-
-    def __init__(self, device: str, seed: int) -> None:
-        self._draw = random.Random(seed)
-        matrix = torch.rand(256, 256, device=device)
-        stream, target = torch.rand(4 << 20, device=device), torch.empty(4 << 20, device=device)
-        small = torch.rand(64, 64, device=device)
-        self._pieces: tuple[Callable[[], object], ...] = (
-            lambda: matrix @ matrix,
-            lambda: target.copy_(stream),
-            lambda: small.exp().add(1.0).t().contiguous().softmax(-1).sum(),
-        )
-
-    def __call__(self) -> object:
-        """Run one of the pieces, drawn at random."""
-        return self._draw.choice(self._pieces)()
+def other_work(device: str, seed: int) -> Callable[[], object]:
+    """A call that does work of another kind, in a random order that the seed decides: a matrix product, a stream through memory,
+    or a string of small operators, which leave other data, other instructions and another branch history behind."""
+    draw = random.Random(seed)
+    matrix = torch.rand(256, 256, device=device)
+    stream, target = torch.rand(4 << 20, device=device), torch.empty(4 << 20, device=device)
+    small = torch.rand(64, 64, device=device)
+    pieces: tuple[Callable[[], object], ...] = (
+        lambda: matrix @ matrix,
+        lambda: target.copy_(stream),
+        lambda: small.exp().add(1.0).t().contiguous().softmax(-1).sum(),
+    )
+    return lambda: draw.choice(pieces)()

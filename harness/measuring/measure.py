@@ -98,26 +98,26 @@ class Measurer:
     def prepare(self, case: CaseSpec) -> Measurement:
         """Build and compile a case for its first visit. The row has no samples; it says how long that took, or why it failed."""
         try:
-            with self._conditions(case) as wait:
-                session = self._begin(case, wait)
+            with self._conditions(case):
+                session = self._begin(case)
             self._keep(session)
         except Exception as error:
             return Measurement(case, "failed", (failure(error),))
         return Measurement(case, "ok", timing=Timing((), first_call_s=session.first_call_s, compile_s=session.compile_s))
 
     @contextmanager
-    def _conditions(self, case: CaseSpec) -> Iterator[Callable[[], None] | None]:
-        """Threads, precision and inference as a case asks for; gives what waits for its device."""
+    def _conditions(self, case: CaseSpec) -> Iterator[None]:
+        """Threads, precision and inference as a case asks for."""
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
         with torch.no_grad(), matmul_precision(case):
-            yield torch.cuda.synchronize if _is_cuda(case) else None
+            yield
 
     def _visit(self, case: CaseSpec, visit: int, details: bool) -> tuple[Measurement, tuple[Graph, ...]]:
-        with self._conditions(case) as wait:
-            session = self._waiting.get(case) or self._begin(case, wait)
-            timing, host, reasons = self._time(session, wait)
+        with self._conditions(case):
+            session = self._waiting.get(case) or self._begin(case)
+            timing, host, reasons = self._time(session)
             session.call_blocks = timing.block_calls
             row = Measurement(case=case, status="ok", timing=timing, host=host)
             graphs: tuple[Graph, ...] = ()
@@ -130,7 +130,7 @@ class Measurer:
                     graph_hashes=tuple(graph.content_hash for graph in graphs),
                 )
             if details:
-                energy = self._energy(session, wait, median(timing.samples_s))
+                energy = self._energy(session, median(timing.samples_s))
                 peak, peak_reason = self._peak_memory(session)
                 children, untimed = self._children(session, graphs)
                 reasons += untimed
@@ -145,7 +145,7 @@ class Measurer:
         self._keep(session)
         return msgspec.structs.replace(row, status=status_of(reasons), reasons=reasons), graphs
 
-    def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> Session:
+    def _begin(self, case: CaseSpec) -> Session:
         start = time.perf_counter()
         compiled = RUNTIMES[case.runtime].compiled
         with mapped_apart():
@@ -155,8 +155,8 @@ class Measurer:
         before = compile_seconds() if compiled else 0.0
         begin = time.perf_counter()
         prepared.call()
-        if wait is not None:
-            wait()
+        if _is_cuda(case):
+            torch.cuda.synchronize()
         taken = time.perf_counter() - begin
         freeze()
         return Session(
@@ -184,14 +184,14 @@ class Measurer:
         if not _is_cuda(session.case) and session.case.cache_state == CANONICAL_STATE:
             self._waiting.keep(session)
 
-    def _time(self, session: Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
+    def _time(self, session: Session) -> tuple[Timing, Host, tuple[Reason, ...]]:
         """The blocks of one visit, what was observed beside them, and what disturbed them."""
         case, prepared, cuda = session.case, session.prepared, _is_cuda(session.case)
         settings = self._timing(case)
         if prepared.before is not None:
             # Most of the window goes into what runs between the calls.
             settings = msgspec.structs.replace(settings, max_s=BETWEEN_CALLS * settings.max_s)
-        timer = CudaTimer(torch.cuda, before=prepared.before) if cuda else HostTimer(synchronize=wait, before=prepared.before)
+        timer = CudaTimer(torch.cuda, before=prepared.before) if cuda else HostTimer(before=prepared.before)
         card, compiled = self._card if cuda else None, _compilations(case)
         fill_holes()
         self._pages.warm(session.fresh_bytes)
@@ -239,13 +239,14 @@ class Measurer:
         probes, missing = self._given_probes or available_probes()
         return EnergyMeter(probes, missing, self._settings.energy)
 
-    def _energy(self, session: Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
+    def _energy(self, session: Session, call_s: float) -> tuple[EnergyReading, ...]:
         """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
         case, prepared = session.case, session.prepared
         if prepared.before is not None:
             reason = f"not measured {case.cache_state}: what runs between the calls draws power of its own"
             return self._meter.unknown(reason, case.device)
         compiled = _compilations(case)
+        wait = torch.cuda.synchronize if _is_cuda(case) else None
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
         again = _compilations(case) - compiled
         return tuple(_without_compilation(reading, again) for reading in readings)
