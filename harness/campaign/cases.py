@@ -22,9 +22,8 @@ from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
 from shmoo.runs.store.store import Run
 
 OVERHEAD_S = 0.35
-"""Time to build, capture and store one case."""
 COMPILING_S = 10.0
-"""Time to compile one synthetic model."""
+"""Time to build, capture and store one case, and to compile one synthetic model."""
 LEAST_SAMPLES = 10
 """Calls of even the slowest case, including its warm-up."""
 

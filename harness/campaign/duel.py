@@ -24,7 +24,6 @@ from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
 from shmoo.runs.store.store import MANIFEST, Run, RunWriter, read_manifest
 
 BASE, NEW = "base", "new"
-"""Directories of the two runs."""
 DUEL = "duel"
 """Setting that the runs of one duel share."""
 PARTS = 10

@@ -24,7 +24,6 @@ REMEDY = (
 HWMON = "sys/class/hwmon"
 SUPPLY = "sys/class/power_supply"
 J_PER_UWH = 3.6e-3
-"""One microwatt hour in joules."""
 ON_MAINS = "the battery is not discharging: unplug the mains"
 
 Opener = Callable[[int, int, int], int]

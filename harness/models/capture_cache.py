@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Version of the files."""
 LIMIT_BYTES = 256 << 20
 """Bytes that a cache may take; beyond them the captures that were used longest ago go."""
 _SUFFIX = ".json.gz"

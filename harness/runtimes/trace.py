@@ -18,14 +18,12 @@ from shmoo.estimators.predict.timeline import Scheduled
 
 Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2
-"""Process ids in the file."""
 _CALL = "shmoo: call"
 WARMUP, CALLS = 3, 5
 """Calls before the recording, and recorded ones."""
 _MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset")
 """Categories of the profiler's events that are shown: operators, launches, and the device's work."""
 _KERNEL_FACTS = ("tiles", "utilisation", "flops", "bytes", "compute_s", "memory_s", "launch_s", "energy_j")
-"""Fields of a kernel that its event shows."""
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -21,7 +21,6 @@ STAGES = (1, 2, 4, 4)
 DEPTH = 2
 """Residual blocks of a stage on the way down; one more on the way up."""
 ATTENDING = (0, 1, 2)
-"""Stages with attention."""
 HEADS = 8
 CONTEXT = 768
 """Features of a text token."""

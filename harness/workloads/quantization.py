@@ -27,7 +27,6 @@ _EXPERTS = ("experts",)
 _WIDEST_PATTERN = 40
 """Names that one pattern with alternatives may stand for."""
 _PACKED = {4: "int4", 8: "int8"}
-"""Bits -> element type."""
 
 
 def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, ...]]:

@@ -30,7 +30,6 @@ NETWORKS = (
     "shufflenet_v2_x1_0",
     "resnet18",
 )
-"""The networks of the suite "nets"."""
 
 _SEED = "shmoo"
 _CANDIDATES = 64
@@ -191,7 +190,6 @@ _SWEEPS = (
     _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 1}),
     _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 64}),
 )
-"""Sweeps of the suite "shmoo"."""
 _PER_OCTAVE = 2
 """Points of a sweep for each doubling of the size."""
 

@@ -62,7 +62,6 @@ _SIGNATURES = {
     "_deform_conv2d_backward": "(Tensor grad, Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
     f"{_WINDOW}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 }
-"""Signatures of torchvision's compiled operators."""
 _NO_CUDA = -1
 """`torchvision::_cuda_version` of a library built without CUDA."""
 
@@ -236,4 +235,3 @@ DIFFUSION: Mapping[str, DNNModule] = {
     **{f"dit_{letter}_{patch}": _dit(letter, patch) for letter in _DIT_SIZES for patch in _DIT_PATCHES},
     "latent_diffusion_unet": DNNModule("latent_diffusion_unet", "network", _UNET_AXES, _latent_unet),
 }
-"""Denoisers by name."""
