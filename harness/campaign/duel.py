@@ -38,10 +38,9 @@ class Replaceable(CaseMeasurer, Protocol):
 
 
 class Duet:
-    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to a run of their own.
+    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to `rows`, a run of their own.
 
     Args:
-        rows: run of the new side.
         part_of: part of the duel that a visit of this number begins or belongs to, from 0.
         before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
             later line of a visit counts.

@@ -50,14 +50,9 @@ class Compiled(NamedTuple):
 
 class _EagerRecorder(TorchDispatchMode):
     """While active, writes every dispatched operator into an FX graph, except inside `run_unseen` and while Dynamo traces.
-
-    Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are
-    stored as fake tensors: recording keeps no activation alive.
-
-    Args:
-        origins: is told every result, and gives the origin of each tensor that enters a segment from outside.
-        finished: called with each segment: its graph and the origins of its placeholders.
-    """
+    Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are stored
+    as fake tensors: recording keeps no activation alive. `finished` is called with the graph of each segment and the origins of
+    its placeholders."""
 
     supports_higher_order_operators = True
 

@@ -35,14 +35,8 @@ class PerfProbe(Probe):
 
     The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of
     the event source lists: one of each package (or die). Sources: perf_event_open(2);
-    Documentation/ABI/testing/sysfs-bus-event_source-devices-events.
-
-    Args:
-        root: holds the sys tree.
-        read: gives the 8 bytes of an open counter.
-
-    Raises:
-        OSError: there is no such event source, or it may not be read; the message says what to do.
+    Documentation/ABI/testing/sysfs-bus-event_source-devices-events. `OSError` where there is no such event source, or it may not
+    be read, says what to do.
     """
 
     name = "perf"

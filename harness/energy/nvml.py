@@ -18,12 +18,8 @@ FIELD_POWER_INSTANT = 186
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
-    """One card, as NVML describes it.
-
-    Attributes:
-        memory_bytes: `None` where the driver does not say, with the reason: cards that share the memory of the CPU have none.
-        mig: the card is split into instances.
-    """
+    """One card, as NVML describes it. Its memory is `None` where the driver does not say, with the reason: cards that share the
+    memory of the CPU have none. With `mig` it is split into instances."""
 
     uuid: str
     name: str

@@ -29,14 +29,8 @@ TOLERANCE = 0.05
 
 
 class Zone(msgspec.Struct, frozen=True):
-    """One powercap zone.
-
-    Attributes:
-        name: unique, such as "package-0", "package-0/dram".
-        domain: "package", "core", "uncore", "dram", "psys".
-        socket: number of the package, -1 for psys.
-        range_uj: value at which the counter starts again, `None` when unreadable.
-    """
+    """One powercap zone: its unique name ("package-0", "package-0/dram"), its domain ("package", "core", "uncore", "dram",
+    "psys"), the number of its package (-1 for psys), and the value at which its counter starts again, `None` when unreadable."""
 
     name: str
     domain: str
@@ -121,16 +115,9 @@ def _zone_value(zone: Zone) -> float:
 
 
 class RaplProbe(Probe):
-    """Package and DRAM energy through pyRAPL's raw readings, unwrapped here.
-
-    Args:
-        package, dram: `pyRAPL.PkgAPI()` and `pyRAPL.DramAPI()`, whose `energy()` gives raw µJ by socket, -1 where it has no
-            counter; no DRAM where a socket lacks it.
-        ranges_uj: counter name ("package-0", "dram-0") -> range.
-
-    Raises:
-        OSError, ValueError: a first reading fails.
-    """
+    """Package and DRAM energy through pyRAPL's raw readings (`PkgAPI().energy()` and `DramAPI().energy()`: µJ by socket, -1 where
+    it has no counter), unwrapped here by the range of each counter ("package-0", "dram-0"). `OSError` or `ValueError` where a
+    first reading fails."""
 
     name = "pyRAPL"
     update_period_s = UPDATE_PERIOD_S

@@ -20,13 +20,8 @@ T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One window.
-
-    Attributes:
-        energies: domain -> energy, one mapping a probe.
-        powers: (time, watts) of each probe's power sensor; empty where it has none.
-        failed: why the sampling thread ended early, "" when it did not.
-    """
+    """One window: energy by domain, one mapping a probe; (time, watts) of each probe's power sensor, empty where it has none; and
+    why the sampling thread ended early, "" when it did not."""
 
     energies: list[dict[str, DomainEnergy]]
     powers: list[list[tuple[float, float]]]
@@ -36,12 +31,8 @@ class Trial:
 
 
 def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], gain_error: float) -> EnergyReading:
-    """Energy per call of one domain over the trials; unknown when one of them is.
-
-    Args:
-        unread: what is known of the domain beside it: idle power, and the counter's update period.
-        probe_number: of the domain's probe in the trials.
-    """
+    """Energy per call of one domain over the trials, whose probe has this number; unknown when one of them is. `unread` holds
+    idle power and the counter's update period."""
     seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
     common = msgspec.structs.replace(unread, window_s=seconds, calls=calls)
     joules, sensed_j = [], []
@@ -65,12 +56,9 @@ def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], g
 
 
 def relative_half_width(per_call: Sequence[float], edge: float) -> float:
-    """Half width of the 90 % interval of the mean, on the log scale, which keeps both ends positive.
-
-    Args:
-        edge: update period over the length of a window. Each edge is off by up to one period; with both uniform, the energy of
-            one window has a relative standard deviation of edge / sqrt(6).
-    """
+    """Half width of the 90 % interval of the mean, on the log scale, which keeps both ends positive. `edge` is the update period
+    over the length of a window: each edge is off by up to one period; with both uniform, the energy of one window has a relative
+    standard deviation of edge / sqrt(6)."""
     n = len(per_call)
     if n == 1:
         return edge

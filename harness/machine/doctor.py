@@ -58,14 +58,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class DoctorReport(msgspec.Struct, frozen=True):
-    """What can be measured here.
-
-    Attributes:
-        energy: counters that work.
-        energy_missing: domain -> why it cannot be read and what to do.
-        findings: obstacles to good measurements, and facts for people.
-        backends: names of torch.compile's back-ends; `None` without `full`.
-    """
+    """What can be measured here: counters that work, and for each other domain why it cannot be read and what to do; obstacles to
+    good measurements, and facts for people; names of torch.compile's back-ends, `None` without `full`."""
 
     machine: Machine
     gpus: tuple[GpuInfo, ...]

@@ -27,14 +27,9 @@ LEAST_GROWTH = 256 << 20
 
 @dataclass(slots=True)
 class Session:
-    """A case that is built and compiled, ready for another visit.
-
-    Attributes:
-        call_blocks: calls in a block, found on the first visit.
-        kept_bytes: what weights and operands take while it waits.
-        begin_s: what building and compiling it took, and would take again.
-        fresh_bytes: new memory that a call touches.
-    """
+    """A case that is built and compiled, ready for another visit: calls in a block, found on the first visit; what weights and
+    operands take while it waits; what building and compiling it took, and would take again; and new memory that a call
+    touches."""
 
     case: CaseSpec
     built: Built

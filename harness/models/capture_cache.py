@@ -35,12 +35,7 @@ _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One capture as its file holds it.
-
-    Attributes:
-        point: the size of these graphs; `None` where only `axes` are kept.
-        axes: default of every axis of the workload.
-    """
+    """One capture as its file holds it: the size of these graphs, `None` where only the default of every axis is kept."""
 
     asked: Asked
     point: Point | None

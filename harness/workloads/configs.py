@@ -28,14 +28,9 @@ _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "
 
 
 class ConfigModel(msgspec.Struct, frozen=True):
-    """A well-known model.
-
-    Attributes:
-        config: the entries of its transformers config that differ from the defaults of its type.
-        source: the publication of its sizes.
-        axes: defaults of its axes that differ from those of every config.
-        parameters: published number of parameters, where there is one for exactly this model.
-    """
+    """A well-known model: the entries of its transformers config that differ from the defaults of its type, the publication of
+    its sizes, defaults of its axes that differ from those of every config, and its published number of parameters, where there is
+    one for exactly this model."""
 
     config: dict[str, Any]
     source: str

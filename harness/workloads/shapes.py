@@ -17,15 +17,9 @@ Draw = Callable[[Random], AxisValue]
 
 
 class Family(NamedTuple):
-    """Cases of one workload that belong together.
-
-    Attributes:
-        draw: one random set of axes.
-        micro, quick: number of cases in the suites of these names.
-        banded: whether cases are spread over the cache levels; whole networks are used as drawn.
-        compiled: number of cases that are measured in a compiled runtime too. Each takes seconds to compile; compilation changes
-            layouts and kernels of convolutions, loops, and the call of a kernel.
-    """
+    """Cases of one workload that belong together: how to draw one, and their numbers in the suites "micro", "quick" and
+    "compiled". Each of these last takes seconds to compile; compilation changes layouts and kernels of convolutions, loops, and
+    the call of a kernel. Banded cases are spread over the cache levels; whole networks are used as drawn."""
 
     name: str
     workload: str

@@ -58,7 +58,6 @@ def trace_aten(module: fx.GraphModule, inputs: Sequence[Any], fake_mode: FakeTen
     Args:
         module: a graph of torch functions, as Dynamo or `symbolic_trace` makes it, or of ATen operators.
         inputs: values of its placeholders, in order; tensors may be real, meta or already fake in `fake_mode`.
-        fake_mode: the mode to trace in; a new one by default.
 
     Returns:
         A graph whose placeholders are those of `module`, followed by one for each of `attribute_tensors(module)`.

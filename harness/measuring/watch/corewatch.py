@@ -172,8 +172,7 @@ class Neighbours(msgspec.Struct, frozen=True):
         slow_share: share of the time in which some core ran slower than alone.
         slowdown: typical time of the reference kernel over its quiet time while slow; 1 on a quiet machine.
         cores_used: cores that other programs of this system used, on average.
-        spread: relative standard deviation of the rate of a call on all cores between tenths of a second, about as long as visits
-            last.
+        spread: relative standard deviation of the rate of a call on all cores between times of about a visit.
         waiting: how often others used all cores, when threads of a call do little but wait for each other.
     """
 

@@ -41,12 +41,9 @@ UNUSABLE = ("throttled", "GPU clock", "GPU throttled", "shared GPU", "recompiled
 
 
 class HostSnapshot(msgspec.Struct, frozen=True):
-    """Counters of this process and of the machine, all in seconds or counts since start; `None` where the system has none.
-
-    Attributes:
-        own_cpu_s: CPU time of this process over all its threads.
-        busy_s, steal_s: CPU time all processes used, and time a hypervisor gave to other guests, summed over cores.
-    """
+    """Counters of this process and of the machine, all in seconds or counts since start; `None` where the system has none. CPU
+    time is that of this process over all its threads; busy and stolen time (a hypervisor's, for other guests) are summed over
+    processes and cores."""
 
     wall_s: float
     own_cpu_s: float
@@ -75,13 +72,9 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
 
 
 def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int | None = None) -> dict[str, AxisValue | None]:
-    """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`.
-
-    Returns:
-        wall_s, cpu_per_thread (own CPU time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding
-        (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the
-        end), load_1min.
-    """
+    """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`: wall_s, cpu_per_thread (own CPU
+    time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding (cores wanted beyond those there
+    are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the end), load_1min."""
     wall_s = after.wall_s - before.wall_s
     cores = cores or os.cpu_count() or 1
 
