@@ -79,7 +79,7 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         inputs, left_out_inputs = inputs_of(config, inspect.signature(architecture.forward).parameters, architecture.__name__)
         notes += left_out_inputs
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
-    optional = tuple((entry.words, entry.taken) for entry in inputs if entry.words and len(inputs) > 1)
+    optional = tuple((entry.words, (entry.name, *entry.beside)) for entry in inputs if entry.words and len(inputs) > 1)
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
