@@ -1,17 +1,6 @@
-"""A duel: two sides measured in one campaign on one machine, each visit to a case on both, one right after the other.
-
-    case, visit -> base, new    or, as often, new, base -> a row of each side's run, with the same number of visit
-
-Neighbours, clocks and drift fall on both visits of a pair alike, so that the difference of a pair holds little of them (duet
-benchmarking: Bulej et al., Duet benchmarking: improving measurement accuracy in the cloud, ICPE 2020; there both run at the same
-time on cores of their own, here alternately, as a model uses all cores). Which side comes first is drawn anew for each pair.
-
-Two processes of equal code differ all the same, by where their memory lies and which cores they get (Mytkowicz et al., Producing
-wrong data without doing anything obviously wrong, ASPLOS 2009), and the pairs of two processes all share that difference. So both
-processes are replaced for each part of the pairs, and each row says which pair of processes made it: repetition at the highest
-level that varies (Kalibera and Jones, Rigorous benchmarking in reasonable time, ISMM 2013). `compare_runs(..., paired=True)`
-judges by what the parts differ by.
-"""
+"""A duel: two sides measured in one campaign, each visit to a case on both, in random order, so that neighbours, clocks and drift
+fall on both alike. Both processes are replaced for each part of the pairs, as two processes of equal code differ, too; each row
+says which pair of processes made it (docs/gate.md has the sources). `compare_runs(..., paired=True)` judges by the parts."""
 
 from __future__ import annotations
 
@@ -35,7 +24,6 @@ from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
 from shmoo.runs.store.store import MANIFEST, Run, RunWriter, read_manifest
 
 BASE, NEW = "base", "new"
-"""Directories of the two runs."""
 DUEL = "duel"
 """Setting that the runs of one duel share."""
 PARTS = 10
@@ -50,13 +38,10 @@ class Replaceable(CaseMeasurer, Protocol):
 
 
 class Duet:
-    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to a run of their own.
+    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to `rows`, a run of their own.
 
     Args:
-        base, new: measure on their sides.
-        rows: run of the new side.
         part_of: part of the duel that a visit of this number begins or belongs to, from 0.
-        seed: of which side comes first.
         before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
             later line of a visit counts.
     """
@@ -115,7 +100,7 @@ def run_duel(
     measurers: tuple[Replaceable, Replaceable] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Run, Run]:
-    """Measure `cases` on both sides into `out`/base and `out`/new.
+    """Measure `cases` on both sides into `out`/base and `out`/new. Errors as of `run_campaign`; finished pairs are kept.
 
     Args:
         described: what each side's interpreter says of itself, for the manifests.
@@ -123,9 +108,6 @@ def run_duel(
             each tenth of the budget.
         resume: go on with the duel at `out`, whose sides must be what they were.
         measurers: of both sides in place of workers; the caller closes them.
-
-    Raises:
-        InputError, ShmooError, KeyboardInterrupt: as `run_campaign`; finished pairs are kept.
     """
     base, new = described
     token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
@@ -164,16 +146,12 @@ def run_duel(
 
 
 def _facts(token: AxisValue | None, role: str, side: Side) -> dict[str, AxisValue | None]:
-    """What a run of a duel says of the duel and of its side."""
     return {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
 
 
 def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> AxisValue | None:
-    """What the runs of the duel at `out` share; `None` where none was begun.
-
-    Raises:
-        InputError: a side has another name, other code, or other software than it had.
-    """
+    """What the runs of the duel at `out` share, `None` where none was begun; `InputError` where a side has another name, other
+    code, or other software than it had."""
     token: AxisValue | None = None
     for role, side, told in zip((BASE, NEW), sides, described, strict=True):
         if not (out / role / MANIFEST).exists():
