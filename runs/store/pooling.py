@@ -160,9 +160,9 @@ def _undisturbed(visit: Timing) -> np.ndarray:
     return times
 
 
-def _enough(visit: Timing, times: np.ndarray) -> bool:
-    """Whether blocks with these times say what a call takes undisturbed."""
-    return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * visit.block_calls >= UNDISTURBED_S
+def _enough(blocks: int, seconds: float) -> bool:
+    """Whether so many blocks that last so long together say what a call takes undisturbed."""
+    return blocks >= UNDISTURBED_BLOCKS or seconds >= UNDISTURBED_S
 
 
 def _several_threads(visit: Timing) -> bool:
@@ -181,7 +181,9 @@ def _on_core(visit: Timing) -> np.ndarray:
 
 def _waits(visit: Timing) -> bool:
     """Whether the threads of a call waited for each other in every block of a visit."""
-    return _several_threads(visit) and not _enough(visit, _undisturbed(visit)) and not _on_core(visit).size
+    undisturbed = _undisturbed(visit)
+    enough = _enough(undisturbed.size, float(undisturbed.sum()) * visit.block_calls)
+    return _several_threads(visit) and not enough and not _on_core(visit).size
 
 
 def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
@@ -189,16 +191,20 @@ def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
     timed = [visit for visit in visits if visit.samples_s]
     if not timed:
         return None
+
+    def seconds(blocks: Sequence[np.ndarray]) -> list[float]:
+        return [float(own.sum()) * visit.block_calls for own, visit in zip(blocks, timed, strict=True)]
+
     known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
     blocks = [_undisturbed(visit) for visit in timed] if known else []
-    if not known or not _enough(timed[0], np.concatenate(blocks)):
+    if not known or not _enough(sum(own.size for own in blocks), sum(seconds(blocks))):
         if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
             return None
         blocks = [_on_core(visit) for visit in timed]
-    together = np.concatenate(blocks)
-    if not _enough(timed[0], together) or together.min() <= 0:
+    together, lasted_s = np.concatenate(blocks), seconds(blocks)
+    if not _enough(together.size, sum(lasted_s)) or together.min() <= 0:
         return None
-    telling = np.asarray([_enough(timed[0], b) for b in blocks])
+    telling = np.asarray([_enough(own.size, own_s) for own, own_s in zip(blocks, lasted_s, strict=True)])
     by_visit = np.asarray([_lower_quartile(b if tells else together) for b, tells in zip(blocks, telling.tolist(), strict=True)])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
