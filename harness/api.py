@@ -1,8 +1,6 @@
 """The Python interface in short: a model, or its name, becomes tables of estimates, inspections, fusion summaries and runs.
 
-`import shmoo` offers the functions as `shmoo.estimate` and so on. What they return shows itself as a table in a notebook, and is
-plain data everywhere else. Importing this module imports neither torch nor pandas.
-"""
+`import shmoo` offers the functions as `shmoo.estimate` and so on. Importing this module imports neither torch nor pandas."""
 
 from __future__ import annotations
 

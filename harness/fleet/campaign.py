@@ -1,13 +1,6 @@
-"""A campaign over many hosts: its folder here, and the start of its jobs.
+"""A campaign over many hosts: its folder here (docs/formats.md), and the start of its jobs.
 
-    CAMPAIGN/campaign.json      hosts and command
-    CAMPAIGN/status.json        what was last known of each host
-    CAMPAIGN/package/           the wheel that machines get
-    CAMPAIGN/hosts/NAME/run/    the run of a host as far as it was fetched
-
-The folder decides nothing: what runs, and how far it is, the machines are asked. A controller may be killed at any moment, and
-another one goes on.
-"""
+The folder decides nothing: the machines are asked. A controller may be killed at any moment, and another one goes on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Engines: how a job is started on a host without staying connected, and what the engine knows about it afterwards.
 
-A further engine is a subclass of `Engine` with the methods that differ, and its name in `hosts.Host.engine`.
-"""
+Another one is a subclass of `Engine` with the methods that differ, and its name in `hosts.Host.engine`."""
 
 from __future__ import annotations
 

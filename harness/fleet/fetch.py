@@ -1,8 +1,6 @@
 """Rows of a campaign brought here as they grow: copied beside, compared with the host's hashes, then put in place.
 
-A fetch may be repeated and interrupted at any moment. What was fetched before is only ever continued: rows are appended on the
-host, so that the new ones begin with the old ones.
-"""
+A fetch may be repeated and interrupted at any moment: what was fetched before is only ever continued."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark.
-
-test: first visit to a case ... all tests have run: further visits in random order -> rows merged -> table, JSON, summary
-"""
+"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark."""
 
 from __future__ import annotations
 

@@ -1,13 +1,6 @@
 """Comparison of a run with one or several earlier ones of the same cases: changes beyond noise, and the spread of the campaigns.
 
-    variance of the log ratio of a case = (standard error in A)² + (standard error in B)²
-
-The standard errors come from the spread between visits (`runs.store.statistics.latency`). A run that visited no case twice knows
-only the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. Several base runs
-also show what two runs of an unchanged machine differ by, and paired visits (`shmoo duel`) what is left when both sides met the
-same moments (`compare_noise.py`). A case counts as changed only when its ratio exceeds its noise, corrected for the number of
-cases.
-"""
+The variance of a case's log ratio is that of both sides, from the spread between visits (docs/gate.md has the formulas)."""
 
 from __future__ import annotations
 

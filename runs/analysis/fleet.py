@@ -1,12 +1,6 @@
 """Many machines' runs side by side: machines that are equal, which of them is an outlier, what drifted since an earlier campaign.
 
-    reference of a case  = median of its log times over the equal machines
-    speed of a machine   = median over the shared cases of (log time - reference)
-    z                    = (speed - median speed of the others) / sqrt(scatter of the others² + standard error²)
-
-The modified z-score of Iglewicz and Hoaglin (How to detect and handle outliers, ASQC, 1993) with their limit of 3.5. The machine
-that is judged takes no part in the median and the scatter, so that one slow machine among three does not hide itself.
-"""
+The judged machine takes no part in median and scatter, so that a slow machine among three cannot hide itself (docs/lab.md)."""
 
 from __future__ import annotations
 

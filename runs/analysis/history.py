@@ -1,18 +1,6 @@
 """Cases over many runs, in the order in which they were measured: where a case, or all of them, changed for good.
 
-    x_t     logarithm of what a call takes in run t
-    σ       what equal runs differ by: median of |x_t - x_(t-1)| / (0.6745 √2), weighed with that of all cases, at least the
-            standard errors that the runs know of themselves
-    T(k)    |mean of x after k - mean of x up to k| / (σ √(1/k + 1/(n - k)))
-    change  at the largest T(k), where it exceeds Student's quantile for a false alarm in all k of all cases (Bonferroni), three
-            at least, and where the means differ by more than the threshold; then each side is searched in turn
-
-T is the likelihood ratio of one step in the mean, which a cumulated sum of deviations (CUSUM: Page, Biometrika 41, 1954) reaches
-where it is furthest from zero (Sen and Srivastava, Annals of Statistics 3, 1975); searching the sides in turn is binary
-segmentation (Vostrikova, Soviet Mathematics Doklady 24, 1981). Differences of neighbours hold no step but at the step itself, so
-that their median is the noise of a series with changes as well (von Neumann et al., Annals of Mathematical Statistics 12, 1941).
-On pages of resampled recorded runs `tests/runs/analysis/test_history.py` counts the false alarms.
-"""
+docs/gate.md has the formulas and their sources."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
 """The frame of every page: one self-contained file with a title, the answer in one sentence, and sections.
 
-A page opens anywhere and without a network. It follows the reader's light or dark theme, fits a phone, prints, and can be used
-with a keyboard. Texts are escaped: only `Markup` is taken as HTML.
-
-    body = section("front", "Pareto front", table(rows, "the front"), plot("front", "energy over latency"))
-    page("resnet50 on kpu_t256", body, answer="8 of 4,096 designs are on the front", figures={"front": figure})
-"""
+Texts are escaped: only `Markup` is taken as HTML."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Files of runs and reports: read as regular files only, and written beside their name and then put in its place.
 
-A run or a report directory may come from anybody. A symbolic link or a pipe in it must neither lead a writer to a file elsewhere
-nor hold a reader up.
-"""
+A directory may come from anybody: a link or a pipe in it leads no writer elsewhere and holds no reader up."""
 
 from __future__ import annotations
 

@@ -1,29 +1,6 @@
 """What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
 
-    undisturbed time u_v   of a visit: lower quartile of the blocks in which the system took no core away; of calls so long that
-                           there are none, of the time that the calling thread had a core, unless it waited for others
-    share s                of a case: (calls done) / (calls it would have done undisturbed) over its visits
-    own time               1 / (mean of the visits' rates) = (harmonic mean of u_v) / s
-    prevailing time        (harmonic mean of u_v) / (s - b (s - mean share of calls like it))
-
-On a machine whose cores are shared, one visit may run undisturbed and the next at a hundredth of its speed, so that a few visits
-to a case say little of its share. But calls that use the same number of threads and last about as long have the same share: on
-two cores that others kept busy for 90 % of the time, shares of cases differed by no more than those of visits to one case (0.30
-on two threads and 0.85 on one, for calls below a millisecond). A case whose share is below that of its class has probably met
-more than its part of disturbance, and its time is corrected for it.
-
-The correction b is the slope of the regression of the error of the own rate on the share (a control variate: Owen, Monte Carlo
-theory, methods and examples, 2013, section 8.9). It is 1 where shares of the class differ only by what visits to one case differ
-by. It falls towards 0 the more cases have shares of their own (empirical Bayes: Efron and Morris, JASA 70, 1975), and the more
-visits differ in what their shares do not show, such as a clock that wanders from visit to visit on a quiet machine. How much
-visits to one case differ is known from cases with several: those of the class where there are enough, else those of all classes.
-
-Threads of one call wait for each other. While another program has a core they wait a slice of the scheduler at every operator,
-spinning, and calls of 10 us take 8 ms: neither blocks nor the time on a core say what such a call takes undisturbed. With a share
-q of visits in which threads did nothing but wait, n such visits to a case happen by chance q^n, and the case may be far off:
-
-    variance of the log = (that between visits) + q^n WAITING^2
-"""
+docs/measuring.md ("The prevailing time and its standard error") has the formulas and their sources."""
 
 from __future__ import annotations
 

@@ -1,13 +1,6 @@
 """Statistics of timing samples: what a call takes on a machine as it is, and how well that is known.
 
-    visit: blocks, calls back to back     rate of a visit = calls / seconds
-    case:  visits spread over a campaign  prevailing time = 1 / (mean of the visits' rates)
-
-On a machine with neighbours the speed of the cores changes within milliseconds to seconds. What a long computation takes follows
-from the rate averaged over time, so rates are averaged and not times, and a visit that stalled counts as one that got little
-done. Blocks of one visit repeat each other, so the standard error comes from the spread between visits. `pooling.py` adds
-what visits to other cases say of a case.
-"""
+Rates of visits are averaged, not times, and the standard error comes from the spread between visits (docs/measuring.md)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """A run on disk: run.json, rows.jsonl (append-only, a line and an fsync for each visit to a case) and graphs/<content hash>.json.
 
-Nothing measured is ever overwritten, and a crash at any moment loses at most the row being written: graphs are on disk before
-the row that names them, a row is one line, and a torn last line is moved to rows.torn before writing goes on.
-"""
+Nothing measured is ever overwritten; a crash loses at most the row being written, as its graphs are on disk before it."""
 
 from __future__ import annotations
 

@@ -1,28 +1,4 @@
-"""Operator tables: CSV files of single operators with their measured latency and energy.
-
-Columns (those that do not apply are empty or absent, further ones are ignored):
-
-    op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
-                            float32; tf32 multiplies float32 tensors)
-    weights                 type that a linear layer's weight is stored in, where it is not `dtype`: int8 and int4 are multiplied
-                            in `dtype`, float8 (a scale a row) and float4 in themselves after the activation was rounded to them
-    latency_s               measured
-    energy_j or power_w     measured, where known: energy of a call, or mean power
-    time                    what latency_s holds: "call" (default), or "device": the kernels alone, as in a replayed graph
-    state                   "warm" (default), or "cold_weights": other weights ran in between, so that they come from main memory
-    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) with the reduction in column
-                            n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a table of n rows, k wide
-    heads, kv_heads, causal attention as serving libraries call it, which store new keys and values in a cache first: b is then
-                            the batch, and kv_heads (default: heads) divides heads. causal is 1 or 0; left out, it is 1 for
-                            several queries of such rows
-    conv_n, conv_c_in, conv_c_out, conv_kernel, conv_size, conv_stride, conv_padding, conv_groups
-                            square convolutions and pooling; conv_size is the input's height and width
-    rows, cols or shape     ("2x1024x4096") of the other operators: softmax and layer, RMS norm act on the last axis, batch and
-                            group norm on axis 1. For linear, bmm and matmul shape is "m x n x k", (m, k) by (k, n)
-    kernel                  name of the main kernel that ran
-
-`operators.py` defines the call of each operator.
-"""
+"""Operator tables: CSV files of single operators with their measured latency and energy (columns: docs/formats.md)."""
 
 from __future__ import annotations
 
