@@ -3,11 +3,10 @@ quantised weights), and whether its capture is kept between commands."""
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -114,24 +113,29 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
         ),
     }
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_model(*, trust: bool, no_cache: bool, **given: Any) -> Any:
-            from shmoo.harness.models.asked import Mode
-            from shmoo.harness.models.capture_cache import CaptureCache, software
+    return options.together("asked", _model_options, *(offered[name] for name in (*names, "trust", "no_cache")))
 
-            mode = Mode(**{name: given.pop(name) for name in MODE if name in given})
-            batches, dtypes = given.pop("batch", ()), given.pop("dtype", ())
-            shape, length = options.parse_shape(given.pop("input_shape", None)), given.pop("seq_len", None)
-            known = None if no_cache else software()
-            cache = None if known is None else CaptureCache(capture_folder(), known)
-            return command(asked=ModelOptions(batches, dtypes, shape, length, trust, mode, cache), **given)
 
-        for name in reversed((*names, "trust", "no_cache")):
-            with_model = offered[name](with_model)
-        return with_model
+def _model_options(
+    trust: bool,
+    no_cache: bool,
+    batch: tuple[int, ...] = (),
+    dtype: tuple[str, ...] = (),
+    input_shape: str | None = None,
+    seq_len: int | None = None,
+    phase: str | None = None,
+    training: bool = False,
+    autocast: str | None = None,
+    quantize: str | None = None,
+    channels_last: bool = False,
+) -> ModelOptions:
+    from shmoo.harness.models.asked import Mode
+    from shmoo.harness.models.capture_cache import CaptureCache, software
 
-    return decorate
+    known = None if no_cache else software()
+    cache = None if known is None else CaptureCache(capture_folder(), known)
+    mode = Mode(phase, training, autocast, quantize, channels_last)
+    return ModelOptions(batch, dtype, options.parse_shape(input_shape), seq_len, trust, mode, cache)
 
 
 def tell_about(model: str, found: ModelGraphs) -> None:

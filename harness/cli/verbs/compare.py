@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -36,35 +35,29 @@ class Gating(NamedTuple):
     junit: str | None
 
 
-def gating(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --fail-on, --threshold, --markdown and --junit; the command takes them together as `gate`. A change that nobody knows
-    and a file that cannot be written are refused before anything is measured or read."""
+def _gating(fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None) -> Gating:
+    """A change that nobody knows and a file that cannot be written are refused before anything is measured or read."""
+    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
 
-    @functools.wraps(command)
-    def with_gate(
-        *, fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None, **given: Any
-    ) -> Any:
-        from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
+    for question in fail_on:
+        if question not in QUESTIONS:
+            raise unknown("change to fail on", question, QUESTIONS)
+    for path in filter(None, (markdown, junit)):
+        output.writing(path)
+    return Gating(fail_on or ("slower",), MIN_CHANGE if threshold is None else threshold, markdown, junit)
 
-        for question in fail_on:
-            if question not in QUESTIONS:
-                raise unknown("change to fail on", question, QUESTIONS)
-        for path in filter(None, (markdown, junit)):
-            output.writing(path)
-        limit = MIN_CHANGE if threshold is None else threshold
-        return command(gate=Gating(fail_on or ("slower",), limit, markdown, junit), **given)
 
-    added: Callable[..., Any] = with_gate
-    for option in (
-        click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
-        click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
-        options.threshold(),
-        options.names(
-            "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
-        ),
-    ):
-        added = option(added)
-    return added
+gating = options.together(
+    "gate",
+    _gating,
+    options.names(
+        "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
+    ),
+    options.threshold("3%"),
+    click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
+    click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
+)
+"""--fail-on, --threshold, --markdown and --junit, taken together as `gate`."""
 
 
 @click.command(epilog=EXAMPLES, short_help="What changed between runs beyond noise; fails a build.")

@@ -50,14 +50,11 @@ def fusion(
     share a kernel, and the number of kernels.
     """
     from shmoo.estimators.fusion.rules import fusion_groups
-    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings, fusion_score
-    from shmoo.harness.machine.architectures import load_architecture
 
     name = options.only_one(arch, "--arch") or LOCAL
-    profile = load_architecture(name)
-    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    profile, chosen = options.one_target(arch, runtime)
     if real and (profile.family != "cpu" or chosen not in REAL):
         raise InputError(
             f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"

@@ -26,7 +26,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Cases over many runs; the first run that differs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@options.threshold()
+@options.threshold("3%")
 @options.out(str(PAGE))
 @options.as_json
 def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as_json: bool) -> None:
