@@ -15,9 +15,8 @@ from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.chart import Figure
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.estimates import energy_figure, fusion_figure, tiles_figure
-from shmoo.runs.plots.page import Cell, Table, page, render
+from shmoo.runs.plots.page import Cell, Table, page, render, write
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
-from shmoo.runs.store.files import replace_file
 
 REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
@@ -47,7 +46,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_errors_csv(report, folder / ERRORS_NAME)
     path = folder / REPORT_NAME
-    replace_file(path, render_report(report, estimates, fusion).encode("utf-8", "backslashreplace"))
+    write(render_report(report, estimates, fusion), path)
     return path
 
 

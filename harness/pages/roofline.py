@@ -16,8 +16,7 @@ from shmoo.estimators.units import counted, percent, si
 from shmoo.harness.pages.inspect import COLOURS
 from shmoo.runs.analysis.errors import MeasuredCall
 from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
-from shmoo.runs.plots.page import page, plot, section
-from shmoo.runs.store.files import replace_file
+from shmoo.runs.plots.page import page, plot, section, write
 
 _LEAST_SIZE, _MOST_SIZE = 5.0, 32.0
 """Diameter of the dots of kernels without time and with all of it, in pixels."""
@@ -67,7 +66,7 @@ def write_roofline(
         figures={"roofline": roofline_figure(points, calls, roofs_of(profile, dtype))},
         footer="estimates, with measured calls beside them" if calls else "estimates, no measurements",
     )
-    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+    write(text, path)
 
 
 def kernel_points(inspection: Inspection, arch: str) -> list[Point]:

@@ -194,12 +194,13 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
     energy per inference. Missing hosts stand at its head."""
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.runs.analysis.fleet import fleet_report
-    from shmoo.runs.fleet_page import write_fleet_page
+    from shmoo.runs.fleet_page import render_fleet
+    from shmoo.runs.plots.page import write
 
     opened = Campaign.open(campaign)
     made = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
     target = output.writing(out if out is not None else opened.path / PAGE)
-    write_fleet_page(made, f"{opened.path.name}: {' '.join(opened.file.command)}", target)
+    write(render_fleet(made, f"{opened.path.name}: {' '.join(opened.file.command)}"), target)
     output.message(f"wrote {target}")
     if as_json:
         hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in made.missing]

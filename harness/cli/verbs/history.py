@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from shmoo.harness.cli import options, output
-from shmoo.runs.store.files import replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
@@ -45,9 +44,10 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     found = follow(opened, limit)
     if out is not None or not as_json:
         from shmoo.runs.plots.history import render_history
+        from shmoo.runs.plots.page import write
 
         target = output.writing(out or PAGE)
-        replace_file(target, render_history(found, limit).encode("utf-8", "backslashreplace"))
+        write(render_history(found, limit), target)
         output.message(f"wrote {target}")
     for point in found.runs:
         if point.differs:
