@@ -13,19 +13,8 @@ import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
-from shmoo.runs.analysis.compare_noise import (
-    Growth,
-    Pair,
-    between_runs,
-    drift_variance,
-    energy_growths,
-    mean_variance_between,
-    own_growth,
-    paired_differences,
-    paired_drift_variance,
-    paired_growths,
-    suite_growth,
-)
+from shmoo.runs.analysis import compare_noise
+from shmoo.runs.analysis.compare_noise import Growth, Pair
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
@@ -167,16 +156,18 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     noise, noise_from = _visit_noise(pairs, apart)
     identities = {pair.new.case.identity for pair in pairs}
     if paired:
-        differences = paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
-        times, noise_from = paired_growths(pairs, differences), "pairs"
-        suite = suite_growth(times, paired_drift_variance(bases[0], differences))
+        differences = compare_noise.paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
+        times, noise_from = compare_noise.paired_growths(pairs, differences), "pairs"
+        suite = compare_noise.suite_growth(times, compare_noise.paired_drift_variance(bases[0], differences))
     else:
-        times = between_runs(pairs, [own_growth(pair, apart) for pair in pairs])
+        times = compare_noise.between_runs(pairs, [compare_noise.own_growth(pair, apart) for pair in pairs])
         noise_from = "runs" if len(bases) > 1 else noise_from
         # The drifts of two runs are independent, so that their variances add up.
-        drifts = [drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)]
-        suite = suite_growth(times, _sum_of_drifts(drifts), mean_variance_between(bases, pairs))
-    energies = energy_growths(pairs)
+        drifts = [
+            compare_noise.drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)
+        ]
+        suite = compare_noise.suite_growth(times, _sum_of_drifts(drifts), compare_noise.mean_variance_between(bases, pairs))
+    energies = compare_noise.energy_growths(pairs)
     cases = [_case_change(*found, len(pairs), min_change) for found in zip(pairs, times, energies, strict=True)]
     shift, shifted = _common_shift(logs, min_change)
     canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]
@@ -185,7 +176,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     energy_logs = {name: [g.log_ratio for n in numbers if (g := energies[n]) is not None] for name, numbers in groups.items()}
     suites = {
         "time": suite,
-        "energy": suite_growth([growth for growth in energies if growth is not None]),
+        "energy": compare_noise.suite_growth([growth for growth in energies if growth is not None]),
     }
     # The first base run that has a case speaks for all of them.
     base_rows, base_usable = (

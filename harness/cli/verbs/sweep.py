@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.units import amount, si, size, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import Cell, View
 
@@ -254,8 +255,6 @@ def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]
 
 
 def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    from shmoo.estimators.units import size, yes_or_no
-
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     lines: list[list[str | Cell]] = [
         [
@@ -275,37 +274,32 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
 
 def _setting(value: Any, unit: str) -> str | Cell:
     """A value of an axis, sorted by the number where it is one."""
-    from shmoo.estimators.units import amount
-
     text = amount(value, unit)
     return Cell(text, value) if isinstance(value, int | float) and not isinstance(value, bool) else text
 
 
-RESULTS = ("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
+RESULTS: Mapping[str, Callable[[Record], str | Cell]] = {
+    "latency": lambda r: output.quantity(r["latency_s"], "s"),
+    "90 % interval": lambda r: (
+        "" if r["latency_s_low"] is None else f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}"
+    ),
+    "rate": lambda r: output.quantity(r["throughput_per_s"], "/s"),
+    "achieved": lambda r: output.quantity(r["flops"] / r["latency_s"], "flop/s"),
+    "energy": lambda r: output.quantity(r["energy_j"], "J"),
+    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
+    "fits": lambda r: yes_or_no(r["fits"]),
+    "tiles": lambda r: output.quantity(r["tiles"], ""),
+}
+"""Header -> cell of an estimate."""
 DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
 """Columns in the order in which a narrow terminal leaves them out."""
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    from shmoo.estimators.units import si, size, yes_or_no
-
-    lines: list[list[str | Cell]] = []
-    for r in rows:
-        interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
-        lines.append(
-            [
-                str(r["arch"]),
-                *(_setting(r[name], units.get(name, "")) for name in varied),
-                output.quantity(r["latency_s"], "s"),
-                interval,
-                output.quantity(r["throughput_per_s"], "/s"),
-                output.quantity(r["flops"] / r["latency_s"], "flop/s"),
-                output.quantity(r["energy_j"], "J"),
-                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-                yes_or_no(r["fits"]),
-                output.quantity(r["tiles"], ""),
-            ]
-        )
+    lines = [
+        [str(r["arch"]), *(_setting(r[name], units.get(name, "")) for name in varied), *(cell(r) for cell in RESULTS.values())]
+        for r in rows
+    ]
     output.table(["arch", *varied, *RESULTS], lines, drop=DROP, common=("arch",), view=view)
 
 
