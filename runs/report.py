@@ -31,17 +31,11 @@ COMMON_GROUPS = 4
 def write_report(
     report: ErrorReport, estimates: Sequence[Mapping[str, Any]], out_dir: str | Path, fusion: Sequence[FusionSummary] = ()
 ) -> Path:
-    """Write report.html and errors.csv.
+    """Write report.html and errors.csv into a folder, which is made; returns the path of the page.
 
     Args:
-        report: from `error_report`.
         estimates: JSON objects of `shmoo estimate`, for the tables and plots over architectures; may be empty.
-        out_dir: created with its parents; files of the same names in it are replaced.
-        fusion: from `network_fusions`, for the picture of what fusion saves; may be empty.
-
-    Returns:
-        The path of report.html.
-    """
+        fusion: from `network_fusions`, for the picture of what fusion saves; may be empty."""
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_errors_csv(report, folder / ERRORS_NAME)

@@ -80,12 +80,8 @@ class ModelOptions:
 
 
 def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_DTYPE) -> options.Decorator:
-    """Adds options of a model, --trust and --no-cache; the command takes them together as `asked`.
-
-    Args:
-        names: of `SIZES` and `MODE`, those that the verb has.
-        batch, dtype: defaults of --batch and --dtype, for their help.
-    """
+    """Adds options of a model, of `SIZES` and `MODE` those named, --trust and --no-cache, taken together as `asked`. `batch` and
+    `dtype` are the defaults that the help of these options tells."""
     offered = {
         "batch": options.batches(batch),
         "dtype": options.dtypes(dtype),

@@ -20,11 +20,7 @@ PREVIEWS_TO_FINISH = 3.0
 
 
 class Reserve:
-    """Time kept of a budget for calibrating and reporting; it grows with what previews of the fit take.
-
-    Args:
-        budget_s: for the whole command.
-    """
+    """Time kept of a command's budget for calibrating and reporting; it grows with what previews of the fit take."""
 
     def __init__(self, budget_s: float) -> None:
         self.budget_s = budget_s

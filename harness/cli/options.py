@@ -148,13 +148,8 @@ def together(name: str, make: Callable[..., object], *added: Decorator) -> Decor
 
 
 def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any], Any] = lambda value: value) -> Decorator:
-    """A hidden option whose value goes to the option that replaced it, with a hint on stderr.
-
-    Args:
-        old, new: flags, such as "--passes" and "--visits"; `new` wins where both are given.
-        kind: type of the old option.
-        take: the new option's value from the old one's.
-    """
+    """A hidden option, such as "--passes", whose value `take` turns into one of the option that replaced it, with a hint on
+    stderr; `new` wins where both are given."""
     hidden, target = f"old_{old.strip('-').replace('-', '_')}", new.strip("-").replace("-", "_")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -257,11 +252,7 @@ def top(default: str, count: int | None = None) -> Decorator:
 
 
 def view(order: str, rows: str = "all") -> Decorator:
-    """--wide, --columns, --sort and --top, taken together as `view`.
-
-    Args:
-        order, rows: the order of rows and how many of them are shown by default.
-    """
+    """--wide, --columns, --sort and --top, taken together as `view`; the order of rows, and how many are shown, by default."""
     columns = names("--columns", help="Columns of the table to show, in this order.")
     return together("view", output.View, wide, columns, sort(order), top(rows))
 

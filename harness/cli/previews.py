@@ -17,13 +17,8 @@ PREVIEWS_S = (50.0, 180.0, 900.0)
 
 
 class Previews:
-    """Estimates the networks measured so far now and then while a campaign runs, and shows them beside their measurement.
-
-    Args:
-        out: directory of the run.
-        begin: when the command began, on `time.monotonic`'s clock.
-        reserve: learns how long the previews take.
-    """
+    """Estimates the networks measured so far into `out` now and then while a campaign runs, and shows them beside their
+    measurement; `begin` is on `time.monotonic`'s clock, and `reserve` learns how long the previews take."""
 
     def __init__(self, out: Path, begin: float, reserve: Reserve) -> None:
         self._out = out

@@ -117,12 +117,8 @@ def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
 
 
 def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus) -> HostStatus:
-    """A host's standing from what it and its engine say.
-
-    Args:
-        answer: what its files tell. job: as the engine knows it, `None` where only the host's files tell.
-        before: what was last known.
-    """
+    """A host's standing from what its files tell, what its engine knows of its `job` (`None` where only the files tell), and what
+    was last known."""
     if isinstance(answer, ShmooError):
         return _unknown(answer, before)
     if isinstance(job, ShmooError):

@@ -40,12 +40,8 @@ def write_roofline(
     path: str | Path,
     measured: Sequence[MeasuredCall] = (),
 ) -> None:
-    """Write the page for one of the inspection's architectures. It needs no network.
-
-    Args:
-        dtype: type of the contractions, whose peak is the roof.
-        measured: calls of a run, timed one by one.
-    """
+    """Write the page for one of the inspection's architectures, under the roof of `dtype`, the type of the contractions;
+    `measured` are calls of a run, timed one by one."""
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
     said = "Each dot is a predicted kernel, as large as its share of the time. Bytes are those that must move once."

@@ -28,15 +28,11 @@ def write_page(
     path: str | Path,
     units: Mapping[str, str],
 ) -> None:
-    """Write the page of a sweep into one file that needs no network.
+    """Write the page of a sweep into one file; `InputError` without rows or axes.
 
     Args:
         rows: of a `SweepController`. axes: the columns that vary. profiles: the machines before the sweep changed them.
-        machine_axes: those of the axes that change the machine. units: of the axes that have one.
-
-    Raises:
-        InputError: no rows or no axes.
-    """
+        machine_axes: those of the axes that change the machine. units: of the axes that have one."""
     figures = sweep_figures(rows, axes, units, machines_of(profiles, machine_axes))
     models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
     machines = list(dict.fromkeys(str(row["arch"]) for row in rows))

@@ -213,13 +213,7 @@ class BenchmarkRun:
 
 
 class ShmooBenchmark:
-    """The fixture `shmoo_benchmark` of one test.
-
-    Args:
-        node: the test.
-        benchmark: pytest-benchmark's fixture of the same test.
-        run: where rows go.
-    """
+    """The fixture `shmoo_benchmark` of one test, beside pytest-benchmark's fixture of the same test; rows go to `run`."""
 
     def __init__(self, node: pytest.Item, benchmark: BenchmarkFixture, run: BenchmarkRun) -> None:
         self._node = node

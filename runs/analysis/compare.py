@@ -114,12 +114,8 @@ class Comparison(msgspec.Struct, frozen=True):
         return self.shifted or any(case.changed for case in self.cases)
 
     def answer(self, question: str, threshold: float = MIN_CHANGE) -> Verdict:
-        """The answer to one of `compare_verdict.QUESTIONS`, such as "slower"; suspect rows take no part in it.
-
-        Raises:
-            InputError: no such question.
-            NothingMeasuredError: no case tells the quantity.
-        """
+        """The answer to one of `compare_verdict.QUESTIONS`, such as "slower"; suspect rows take no part in it. `InputError` for
+        another question, `NothingMeasuredError` where no case tells the quantity."""
         quantity = QUESTIONS[question][0] if question in QUESTIONS else ""
         growths = [(case.case.label, case.time if quantity == "time" else case.energy) for case in self.cases]
         known = [(label, growth) for label, growth in growths if growth is not None]

@@ -219,12 +219,8 @@ class MeasuredCall(msgspec.Struct, frozen=True):
 
 
 def measured_calls(run: Run, workload: str) -> list[MeasuredCall]:
-    """The timed calls of a network's rows in a run that can be used.
-
-    Raises:
-        InputError: the run has no such row.
-        FormatError: a stored graph is damaged.
-    """
+    """The timed calls of a network's rows in a run that can be used. `InputError` where the run has no such row, `FormatError`
+    where a stored graph is damaged."""
     rows = [row for row in run.rows if row.case.workload == workload and row.timed and row.children]
     if not rows:
         known = sorted({row.case.workload for row in run.rows if row.children})

@@ -90,10 +90,7 @@ def director_predictor(profile: ArchitectureProfile) -> Predictor:
 
 
 def network_estimates(run: Run, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
-    """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`.
-
-    The graphs stored with the run are used, so torch is not needed.
-    """
+    """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`."""
     records = []
     for profile in profiles:
         director = AnalysisDirector(profile)
@@ -105,11 +102,7 @@ def network_estimates(run: Run, profiles: Iterable[ArchitectureProfile]) -> list
 
 
 def _samples(case: CaseSpec) -> int:
-    """Samples that a call of a network processes.
-
-    Raises:
-        FormatError: its axis "batch" is no positive whole number.
-    """
+    """Samples that a call of a network processes; `FormatError` where its axis "batch" is no positive whole number."""
     batch = case.axes.get("batch", 1)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise FormatError(f"the row {case.label} has the batch {batch!r}, which is no number of samples; the file was changed")

@@ -108,15 +108,12 @@ def _means(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Sequence[int]]]) -> Latency | None:
-    """What a call takes while every core runs at its quiet speed, from the blocks that met such a moment.
+    """What a call takes while every core runs at its quiet speed: the median over the blocks that met such a moment, with the
+    standard error of their spread, or of that between visits where it is larger. `None` where fewer than 8 blocks of at least two
+    visits were quiet.
 
     Args:
-        visits: samples, slowdowns and context switches of the blocks of each visit, as `Timing` has them.
-
-    Returns:
-        The median over those blocks; its standard error from their spread, or from that between visits where it is larger. `None`
-        where fewer than 8 blocks of at least two visits were quiet.
-    """
+        visits: samples, slowdowns and context switches of the blocks of each visit, as `Timing` has them."""
     quiet = []
     for samples, slowdowns, switches in visits:
         if len(slowdowns) != len(samples):

@@ -60,16 +60,13 @@ def is_record(path: Path) -> bool:
 
 
 class Run:
-    """A run read from disk.
+    """A run read from disk: its directory `path`, and its `manifest`, the content of run.json.
 
     Attributes:
-        path: its directory.
-        manifest: the content of run.json.
         lines: all whole lines of rows.jsonl in the order of measurement, failed ones included; each is one visit to a case.
         rows: one row per case with its visits merged, in the order of the first visits.
         problems: messages about data that were set aside while reading.
-        rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit.
-    """
+        rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit."""
 
     def __init__(
         self,

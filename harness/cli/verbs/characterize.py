@@ -278,11 +278,8 @@ def _full_fit(run: Run, name: str) -> str:
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
-    """The fitted profile, under a name that is free among the user's own (or the same, with force).
-
-    Returns:
-        The profile, and one sentence where too little was measured to fit it: it then is the machine's description.
-    """
+    """The fitted profile, under a name that is free among the user's own (or the same, with force), and one sentence where too
+    little was measured to fit it: it then is the machine's description."""
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.harness.cli.verbs.calibrate import fit, profile_path
 
