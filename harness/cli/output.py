@@ -20,7 +20,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import si
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.cli.quiet import libraries_quiet
-from shmoo.runs.store.files import csv_of_blocks, replace_file
+from shmoo.runs.store.files import blocks_of, csv_of_blocks, replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
@@ -250,11 +250,7 @@ def terminal_columns(stream: TextIO | None = None) -> int | None:
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, object]], what: str) -> None:
     """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
-    elements, blocks = iter(rows), []
-    while part := list(islice(elements, PART)):
-        names = dict.fromkeys(name for row in part for name in row)
-        blocks.append({name: [row.get(name) for row in part] for name in names})
-    write_columns(path, blocks, what)
+    write_columns(path, list(blocks_of(rows)), what)
 
 
 def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]], what: str = "rows") -> None:

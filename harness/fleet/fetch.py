@@ -5,7 +5,6 @@ A fetch may be repeated and interrupted at any moment: what was fetched before i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -90,12 +89,6 @@ def _put(data: bytes, path: Path) -> None:
             "was the run there removed and measured again? Move them away, then fetch again"
         )
     replace_file(path, data)
-
-
-def summary(fetched: Sequence[Fetched]) -> str:
-    """One sentence on a fetch."""
-    moved = [one for one in fetched if one.files]
-    return f"fetched {sum(one.files for one in moved)} files ({sum(one.size for one in moved)} bytes) from {len(moved)} hosts"
 
 
 def last_facts(fetched: Path) -> dict[str, object]:

@@ -5,7 +5,7 @@ The variance of a case's log ratio is that of both sides, from the spread betwee
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import msgspec
@@ -219,15 +219,10 @@ def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:
         ("version of ", a.versions, b.versions),
         ("", a.settings, b.settings),
     ):
-        differences += [Difference(prefix + key, x, y) for key, x, y in _unequal(old, new)]
-    return tuple(differences)
-
-
-def _unequal(a: Mapping[str, object], b: Mapping[str, object]) -> Iterable[tuple[str, object, object]]:
-    for key in sorted(a.keys() | b.keys()):
         # What is measured anew for each run, such as the cost of a page fault, never repeats to the digit.
-        if a.get(key) != b.get(key) and not key.startswith("measured."):
-            yield key, a.get(key), b.get(key)
+        keys = [key for key in sorted(old.keys() | new.keys()) if not key.startswith("measured.")]
+        differences += [Difference(prefix + key, x, y) for key in keys if (x := old.get(key)) != (y := new.get(key))]
+    return tuple(differences)
 
 
 def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | None, str]:

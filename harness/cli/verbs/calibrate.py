@@ -66,6 +66,7 @@ def calibrate(
     SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused. Sources of
     one machine are fitted together; with --pool each is a machine of its own.
     """
+    from shmoo.estimators.machine.profile import builtin_names
     from shmoo.harness.machine.architectures import load_architecture
 
     if out is not None and out.suffix != ".json":
@@ -75,7 +76,10 @@ def calibrate(
     if curve:
         show_curve(sources, profile, seed, as_json)
         return
-    chosen = name or (out.stem if out else None if profile is None else own_name(profile))
+    chosen = name or (out.stem if out else None)
+    if chosen is None and profile is not None:
+        # Never the name of a built-in profile, which it would replace wherever that is named.
+        chosen = f"{profile.name}_calibrated" if profile.name in builtin_names() else profile.name
     expected = out or profile_path(chosen or LOCAL, force)
     output.check_folder(expected.parent)
     if chosen is not None:
@@ -151,13 +155,6 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
             for p in points
         ],
     )
-
-
-def own_name(base: ArchitectureProfile) -> str:
-    """The name of a calibration of `base`: never that of a built-in profile, which it would replace wherever that is named."""
-    from shmoo.estimators.machine.profile import builtin_names
-
-    return f"{base.name}_calibrated" if base.name in builtin_names() else base.name
 
 
 def profile_path(name: str, force: bool) -> Path:

@@ -169,7 +169,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
     """Copy new rows, graphs and profiles from every host into CAMPAIGN/hosts/NAME, checked by hash. It can be repeated and
     interrupted. Exits with 1 when a host could not be fetched from."""
     from shmoo.harness.fleet.campaign import Campaign
-    from shmoo.harness.fleet.fetch import fetch, summary
+    from shmoo.harness.fleet.fetch import fetch
 
     opened = Campaign.open(campaign)
     fetched = fetch(opened)
@@ -179,7 +179,9 @@ def fetch(campaign: Path, as_json: bool) -> None:
     if as_json:
         output.json_document({"format": 1, "campaign": str(opened.path), "hosts": msgspec.to_builtins(fetched)})
     else:
-        output.message(f"{summary(fetched)} into {opened.path / 'hosts'}")
+        count, size = sum(one.files for one in fetched), sum(one.size for one in fetched)
+        hosts = sum(one.files > 0 for one in fetched)
+        output.message(f"fetched {count} files ({size} bytes) from {hosts} hosts into {opened.path / 'hosts'}")
     if any(one.problem for one in fetched):
         raise click.exceptions.Exit(NOT_ALL)
 

@@ -90,13 +90,12 @@ def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> No
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.runs.analysis.predict import network_fusions
     from shmoo.runs.report import write_report
-    from shmoo.runs.store.files import csv_bytes, replace_file
+    from shmoo.runs.store.files import blocks_of, csv_of_blocks, replace_file
 
     output.writing(out / "report.html")
     write_report(made, estimates, out, network_fusions(run, made.profile))
     replace_file(out / "estimates.json", json.dumps(estimates, indent=1, allow_nan=False).encode() + b"\n")
-    rows = [flatten(record) for record in estimates]
-    replace_file(out / "estimates.csv", csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
+    replace_file(out / "estimates.csv", csv_of_blocks(list(blocks_of(map(flatten, estimates)))))
 
 
 def report_record(made: ErrorReport) -> dict[str, object]:
