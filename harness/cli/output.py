@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
+import sysconfig
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,13 +22,19 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import si
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
-from shmoo.harness.cli.quiet import libraries_quiet
+from shmoo.harness.defaults import own_folders
 from shmoo.runs.store.files import blocks_of, csv_of_blocks, replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
 
+logger = logging.getLogger(__name__)
+
+LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "torch", "torchao", "torchvision", "transformers"})
+"""Packages whose warnings are about themselves. Their errors are shown, apart from torch's."""
+TORCH_LOGS = "TORCH_LOGS"
+"""Whoever sets this variable asks torch to say more."""
 MOST_ADVICE = 3
 """Lines about memory below a table."""
 PART = 1000
@@ -146,6 +155,47 @@ def only_results_on_stdout() -> Iterator[None]:
     other languages and child processes print does so too. What libraries say of themselves goes to the log."""
     with libraries_quiet(), contextlib.redirect_stdout(sys.stderr), _descriptor_on_stderr(sys.stdout):
         yield
+
+
+@contextlib.contextmanager
+def libraries_quiet() -> Iterator[None]:
+    """While active, warnings that a library logs, and Python warnings from its code or from Shmoo's, go to the log; those of the
+    user's code are shown as ever. So do errors that torch logs: they are tracebacks of what it tried, and it raises them, too."""
+    quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
+    handle = logging.Logger.handle
+    folders = [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
+    folders += own_folders()
+
+    def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
+        library = self.name.partition(".")[0]
+        own = record.levelno == logging.WARNING or (record.levelno == logging.ERROR and library == "torch")
+        if own and library in quiet:
+            logger.debug("%s: %s", record.name, record.getMessage())
+        else:
+            handle(self, record)
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_unless_library(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if any(Path(filename).is_relative_to(folder) for folder in folders):
+                logger.debug("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_unless_library
+        logging.Logger.handle = handle_unless_library  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            logging.Logger.handle = handle  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -14,9 +14,8 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.hurry import resumed
+from shmoo.harness.cli.hurry import Previews, resumed
 from shmoo.harness.cli.layout import View
-from shmoo.harness.cli.previews import Previews
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
 from shmoo.runs.store.files import own_folder, replace_file
 
