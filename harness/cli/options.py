@@ -140,9 +140,7 @@ def together(name: str, make: Callable[..., object], *added: Decorator) -> Decor
             record = make(**{option: given.pop(option) for option in taken if option in given})
             return command(**given, **{name: record})
 
-        for option in reversed(added):
-            with_record = option(with_record)
-        return with_record
+        return functools.reduce(lambda decorated, option: option(decorated), reversed(added), with_record)
 
     return decorate
 

@@ -9,6 +9,7 @@ import msgspec
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.records import UNREADABLE
+from shmoo.estimators.registry import grouped
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import UnreachableError, ask
 from shmoo.harness.fleet.engines import Job
@@ -106,11 +107,8 @@ def status(campaign: Campaign) -> tuple[HostStatus, ...]:
 
 def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
     """Host -> its job as its engine knows it; each kind of engine is asked once."""
-    kinds: dict[str, list[Host]] = {}
-    for host in campaign.file.hosts:
-        kinds.setdefault(host.engine, []).append(host)
     jobs: dict[str, Job | ShmooError] = {}
-    for hosts in kinds.values():
+    for hosts in grouped((host.engine, host) for host in campaign.file.hosts).values():
         told = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
         jobs |= {host.name: told[job] for host in hosts if (job := campaign.job_name(host)) in told}
     return jobs

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.registry import grouped
 from shmoo.runs.store.records import EnergyReading, Measurement
 from shmoo.runs.store.statistics import CONFIDENCE, FEW_CASES, MAD_OF_NORMAL, PRIOR_VISITS, normal_deviation
 from shmoo.runs.store.store import Run
@@ -151,9 +152,7 @@ def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> Paired
             continue
         # Lines of an older version, which a duel went on with, are of one pair of processes.
         process_of = {line.visit: -1 if line.process is None else line.process for line in base.visits[identity]}
-        parts: dict[int, list[float]] = {}
-        for visit, difference in shared.items():
-            parts.setdefault(process_of[visit], []).append(difference)
+        parts = grouped((process_of[visit], difference) for visit, difference in shared.items())
         values[identity] = {process: _trimmed_mean(part) for process, part in parts.items()}
     return PairedDifferences(values, by_process)
 

@@ -17,6 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.analysis.error_records import network_name
 from shmoo.runs.store.records import CaseSpec, Measurement
@@ -144,10 +145,8 @@ def _estimate_batch(
         return sums
 
     flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(priced.tiling.tiles)
-    parts: dict[int, list[Part]] = {}
     of_kernels = zip(origin, table.family.tolist(), priced.prediction.latency_s.tolist(), strict=True)
-    for (graph, kernel), family, latency_s in of_kernels:
-        parts.setdefault(graph, []).append(Part(FAMILIES[family], 0, kernel.calls, latency_s))
+    parts = grouped((graph, Part(FAMILIES[family], 0, kernel.calls, s)) for (graph, kernel), family, s in of_kernels)
     return [
         (graph, BatchedEstimate(latency, energy, flops[i], nbytes[i], tiles[i], tuple(parts[graph])))
         for i, (graph, (latency, energy)) in enumerate(zip(parts, priced.intervals(), strict=True))

@@ -7,6 +7,7 @@ from statistics import quantiles
 
 from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.error_records import CaseError, NetworkError, network_name
 from shmoo.runs.plots import chart
@@ -164,9 +165,7 @@ def breakdown_figure(networks: Sequence[NetworkError]) -> chart.Figure | None:
 
 def _by_group(cases: Iterable[CaseError]) -> list[tuple[str, list[CaseError]]]:
     """Cases by group, operators first in the order of `FAMILIES`, networks last so that they are drawn on top."""
-    groups: dict[str, list[CaseError]] = {}
-    for case in cases:
-        groups.setdefault(case.group, []).append(case)
+    groups = grouped((case.group, case) for case in cases)
     kinds = ("operator", "synthetic", "network")
 
     def order(group: str) -> tuple[int, int, str]:

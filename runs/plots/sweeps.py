@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import amount, percent, si, size
 from shmoo.runs.plots import chart
 
@@ -170,10 +171,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
 
 def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     """Rows by the values of these columns, in the order they first appear."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in columns), []).append(row)
-    return groups
+    return grouped((tuple(row[name] for name in columns), row) for row in rows)
 
 
 def _palette(machines: Sequence[str]) -> list[str]:

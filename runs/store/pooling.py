@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from shmoo.estimators.registry import grouped
 from shmoo.runs.store.records import CaseSpec, Timing
 from shmoo.runs.store.statistics import (
     FEW_CASES,
@@ -212,17 +213,12 @@ def _lower_quartile(values: np.ndarray) -> float:
 def _classes(cases: Sequence[_Case], waits: Counter[tuple[str, str]]) -> dict[_Alike, _Class]:
     """Args: waits: visits to cases of a device and a kind that know no undisturbed time, in which threads only waited. They did
     nearly nothing, and count for all classes of several threads alike."""
-    members: defaultdict[_Alike, list[_Case]] = defaultdict(list)
-    of_device: defaultdict[str, list[_Case]] = defaultdict(list)
-    for case in cases:
-        members[case.alike].append(case)
-        if case.rates.size > 1:
-            of_device[case.alike[0]].append(case)
+    of_device = grouped((case.alike[0], case) for case in cases if case.rates.size > 1)
     classes = {}
-    for alike, alike_cases in members.items():
+    for alike, alike_cases in grouped((case.alike, case) for case in cases).items():
         repeated = [case for case in alike_cases if case.rates.size > 1]
         if len(repeated) < FEW_CASES:
-            repeated = of_device[alike[0]]
+            repeated = of_device.get(alike[0], [])
         if len(alike_cases) < FEW_CASES or len(repeated) < FEW_CASES:
             continue
         known, told = _class(alike_cases, repeated), 1.0

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.estimators.registry import grouped
 
 CONFIDENCE = 0.9
 """Every interval Shmoo reports is a 90 % interval."""
@@ -70,10 +70,9 @@ def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequenc
     """`latency` of many cases, those with equally many visits and samples together; `None` for a case without samples."""
     visited = [[samples for samples in visits if len(samples)] for visits in cases]
     known: list[Latency | None] = [None] * len(cases)
-    by_count: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, visits in enumerate(visited):
-        if visits:
-            by_count[len(visits), len(visits[0]) if len(visits) == 1 else 0].append(place)
+    by_count = grouped(
+        ((len(visits), len(visits[0]) if len(visits) == 1 else 0), place) for place, visits in enumerate(visited) if visits
+    )
     for (count, samples), places in by_count.items():
         if count == 1:
             times = np.asarray([visited[place][0] for place in places], dtype=float)
@@ -96,10 +95,7 @@ def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequenc
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:
     """The mean of each row; rows of one length together."""
     means = [0.0] * len(rows)
-    by_length: defaultdict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        by_length[len(row)].append(place)
-    for places in by_length.values():
+    for places in grouped((len(row), place) for place, row in enumerate(rows)).values():
         for place, mean in zip(
             places, np.asarray([rows[place] for place in places], dtype=float).mean(axis=1).tolist(), strict=True
         ):
@@ -161,10 +157,9 @@ def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Seque
             distances = np.abs(own - own.mean(axis=1, keepdims=True)) * math.sqrt(count / (count - 1))
             distances_of.update(zip(places.tolist(), distances, strict=True))
     keys = [((group, power), group) for group, power in zip(groups, tens, strict=True)]
-    by_group: defaultdict[Hashable, list[np.ndarray]] = defaultdict(list)
-    for place in sorted(distances_of):
-        for key in keys[place]:
-            by_group[key].append(distances_of[place])
+    by_group: dict[Hashable, list[np.ndarray]] = grouped(
+        (key, distances_of[place]) for place in sorted(distances_of) for key in keys[place]
+    )
     deviations = {
         key: float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL
         for key, distances in by_group.items()

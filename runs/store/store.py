@@ -18,6 +18,7 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, NewerFormatError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
+from shmoo.estimators.registry import grouped
 from shmoo.runs.store import files
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
@@ -155,10 +156,7 @@ class Run:
     @cached_property
     def visits(self) -> dict[str, list[Measurement]]:
         """Case identity -> its lines in order."""
-        lines: dict[str, list[Measurement]] = {}
-        for line in self.lines:
-            lines.setdefault(line.case.identity, []).append(line)
-        return lines
+        return grouped((line.case.identity, line) for line in self.lines)
 
     @property
     def skipped(self) -> tuple[SkippedCase, ...]:

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
@@ -118,10 +119,7 @@ def _show_groups(
 ) -> None:
     """A row a kernel; where Inductor's differs, what it makes of the same operators."""
     truth = {} if real is None else {group: None for group in real.groups}
-    by_call: dict[int, list[tuple[int, ...]]] = {}
-    for group in truth:
-        for call in group:
-            by_call.setdefault(call, []).append(group)
+    by_call = grouped((call, group) for group in truth for call in group)
     rows = []
     for calls, pattern in predicted:
         same = calls in truth
