@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.graph.records import notes_of
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
 
@@ -136,8 +137,6 @@ def _model_options(
 
 def tell_about(model: str, found: ModelGraphs) -> None:
     """Say on stderr what the reader of the numbers of a capture must know."""
-    from shmoo.estimators.graph.records import notes_of
-
     for said in notes_of(found.graphs):
         output.message(f"{model}: {said}")
     if found.note.startswith("captured anew"):

@@ -12,7 +12,10 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import output
 
 if TYPE_CHECKING:
@@ -70,8 +73,6 @@ class Previews:
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""
         from shmoo.calibrate.calibration import quick_profile
-        from shmoo.estimators.errors import ShmooError
-        from shmoo.estimators.units import percent, si
         from shmoo.runs.analysis.errors import error_report
         from shmoo.runs.store.store import Run
 
@@ -129,8 +130,6 @@ class Hurry:
 
 def resumed(out: Path) -> str:
     """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
-    from click.core import ParameterSource
-
     ctx = click.get_current_context()
     words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
     for parameter in ctx.command.params:

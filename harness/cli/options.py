@@ -9,18 +9,16 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
-
-if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile
 
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -123,7 +121,6 @@ def only_one(values: Sequence[T], flag: str) -> T | None:
 
 def one_target(arch: Sequence[str], runtime: Sequence[str]) -> tuple[ArchitectureProfile, str]:
     """The one architecture of a verb, this machine where none is named, with the runtime asked for or its own."""
-    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.harness.machine.architectures import load_architecture
 
     profile = load_architecture(only_one(arch, "--arch") or LOCAL)
@@ -140,7 +137,10 @@ def together(name: str, make: Callable[..., object], *added: Decorator) -> Decor
             record = make(**{option: given.pop(option) for option in taken if option in given})
             return command(**given, **{name: record})
 
-        return functools.reduce(lambda decorated, option: option(decorated), reversed(added), with_record)
+        decorated: Callable[..., Any] = with_record
+        for option in reversed(added):
+            decorated = option(decorated)
+        return decorated
 
     return decorate
 

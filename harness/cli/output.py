@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -335,8 +336,6 @@ def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
 
 def check_folder(path: Path) -> None:
     """Make a folder that is written to after long work; `InputError` where that or a file in it cannot be made."""
-    import tempfile
-
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

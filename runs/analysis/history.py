@@ -90,10 +90,14 @@ class History(msgspec.Struct, frozen=True):
     series: tuple[Series, ...]
 
     @property
+    def every(self) -> tuple[Series, ...]:
+        """The geometric mean, where there is one, and the cases."""
+        return self.series if self.suite is None else (self.suite, *self.series)
+
+    @property
     def first_different(self) -> int | None:
         """The first run with a change in any case or in all; `None` without one."""
-        every = (*self.series, *(() if self.suite is None else (self.suite,)))
-        return min((change.run for series in every for change in series.changes), default=None)
+        return min((change.run for series in self.every for change in series.changes), default=None)
 
     @property
     def headline(self) -> str:

@@ -22,8 +22,7 @@ LEAST_SPAN = 0.1
 
 def render_history(history: History, threshold: float) -> str:
     """The page as text; all names in it are escaped."""
-    every = [*([] if history.suite is None else [history.suite]), *history.series]
-    drawn = every[:MOST_DRAWN]
+    drawn = history.every[:MOST_DRAWN]
     notice = Markup('<p class="notice">{} was measured on another machine or setting: {}</p>')
     changed = sum(bool(series.changes) for series in history.series)
     figures = (
@@ -34,10 +33,10 @@ def render_history(history: History, threshold: float) -> str:
     body = render(
         "history.html.j2",
         threshold=percent(threshold),
-        changes=[_change(history, series, change) for series in every for change in series.changes],
+        changes=[_change(history, series, change) for series in history.every for change in series.changes],
         drawn=[{"label": series.label, "remark": _remark(series), **_picture(history, series)} for series in drawn],
         count=len(history.runs),
-        more=len(every) - len(drawn),
+        more=len(history.every) - len(drawn),
         runs=_runs(history),
     )
     return page(

@@ -11,15 +11,17 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
+from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
+from shmoo.harness.cli.verbs.profiles import show_errors
 from shmoo.harness.defaults import LOCAL, user_profiles
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
-    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 
 EXAMPLES = """\b
 Examples:
@@ -66,7 +68,6 @@ def calibrate(
     SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused. Sources of
     one machine are fitted together; with --pool each is a machine of its own.
     """
-    from shmoo.estimators.machine.profile import builtin_names
     from shmoo.harness.machine.architectures import load_architecture
 
     if out is not None and out.suffix != ".json":
@@ -160,9 +161,6 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
 def profile_path(name: str, force: bool) -> Path:
     """Where a profile of the user's own goes; `InputError` where `name` is no name, or without --force that of a built-in
     profile, which it would replace wherever it is named."""
-    from shmoo.estimators.machine.profile import builtin_names
-    from shmoo.estimators.machine.validation import check_name
-
     if name in builtin_names() and not force:
         raise InputError(
             f"{name!r} is a built-in profile, which one of yours would replace wherever it is named; "
@@ -185,7 +183,6 @@ def show_calibration(made: Calibration) -> None:
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-    from shmoo.harness.cli.verbs.profiles import show_errors
 
     rows: list[list[str | Cell]] = []
     for name, c in sorted(made.profile.coefficients.items()):

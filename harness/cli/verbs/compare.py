@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import unknown
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
@@ -102,8 +104,6 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         if gate.junit:
             output.write(gate.junit, junit(comparison, verdicts, limit))
     if as_json:
-        import msgspec
-
         document = {"format": 1, "a": paths[0], "bases": paths[:-1], "b": paths[-1], "changed": comparison.changed}
         document |= {"threshold": limit, "verdicts": verdicts, **msgspec.structs.asdict(comparison)}
         # As plain types the cases of large runs take several times their memory.
@@ -120,7 +120,6 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
 
 
 def _case_record(case: CaseChange) -> dict[str, object]:
-    import msgspec
 
     return msgspec.structs.asdict(case) | ({} if case.energy else {"energy_reason": "a run has no energy of this case"})
 
@@ -149,7 +148,6 @@ def _unknown(comparison: Comparison) -> dict[str, object]:
 
 
 def _show(comparison: Comparison, min_change: float) -> None:
-    from shmoo.estimators.units import percent, si
 
     if comparison.differences:
         lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in comparison.differences]
@@ -198,7 +196,6 @@ def _show(comparison: Comparison, min_change: float) -> None:
 
 
 def _noise(comparison: Comparison) -> str:
-    from shmoo.estimators.units import percent
 
     beside = {"runs": "and what the base runs differ by", "pairs": "of which the differences of pairs hold little"}
     if comparison.noise_from in beside:

@@ -11,9 +11,12 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import ShmooError, unknown
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.verbs.report import newest_profile
 from shmoo.harness.defaults import run_directory
+from shmoo.harness.fleet.hosts import read_hosts
 
 if TYPE_CHECKING:
     from shmoo.harness.fleet.campaign import Campaign
@@ -69,7 +72,6 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     """
     from shmoo.harness.cli.app import cli
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
-    from shmoo.harness.fleet.hosts import read_hosts
     from shmoo.harness.fleet.status import STARTABLE, begun, status
 
     target = run_directory(out, resume, "fleet", "campaign")
@@ -237,8 +239,6 @@ def _specimens(campaign: Campaign) -> list[Specimen]:
 
 
 def _specimen(known: HostStatus, fetched: Path) -> Specimen:
-    from shmoo.estimators.machine.profile import load_profile
-    from shmoo.harness.cli.verbs.report import newest_profile
     from shmoo.harness.fleet.fetch import last_facts
     from shmoo.runs.analysis.fleet import Specimen
     from shmoo.runs.store.store import Run

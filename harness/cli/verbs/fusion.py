@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
@@ -50,7 +51,6 @@ def fusion(
     With --real Inductor compiles the model up to its schedule, and the agreement is given: F1 over pairs of operators that
     share a kernel, and the number of kernels.
     """
-    from shmoo.estimators.fusion.rules import fusion_groups
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings, fusion_score
 

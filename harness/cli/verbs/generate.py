@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from shmoo.estimators.progress import Progress, Standing
 from shmoo.estimators.units import si, size, yes_or_no
@@ -56,8 +57,6 @@ def generate(
     The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
     cache lengths and summed over all.
     """
-    from msgspec import structs
-
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record

@@ -59,8 +59,7 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
         output.json_document({**head, **msgspec.structs.asdict(found)})
         return
-    every = [*([] if found.suite is None else [found.suite]), *found.series]
-    changes = [(series, change) for series in every for change in series.changes]
+    changes = [(series, change) for series in found.every for change in series.changes]
     lines = [
         [
             series.label,

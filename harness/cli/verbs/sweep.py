@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.units import amount, si, size, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.progress import track
+from shmoo.harness.fleet.array import ARRAYS, run_array
 
 if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.controller import Columns, SweepController
 
@@ -159,7 +162,6 @@ def _profiles(
 ) -> list[ArchitectureProfile]:
     """The architectures of the sweep. Those named must have one of the runtimes; where none is named, the built-in ones that have
     one, and everything swept about them."""
-    from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
     from shmoo.harness.machine.architectures import choose_targets, load_architectures
 
@@ -205,8 +207,6 @@ def _controller(
 
 def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     """The rows of this very command, computed in jobs: each computes its part of every model and type."""
-    from shmoo.harness.fleet.array import ARRAYS, run_array
-
     context = click.get_current_context()
     own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
     again = ["sweep"]
@@ -225,8 +225,6 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
 
 
 def _estimates(controller: SweepController, dtype: str | None, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
-    from shmoo.estimators.graph.dtypes import matrix_dtype
-    from shmoo.harness.cli.progress import track
 
     blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads, part=part, parts=parts)
     return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
@@ -234,7 +232,6 @@ def _estimates(controller: SweepController, dtype: str | None, threads: int | No
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
-    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.predict.tabular import flatten, memory_record
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
