@@ -306,15 +306,12 @@ class ShmooBenchmark:
         if row.timing is None:
             pytest.fail(row.why or f"{row.status}, without a reason", pytrace=False)
         samples, calls = row.timing.samples_s, row.timing.block_calls
-        self._clock().load([sample * calls for sample in samples])
+        marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
+        marker.kwargs["timer"].load([sample * calls for sample in samples])
         # The work was timed before.
         self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=calls)
         self._benchmark.extra_info.update(figures(row, row.timing))
         self._run.show(row, self._node.name, self._benchmark)
-
-    def _clock(self) -> ReplayClock:
-        marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
-        return marker.kwargs["timer"]
 
 
 def _within(settings: TimingSettings, max_s: float) -> TimingSettings:

@@ -5,7 +5,7 @@ docs/gate.md has the formulas and their sources."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -142,7 +142,8 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
             time = row.latency if row.timed else None
             value_s, error = (None, None) if time is None else (time.value_s, time.relative_se)
             by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, error, row.status))
-    usable = {identity: timed for identity, found in by_case.items() if len(timed := _timed(found)) > 1}
+    timed_points = {identity: [p for p in found if p.value_s is not None] for identity, found in by_case.items()}
+    usable = {identity: timed for identity, timed in timed_points.items() if len(timed) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
     differences = {identity: np.abs(np.diff(_logs(timed))) for identity, timed in usable.items() if len(timed) >= FEWEST}
@@ -188,10 +189,6 @@ def _series(
 
 def _first_visit(run: Run) -> str:
     return min((line.measured_at for line in run.lines if line.measured_at), default="")
-
-
-def _timed(points: Iterable[CasePoint]) -> list[CasePoint]:
-    return [point for point in points if point.value_s is not None]
 
 
 def _logs(points: Sequence[CasePoint]) -> np.ndarray:

@@ -88,6 +88,8 @@ def sweep(
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
     from shmoo.estimators.sweep.controller import rows_of
+    from shmoo.harness.api import controller_of
+    from shmoo.harness.models.asked import at_ends
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -125,24 +127,29 @@ def sweep(
         if engine is not None:
             groups.append(_array_blocks(engine, jobs))
         else:
+            points = at_ends({**workload_axes, **{name: (value,) for name, value in settings.items()}})
+            job, of_jobs = part or (0, 1)
             for model, wanted in itertools.product(models, types):
-                controller = _controller(model, profiles, workload_axes, machine_axes, settings, asked, wanted, runtime, fused)
+                source = asked.source(asked.request(model, wanted, points))
+                controller = controller_of(model, source, profiles, workload_axes, machine_axes, settings, runtime, fused)
                 if largest_on_chip:
                     groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
-                else:
-                    groups.append(list(_estimates(controller, wanted, threads, *(part or (0, 1)))))
+                    continue
+                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=threads, part=job, parts=of_jobs)
+                stage, rows_in_all = f"estimating {model}", len(controller) // of_jobs
+                groups.append(list(track(blocks, rows_in_all, stage, lambda block: len(block["model"]))))
     if part is not None:
         output.json_document(groups)
         return
-    blocks = [block for group in groups for block in group]
+    everything_by_column = [block for group in groups for block in group]
     if csv_path:
-        output.write_columns(csv_path, blocks)
-    everything = itertools.chain.from_iterable(map(rows_of, blocks))
+        output.write_columns(csv_path, everything_by_column)
+    everything = itertools.chain.from_iterable(map(rows_of, everything_by_column))
     if as_json and not plot_path:
         output.json_document(everything)
         return
     listed = bool(plot_path or largest_on_chip or view.sort or view.top is not None)
-    rows = list(everything) if listed else _worth_showing(blocks)
+    rows = list(everything) if listed else _worth_showing(everything_by_column)
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 
@@ -185,26 +192,6 @@ def _profiles(
     return fitting
 
 
-def _controller(
-    model: str,
-    profiles: Sequence[ArchitectureProfile],
-    axes: Mapping[str, Sequence],
-    machine_axes: Mapping[str, Sequence[float]],
-    settings: Mapping[str, int | float | str],
-    asked: captures.ModelOptions,
-    dtype: str | None,
-    runtimes: Sequence[str],
-    fused: Sequence[bool],
-) -> SweepController:
-    from shmoo.estimators.sweep.controller import SweepController
-    from shmoo.harness.models.asked import at_ends
-
-    points = at_ends({**axes, **{name: (value,) for name, value in settings.items()}})
-    source = asked.source(asked.request(model, dtype, points))
-    fixed = {name: value for name, value in {**source.axes(), **settings}.items() if name not in axes}
-    return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
-
-
 def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     """The rows of this very command, computed in jobs: each computes its part of every model and type."""
     context = click.get_current_context()
@@ -222,12 +209,6 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
             again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
     documents = run_array(ARRAYS[engine], [[*again, "--part", str(job), str(jobs), "--", *models] for job in range(jobs)])
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
-
-
-def _estimates(controller: SweepController, dtype: str | None, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
-
-    blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads, part=part, parts=parts)
-    return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
