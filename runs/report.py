@@ -47,6 +47,7 @@ def write_report(
 def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
     """The page as text; arguments as for `write_report`."""
     figures = _figures(report, estimates, fusion)
+    without_energy = [e.get("energy_j_reason") or f"no reason given for {e['arch']}" for e in estimates if not e.get("energy_j")]
     body = render(
         "report.html.j2",
         figures=figures,
@@ -61,7 +62,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         estimates=[_estimate_row(estimate) for estimate in estimates],
         fusion=[_fusion_row(network) for network in fusion],
         fused_as=next((f"{network.runtime} on {network.arch}" for network in fusion), ""),
-        energy_reasons=_energy_reasons(estimates),
+        energy_reasons=list(dict.fromkeys(without_energy)),
         coefficients=[_coefficient_row(name, c) for name, c in sorted(report.profile.coefficients.items())],
         excluded=[
             {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
@@ -297,9 +298,3 @@ def _coefficient_row(name: str, coefficient: Coefficient) -> dict[str, Cell]:
         "source": Cell(c.source, tone=f"source-{c.source.replace(' ', '-')}"),
         "reference": Cell(c.reference),
     }
-
-
-def _energy_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why energies are missing, each reason once."""
-    reasons = [e.get("energy_j_reason") or f"no reason given for {e['arch']}" for e in estimates if not e.get("energy_j")]
-    return list(dict.fromkeys(reasons)) or ([] if estimates else ["no estimates were passed to this report"])

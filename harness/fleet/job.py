@@ -102,7 +102,8 @@ def _wait_for_machine(job: remote.Request, say: Say) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            holder = _signature(lock)
+            words = os.pread(lock, SIGNATURE, 0).decode("utf-8", "replace")
+            holder = "".join(filter(str.isprintable, words)).strip() or "another campaign"
             if time.monotonic() > deadline:
                 raise remote.Refused(f"{holder} held the machine for {job['wait_minutes']:.0f} minutes") from None
             say("waiting", f"{holder} measures on this machine")
@@ -141,12 +142,6 @@ def _sign(lock: int, words: str) -> None:
         os.pwrite(lock, words.encode(), 0)
     except OSError:
         return  # a full disk, or a file that only its owner may write
-
-
-def _signature(lock: int) -> str:
-    """Who holds the lock, as the holder has signed it."""
-    words = os.pread(lock, SIGNATURE, 0).decode("utf-8", "replace")
-    return "".join(filter(str.isprintable, words)).strip() or "another campaign"
 
 
 def _user(number: int) -> str:

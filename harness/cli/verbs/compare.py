@@ -13,7 +13,7 @@ from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.analysis.compare import CaseChange, Comparison, Unpaired
+    from shmoo.runs.analysis.compare import Comparison, Unpaired
     from shmoo.runs.analysis.compare_verdict import Verdict
     from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
@@ -107,7 +107,8 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         document = {"format": 1, "a": paths[0], "bases": paths[:-1], "b": paths[-1], "changed": comparison.changed}
         document |= {"threshold": limit, "verdicts": verdicts, **msgspec.structs.asdict(comparison)}
         # As plain types the cases of large runs take several times their memory.
-        document["cases"] = map(_case_record, comparison.cases)
+        asdict, no_energy = msgspec.structs.asdict, {"energy_reason": "a run has no energy of this case"}
+        document["cases"] = (asdict(case) | ({} if case.energy else no_energy) for case in comparison.cases)
         output.json_document(document | _unknown(comparison))
     else:
         _show(comparison, limit)
@@ -117,11 +118,6 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         raise click.exceptions.Exit(CHANGED)
     if "too noisy" in answers:
         raise click.exceptions.Exit(TOO_NOISY)
-
-
-def _case_record(case: CaseChange) -> dict[str, object]:
-
-    return msgspec.structs.asdict(case) | ({} if case.energy else {"energy_reason": "a run has no energy of this case"})
 
 
 def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
@@ -148,7 +144,6 @@ def _unknown(comparison: Comparison) -> dict[str, object]:
 
 
 def _show(comparison: Comparison, min_change: float) -> None:
-
     if comparison.differences:
         lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in comparison.differences]
         output.table(["differs in", "A", "B", ""], lines, title="Conditions", left=4)
@@ -196,7 +191,6 @@ def _show(comparison: Comparison, min_change: float) -> None:
 
 
 def _noise(comparison: Comparison) -> str:
-
     beside = {"runs": "and what the base runs differ by", "pairs": "of which the differences of pairs hold little"}
     if comparison.noise_from in beside:
         known = "not known for one visit" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
