@@ -7,6 +7,7 @@ import shlex
 import signal
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
@@ -130,17 +131,28 @@ class Hurry:
 
 def resumed(out: Path) -> str:
     """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
+    words, places = given_again(("out", "resume", "as_json", "wide"))
+    name = click.get_current_context().command_path.split(" ")[1:]
+    return shlex.join(["shmoo", *name, *words, "--out", str(out), "--resume", *places])
+
+
+def given_again(left_out: Collection[str]) -> tuple[list[str], list[str]]:
+    """The options and the arguments that the present command was given, without some parameters."""
     ctx = click.get_current_context()
-    words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
+    words, places = [], []
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        if name in ("out", "resume", "as_json", "wide") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        if name in left_out or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        value = ctx.params[name]
+        several = isinstance(ctx.params[name], tuple)
+        values = list(map(str, ctx.params[name])) if several else [str(ctx.params[name])]
         if isinstance(parameter, click.Argument):
-            places += ["--", *map(str, value)] if isinstance(value, tuple) else [str(value)]
-            continue
-        words.append(parameter.opts[-1])
-        if not (isinstance(parameter, click.Option) and parameter.is_flag):
-            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    return shlex.join([*words, "--out", str(out), "--resume", *places])
+            places += ["--", *values] if several else values
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[-1])
+        elif parameter.callback is not None:
+            # Lists are separated by commas, other options repeated.
+            words += [parameter.opts[-1], ",".join(values)]
+        else:
+            words += [word for value in values for word in (parameter.opts[-1], value)]
+    return words, places

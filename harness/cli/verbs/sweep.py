@@ -14,6 +14,7 @@ from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.units import amount, si, size, yes_or_no
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.cli.layout import Cell, View
 from shmoo.harness.cli.progress import track
 from shmoo.harness.fleet.array import ARRAYS, run_array
@@ -194,20 +195,8 @@ def _profiles(
 
 def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     """The rows of this very command, computed in jobs: each computes its part of every model and type."""
-    context = click.get_current_context()
-    own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
-    again = ["sweep"]
-    models: list[str] = []
-    for option in context.command.params:
-        value = context.params.get(option.name or "")
-        if option.name in own or value in (None, False, (), ""):
-            continue
-        listed = value if isinstance(value, tuple) else (value,)
-        if isinstance(option, click.Argument):
-            models += map(str, listed)
-        else:
-            again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
-    documents = run_array(ARRAYS[engine], [[*again, "--part", str(job), str(jobs), "--", *models] for job in range(jobs)])
+    words, models = given_again(("engine", "jobs", "part", "as_json", "csv_path", "plot_path"))
+    documents = run_array(ARRAYS[engine], [["sweep", *words, "--part", str(job), str(jobs), *models] for job in range(jobs)])
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
 
 
