@@ -142,8 +142,8 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
             time = row.latency if row.timed else None
             value_s, error = (None, None) if time is None else (time.value_s, time.relative_se)
             by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, error, row.status))
-    timed_points = {identity: [p for p in found if p.value_s is not None] for identity, found in by_case.items()}
-    usable = {identity: timed for identity, timed in timed_points.items() if len(timed) > 1}
+    timed_of = {identity: [p for p in found if p.value_s is not None] for identity, found in by_case.items()}
+    usable = {identity: timed for identity, timed in timed_of.items() if len(timed) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
     differences = {identity: np.abs(np.diff(_logs(timed))) for identity, timed in usable.items() if len(timed) >= FEWEST}

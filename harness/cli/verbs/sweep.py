@@ -142,15 +142,15 @@ def sweep(
     if part is not None:
         output.json_document(groups)
         return
-    everything_by_column = [block for group in groups for block in group]
+    blocks_in_all = [block for group in groups for block in group]
     if csv_path:
-        output.write_columns(csv_path, everything_by_column)
-    everything = itertools.chain.from_iterable(map(rows_of, everything_by_column))
+        output.write_columns(csv_path, blocks_in_all)
+    everything = itertools.chain.from_iterable(map(rows_of, blocks_in_all))
     if as_json and not plot_path:
         output.json_document(everything)
         return
     listed = bool(plot_path or largest_on_chip or view.sort or view.top is not None)
-    rows = list(everything) if listed else _worth_showing(everything_by_column)
+    rows = list(everything) if listed else _worth_showing(blocks_in_all)
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 
