@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_c
 from shmoo.harness.campaign.sides import Description, Side
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
-from shmoo.runs.store.store import MANIFEST, Run, RunWriter, read_manifest
+from shmoo.runs.store.store import MANIFEST, Run, RunWriter, holds_run, read_manifest
 
 BASE, NEW = "base", "new"
 DUEL = "duel"
@@ -123,25 +124,31 @@ def run_duel(
         measure = msgspec.structs.replace(measure, threads=base.machine.threads)
     with ExitStack() as stack:
         manifest = manifest_of(settings, suite, new.machine, _facts(token, NEW, sides[1]), new.versions)
+        begun = holds_run(out / NEW, resume)
         rows = stack.enter_context(RunWriter(out / NEW, manifest, resume=resume))
         before = Run.open(out / NEW).lines if resume else ()
         if measurers is None:
             encoded = msgspec.json.encode(measure)
             first, second = (stack.enter_context(Worker(encoded, settings.case_timeout_s, side=side)) for side in sides)
             measurers = first, second
-        run_campaign(
-            cases,
-            out / BASE,
-            suite=suite,
-            machine=base.machine,
-            settings=settings,
-            resume=resume,
-            progress=progress,
-            measurer=Duet(*measurers, rows, part_of, settings.seed, before),
-            facts=_facts(token, BASE, sides[0]),
-            versions=base.versions,
-            clock=clock,
-        )
+        try:
+            run_campaign(
+                cases,
+                out / BASE,
+                suite=suite,
+                machine=base.machine,
+                settings=settings,
+                resume=resume,
+                progress=progress,
+                measurer=Duet(*measurers, rows, part_of, settings.seed, before),
+                facts=_facts(token, BASE, sides[0]),
+                versions=base.versions,
+                clock=clock,
+            )
+        except InputError:
+            if not begun and not Run.open(out / NEW).lines:
+                shutil.rmtree(out / NEW)  # refused before anything was measured: the next attempt finds no run here
+            raise
     return Run.open(out / BASE), Run.open(out / NEW)
 
 
