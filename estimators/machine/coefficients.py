@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS
 from shmoo.estimators.graph.records import FAMILIES, Coefficient
 from shmoo.estimators.machine.catalogue import DEFAULTS, short_op
 from shmoo.estimators.machine.hosts import HOSTS, of_host
@@ -121,11 +121,12 @@ def dense_3x3(table: KernelTable) -> np.ndarray:
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
-    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for. Other types are multiplied by the
-    units of float32, in which libraries accumulate them anyway."""
+    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for, or that such a type holds. Other types
+    are multiplied by the units of float32, in which libraries accumulate them anyway."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
-    rated = [name != "float32" and f"peak.matrix.{name}" in profile.coefficients for name in COMPUTE_DTYPES]
+    known = {name for name in COMPUTE_DTYPES if name != "float32" and f"peak.matrix.{name}" in profile.coefficients}
+    rated = [not known.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
     return np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
 
 

@@ -102,7 +102,8 @@ def test_a_single_row_takes_what_reading_the_weights_takes(name):
         ("gpu_a100_40g", "float32", False),
         ("gpu_a100_40g", "tf32", True),
         ("gpu_a100_40g", "bfloat16", True),
-        ("gpu_a100_40g", "float8", False),  # Hopper and Ada are the first
+        ("gpu_a100_40g", "float8", True),  # in bfloat16, which holds it; Hopper and Ada are the first with a rate
+        ("gpu_p100", "int8", False),
         ("gpu_v100", "float16", True),
         ("gpu_v100", "bfloat16", False),
         ("gpu_t4", "int8", True),
@@ -111,7 +112,7 @@ def test_a_single_row_takes_what_reading_the_weights_takes(name):
     ],
 )
 def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
-    """Other types run on the units of float32."""
+    """And those that a wider such type holds; others run on the units of float32."""
     profile = load_profile(name)
     table = linear(64, 64, 64, dtype)
     assert on_tensor_cores(table, profile).all() == on
