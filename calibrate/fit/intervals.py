@@ -83,11 +83,6 @@ def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
     return HeldOut(estimated, low, high, physical, measured, noise)
 
 
-def together(parts: Sequence[HeldOut]) -> HeldOut:
-    """Cases of several machines, in order."""
-    return HeldOut(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(HeldOut)))
-
-
 def case_intervals(block: Block, profile: ArchitectureProfile) -> Floats:
     """(S, 3) estimate, low and high end of its interval, in seconds, of every case of a block."""
     priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)

@@ -161,13 +161,6 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             return default
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
 
-    def looked_up(self) -> dict[str, Coefficient]:
-        """Coefficients that no fit to times wrote, here or elsewhere: datasheets', the literature's, and those of energy,
-        which come from other tables. A voltage curve that was fitted to energies has a floor."""
-        joules = {n for n in self.coefficients if entry(n).role == "energy"} | {"throttle.cap"}
-        joules |= {"energy.clock"} if "energy.floor" in joules else set()
-        return {n: c for n, c in self.coefficients.items() if n in joules or not (c.from_fit or c.source == "transferred")}
-
     def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""
         return msgspec.structs.replace(self, **changes)

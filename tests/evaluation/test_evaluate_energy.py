@@ -31,6 +31,7 @@ from tests.evaluation.energy import (
     without_shares,
 )
 from tests.evaluation.energy import with_latency as watts_with_latency
+from tests.evaluation.transfer import looked_up
 
 A100 = load_profile("gpu_a100_40g")
 NETWORKS = "device,set,model,dtype,batch,seq_len,mode,attention,clock_locked_mhz,clock_mean_mhz,latency_s,energy_j\n"
@@ -163,7 +164,7 @@ def test_the_next_chip_takes_a_share_of_what_flops_take():
     for dtype in ("bfloat16", "float8"):
         name = f"energy.flop.matrix.{dtype}"
         assert b200.value(name) == pytest.approx(B200_SHARE.value * h200.value(name))
-    assert b200.looked_up()["throttle.cool.tensor"].value == h200.value("throttle.cool.tensor")
+    assert looked_up(b200)["throttle.cool.tensor"].value == h200.value("throttle.cool.tensor")
     assert b200.value("energy.flop.matrix.float4") < 0.5 * b200.value("energy.flop.matrix.bfloat16")
     builtin = load_profile("gpu_b200")
     for name in ("energy.byte.dram", "power.static"):

@@ -16,7 +16,6 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
-from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, ResidualGroup, ResidualTree, load_profile
@@ -27,6 +26,7 @@ from shmoo.estimators.variants import with_threads
 from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder
 from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
+from tests.evaluation.transfer import transfer
 
 REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
 

@@ -53,13 +53,21 @@ def transfer(
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
     return target.replacing(
-        coefficients={**target.looked_up(), **carried, **(sigma or {})},
+        coefficients={**looked_up(target), **carried, **(sigma or {})},
         host="",
         fitted_from=None,
         error_card={},
         residual=(),
         table_reduction=measured[0].table_reduction,
     )
+
+
+def looked_up(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    """Coefficients that no fit to times wrote, here or elsewhere: datasheets', the literature's, and those of energy,
+    which come from other tables. A voltage curve that was fitted to energies has a floor."""
+    joules = {n for n in profile.coefficients if entry(n).role == "energy"} | {"throttle.cap"}
+    joules |= {"energy.clock"} if "energy.floor" in joules else set()
+    return {n: c for n, c in profile.coefficients.items() if n in joules or not (c.from_fit or c.source == "transferred")}
 
 
 def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
