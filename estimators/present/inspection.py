@@ -7,8 +7,10 @@ holds the entry of its graphs, so that its time is that of the estimate.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -79,42 +81,31 @@ class Row(msgspec.Struct, frozen=True):
 
 class Inspection(msgspec.Struct, frozen=True):
     """A model's modules as a tree in order of execution (each before what it holds), its operators, most time first, and on each
-    architecture its kernels as a graph."""
+    architecture its kernels as a graph. `entry` is a row for entering the graphs, before any kernel is launched: no call, time
+    and energy alone."""
 
     model: str
     architectures: tuple[str, ...]
     modules: tuple[Row, ...]
     operators: tuple[Row, ...]
+    entry: Row
     kernels: dict[str, tuple[KernelNode, ...]]
 
     def entry_s(self, arch: str) -> float:
-        """Seconds of a call that go to entering the model's graphs, before any kernel is launched."""
-        return max(self.modules[0].on[arch].latency_s - sum(node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
+        """Seconds of a call that go to entering the model's graphs."""
+        return self.entry.on[arch].latency_s
 
     def hidden_s(self, arch: str) -> float:
         """Seconds of a call during which the host launches kernels while the device works; 0 where nothing is launched ahead."""
         return max(sum(node.kernel.latency_s - node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
-
-    @property
-    def entry(self) -> Row:
-        """Entering the graphs, as a row beside the modules that the model consists of: no call, time and energy alone."""
-        whole, on = self.modules[0], {}
-        for arch, here in whole.on.items():
-            spent = [node.kernel.energy_j or 0.0 for node in self.kernels[arch]]
-            joules = None if here.energy_j is None else max(here.energy_j - sum(spent), 0.0)
-            seconds = self.entry_s(arch)
-            share = seconds / here.latency_s if here.latency_s else 0.0
-            on[arch] = ArchitectureShare(seconds, joules, share, 0.0, {**dict.fromkeys(BOUNDS, 0.0), "launch": seconds})
-        return Row(ENTRY, 1, 0, 0, 0.0, 0.0, 0.0, (), on)
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
         """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of graphs
         among them where it takes time. "time" is that of the first architecture."""
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
-        entry = self.entry
-        takes_time = any(part.latency_s > 0 for part in entry.on.values())
-        listed = [self.modules[0], *[entry] * takes_time, *self.modules[1:]]
+        takes_time = any(part.latency_s > 0 for part in self.entry.on.values())
+        listed = [self.modules[0], *[self.entry] * takes_time, *self.modules[1:]]
         return _in_tree_order(listed, lambda siblings: self._sorted(siblings, sort), depth)
 
     def _sorted(self, rows: list[Row], sort: str) -> list[Row]:
@@ -174,9 +165,9 @@ def inspect_graphs(
 def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
     """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
     spent = {name: _split(estimate, graphs) for name, estimate in estimates.items()}
-    modules, operators = _Sums(estimates), _Sums(estimates)
-    modules.row("")
-    seen: set[str] = set()
+    modules: defaultdict[str, _Members] = defaultdict(_Members)
+    operators: defaultdict[str, _Members] = defaultdict(_Members)
+    whole, entry, seen = modules[""], _Members(), set[str]()
     for g, graph in enumerate(graphs):
         for index, (call, cost) in enumerate(zip(graph.calls, costs_of(graph), strict=True)):
             params = 0
@@ -187,27 +178,37 @@ def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate]
                     seen.add(name)
                     params += root.spec.numel
             if cost is not None or params:
-                parts = {name: by_call.get((g, index)) for name, by_call in spent.items()}
-                for path in paths_to(call.module):
-                    modules.add(path, params, cost, parts)
-                operators.add(call.op, params, cost, parts)
-            if call.outputs:
-                modules.result(call.module, call.outputs[0].shape)
+                parts = {name: by_call[g, index] for name, by_call in spent.items() if (g, index) in by_call}
+                for members in (*(modules[path] for path in paths_to(call.module)), operators[call.op]):
+                    members.add(params, cost, parts)
+            for path in paths_to(call.module):
+                if call.outputs and path in modules:
+                    modules[path].shape = call.outputs[0].shape
     for weight in weights_of(graphs):
         if weight.kind == "parameter" and weight.name and weight.name not in seen:
             for path in paths_to(weight.name.rpartition(".")[0]):
-                modules.add(path, weight.spec.numel, None, {})
-    modules.enter()
-    by_time = sorted(operators.rows(), key=lambda row: -next(iter(row.on.values())).latency_s)
-    label = model or next((graph.name for graph in graphs if graph.name), "model")
-    kernels = {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()}
-    return Inspection(label, tuple(estimates), _in_tree_order(modules.rows(tree=True)), tuple(by_time), kernels)
+                modules[path].params += weight.spec.numel
+    for arch, estimate in estimates.items():
+        seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
+        joules = 0.0 if estimate.energy_j is None else estimate.energy_j.value
+        part = _Part("launch", seconds, max(joules - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0), 0.0)
+        whole.parts[arch].append(part)
+        entry.parts[arch].append(part)
+    rows = [members.row(name, name.count(".") + 1 if name else 0, estimates) for name, members in modules.items()]
+    by_time = [members.row(name, 0, estimates) for name, members in operators.items()]
+    return Inspection(
+        model or next((graph.name for graph in graphs if graph.name), "model"),
+        tuple(estimates),
+        _in_tree_order(rows),
+        tuple(sorted(by_time, key=lambda row: -next(iter(row.on.values())).latency_s)),
+        entry.row(ENTRY, 1, estimates),
+        {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()},
+    )
 
 
 def paths_to(module: str) -> list[str]:
     """A module's path and those of all that hold it, the whole model first: "", "layer1", "layer1.0"."""
-    parts = module.split(".") if module else []
-    return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
+    return ["", *accumulate(module.split("."), "{}.{}".format)] if module else [""]
 
 
 class _Part(NamedTuple):
@@ -236,84 +237,38 @@ def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]
 
 
 @dataclass(slots=True)
-class _Spent:
-    """Running sums on one architecture; `energy_j` is `None` where the profile has no energy coefficients."""
+class _Members:
+    """What a module or an operator consists of.
 
-    energy_j: float | None
-    bound_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(BOUNDS, 0.0))
-    tiles: float = 0.0
+    Attributes:
+        shape: of the last result. costs: of its calls. parts: architecture -> theirs, and entries of graphs.
+    """
 
-    def add(self, bound: str, elapsed_s: float, energy_j: float | None, tiles: float) -> None:
-        self.bound_s[bound] += elapsed_s
-        self.tiles += tiles
-        if self.energy_j is not None:
-            self.energy_j += energy_j or 0.0
-
-
-@dataclass(slots=True)
-class _Sum:
-    """Running sums of one module or operator. The shape is that of the last result."""
-
-    on: dict[str, _Spent]
-    shape: tuple[int, ...] = ()
-    calls: int = 0
     params: int = 0
-    flops: float = 0.0
-    macs: float = 0.0
-    bytes: float = 0.0
+    shape: tuple[int, ...] = ()
+    costs: list[Cost] = field(default_factory=list)
+    parts: defaultdict[str, list[_Part]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, params: int, cost: Cost | None, parts: Mapping[str, _Part]) -> None:
+        self.params += params
+        if cost is not None:
+            self.costs.append(cost)
+            for arch, part in parts.items():
+                self.parts[arch].append(part)
+
+    def row(self, name: str, depth: int, estimates: Mapping[str, Estimate]) -> Row:
+        flops, macs, nbytes = (sum((getattr(c, what) for c in self.costs), 0.0) for what in ("flops", "macs", "bytes"))
+        on = {arch: _taken(self.parts[arch], estimate) for arch, estimate in estimates.items()}
+        return Row(name, depth, len(self.costs), self.params, flops, macs, nbytes, self.shape, on)
 
 
-class _Sums:
-    """Running sums by name, in the order in which names first appear."""
-
-    def __init__(self, estimates: Mapping[str, Estimate]) -> None:
-        self.estimates = estimates
-        self.sums: dict[str, _Sum] = {}
-
-    def row(self, name: str) -> _Sum:
-        if name not in self.sums:
-            on = {arch: _Spent(None if estimate.energy_j is None else 0.0) for arch, estimate in self.estimates.items()}
-            self.sums[name] = _Sum(on)
-        return self.sums[name]
-
-    def enter(self) -> None:
-        """Count the entry of the model's graphs: launching that no operator does."""
-        for arch, estimate in self.estimates.items():
-            seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
-            whole = 0.0 if estimate.energy_j is None else estimate.energy_j.value
-            joules = max(whole - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0)
-            self.row("").on[arch].add("launch", seconds, joules, 0.0)
-
-    def result(self, module: str, shape: tuple[int, ...]) -> None:
-        """Note a call's result, which is that of the modules that hold it until their next call."""
-        for path in paths_to(module):
-            if path in self.sums:
-                self.sums[path].shape = shape
-
-    def add(self, name: str, params: int, cost: Cost | None, parts: Mapping[str, _Part | None]) -> None:
-        row = self.row(name)
-        row.params += params
-        if cost is None:
-            return
-        row.calls += 1
-        row.flops += cost.flops
-        row.macs += cost.macs
-        row.bytes += cost.bytes
-        for arch, part in parts.items():
-            if part is not None:
-                row.on[arch].add(*part)
-
-    def rows(self, tree: bool = False) -> list[Row]:
-        rows = []
-        for name, row in self.sums.items():
-            on = {}
-            for arch, spent in row.on.items():
-                seconds, whole = sum(spent.bound_s.values()), self.estimates[arch].latency_s.value
-                share = seconds / whole if whole else 0.0
-                on[arch] = ArchitectureShare(seconds, spent.energy_j, share, spent.tiles, spent.bound_s)
-            depth = name.count(".") + 1 if tree and name else 0
-            rows.append(Row(name, depth, row.calls, row.params, row.flops, row.macs, row.bytes, row.shape, on))
-        return rows
+def _taken(parts: Sequence[_Part], estimate: Estimate) -> ArchitectureShare:
+    bound_s = {bound: sum((part.elapsed_s for part in parts if part.bound == bound), 0.0) for bound in BOUNDS}
+    seconds, whole = sum(bound_s.values()), estimate.latency_s.value
+    joules = None if estimate.energy_j is None else sum((part.energy_j or 0.0 for part in parts), 0.0)
+    return ArchitectureShare(
+        seconds, joules, seconds / whole if whole else 0.0, sum((part.tiles for part in parts), 0.0), bound_s
+    )
 
 
 def _in_tree_order(rows: list[Row], order: Callable[[list[Row]], list[Row]] = list, depth: int | None = None) -> tuple[Row, ...]:
