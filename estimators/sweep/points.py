@@ -1,9 +1,5 @@
-"""Design points: many variants of one machine estimated at once.
-
-Every axis of the machine is an array with a dimension of its own, so that tiles, times and energies broadcast over all
-combinations, and what an axis does not change is computed once for all its values. Draws are a dimension more, the same for all
-points.
-"""
+"""Design points: many variants of one machine estimated at once. Every axis of the machine is an array with a dimension of its
+own, so that what an axis does not change is computed once for all its values; draws are a dimension more."""
 
 from __future__ import annotations
 
@@ -77,21 +73,10 @@ def blocks_of(
     axes: Mapping[str, Sequence[float | str]], kernels: int, numbers: int = BLOCK_NUMBERS
 ) -> Iterator[tuple[tuple[slice, ...], dict[str, np.ndarray]]]:
     """A grid of design points cut into blocks that are estimated together: the place of each in the grid, and its values, every
-    axis along a dimension of its own. A block holds about `numbers` kernels x points."""
+    axis along a dimension of its own, and a last one of extent 1 for the kernels. A block holds about `numbers` kernels x points.
+    """
     step = max(1, int((numbers / max(kernels, 1)) ** (1.0 / max(len(axes), 1))))
     for corner in itertools.product(*(range(0, len(values), step) for values in axes.values())):
         block = tuple(slice(start, start + step) for start in corner)
-        yield (
-            block,
-            {
-                name: _along(np.asarray(axis[part], dtype=np.float64), dimension, len(axes))
-                for dimension, ((name, axis), part) in enumerate(zip(axes.items(), block, strict=True))
-            },
-        )
-
-
-def _along(values: np.ndarray, dimension: int, dimensions: int) -> np.ndarray:
-    """Values along one dimension of several, and a last one of extent 1 for the kernels."""
-    shape = [1] * (dimensions + 1)
-    shape[dimension] = len(values)
-    return values.reshape(shape)
+        mesh = np.ix_(*(np.asarray(axis[part], dtype=np.float64) for axis, part in zip(axes.values(), block, strict=True)))
+        yield block, {name: values[..., None] for name, values in zip(axes, mesh, strict=True)}
