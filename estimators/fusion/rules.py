@@ -1,10 +1,6 @@
-"""Fusion: registered rules, per runtime, decide which calls one launch executes.
-
-A rule looks at one edge, a value that one call produces and a later one consumes, and says whether the consumer may join the
-producer's kernel. The engine walks the edges in execution order and merges where a rule of the runtime allows it and no
-cycle between kernels would arise. Eager has no rules: every call is its own kernel. Bytes follow from the groups (external inputs
-plus final outputs; see `kernel_rows.py`), so a new pattern needs only a rule.
-"""
+"""Fusion: registered rules, per runtime, decide which calls one launch executes. A rule looks at one edge, a value that one call
+produces and a later one consumes; the engine walks the edges in execution order and merges where a rule allows it and no cycle
+between kernels would arise. Bytes follow from the groups (`kernel_rows.py`), so a new pattern needs only a rule."""
 
 from __future__ import annotations
 
