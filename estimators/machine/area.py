@@ -1,14 +1,9 @@
-"""Silicon: what a changed part of a machine adds to its chip, where the literature gives a number for it.
-
-A profile states the area of its dies (`area.die`) where that is published, of a byte of memory on the chip (`area.byte`), of the
-interface to main memory and its controllers for each byte a second (`area.bandwidth`), and of a counted part without its memory
-(`area.unit`). All are those of the machine's own process. Clocks, launches and the memory behind the interface take no area.
-"""
+"""Silicon: what a changed part of a machine adds to its chip, where its profile has `area.*` coefficients, of its own process.
+Clocks, launches and the memory behind the interface take no area."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -19,13 +14,9 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
 
 Amount = float | np.ndarray
 
-COUNTED: Mapping[str, str] = MappingProxyType(
-    {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
-)
+COUNTED: Mapping[str, str] = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
 """Architecture family -> the count of its parts."""
-_OWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"cpu": ("l1", "l2"), "gpu": ("shared", "register"), "tpu": (), "kpu": ("l1",)}
-)
+_OWN: Mapping[str, tuple[str, ...]] = {"cpu": ("l1", "l2"), "gpu": ("shared", "register"), "tpu": (), "kpu": ("l1",)}
 """Architecture family -> memories whose capacity is that of one part."""
 _TAKES_AREA = ("count", "size", "rate")
 """Roles of the coefficients that stand for silicon."""

@@ -1,16 +1,6 @@
-"""Hosts: launching a kernel is the work of a host and its framework, whatever device runs the kernel.
-
-A profile that was measured holds the launches of the machine it was measured beside. A named host replaces all of them
-(`of_host`), so that a card measured beside an old server does not inherit it, and cards compare beside one host.
-
-The launch of a kernel takes `launch.<runtime>`, which is the host's, times `dispatch.<runtime>.<algorithm or operator>`, which is
-the framework's: what an operator's path through it takes relative to a loop over elements. Beside it stand
-
-    launch.driver     a further kernel that a library launches within the same call
-    switch.eager      a call whose code the call before it did not use: a model's modules differ from layer to layer, an operator
-                      measured by itself is called over and over
-    launch_tail       calls follow each other without waiting, so that the host's time of one passes beside the device's
-"""
+"""Hosts: launching a kernel is the work of a host (`launch.<runtime>`) and of its framework (`dispatch.<runtime>.<operator>`),
+whatever device runs it. A measured profile holds the launches of the machine it was measured beside; a named host replaces all of
+them (`of_host`), so that a card measured beside an old server does not inherit it."""
 
 from __future__ import annotations
 

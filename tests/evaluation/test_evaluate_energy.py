@@ -15,6 +15,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 from tests.evaluation.declared import B200_SHARE, ENERGY_STARTS, VOLTAGES
 from tests.evaluation.energy import (
     MEASURED_HERE,
@@ -128,7 +129,7 @@ def test_a_second_fit_finds_what_the_first_did():
     cases = [as_measured(product(512 * i, 1024, 2048, clock_hz=clock)) for i in (1, 3, 8) for clock in (510e6, 1000e6, 1410e6)]
     once = with_fitted_energy(A100, cases, ENERGY_STARTS[A100.name])
     assert once.value("energy.floor") == ENERGY_STARTS[A100.name]["energy.floor"].value
-    changed = once.with_values({"energy.flop.matrix.bfloat16": 1e-9, "power.static": 1.0, "energy.clock": 2.9})
+    changed = with_values(once, {"energy.flop.matrix.bfloat16": 1e-9, "power.static": 1.0, "energy.clock": 2.9})
     assert with_fitted_energy(changed, cases, ENERGY_STARTS[A100.name]).coefficients == once.coefficients
 
 

@@ -25,7 +25,7 @@ from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.variants import variant
-from tests.build import GraphBuilder, kernel_table
+from tests.build import GraphBuilder, kernel_table, with_values
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)
@@ -181,7 +181,7 @@ def test_float32_feels_nothing_of_tensor_cores(name):
     for field in ("latency_s", "dynamic_j"):
         assert getattr(priced(table, name), field)[0] == getattr(priced(table, name, changed), field)[0]
     known = {n: v for n, v in changed.items() if n in profile.coefficients}
-    other = profile.replacing(coefficients=profile.with_values(known).coefficients)
+    other = profile.replacing(coefficients=with_values(profile, known).coefficients)
     both = [AnalysisDirector(p).estimate_cases([linear_graph(512, 512, 512, "float32")]) for p in (profile, other)]
     assert both[0] == both[1]
 
