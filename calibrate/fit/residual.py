@@ -16,7 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from shmoo.calibrate.fit.dataset import Block
-from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.fit import log_errors, predicted_latency
 from shmoo.calibrate.fit.intervals import FLOOR, conformal_point
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
@@ -118,7 +118,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
     starts = np.cumsum([0, *(len(block.cases) for block in everything)])
     for block, start in zip(everything, starts[:-1], strict=True):
         table = block.table
-        ratio = np.log(block.measured_s) - np.log(predicted_latency([block], coefficients))
+        ratio = -log_errors([block], coefficients)
         alone = np.flatnonzero(table.counts == 1)
         kernels = np.searchsorted(table.segment, alone)
         spread = coefficients.by_algorithm(algorithm_codes(table, profile), "sigma")

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
-from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.fit import log_errors
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
@@ -73,8 +73,7 @@ def looked_up(profile: ArchitectureProfile) -> dict[str, Coefficient]:
 def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
     """`sigma.*` with which a profile that never saw a machine's measurements covers 90 % of them, beside its ranges."""
     seen = blocks(cases, profile)
-    errors = np.log(predicted_latency(seen, Coefficients(profile)) / np.concatenate([block.measured_s for block in seen]))
-    return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name)
+    return spreads(seen, log_errors(seen, Coefficients(profile)), reach_of_ranges(seen, profile), profile, profile.name)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
