@@ -1,9 +1,5 @@
-"""What to change about a model on a machine: where its time and energy go, how far its kernels are from their roofs, and what
-each change would bring.
-
-Changes are compared with the model as it is by paired draws: both are priced with the same random values of the coefficients, so
-that an error they share cancels in their ratio. Times and energies of changes are per sample, so that batches compare.
-"""
+"""What to change about a model on a machine, and what each change would bring. Both are priced with the same random values of the
+coefficients, so that an error they share cancels in their ratio, and by sample, so that batches compare."""
 
 from __future__ import annotations
 
@@ -36,13 +32,8 @@ NEARLY = 0.9
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What a change makes of the model.
-
-    Attributes:
-        latency_s, energy_j: of a call.
-        speedup: time of a sample as it is, over that with the change.
-        energy_ratio: energy of a sample with the change, over that as it is.
-    """
+    """What a change makes of the model: time and energy of a call, `speedup` (time of a sample as it is, over that with the
+    change) and `energy_ratio` (energy of a sample with the change, over that as it is)."""
 
     latency_s: Interval
     energy_j: Interval | None

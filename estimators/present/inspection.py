@@ -1,9 +1,6 @@
-"""A model by module and by operator: parameters, work, and where time goes on architectures.
-
-What a kernel adds to the time of the call is split over its operators: by their flops where computing bounds it, by their bytes
-otherwise, evenly where they have neither. A module holds its own operators and those of the modules in it; the whole model also
-holds the entry of its graphs, so that its time is that of the estimate.
-"""
+"""A model by module and by operator: parameters, work, and where time goes on architectures. What a kernel adds to the time of
+the call is split over its operators: by their flops where computing bounds it, by their bytes otherwise, evenly where they have
+neither. A module holds its own operators and those of the modules in it; the whole model also holds the entry of its graphs."""
 
 from __future__ import annotations
 
@@ -238,11 +235,8 @@ def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]
 
 @dataclass(slots=True)
 class _Members:
-    """What a module or an operator consists of.
-
-    Attributes:
-        shape: of the last result. costs: of its calls. parts: architecture -> theirs, and entries of graphs.
-    """
+    """What a module or an operator consists of: costs of its calls, and by architecture their parts of kernels and entries of
+    graphs. `shape` is that of the last result."""
 
     params: int = 0
     shape: tuple[int, ...] = ()

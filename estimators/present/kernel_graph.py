@@ -15,12 +15,8 @@ INPUT = -1
 
 
 class KernelNode(msgspec.Struct, frozen=True):
-    """One kernel among those of a whole model.
-
-    Attributes:
-        kernel: its estimate. module: the innermost module that contains all of its calls, "" for the model itself.
-        sources: indices, in the estimate's breakdown, of the kernels whose results it reads; all of them precede it.
-    """
+    """One kernel among those of a whole model, in the innermost module that contains all of its calls ("" for the model itself).
+    `sources` are indices, in the estimate's breakdown, of the kernels whose results it reads; all of them precede it."""
 
     kernel: KernelEstimate
     module: str
@@ -28,13 +24,8 @@ class KernelNode(msgspec.Struct, frozen=True):
 
 
 def kernel_graph(graphs: Sequence[Graph], breakdown: Sequence[KernelEstimate]) -> tuple[KernelNode, ...]:
-    """Nodes in order of execution.
-
-    Args:
-        graphs: of the estimate. Pieces of a split model follow each other: the first kernels of a piece read the last of the
-            previous piece.
-        breakdown: of the estimate.
-    """
+    """The kernels of an estimate of `graphs`, in order of execution. Pieces of a split model follow each other: the first kernels
+    of a piece read the last of the previous piece."""
     at = {(kernel.graph, call): position for position, kernel in enumerate(breakdown) for call in kernel.calls}
     sources: list[set[int]] = [set() for _ in breakdown]
     before: tuple[int, ...] = ()

@@ -47,11 +47,7 @@ def headline(advice: Advice) -> str:
 
 
 def advice_sentences(advice: Advice, command: str) -> list[str]:
-    """What to know and what to do, most important first.
-
-    Args:
-        command: that estimates the model, without what a setup says.
-    """
+    """What to know and what to do, most important first. `command` estimates the model, without what a setup says."""
     return [
         *_room(advice),
         *_whereabouts(advice),
@@ -129,11 +125,9 @@ def _command(command: str, setup: Setup) -> str:
 
 
 def _worse(effect: Effect, aim: Aim) -> str:
-    return (
-        f"{_digits(effect.speedup.value)} times as fast"
-        if aim == "time" or effect.energy_ratio is None
-        else (f"{_digits(effect.energy_ratio.value)} times the energy")
-    )
+    if aim == "time" or effect.energy_ratio is None:
+        return f"{_digits(effect.speedup.value)} times as fast"
+    return f"{_digits(effect.energy_ratio.value)} times the energy"
 
 
 def _effect(what_if: WhatIf, advice: Advice) -> str:

@@ -22,12 +22,7 @@ _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic"
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model is run.
-
-    Attributes:
-        dtype: as --dtype; `None` for the types that the model has.
-        fused: whether calls are fused as the runtime does.
-    """
+    """How a model is run, with `None` for its own types, and calls fused as the runtime does or not at all."""
 
     runtime: str
     batch: int = 1
@@ -39,10 +34,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def options(self) -> str:
         """Of the command line, for an estimate of the setup."""
-        parts = [f"--batch {self.batch}", f"--runtime {self.runtime}"]
-        parts += [f"--dtype {self.dtype}"] * (self.dtype is not None) + [f"--quantize {self.quantize}"] * (
-            self.quantize is not None
-        )
+        given = {"batch": self.batch, "runtime": self.runtime, "dtype": self.dtype, "quantize": self.quantize}
+        parts = [f"--{name} {value}" for name, value in given.items() if value is not None]
         return " ".join([*parts, *["--channels-last"] * self.channels_last])
 
 
