@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-_CHUNK = 4096
-
 
 def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of (P, J) costs that no other row dominates: none is at most as large in every column and smaller in one. Of equal
@@ -18,40 +16,23 @@ def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.empty(0, dtype=int), np.empty(0, dtype=int)
     # Ascending in the first column, then in the others: only an earlier row can dominate a later one.
     distinct, first, counts = np.unique(costs, axis=0, return_index=True, return_counts=True)
-    if distinct.shape[1] == 1:
-        return first[:1], counts[:1]
     if distinct.shape[1] == 2:
         before = np.concatenate(([np.inf], np.minimum.accumulate(distinct[:, 1])[:-1]))
         kept = np.flatnonzero(distinct[:, 1] < before)
     else:
-        kept = _sweep(distinct)
+        kept = _undominated(distinct)
     order = np.argsort(first[kept])
     return first[kept][order], counts[kept][order]
 
 
-def _sweep(rows: np.ndarray) -> np.ndarray:
+def _undominated(rows: np.ndarray) -> np.ndarray:
     """Places of the rows, sorted and distinct, that no earlier row is at most as large as in every column."""
-    front = np.empty((0, rows.shape[1]))
-    kept: list[int] = []
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        alive = np.flatnonzero(~_dominated(part, front))
-        survivors: list[int] = []
-        for place in alive.tolist():
-            if not survivors or not np.any(np.all(part[survivors] <= part[place], axis=1)):
-                survivors.append(place)
-        kept += [start + place for place in survivors]
-        front = np.concatenate([front, part[survivors]])
+    left, kept = np.arange(len(rows)), []
+    while len(left):
+        kept.append(left[0])
+        smaller = np.any(rows < rows[0], axis=1)
+        left, rows = left[smaller], rows[smaller]
     return np.asarray(kept, dtype=int)
-
-
-def _dominated(rows: np.ndarray, front: np.ndarray) -> np.ndarray:
-    """Whether some row of a front is at most as large in every column."""
-    found = np.zeros(len(rows), dtype=bool)
-    for start in range(0, len(front), 256):
-        part = front[start : start + 256]
-        found |= np.all(part[None, :, :] <= rows[:, None, :], axis=2).any(axis=1)
-    return found
 
 
 def relative_hypervolume(costs: np.ndarray, front: np.ndarray) -> float:
