@@ -120,14 +120,11 @@ def _doing(step: str) -> Standing:
 
 
 def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple[Reduction, str]:
-    """The column that holds the reduction of matrix products in one machine's tables, and the evidence ("" without a comparison).
+    """The column that holds the reduction of matrix products in one machine's tables, and the evidence ("" without a comparison);
+    `InputError` for a source that cannot be read.
 
-    Published tables call it k or n without saying which. Sizes cannot tell, because flops and bytes of (m, k) by (k, n) and of
-    (m, n) by (n, k) are equal; how a library tiles a reduction can. So the model is fitted to both readings of some rows and
-    their held-out errors are compared.
-
-    Raises:
-        InputError: a source that cannot be read.
+    Published tables do not say which it is, and sizes cannot tell, because flops and bytes of (m, k) by (k, n) and of (m, n) by
+    (n, k) are equal. How a library tiles a reduction can: the held-out errors of fits to both readings are compared.
     """
     tables = [path for path in sources if path.suffix == ".csv"]
     if not tables:
@@ -151,11 +148,8 @@ def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple
 
 
 def quick_profile(run: Run) -> ArchitectureProfile:
-    """A profile from an unfinished run, within seconds: one start, no residual, intervals from the fit's noise only.
-
-    Raises:
-        InputError: too little to fit.
-    """
+    """A profile from an unfinished run, within seconds: one start, no residual, intervals from the fit's noise only. `InputError`
+    for too little to fit."""
     cases = tuple(case for case in run_cases(run) if case.case.kind != "network" and case.case.runtime == "eager")
     if not cases:
         raise InputError("no operator was measured yet")
@@ -176,11 +170,8 @@ def calibrate_cases(
     only: Collection[str] | None = None,
     hurry: Callable[[], bool] = patient,
 ) -> Calibration:
-    """`calibrate` on cases already read.
-
-    Args:
-        only: last parts of the names of the coefficients that are fitted, where all others are to stay as they are.
-    """
+    """`calibrate` on cases already read. `only` holds last parts of the names of coefficients, where all others stay as they
+    are."""
     progress(_doing(f"tabulating {len(read.cases)} cases"))
     # Measurements include the launches of the machine they were taken on, not those of a named host.
     base = base.replacing(residual=(), host="") if read.machine is None else beside_own_host(base)

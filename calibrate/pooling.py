@@ -1,11 +1,6 @@
-"""A profile of a kind of machine from several machines of that kind: one fit to all, and the spread between them in its ranges.
-
-value of a coefficient    that of one fit to the cases of all n machines
-spread between machines   n times the jackknife variance of the fit without one machine (Efron, The jackknife, the bootstrap
-and other resampling plans, SIAM, 1982, chapter 3)
-range for a further one   sqrt(variance of the fit + (1 + 1/n) x variance between machines)
-sigma of an algorithm     from the cases of each machine, predicted by the fit to the others
-"""
+"""A profile of a kind of machine from several machines of that kind: one fit to all, and the spread between them in its ranges: n
+times the jackknife variance of the fit without one machine (Efron, The jackknife, the bootstrap and other resampling plans, SIAM,
+1982, chapter 3). A further machine lies within sqrt(variance of the fit + (1 + 1/n) x variance between machines)."""
 
 from __future__ import annotations
 
@@ -35,14 +30,12 @@ def pool(
     residual: bool = True,
     progress: Progress = silent,
 ) -> Calibration:
-    """Fit a kind of machine to the measurements of several machines of that kind.
+    """Fit a kind of machine to the measurements of several machines of that kind. Spreads come from the cases of each machine,
+    predicted by the fit to the others.
 
     Args:
         specimens: the cases of each machine; at least two.
-        together: those of all of them, read as if of one machine. Other arguments as of `calibrate_cases`.
-
-    Raises:
-        InputError: a single machine, or what `calibrate_cases` refuses.
+        together: those of all of them, read as if of one machine. Other arguments and errors as of `calibrate_cases`.
     """
     if len(specimens) < 2:
         raise InputError(

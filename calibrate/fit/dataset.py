@@ -69,12 +69,8 @@ class Sources:
 
 
 def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reduction = "k") -> Sources:
-    """Read runs and operator tables of one machine.
-
-    Args:
-        paths: run directories, or .csv operator tables.
-        family: architecture family on which a table was measured; its rows do not say.
-        reduction: column of tables that holds the reduction of matrix products.
+    """Read run directories and .csv operator tables of one machine, tables as measured on an architecture family, with the
+    reduction of matrix products in a column.
 
     Raises:
         InputError: no source, or runs whose fingerprints differ (each differing field with both values).
@@ -108,7 +104,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
 
 def read_rows(path: Path, family: str, reduction: Reduction = "k") -> list[TableRow]:
-    """The measured rows of an operator table; arguments and errors as of `read_sources`."""
+    """The measured rows of an operator table; other arguments and errors as of `read_sources`."""
     rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
     return [row for row in rows if row.latency_s]
 
@@ -124,26 +120,17 @@ def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
     cases = []
     for row in rows:
         if row.estimable:
-            case = MeasuredCase(row.case, run.graphs(row), row.latency.value_s, relative_se=row.latency.relative_se)
-            if (energy := row.energy_reading) is not None:
-                case = replace(
-                    case,
-                    energy_j=energy.energy_j,
-                    energy_sd_j=energy.sd_j,
-                    energy_pace_s=energy.pace_s,
-                    idle_w=energy.idle_power_w,
-                )
-            cases.append(case)
+            energy = row.energy_reading
+            joules = (None,) * 4 if energy is None else (energy.energy_j, energy.sd_j, energy.pace_s, energy.idle_power_w)
+            latency = row.latency
+            cases.append(MeasuredCase(row.case, run.graphs(row), latency.value_s, *joules, relative_se=latency.relative_se))
     return cases
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, the measurements.
-
-    Attributes:
-        measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.
-    """
+    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, (S,) measured latencies,
+    and (S,) energies, NaN where there is none."""
 
     runtime: str
     cases: tuple[MeasuredCase, ...]

@@ -1,10 +1,6 @@
-"""Fitting the residual: boosted symmetric trees on the physical model's errors for each group of kernels.
-
-Cases of a single kernel give r = log(measured / physical). Each tree is fitted to the errors of those before it, clipped at a
-limit (Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with Huber's
-loss), on a random part of the fit cases. The validation split decides the number of trees and whether a group gets any, and sets
-the interval. The physical model is fitted before, without the residual.
-"""
+"""Fitting the residual: boosted symmetric trees on the physical model's errors, log(measured / physical), for each group of
+kernels (Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with Huber's
+loss). The validation split decides the number of trees and whether a group gets any, and sets the interval."""
 
 from __future__ import annotations
 
@@ -80,14 +76,8 @@ class _Sample:
 def fit_residual(
     everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray, *, seed: int = 0
 ) -> FittedResidual:
-    """Corrections of a fitted machine.
-
-    Args:
-        everything: cases of the fit and validation splits; others are ignored.
-        profile: the fitted machine with its intervals and no residual.
-        reach: (S, 2) how far intervals reach below and above the estimates without any spread, as positive logarithms.
-        seed: of the cases that each tree sees.
-    """
+    """Corrections of a fitted machine, which has its intervals and no residual, from cases of its fit and validation splits;
+    `reach` as of `reach_of_ranges`, the seed of the cases that each tree sees."""
     useful, notes = [], []
     for sample in _samples(everything, profile, reach):
         group = _fitted(sample, seed)
