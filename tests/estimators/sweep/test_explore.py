@@ -17,9 +17,11 @@ from shmoo.estimators.sweep.explore import (
     Workload,
     explore_grid,
     front_rows,
+    hypervolume,
+    pareto,
+    relative_hypervolume,
     search,
 )
-from shmoo.estimators.sweep.pareto import hypervolume, pareto, relative_hypervolume
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder
 
