@@ -45,9 +45,7 @@ class SweepController:
     """Estimates every combination of axis values on every machine.
 
     Attributes:
-        model: name for the rows.
-        source: asked once per combination of workload axes.
-        profiles: machines.
+        model: name for the rows. source: asked once per combination of workload axes.
         axes: workload axis -> its values.
         profile_axes: what is changed about the machine -> its values: a coefficient such as "capacity.l3", in its unit, with
             what follows from it (`variants`), or a parameter of the tiling strategy such as "tile_m". Every profile must have it.
@@ -95,9 +93,7 @@ class SweepController:
             if runtime in RUNTIMES[profile.family]
         ]
 
-    def rows(
-        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
-    ) -> Iterator[Record]:
+    def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
         """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
@@ -105,18 +101,18 @@ class SweepController:
 
         Args:
             compute_dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
-            part, parts: only the rows of this part of so many, which follow each other: all parts in order are all rows.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
         """
-        for block in self.blocks(compute_dtype=compute_dtype, threads=threads, part=part, parts=parts):
+        for block in self.blocks(compute_dtype=compute_dtype, threads=threads):
             yield from rows_of(block)
 
     def blocks(
         self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
     ) -> Iterator[Columns]:
-        """The same rows as columns, many at a time; arguments and errors as of `rows`."""
+        """The same rows as columns, many at a time; arguments and errors as of `rows`. Only those of one part of so many, which
+        follow each other: all parts in order are all rows."""
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
@@ -152,13 +148,10 @@ class SweepController:
     ) -> list[tuple[dict[str, AxisValue], dict[str, Sequence[AxisValue]]]]:
         """The changes to a machine, in pairs: tiling parameters to set, and coefficients with their values, all combinations of
         which are priced together."""
-        handled = tiling_parameters(profile)
-        by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
-        numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
-        alone = profile.family == "cpu" and threads is not None
-        together = not alone and (not self._drawn() or _drawn_alike(numbers))
-        parts: list[dict[str, Sequence[AxisValue]]] = [numbers]
-        if not together:
+        by_hand = {name: values for name, values in self.profile_axes.items() if name in tiling_parameters(profile)}
+        numbers = {name: values for name, values in self.profile_axes.items() if name not in by_hand}
+        parts = [numbers]
+        if (profile.family == "cpu" and threads is not None) or (self._drawn() and not _drawn_alike(numbers)):
             parts = [{name: (value,) for name, value in one.items()} for one in product_of(numbers)]
         return [(tiles, part) for tiles in product_of(by_hand) for part in parts]
 
@@ -194,11 +187,9 @@ class SweepController:
         columns |= {name: numbers.tolist() for name, numbers in points.items()}
         capacity = f"capacity.{machine.levels[-1]}"
         if capacity in axes:
-            rooms = [
-                flatten(memory_record(msgspec.structs.replace(first.memory, capacity_bytes=values[capacity])))
-                for values in combinations
-            ]
-            columns |= {name: [room[name] for room in rooms] for name in rooms[0]}
+            rooms = [msgspec.structs.replace(first.memory, capacity_bytes=values[capacity]) for values in combinations]
+            records = [flatten(memory_record(room)) for room in rooms]
+            columns |= {name: [record[name] for record in records] for name in records[0]}
         return columns
 
 
@@ -233,15 +224,13 @@ def estimate_points(
     strategy: TilingStrategy | None = None,
     seed: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """One call of a model on every combination of a machine's coefficients, the last axis fastest.
+    """One call of a model on every combination of a machine's coefficients, the last axis fastest: (P,) columns of the rows of a
+    sweep that differ from point to point, as far as they are known. Every axis is a dimension of its own, so that what an axis
+    does not change is computed once for all its values.
 
     Args:
-        table: kernels of the model as `runtime` launches them.
         axes: coefficient -> values, in its unit, as of `variants.variant`, whose errors are raised, too.
         seed: of the draws behind intervals; no intervals for `None`.
-
-    Returns:
-        (P,) columns of the rows of a sweep that differ from point to point, as far as they are known.
     """
     sides = tuple(len(values) for values in axes.values())
     columns: dict[str, np.ndarray] = {}
