@@ -13,7 +13,7 @@ cases a first-order formula suffices (approximate leave-one-out: Rad and Maleki,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,7 +116,9 @@ class Response:
         self.start = np.log([p.start for p in parameters])
         self.bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
         self._at_once = max(1, AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
-        self._affects = np.stack([p.affects for p in parameters]) | self._sensitivity_mask()
+        # Cases depend on parameters also through fallbacks of unfitted coefficients.
+        moved = [change != 0 for change in self._changes(self.start, [[column] for column in range(len(parameters))])]
+        self._affects = np.stack([p.affects for p in parameters]) | np.stack(moved)
         self._groups = _column_groups(self._affects)
         self.pull, self.centre = _prior(parameters, self.start)
 
@@ -126,28 +128,21 @@ class Response:
         overrides = dict(zip(self.names, values.tolist() if x.ndim == 1 else list(values.T.copy()), strict=True))
         return np.log(predicted_latency(self._blocks, Coefficients(self._profile, overrides)))
 
-    def _sensitivity_mask(self) -> np.ndarray:
-        """(P, S) which cases depend on which parameter at the start, also through fallbacks of unfitted coefficients."""
-        base = self(self.start)
-        changed = []
-        for first in range(0, len(self.start), self._at_once):
-            moved = np.tile(self.start, (min(self._at_once, len(self.start) - first), 1))
-            moved[np.arange(len(moved)), first + np.arange(len(moved))] += STEP
-            changed.append(self(moved) != base)
-        return np.concatenate(changed)
+    def _changes(self, x: np.ndarray, groups: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """(S,) change of the log seconds by a step of each group of parameters at once."""
+        base = self(x)
+        for start in range(0, len(groups), self._at_once):
+            moved = np.tile(x, (len(groups[start : start + self._at_once]), 1))
+            for row, group in zip(moved, groups[start:], strict=False):
+                row[group] += STEP
+            yield from self(moved) - base
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         """(S, P) forward differences, with one evaluation per group of columns that share no case."""
-        base = self(x)
-        result = np.zeros((len(base), len(x)))
-        for start in range(0, len(self._groups), self._at_once):
-            groups = self._groups[start : start + self._at_once]
-            moved = np.tile(x, (len(groups), 1))
-            for row, group in zip(moved, groups, strict=True):
-                row[group] += STEP
-            for change, group in zip((self(moved) - base) / STEP, groups, strict=True):
-                for column in group:
-                    result[self._affects[column], column] = change[self._affects[column]]
+        result = np.zeros((self._affects.shape[1], len(x)))
+        for change, group in zip(self._changes(x, self._groups), self._groups, strict=True):
+            for column in group:
+                result[self._affects[column], column] = change[self._affects[column]] / STEP
         return result
 
 

@@ -154,14 +154,11 @@ def _reduction_epilogue(edge: Edge) -> bool:
 def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
     """Group a graph's calls into kernels, in execution order, as a runtime of an architecture family does; "eager" groups
     nothing."""
-    if len(graph.calls) == 1:
-        return _fused(graph, runtime, family)
     registered = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
-    kernels: tuple[Kernel, ...]
-    known, kernels = graph.derived.get(f"kernels {runtime} {family}", (None, ()))
-    if known != registered:  # a registration changes the groups
-        kernels = _fused(graph, runtime, family)
-        graph.derived[f"kernels {runtime} {family}"] = registered, kernels
+    key = f"kernels {runtime} {family}"
+    if graph.derived.get(key, (None,))[0] != registered:  # a registration changes the groups
+        graph.derived[key] = registered, _fused(graph, runtime, family)
+    kernels: tuple[Kernel, ...] = graph.derived[key][1]
     return kernels
 
 

@@ -3,7 +3,7 @@ Clocks, launches and the memory behind the interface take no area."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -22,21 +22,11 @@ _TAKES_AREA = ("count", "size", "rate")
 """Roles of the coefficients that stand for silicon."""
 
 
-def added_area(
-    base: ArchitectureProfile,
-    machine: ArchitectureProfile,
-    changed: Iterable[str],
-    number: Callable[[Coefficient], float] = lambda c: c.value,
-) -> Amount:
-    """Area in m2 that a variant of a machine has beyond it.
-
-    Args:
-        machine: the variant; its coefficients may be arrays of design points.
-        changed: the coefficients that were set in it; `InputError` names one whose area is not known.
-        number: which number of a coefficient of area to take: its value, or an end of its range.
-    """
+def _added(
+    base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]
+) -> Iterator[tuple[Coefficient, Amount]]:
+    """The coefficients of area, and how much of what they are for a variant of a machine has beyond it."""
     main, counted = base.levels[-1], COUNTED[base.family]
-    added: Amount = 0.0
     stems: dict[str, str] = {}
     for name in changed:
         if name in ("clock", f"capacity.{main}") or entry(name).role not in _TAKES_AREA:
@@ -56,16 +46,20 @@ def added_area(
         coefficient = base.get(stem)
         if coefficient is None:
             raise InputError(f"profile {base.name!r} has no {stem!r}, so the area that {name!r} takes is not known")
-        added = added + number(coefficient) * (amounts[stem](machine) - amounts[stem](base))
-    return added
+        yield coefficient, amounts[stem](machine) - amounts[stem](base)
+
+
+def added_area(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Amount:
+    """Area in m2 that a variant of a machine has beyond it, by the coefficients that were set in it, which may be arrays of
+    design points; `InputError` names one whose area is not known."""
+    return sum((c.value * amount for c, amount in _added(base, machine, changed)), 0.0)
 
 
 def added_area_interval(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Interval:
     """`added_area` of one machine, from the low ends of the coefficients of area to their high ends; same errors."""
-    names = tuple(changed)
-    low = float(added_area(base, machine, names, lambda c: c.bounds[0]))
-    high = float(added_area(base, machine, names, lambda c: c.bounds[1]))
-    return Interval(float(added_area(base, machine, names)), min(low, high), max(low, high))
+    added = [(c.value, *c.bounds, float(amount)) for c, amount in _added(base, machine, changed)]
+    value, *ends = (sum((one[i] * one[3] for one in added), 0.0) for i in range(3))
+    return Interval(value, min(ends), max(ends))
 
 
 def on_chip_bytes(profile: ArchitectureProfile) -> Amount:
