@@ -60,12 +60,8 @@ def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> n
 
 def most_telling(rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray | None = None) -> list[int]:
     """Positions of all rows, the most informative per second first. The rows give the covariance C of the predictions; measuring
-    case i with noise s lowers the variance of prediction t by C_ti^2 / (s^2 + C_ii) and updates C by a matrix of rank one.
-
-    Args:
-        rows: (S, P) sensitivities to P independent coefficients of unit variance.
-        weights: (S,) of each prediction; 1 by default.
-    """
+    case i with noise s lowers the variance of prediction t by C_ti^2 / (s^2 + C_ii) and updates C by a matrix of rank one. Rows
+    are (S, P) sensitivities to P independent coefficients of unit variance, `weights` (S,) of each prediction, 1 by default."""
     costs = np.maximum(np.asarray(seconds, dtype=np.float64), SHORTEST_S)
     worth = np.ones(len(rows)) if weights is None else weights
     covariance = rows @ rows.T

@@ -244,11 +244,7 @@ def _offered(block: Block, name: str) -> np.ndarray:
 
 
 class _Cases:
-    """Masks over the kernels of all blocks together.
-
-    Attributes:
-        using: coefficient -> kernels whose time depends on it.
-    """
+    """Masks over the kernels of all blocks together; `using` has by coefficient those whose time depends on it."""
 
     def __init__(self, blocks: Sequence[Block], profile: ArchitectureProfile) -> None:
         tables = [block.table for block in blocks]

@@ -107,12 +107,9 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
-    """One captured graph: values, calls in execution order, and which values the graph returns.
-
-    Attributes:
-        notes: remarks for readers of its numbers, such as the limits assumed for sizes that depend on data.
-        unread_weight_bytes: of weights that no graph of the capture reads, in files of older versions; now they are values.
-    """
+    """One captured graph: values, calls in execution order, which values the graph returns, and notes for readers of its numbers,
+    such as the limits assumed for sizes that depend on data. Files of older versions have `unread_weight_bytes` of weights that
+    no graph of the capture reads; now they are values."""
 
     values: tuple[Value, ...]
     calls: tuple[OpCall, ...]
@@ -173,14 +170,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
 
 class Geometry(msgspec.Struct, frozen=True):
-    """The images of a convolution.
-
-    Attributes:
-        channels_in, channels_out: of one group.
-        height, width: extents of the points that m counts (of the result; of the input where the convolution is transposed).
-        window_height, window_width: the last two extents of the window.
-        image_elements: of one input image, all channels.
-    """
+    """The images of a convolution: channels of one group, extents of the points that m counts (of the result; of the input where
+    the convolution is transposed), the last two extents of the window, and elements of one input image, all channels."""
 
     channels_in: int = 1
     channels_out: int = 1

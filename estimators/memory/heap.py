@@ -40,12 +40,8 @@ class Temporary(NamedTuple):
 
 
 def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Temporary | None] | None = None) -> list[Fresh]:
-    """New memory that each kernel touches, in a sequence repeated back to back.
-
-    Args:
-        kernels: the memory each kernel touches; results are allocated when first written and freed after their last use.
-        temporaries: copies that a library allocates around each kernel, `None` where it makes none.
-    """
+    """New memory that each kernel touches, in a sequence repeated back to back. Results are allocated when first written and
+    freed after their last use, as are the copies that a library makes around a kernel (`None` where it makes none)."""
     extra = temporaries or [None] * len(kernels)
     blocks = [(t.storage, max(t.size, t.nbytes)) for touches in kernels for t in touches if t.write and not t.persistent]
     sizes = [size for _, size in blocks] + [part for temporary in extra for part in temporary or ()]

@@ -14,12 +14,8 @@ from shmoo.estimators.memory.workspace import workspace_bytes
 
 
 class MemoryStep(msgspec.Struct, frozen=True):
-    """Memory in use while one kernel runs.
-
-    Attributes:
-        calls: that the kernel executes. held_bytes: live activations, including its operands and results.
-        workspace_bytes: buffers that its operators allocate for themselves.
-    """
+    """Memory in use while one kernel of some calls runs: live activations, including its operands and results, and buffers that
+    its operators allocate for themselves."""
 
     calls: tuple[int, ...]
     held_bytes: float

@@ -73,13 +73,8 @@ class WhatIf(msgspec.Struct, frozen=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """What to change about a model on a machine.
-
-    Attributes:
-        estimate: of the model as it is, in `setup`.
-        bounds, units, modules, kernels: where time and energy go, as `spending` has it.
-        what_ifs: best first. left_out: name of a change that could not be estimated -> why.
-    """
+    """What to change about a model on a machine: the estimate of the model as it is, in `setup`, where its time and energy go
+    (`spending`), changes with the best first, and by name those that could not be estimated and why."""
 
     model: str
     aim: Aim

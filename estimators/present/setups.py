@@ -40,14 +40,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One thing to do otherwise.
-
-    Attributes:
-        kind: "batch", "type", "8 bits" (of every tensor, as a bound: frameworks keep norms and softmax wider), "quantization"
-            (of linear layers), "runtime", "fusion" or "layout"; "together" for several changes.
-        name: for people.
-        values: fields of a `Setup` and what they become.
-    """
+    """One thing to do otherwise, as fields of a `Setup` and what they become. Its kind is "batch", "type", "8 bits" (of every
+    tensor, as a bound: frameworks keep norms and softmax wider), "quantization" (of linear layers), "runtime", "fusion" or
+    "layout", and "together" for several changes."""
 
     kind: str
     name: str

@@ -53,12 +53,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Machines to choose from.
-
-    Attributes:
-        profile: the machine that is varied. axes: coefficient -> its values, in its unit.
-        objectives: quantities of `PREDICTED` or coefficients, all to be made better at once.
-    """
+    """Variants of a machine to choose from, by values of coefficients in their units (`axes`), to be better at once in quantities
+    of `PREDICTED` and coefficients (`objectives`)."""
 
     profile: ArchitectureProfile
     runtime: str
@@ -129,12 +125,8 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Designs, in an array of any shape.
-
-    Attributes:
-        columns: axis -> values; quantity -> mean of all workloads; of several workloads WORKLOAD_QUANTITY -> that of one.
-        excess: sum of the relative amounts by which limits are exceeded.
-    """
+    """Designs, in arrays of one shape: by axis its values, by quantity the mean of all workloads, and of several workloads by
+    WORKLOAD_QUANTITY that of one; `excess` sums the relative amounts by which limits are exceeded."""
 
     columns: dict[str, np.ndarray]
     excess: np.ndarray
