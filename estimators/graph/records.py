@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -303,13 +303,16 @@ class Interval(msgspec.Struct, frozen=True):
         if not self.low <= self.value <= self.high:
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
+    def scaled(self, factor: float) -> Interval:
+        """Value and ends times a positive factor."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
 
-class _Versioned(Protocol):
-    @property
-    def format(self) -> int: ...
+    def dividing(self, number: float) -> Interval:
+        """A positive number divided by value and ends."""
+        return Interval(number / self.value, number / self.high, number / self.low)
 
 
-T = TypeVar("T", bound=_Versioned)
+T = TypeVar("T")
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
 
@@ -318,14 +321,6 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named),
     and a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
-    stated = '"format"' in data if isinstance(data, str) else b'"format"' in data
-    try:
-        decoded = msgspec.json.decode(data, type=kind) if stated else None
-    except UNREADABLE:
-        decoded = None
-    # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
-    if decoded is not None and decoded.format <= newest:
-        return decoded
     try:
         version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:

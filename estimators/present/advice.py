@@ -17,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
-from shmoo.estimators.predict.pipeline import DRAWS, QUANTILES
+from shmoo.estimators.predict.pipeline import DRAWS, intervals_of
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.present.inspection import inspect_estimates
 from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, together
@@ -42,10 +42,9 @@ class Effect(msgspec.Struct, frozen=True):
 
     def gain(self, aim: Aim) -> Interval | None:
         """By which factor less time or energy is needed; `None` where energy is not known."""
-        if aim == "time" or self.energy_ratio is None:
-            return self.speedup if aim == "time" else None
-        ratio = self.energy_ratio
-        return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+        if aim == "time":
+            return self.speedup
+        return None if self.energy_ratio is None else self.energy_ratio.dividing(1.0)
 
     def factor(self, aim: Aim) -> float:
         """The value of `gain`; 1 where it is not known."""
@@ -118,11 +117,8 @@ class Comparison:
 def _ratio(
     above: np.ndarray, below: np.ndarray, drawn_above: np.ndarray | None, drawn_below: np.ndarray | None, factor: float
 ) -> Interval:
-    value = float(above[0] / below[0])
-    if drawn_above is None or drawn_below is None:
-        return Interval(value, value, value)
-    low, high = np.quantile(drawn_above[:, 0] / drawn_below[:, 0] * factor, QUANTILES).tolist()
-    return Interval(value, min(low, value), max(high, value))
+    drawn = None if drawn_above is None or drawn_below is None else drawn_above / drawn_below * factor
+    return intervals_of(above / below, drawn)[0]
 
 
 def advise(

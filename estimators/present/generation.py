@@ -119,12 +119,12 @@ def generation(
         prefill=prefill,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        time_per_output_token_s=None if decode is None else _scaled(decode, 1 / count),
+        time_per_output_token_s=None if decode is None else decode.scaled(1 / count),
         first_step_s=steps[0].estimate.latency_s if count else None,
         last_step_s=None if last is None else last.estimate.latency_s,
         latency_s=latency,
-        tokens_per_s=Interval(tokens / latency.value, tokens / latency.high, tokens / latency.low),
-        energy_per_token_j=None if decode_j is None else _scaled(decode_j, 1 / (count * prefill.batch)),
+        tokens_per_s=latency.dividing(tokens),
+        energy_per_token_j=None if decode_j is None else decode_j.scaled(1 / (count * prefill.batch)),
         energy_j=energy,
         cache_bytes=cache,
         peak_memory_bytes=peak,
@@ -137,10 +137,6 @@ def generation(
 
 def _sum(a: Interval, b: Interval | None) -> Interval:
     return a if b is None else Interval(a.value + b.value, a.low + b.low, a.high + b.high)
-
-
-def _scaled(interval: Interval, factor: float) -> Interval:
-    return Interval(interval.value * factor, interval.low * factor, interval.high * factor)
 
 
 def _mean_basis(parts: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:

@@ -267,16 +267,12 @@ def sensitivity_record(levers: Sensitivity) -> Record:
                 **_effect_record(lever.effect, levers.aim),
                 **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
                 **or_reason("power_cap_w", lever.power_cap_w, no_cap),
-                **or_reason("area_mm2", _in_mm2(lever.area_m2), lever.area_reason),
+                **or_reason("area_mm2", interval_record(lever.area_m2 and lever.area_m2.scaled(1e6)), lever.area_reason),
             }
             for lever in levers.levers
         ],
         "sentences": sensitivity_sentences(levers),
     }
-
-
-def _in_mm2(area: Interval | None) -> Record | None:
-    return None if area is None else interval_record(Interval(*(number * 1e6 for number in (area.value, area.low, area.high))))
 
 
 _NO_ENERGY = "the profile has no energy coefficients"
