@@ -7,7 +7,6 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.machine.area import COUNTED, added_area_interval
 from shmoo.estimators.machine.catalogue import followers, under
 from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
@@ -15,7 +14,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.advice import Aim, Comparison, Effect
 from shmoo.estimators.present.setups import GraphsOf, Setup
-from shmoo.estimators.variants import variant
+from shmoo.estimators.variants import COUNTED, added_area_interval, variant
 
 FACTOR = 2.0
 """By which each part is multiplied; launches are divided by it."""

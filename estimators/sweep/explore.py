@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.machine.area import Amount, added_area
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import Tabulated
 from shmoo.estimators.sweep.controller import blocks_of
-from shmoo.estimators.variants import is_count, tiling_parameters, variant
+from shmoo.estimators.variants import Amount, added_area, is_count, tiling_parameters, variant
 
 PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
 """Quantity of a call that is predicted -> its unit. Of throughput more is better, of everything else less."""
 AREA = "area"
-"""The machine's silicon: its dies, and what is added to them (`machine.area`)."""
+"""The machine's silicon: its dies, and what is added to them (`variants`)."""
 MOST_POINTS = 5_000_000
 """Points of a grid; a larger space is one for a search."""
 OTHERS = 2000
