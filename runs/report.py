@@ -114,7 +114,16 @@ def verdict(report: ErrorReport) -> str:
     inside = sum(case.inside for case in held_out) / len(held_out)
     noise = percent(median(case.standard_error for case in report.cases))
     coverage = f"coverage {percent(inside, digits=0)} of the 90 % intervals"
-    return f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}."
+    told = f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}."
+    return f"{told} {shift_text(report)}" if report.shifted else told
+
+
+def shift_text(report: ErrorReport) -> str:
+    """What a shifted report means and what to do."""
+    return (
+        f"The median case takes {report.median_ratio:.2f} times its estimate, and most deviate to the same side: the machine ran "
+        "at another speed than when its profile was calibrated, or the profile is another machine's. Measure and calibrate again."
+    )
 
 
 def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import Space, short_op, space, whose
+from shmoo.estimators.machine.catalogue import Space, entry, short_op, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
     TENSOR,
@@ -217,8 +217,11 @@ def _demand(profile: ArchitectureProfile) -> float:
 
 def allowed(name: str, profile: ArchitectureProfile) -> Space:
     """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
-    the machine's highest clock."""
-    found = space(name, profile.family)
+    the machine's highest clock; `KeyError` for one that is looked up and never fitted."""
+    listed = entry(name)
+    found = listed.fit_on.get(profile.family, listed.fit)
+    if found is None:
+        raise KeyError(f"coefficient {name!r} has no range to fit it in")
     half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
     if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:
         return found

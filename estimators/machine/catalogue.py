@@ -50,8 +50,7 @@ class Entry:
 
     Attributes:
         fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
-        assumed: without a measurement (`DEFAULTS`).
-        typical: where a calibration starts from on a machine whose description does not say.
+        assumed: without a measurement (`DEFAULTS`). typical: where calibrations start where a machine's description is silent.
         brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
             belong to a part: `profiles/__init__.py`.
     """
@@ -77,10 +76,13 @@ _HALF = f"extent at which half of the efficiency is lost: {_GUESS}"
 _HE = "(He, Strangely, matrix multiplications on GPUs run faster when given predictable data, 2024)"
 _LUO = "(Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture, 2024)"
 _CUTLASS = "(cp.async, TMA; CUTLASS, Efficient GEMM in CUDA, 2024)"
-_FULL = "the same kernels: at less the A100 would not reach 0.73"
 _STRIDED = "a strided copy of an image from or to channels-last order"
 _HOROWITZ = "datapath and DDR4 energies of Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, with a core's overhead; wide"
 _CACHES = "the system does not tell; typical of CPUs"
+_XEON = "as calibrated on two cores of a fourth-generation Xeon with PyTorch 2.13"
+_I9 = f"{_XEON} and seen in networks compiled for 14 cores of an i9-10940X (timm, 2024)"
+_EAGER = {"pointwise": 2.5e-6, "conv": 7e-5, "depthwise": 7e-5, "conv_native": 8e-6, "recurrent": 1.5e-4}
+_COMPILED = {"": 1e-5, ".conv": 8e-5, ".depthwise": 3e-5, ".conv_native": 3.3e-5}
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
@@ -122,8 +124,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(32 << 10, 16 << 10, 128 << 10, _CACHES, ".l1", "cpu"),
         Guess(1 << 20, 256 << 10, 4 << 20, _CACHES, ".l2", "cpu"),
         Guess(32 << 20, 4 << 20, 256 << 20, _CACHES, ".l3", "cpu"))),
-    "bandwidth": Entry("B/s", "rate", "of a memory level; `bandwidth.l2.tensor` is L2 as copies of tensor-core kernels read it"
-                       , Space(1e8, 1e14, 1.0)),
+    "bandwidth": Entry("B/s", "rate", "of a memory level; `.l2.tensor`: as tensor-core kernels copy", Space(1e8, 1e14, 1.0)),
     "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
     "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
                         Space(1e-3, 1.6, 1.0), _LEAST_AND_MOST, (
@@ -138,6 +139,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "(runs/recorded/h200)", ".unaligned.older", "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
+        Guess(0.65, 0.45, 1.0, f"of the base clock, which wide vectors do not hold on all cores, {_I9}", "", "cpu"),
+        *(Guess(0.9, 0.6, 1.2, f"the same of convolutions, {_I9}", name, "cpu") for name in (".conv", ".conv_3x3")),
+        Guess(0.5, 0.2, 1.0, f"lanes hold channels, {_I9}", ".depthwise", "cpu"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
@@ -158,7 +162,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
                                Space(1e-3, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
-        Guess(0.9, 0.6, 1.0, f"arithmetic on registers beside products, as of softmax in {_FULL}", ".tensor", "gpu"))),
+        Guess(0.18, 0.07, 0.5, f"of the multiply-add peak, {_I9}", "", "cpu"),
+        Guess(0.02, 0.005, 0.08, f"windows point by point, {_XEON}", ".pooling", "cpu"),
+        Guess(0.06, 0.02, 0.2, f"compiled windows, {_XEON}", ".inductor.pooling", "cpu"),
+        Guess(0.9, 0.6, 1.0, "arithmetic on registers beside products, as of softmax in the same kernels", ".tensor", "gpu"))),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
@@ -188,7 +195,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8e-7, 5e-7, 1.4e-6, f"480 to 740 clocks {_LUO}, later under load", ".tensor", "gpu", "literature"))),
     "split_overhead": Entry("s", "share", "of adding up the parts of a split reduction", Space(1e-8, 2e-5, 0.7), assumed=(
         Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or waiting blocks", ".tensor", "gpu"))),
-    "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
+    "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(
+        Guess(1.0, 0.1, 8.0), Guess(35.0, 12.0, 100.0, f"pixels, {_I9}", ".conv", "cpu"))),
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
         Guess(16.0, 4.0, 64.0),
@@ -214,6 +222,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
                      Space(1.0, 12.0, 0.5), assumed=(
         Guess(3.0, 1.5, 8.0),
+        Guess(1.15, 1.0, 2.0, f"packing, loads and arithmetic take turns, {_I9}", "", "cpu"),
+        Guess(3.5, 2.0, 8.0, f"a loop prefetches, {_XEON}", ".pointwise", "cpu"),
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
@@ -228,8 +238,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "vector_share": Entry("1", "share", f"special over vector peak where not known: {_GUESS}",
                           assumed=(Guess(0.125, 0.05, 0.25),)),
     "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
-        Guess(8e-6, 3e-6, 20e-6, "dispatch of one operator by a framework on one core", "", "cpu"),
-        Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop and its parallel region", ".inductor", "cpu"),
+        Guess(7e-6, 3e-6, 20e-6, f"dispatch of one operator by a framework, {_XEON}", "", "cpu"),
+        *(Guess(t, t / 2.5, t * 2.5, f"with its parallel region, {_XEON}", f".eager.{of}", "cpu") for of, t in _EAGER.items()),
+        *(Guess(t, t / 2.5, t * 2.5, f"call of compiled code, {_I9}", f".inductor{of}", "cpu") for of, t in _COMPILED.items()),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
@@ -238,10 +249,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
         Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),)),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
-        Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
+        Guess(5e-6, 1.5e-6, 12e-6, _XEON, ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
-                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),
+                    assumed=(Guess(1e-5, 2e-6, 4e-5, _XEON, ".eager", "cpu"),
+                             Guess(2e-6, 0.5e-6, 8e-6, _XEON, ".eager.pointwise", "cpu"),
                              Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
@@ -261,15 +273,17 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
-    "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
-        Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
-        Guess(3e-10, 5e-11, 1e-9, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
-        Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor.edge", "cpu"),
-        Guess(1e-10, 2e-11, 5e-10, "a convolution's weights brought into the library's blocks", ".inductor.weights", "cpu"),
-        Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor-freezing.edge", "cpu"),
+    "layout": Entry("s/B", "share", "CPU: conversion of images by one core, by runtime", Space(2e-12, 2e-9, 0.5), assumed=(
+        Guess(4e-11, 1e-11, 1.5e-10, f"conversion to blocks of channels, {_XEON}", ".eager.aligned", "cpu"),
+        Guess(1.1e-10, 4e-11, 3e-10, f"the same where channels do not fill the last block, {_XEON}", ".eager.tail", "cpu"),
+        *(Guess(1.5e-10, 5e-11, 4e-10, _STRIDED, f".{name}.edge", "cpu") for name in ("inductor", "inductor-freezing")),
+        Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
-    "page_fault": Entry("s/B", "share", "no cost of mapping fresh memory is assumed unless measured",
-                        Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(Guess(0.0, 0.0, 0.0),)),
+    "join": Entry("s", "share", "CPU: waking and joining threads, for each beside the first", assumed=(
+        Guess(1.5e-6, 1.5e-6, 1.5e-6, f"{_I9}; launches hold its range", "", "cpu"),)),
+    "page_fault": Entry("s/B", "share", "first touch of fresh memory, page by page; none is assumed but on CPUs",
+                        Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(
+        Guess(0.0, 0.0, 0.0), Guess(1e-10, 3e-11, 3e-10, f"the system clears each page, {_I9}", "", "cpu"))),
     "heap.returned": Entry("1", "share", "a freed heap goes back or not by what lies at its end: every second time",
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
@@ -277,8 +291,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(
         Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),
         Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"))),
-    "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
-                      assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
+    "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range", assumed=(
+        Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
                            assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),)),
     "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
@@ -312,11 +326,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "area": Entry("m2", "rating", "of silicon: `area.die` of the dies, `area.unit` of a counted part without its memory"),
     "area.byte": Entry("m2/B", "rating", "of memory on the chip"),
     "area.bandwidth": Entry("m2 s/B", "rating", "of main memory's interface and controllers"),
-    "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `sigma.graph` is what "
-                   "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
-        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
-        Guess(0.1, 0.1, 0.1, f"standard deviation of the log error that kernels share: {_GUESS}", ".graph"),
-        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
+    "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `.graph` is what kernels "
+                   "of a graph share, `.graph.many` the same of many kernels", assumed=(
+        Guess(0.2, 0.2, 0.2, f"of one kernel: {_GUESS}"), Guess(0.1, 0.1, 0.1, f"what kernels share: {_GUESS}", ".graph"),
+        Guess(0.2, 0.2, 0.2, f"of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
 _UNLISTED = Entry("", "share", "not in the catalogue")
@@ -353,15 +366,6 @@ def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str,
     """Which of a machine's coefficients grow with a part of its structure, and with which exponent."""
     brought = entry(name).brings.get(family, ())
     return [(other, exponent) for stem, exponent in brought for other in under(stem, names) if other != name]
-
-
-def space(name: str, family: str) -> Space:
-    """How far a fit may move a coefficient on an architecture family; `KeyError` for one that is looked up and never fitted."""
-    listed = entry(name)
-    allowed = listed.fit_on.get(family, listed.fit)
-    if allowed is None:
-        raise KeyError(f"coefficient {name!r} has no range to fit it in")
-    return allowed
 
 
 def energy_names(name: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch x dispatch + view x free calls + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
-                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
+                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes / cores
+                + join x (threads - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.
@@ -76,6 +77,8 @@ ASYNCHRONOUS = frozenset({"gpu"})
 
 AS_STORED = frozenset({"eager", "cudagraphs"})
 """Runtimes that hand images to a GPU's library in the order they are stored in."""
+GRAIN, COMPILED_GRAIN = 32768.0, 4096.0
+"""Results for which a CPU's library wakes a further thread: ATen's `GRAIN_SIZE`, and the least chunk of Inductor's loops."""
 _FLOAT32 = COMPUTE_DTYPES.index("float32")
 _NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
 _MATRIX = candidates("peak.matrix", "peak.vector")
@@ -130,6 +133,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
         body = body + coefficients.value("page_fault") * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
+        body = body + coefficients.value("join") * (_workers(table, coefficients, runtime) - 1.0)
     launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
@@ -290,18 +294,31 @@ def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients,
     return _compute_time(table, tiling, coefficients, codes, runtime)[1]
 
 
+def _workers(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
+    """(K,) threads among which a kernel's results are spread."""
+    grains = table.batch * table.m * table.n / (GRAIN if runtime == "eager" else COMPILED_GRAIN)
+    workers: Floats = np.minimum(np.maximum(grains, 1.0), _cores(c))
+    return workers
+
+
+def _cores(c: Coefficients) -> float | Floats:
+    cores = c.find("count.cores")
+    return 1.0 if cores is None else cores
+
+
 def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> Floats | float:
-    """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
-    Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
-    input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
+    """What a library's cores together spend on converting a convolution's operands to blocks of channels and back (oneDNN's
+    nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow
+    one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
+    cores = _cores(c)
     if c.find(f"layout.{runtime}.edge") is not None:
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
         # every call, and the library puts all weights into blocks.
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
         convolves = table.is_family(*CONVOLUTIONS)
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
-        edges = c.value(f"layout.{runtime}.edge") * crossing
-        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") * weights, 0.0)
+        edges = c.value(f"layout.{runtime}.edge") / cores * crossing
+        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") / cores * weights, 0.0)
     if c.find(f"layout.{runtime}.aligned") is None:
         return 0.0
     lanes = c.profile.value("vector.lanes", 1.0)
@@ -314,7 +331,7 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
         nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
         fits: Masks = channels % lanes == 0
         aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
-    return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
+    return (c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail) / cores
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import msgspec
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.runs.store.records import CaseSpec, Machine
 
+SHIFT, SHIFT_SHARE, SHIFT_CASES = 1.2, 2 / 3, 20
+"""A profile no longer describes a machine if the median case differs by this factor, this share of the cases deviates to the same
+side, and there are this many. Ten-minute campaigns of one virtual machine that followed each other gave 0.91 to 1.09, those of
+hours in which its two cores worked half as fast 1.5 to 1.7, with 74 to 86 % of the cases on one side."""
 FREE = "free"
 """Family of calls that no kernel executes (views), though the framework spends time on them."""
 
@@ -126,6 +132,18 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
     def network_card(self) -> ErrorCardEntry | None:
         """Errors over the eager networks."""
         return self.metrics.get("test", {}).get("networks")
+
+    @property
+    def median_ratio(self) -> float:
+        """Measured over estimated time of the median case."""
+        return median(case.measured_s / case.estimate_s.value for case in self.cases)
+
+    @property
+    def shifted(self) -> bool:
+        """Whether all cases together say that the machine ran at another speed than the profile's."""
+        ratio = self.median_ratio
+        same_side = sum((case.measured_s > case.estimate_s.value) == (ratio > 1) for case in self.cases) / len(self.cases)
+        return len(self.cases) >= SHIFT_CASES and max(ratio, 1 / ratio) > SHIFT and same_side > SHIFT_SHARE
 
 
 def network_name(case: CaseSpec) -> str:

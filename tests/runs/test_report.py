@@ -9,7 +9,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from shmoo.estimators.graph.records import Source
+from shmoo.estimators.graph.records import Interval, Source
 from shmoo.estimators.machine.profile import Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.savings import FusionSavings, FusionSummary, FusionTotals
@@ -135,6 +135,29 @@ def test_the_verdict_comes_first(page, report):
         f"Networks ±{abs(network.whole.error) * 100:.1f} %, coverage {inside * 100:.0f} % of the 90 %"
     )
     assert f"{len(report.cases)} cases, noise floor" in verdict(report)
+
+
+def faster(report, factor):
+    """The report of the same machine at so many times its speed, whose estimates were equal to the measurements."""
+    estimates = [float(factor ** (1 if i % 4 else -0.5) * case.measured_s) for i, case in enumerate(report.cases)]
+    cases = [
+        msgspec.structs.replace(case, estimate_s=Interval(value, value / 2, value * 2))
+        for case, value in zip(report.cases, estimates, strict=True)
+    ]
+    return msgspec.structs.replace(report, cases=tuple(cases))
+
+
+@pytest.mark.parametrize(("factor", "shifted"), [(1.05, False), (1.19, False), (1.5, True), (0.5, True)])
+def test_a_machine_that_changed_its_speed_is_named(report, factor, shifted):
+    """Three of four cases deviate by the factor, the others to the other side."""
+    changed = faster(report, factor)
+    assert changed.median_ratio == pytest.approx(1 / factor)
+    assert changed.shifted == shifted == ("another speed" in verdict(changed))
+
+
+def test_few_cases_do_not_tell_of_a_machine(report):
+    few = faster(report, 3.0)
+    assert not msgspec.structs.replace(few, cases=few.cases[:10]).shifted
 
 
 def test_every_plot_has_data_that_can_be_seen(page):

@@ -124,6 +124,8 @@ def report_record(made: ErrorReport) -> dict[str, object]:
         "metrics": msgspec.to_builtins(made.metrics),
         "networks": networks,
         "excluded": len(made.excluded),
+        "median_ratio": made.median_ratio,
+        "shifted": made.shifted,
     }
 
 
@@ -142,6 +144,7 @@ def _basis(made: ErrorReport) -> str:
 def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
     from shmoo.estimators.units import percent, si
+    from shmoo.runs.report import shift_text
 
     if made.networks:
         output.table(
@@ -182,6 +185,8 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
             drop=("p90", "within 20 %", "noise floor", "bias"),
             view=view,
         )
+    if made.shifted:
+        output.message(shift_text(made))
     if made.excluded:
         output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
     if estimates:
