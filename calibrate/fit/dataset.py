@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.graph.records import RUNTIMES, Graph
 from shmoo.estimators.machine.coefficients import on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -23,8 +23,6 @@ from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow, read_table
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
-TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}
-"""Runtime of an operator table's rows by architecture family: one call of the framework, or one compiled program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,8 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
 def read_rows(path: Path, family: str, reduction: Reduction = "k") -> list[TableRow]:
     """The measured rows of an operator table; other arguments and errors as of `read_sources`."""
-    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
+    # A row is one call of the framework, or one compiled program.
+    rows = read_table(path, device=TABLE_DEVICE[family], runtime=RUNTIMES[family][0], reduction=reduction)
     return [row for row in rows if row.latency_s]
 
 

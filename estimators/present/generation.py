@@ -112,9 +112,10 @@ def generation(
     cache = prompt_cache_bytes if last is None else last.cache_bytes
     peak = max([prefill.peak_memory_bytes, *(step.estimate.peak_memory_bytes for step in steps)])
     others = max(peak - cache - prefill.memory.weight_bytes, 0.0)
-    weights = [(prefill.latency_s.value, prefill.basis)]
+    parts = [(prefill.latency_s.value, prefill.basis)]
     if decode is not None:
-        weights += [(decode.value / len(steps), step.estimate.basis) for step in steps]
+        parts += [(decode.value / len(steps), step.estimate.basis) for step in steps]
+    whole = sum(seconds for seconds, _ in parts)
     return GenerationEstimate(
         prefill=prefill,
         prompt_tokens=prompt_tokens,
@@ -131,18 +132,12 @@ def generation(
         memory=msgspec.structs.replace(prefill.memory, cache_bytes=cache, activation_bytes=others),
         flops=prefill.flops + (float(np.interp(contexts, sampled, [s.estimate.flops for s in steps]).sum()) if count else 0.0),
         unknown_ops=prefill.unknown_ops + (() if last is None else last.estimate.unknown_ops),
-        basis=_mean_basis(weights),
+        basis={name: sum(seconds * basis[name] for seconds, basis in parts) / whole for name in prefill.basis},
     )
 
 
 def _sum(a: Interval, b: Interval | None) -> Interval:
     return a if b is None else Interval(a.value + b.value, a.low + b.low, a.high + b.high)
-
-
-def _mean_basis(parts: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    """Shares, weighted by the time they are shares of."""
-    whole = sum(weight for weight, _ in parts)
-    return {name: sum(weight * basis[name] for weight, basis in parts) / whole for name in parts[0][1]}
 
 
 INTERVALS = (

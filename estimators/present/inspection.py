@@ -231,17 +231,15 @@ class _Part(NamedTuple):
 def _split(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], _Part]:
     parts: dict[tuple[int, int], _Part] = {}
     for kernel in estimate.breakdown:
-        for index, share in zip(kernel.calls, _shares(kernel, costs_of(graphs[kernel.graph])), strict=True):
+        costs = costs_of(graphs[kernel.graph])
+        what = "flops" if kernel.bound == "compute" else "bytes"
+        weights = {index: 0.0 if costs[index] is None else getattr(costs[index], what) for index in kernel.calls}
+        total = sum(weights.values())
+        for index, weight in weights.items():
+            share = weight / total if total else 1 / len(weights)
             joules = None if kernel.energy_j is None else kernel.energy_j * share
             parts[kernel.graph, index] = _Part(kernel.bound, kernel.elapsed_s * share, joules, kernel.tiles * share)
     return parts
-
-
-def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]:
-    held = [costs[index] for index in kernel.calls]
-    weights = [0.0 if cost is None else cost.flops if kernel.bound == "compute" else cost.bytes for cost in held]
-    total = sum(weights)
-    return [weight / total for weight in weights] if total else [1 / len(held)] * len(held)
 
 
 @dataclass(slots=True)
