@@ -139,6 +139,10 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         """The value that owns the memory of value `index`."""
         return self.roots[index]
 
+    def operators(self, calls: Sequence[int]) -> str:
+        """Operators of some calls as text: "conv2d + relu"."""
+        return " + ".join(self.calls[index].op.rpartition(".")[2] for index in calls)
+
     @property
     def params(self) -> int:
         """Number of elements of all parameters; a shared parameter counts once."""

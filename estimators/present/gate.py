@@ -7,7 +7,6 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -188,6 +187,7 @@ def footprint(
     for kernel in estimate.breakdown:
         by_module.setdefault(graphs[kernel.graph].calls[kernel.calls[0]].module, []).append(kernel)
     amounts = {name: getattr(estimate, name) for name in QUANTITIES}
+    values = {name: of.value if isinstance(of, Interval) else of for name, of in amounts.items()}
     return Footprint(
         model=model,
         arch=director.profile.name,
@@ -195,7 +195,7 @@ def footprint(
         dtype=estimate.dtype,
         runtime=estimate.runtime,
         profile=hashlib.sha256(director.profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16],
-        totals={name: _kept(of.value if isinstance(of, Interval) else of) for name, of in amounts.items()},
+        totals={name: None if value is None else _kept(value) for name, value in values.items()},
         modules={module: _share(graphs, kernels) for module, kernels in by_module.items()},
         peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
         unknown_ops={op.op: op.count for op in estimate.unknown_ops},
@@ -259,26 +259,16 @@ def _listed(groups: Counter[str]) -> tuple[str, ...]:
 
 
 def _share(graphs: Sequence[Graph], kernels: Sequence[KernelEstimate]) -> ModuleShare:
-    groups = Counter(
-        " + ".join(graphs[kernel.graph].calls[call].op.rpartition(".")[2] for call in kernel.calls) for kernel in kernels
-    )
-    sums: dict[str, Any] = {
-        name: _kept(sum(getattr(kernel, field) for kernel in kernels))
-        for name, field in (("flops", "flops"), ("bytes", "bytes"), ("latency_s", "elapsed_s"))
-    }
+    groups = Counter(graphs[kernel.graph].operators(kernel.calls) for kernel in kernels)
+    flops, nbytes, seconds = (_kept(sum(getattr(k, amount) for k in kernels)) for amount in ("flops", "bytes", "elapsed_s"))
     energies = [kernel.energy_j for kernel in kernels if kernel.energy_j is not None]
-    return ModuleShare(len(kernels), **sums, energy_j=_kept(sum(energies)) if energies else None, groups=dict(groups))
+    return ModuleShare(len(kernels), flops, nbytes, seconds, _kept(sum(energies)) if energies else None, dict(groups))
 
 
 def _peak_at(graphs: Sequence[Graph], runtime: str, family: str) -> str:
-    steps = [
-        (step.bytes, graph.calls[step.calls[0]].module)
-        for graph in graphs
-        for step in memory_steps(graph, runtime, family)
-        if step.calls
-    ]
+    steps = [(step.bytes, graph.calls[step.calls[0]].module) for graph in graphs for step in memory_steps(graph, runtime, family)]
     return max(steps, key=lambda step: step[0])[1] if steps else ""
 
 
-def _kept(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{DIGITS}g}")
+def _kept(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

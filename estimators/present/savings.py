@@ -101,7 +101,7 @@ def summarize_fusion(
     for graph in graphs:
         for group in fusion_groups(graph, chosen, profile.family):
             if len(group.calls) > 1:
-                counts[" + ".join(graph.calls[call].op.rpartition(".")[2] for call in group.calls)] += 1
+                counts[graph.operators(group.calls)] += 1
     label = model or next((graph.name for graph in graphs if graph.name), "model")
     return FusionSummary(label, profile.name, chosen, savings, tuple(counts.most_common()))
 
