@@ -7,7 +7,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch x dispatch + view x free calls + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
-                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes / cores
+                + (page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes) / cores
                 + join x (threads - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
@@ -131,7 +131,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
         fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
-        body = body + coefficients.value("page_fault") * fresh
+        body = body + coefficients.value("page_fault") / _cores(coefficients) * fresh
         body = body + _layout_time(table, coefficients, codes, runtime)
         body = body + coefficients.value("join") * (_workers(table, coefficients, runtime) - 1.0)
     launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
