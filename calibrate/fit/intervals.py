@@ -58,15 +58,11 @@ class HeldOut:
         Raises:
             NothingMeasuredError: the mask selects no case.
         """
-        part = self if of is None else self.where(of)
+        part = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
         card = error_card(part.estimated, part.measured, part.low, part.high, part.noise if part.noise.any() else None)
         if np.allclose(part.estimated, part.physical):
             return card
         return replace(card, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
-
-    def where(self, of: np.ndarray) -> HeldOut:
-        """The cases of an (n,) mask."""
-        return HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
 
 
 def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
