@@ -19,13 +19,13 @@ from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
-from shmoo.estimators.sweep.points import estimate_points
+from shmoo.estimators.sweep.controller import estimate_points
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.variants import variant
-from tests.build import GraphBuilder, kernel_table
+from tests.build import GraphBuilder, kernel_table, with_values
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)
@@ -182,7 +182,7 @@ def test_float32_feels_nothing_of_tensor_cores(name):
     for field in ("latency_s", "dynamic_j"):
         assert getattr(priced(table, name), field)[0] == getattr(priced(table, name, changed), field)[0]
     known = {n: v for n, v in changed.items() if n in profile.coefficients}
-    other = profile.replacing(coefficients=profile.with_values(known).coefficients)
+    other = profile.replacing(coefficients=with_values(profile, known).coefficients)
     both = [AnalysisDirector(p).estimate_cases([linear_graph(512, 512, 512, "float32")]) for p in (profile, other)]
     assert both[0] == both[1]
 
