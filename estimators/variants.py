@@ -67,9 +67,13 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     description = profile.description
     for name, value in changed.items():
         description = _described(description, name, profile.value(name), value)
-    # A machine nobody measured: what was measured beyond the physics does not hold.
+    # A machine nobody measured: what was measured beyond the physics does not hold. The room for data and what a board may draw
+    # leave its kernels as they are.
+    same = not parameters and all(
+        entry(name).role in ("rating", "energy", "board") or name == f"capacity.{profile.levels[-1]}" for name in changed
+    )
     return profile.replacing(
-        coefficients=coefficients, tiling=tiling, description=description, residual=() if values else profile.residual
+        coefficients=coefficients, tiling=tiling, description=description, residual=profile.residual if same else ()
     )
 
 

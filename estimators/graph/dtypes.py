@@ -15,7 +15,7 @@ COMPUTED_AS = {name: (name,) for name in COMPUTE_DTYPES} | {
     "int4": ("int4", "int8", "float16", "bfloat16"),
     "int8": ("int8", "float16", "bfloat16"),
 }
-"""Type -> itself and the types that hold its values, narrowest first: a machine multiplies in the first for which it has a rate."""
+"""Type -> itself and the types that hold its values, narrowest first: a machine multiplies in the first that it rates."""
 
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},

@@ -70,6 +70,8 @@ def assumptions(records: Sequence[Record]) -> dict[str, str]:
         said["runtime"] = f"each architecture's own of {', '.join(runtimes)}"
     if hosts := sorted({str(r["host"]) for r in records} - {"own"}):
         said["host"] = f"{', '.join(hosts)} launches the kernels of GPUs"
+    if any("@" in str(r["arch"]) for r in records):
+        said["variants"] = "without corrections that were measured on the machine as it is; compare with it under --no-residual"
     said["rate"] = "samples a second: the batch over the latency"
     if any(_simulated(r) for r in records):
         said[NO_SILICON] = "the machine exists in simulation only: its numbers are design targets"

@@ -114,3 +114,19 @@ def test_latencies_of_a_gpu_are_clocks():
     assert after.value("device_launch") == pytest.approx(2.0 * listed(before)["device_launch"].value)
     for name in ("device_launch.gemm_tensor", "tile_overhead.gemm_tensor", "fetch.latency.gemm_tensor"):
         assert after.value(name) == pytest.approx(2.0 * before.value(name))
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({"capacity.dram": 2.0**35}, True),
+        ({"power.tdp": 350.0}, True),
+        ({"bandwidth.dram": 1e12}, False),
+        ({"tile_m": 64}, False),
+    ],
+)
+def test_corrections_hold_where_no_kernel_changes(changed, kept):
+    """Room for data and what a board may draw leave its kernels alone; another bandwidth or tile makes an unmeasured machine."""
+    profile = load_profile("gpu_p100")
+    assert profile.residual
+    assert variant(profile, changed).residual == (profile.residual if kept else ())

@@ -131,6 +131,29 @@ def test_a_further_kernel_never_makes_a_graph_faster(name: str) -> None:
         assert np.all(together >= alone * (1 - 1e-9))
 
 
+@pytest.mark.parametrize("name", builtin_names())
+def test_the_device_is_never_busy_for_longer_than_the_whole_takes(name: str) -> None:
+    """Products beside additions, which overlap in a program."""
+    profile = load_profile(name)
+    director = AnalysisDirector(profile)
+    for shape in shapes(profile)[:10]:
+        estimate = director.estimate(product(*shape, dtype_of(profile), 10**6), runtime=profile.default_runtime)
+        assert estimate.device_s <= estimate.latency_s.value * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in builtin_names() if name.startswith(("gpu", "tpu", "cpu_sapphire"))])
+def test_narrow_types_are_not_slower_than_the_type_that_holds_them(name: str) -> None:
+    """Products of 4096 in float8 and int4, for which a machine may have no rate, and in 16 bits."""
+    profile = load_profile(name)
+    wide = next((t for t in ("bfloat16", "float16") if f"peak.matrix.{t}" in profile.coefficients), None)
+    if wide is None:
+        pytest.skip("no type of 16 bits")
+    narrow, held = (
+        seconds(profile, [product(4096, 4096, 4096, dtype) for dtype in types]) for types in (("float8", "int4"), (wide,))
+    )
+    assert np.all(narrow <= 1.1 * held)
+
+
 RATED = [name for name in builtin_names() if not load_profile(name).illustrative and load_profile(name).get("power.tdp")]
 """Machines that say what they may draw."""
 
