@@ -55,6 +55,12 @@ _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
 
 
 @cache
+def _names_by_algorithm(prefixes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """`algorithm_names` of every algorithm, by code."""
+    return tuple(algorithm_names(prefixes, name) for name in ALGORITHMS)
+
+
+@cache
 def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...]:
     """Names to look up for an algorithm, most specific first."""
     names: list[str] = []
@@ -232,14 +238,14 @@ class Coefficients:
 
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
-        PREFIX, for each prefix in turn."""
-        return self._gather(codes, [algorithm_names(prefixes, name) for name in ALGORITHMS])
+        PREFIX, for each prefix in turn; (1,) or (D, 1) where all kernels have the same."""
+        return self._gather(codes, _names_by_algorithm(prefixes))
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
-        """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
-        and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
+        """Values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch and its loop
+        are its own), else as `by_algorithm`; the first prefix has the operators."""
         names, single = op_names(), np.where(table.calls == 1, table.op, -1)
-        candidates = [algorithm_names(prefixes, name) for name in ALGORITHMS]
+        candidates = list(_names_by_algorithm(prefixes))
         for code in np.flatnonzero(np.bincount(single + 1)[1:]):
             own = f"{prefixes[0]}.{short_op(names[code])}"
             if self.find(own) is not None:
@@ -248,7 +254,7 @@ class Coefficients:
         return self._gather(codes, candidates)
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
-        """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
+        """Values where `names_of[c]` lists the candidates for dtype code c, shaped as those of `by_algorithm`."""
         return self._gather(codes, names_of)
 
     def _gather(self, codes: np.ndarray, candidates: Sequence[Sequence[str]]) -> Floats:
@@ -257,8 +263,8 @@ class Coefficients:
             return np.empty(0)
         values = [self.value(*candidates[code]) for code in used]
         if all(value is values[0] for value in values):
-            # Most coefficients are the same for all.
-            return np.broadcast_to(values[0], (*np.shape(values[0])[:-1], len(codes)))
+            # Most coefficients are the same for all; arrays of draws stay as small as they are.
+            return np.atleast_1d(values[0])
         place = np.zeros(len(candidates), dtype=np.intp)
         place[used] = range(len(used))
         columns = np.broadcast_arrays(*(np.atleast_1d(value) for value in values))

@@ -87,8 +87,6 @@ _SPECIAL = candidates("peak.special")
 class Prediction:
     """Arrays of shape (K,), or (D, K) when coefficients hold D draws, (..., K) for design points.
 
-    `latency_s` is a kernel alone, overheads included.
-
     Attributes:
         compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
         launch_s: launch (host time on asynchronous devices); device_s: everything else.
@@ -99,8 +97,12 @@ class Prediction:
     memory_s: Floats
     launch_s: Floats
     device_s: Floats
-    latency_s: Floats
     dynamic_j: Floats | None
+
+    @property
+    def latency_s(self) -> Floats:
+        """A kernel alone, overheads included."""
+        return self.launch_s + self.device_s
 
     def nominal(self) -> Prediction:
         """The first of D draws alone."""
@@ -112,9 +114,8 @@ class Prediction:
 
     def each(self, change: Callable[[Floats], Floats]) -> Prediction:
         """The prediction with every array changed."""
-        times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        compute, memory, launch, device, latency = map(change, times)
-        return Prediction(compute, memory, launch, device, latency, None if self.dynamic_j is None else change(self.dynamic_j))
+        times = map(change, (self.compute_s, self.memory_s, self.launch_s, self.device_s))
+        return Prediction(*times, None if self.dynamic_j is None else change(self.dynamic_j))
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
@@ -148,8 +149,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + _transposition_time(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
             body = body + copy_seconds(table, coefficients)
-    latency = launch + body
-    return Prediction(compute, memory, launch, body, latency, dynamic)
+    return Prediction(compute, memory, launch, body, dynamic)
 
 
 def _each_alone(
@@ -324,6 +324,8 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtim
     if runtime not in AS_STORED:
         return 0.0
     moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)
+    if not moved.any():
+        return 0.0
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 

@@ -80,7 +80,7 @@ def _rare_collections() -> Iterator[None]:
     """While active, Python looks for unreachable cycles a hundred times less often: graphs and runs have many objects and no
     cycles, and looking through them takes a tenth of the time."""
     before = gc.get_threshold()
-    gc.set_threshold(100 * before[0], *before[1:])
+    gc.set_threshold(1000 * before[0], *before[1:])
     try:
         yield
     finally:
