@@ -10,9 +10,8 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.graph.records import FAMILIES, Coefficient
-from shmoo.estimators.machine.catalogue import DEFAULTS, short_op
-from shmoo.estimators.machine.hosts import HOSTS, of_host
+from shmoo.estimators.graph.records import FAMILIES
+from shmoo.estimators.machine.catalogue import short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
@@ -160,15 +159,6 @@ MANY_KERNELS = 30
 """Graphs of so many kernels are off by less than short ones, in which a single kernel's error or the call itself shows."""
 
 
-def listed(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    """Every coefficient of a machine: what is assumed, its own, and in place of its own launches those of its named host."""
-    assumed, own = DEFAULTS[profile.family], profile.coefficients
-    if not profile.host:
-        return {**assumed, **own}
-    device = {name: c for name, c in own.items() if not of_host(name)}
-    return {**assumed, **device, **HOSTS[profile.host].coefficients}
-
-
 DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.7: 1 / 64, 8.9: 1 / 64, 9.0: 1 / 2, 10.0: 1 / 2,
                 None: 1 / 64}  # fmt: skip
 """float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
@@ -192,7 +182,7 @@ class Coefficients:
         self.profile = profile
         columns = {name: v[:, None] for name, v in (overrides or {}).items() if isinstance(v, np.ndarray) and v.ndim == 1}
         self._overrides = {**(overrides or {}), **columns}
-        self._listed = listed(profile)
+        self._listed = profile.listed
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""

@@ -120,8 +120,8 @@ class Prediction:
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
     """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
-    compute, memory, body, clocked, joules = _each_alone(table, tiling, coefficients, runtime)
     codes = algorithm_codes(table, coefficients.profile)
+    compute, memory, body, clocked, joules = _each_alone(table, tiling, coefficients, codes, runtime)
     dynamic = None
     if joules is not None:
         dynamic = joules.chip + joules.memory
@@ -153,11 +153,10 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
 
 
 def _each_alone(
-    table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
+    table: KernelTable, tiling: Tiling, c: Coefficients, codes: Ints, runtime: str
 ) -> tuple[Floats, Floats, Floats, Floats, Joules | None]:
     """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
     but the main memory; joules."""
-    codes = algorithm_codes(table, c.profile)
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
