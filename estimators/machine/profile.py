@@ -277,7 +277,8 @@ def _carried_fields(name: str) -> dict[str, Any]:
     own."""
     base = load_profile(name)
     carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not n.startswith("area.")}
-    fields: dict[str, Any] = msgspec.to_builtins(base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=()))
+    whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
+    fields: dict[str, Any] = msgspec.to_builtins(whole)
     return fields
 
 

@@ -189,11 +189,12 @@ def _same(amounts: Floats) -> Floats:
     return amounts
 
 
-def _taken(amounts: float | Floats, at: tuple[Ints, ...]) -> float | Floats:
-    """The amounts at these places of the array that they are broadcast to."""
-    shape = np.shape(amounts)
-    own = at[len(at) - len(shape) :]
-    return amounts[tuple(i if extent > 1 else 0 for i, extent in zip(own, shape, strict=True))] if shape else amounts
+def _taken(amounts: float | Floats, at: tuple[Ints, ...]) -> Floats:
+    """The amounts at these places of the array that they are broadcast to; one number where all places have the same."""
+    given = np.asarray(amounts)
+    own = at[len(at) - given.ndim :]
+    taken: Floats = given[tuple(i if extent > 1 else 0 for i, extent in zip(own, given.shape, strict=True))]
+    return taken
 
 
 def _meeting_cap(

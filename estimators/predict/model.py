@@ -114,8 +114,8 @@ class Prediction:
 
     def each(self, change: Callable[[Floats], Floats]) -> Prediction:
         """The prediction with every array changed."""
-        times = map(change, (self.compute_s, self.memory_s, self.launch_s, self.device_s))
-        return Prediction(*times, None if self.dynamic_j is None else change(self.dynamic_j))
+        compute, memory, launch, device = map(change, (self.compute_s, self.memory_s, self.launch_s, self.device_s))
+        return Prediction(compute, memory, launch, device, None if self.dynamic_j is None else change(self.dynamic_j))
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:

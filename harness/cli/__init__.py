@@ -16,7 +16,7 @@ def main() -> None:
     try:
         cli(prog_name="shmoo")
     finally:
-        # The process ends, and the system takes its memory back: a last search for cycles in it would take as long as all imports.
+        # The system takes the process's memory back: a last search for cycles in it would take as long as half of all imports.
         gc.freeze()
         try:
             sys.stdout.flush()
