@@ -19,7 +19,7 @@ import numpy as np
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.catalogue import entry, followers, under
-from shmoo.estimators.machine.coefficients import Coefficients, listed, voltage_factor
+from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
 from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
@@ -46,14 +46,14 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
     if any(of_host(name) for name in changed):
         # A named host's launches become the profile's own, to be changed there.
-        profile = profile.replacing(coefficients=listed(profile) if profile.host else profile.coefficients, host="")
+        profile = profile.replacing(coefficients=dict(profile.listed) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
     for name, value in changed.items():
         before = coefficients.get(name)
         if before is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
         coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
-        known = listed(profile)
+        known = profile.listed
         for follower, exponent in followers(name, profile.family, known):
             if follower not in changed:
                 coefficients[follower] = coefficients.get(follower, known[follower]).scaled((value / before.value) ** exponent)

@@ -111,7 +111,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
         ratio = -log_errors([block], coefficients)
         alone = np.flatnonzero(table.counts == 1)
         kernels = np.searchsorted(table.segment, alone)
-        spread = coefficients.by_algorithm(algorithm_codes(table, profile), "sigma")
+        spread = np.broadcast_to(coefficients.by_algorithm(algorithm_codes(table, profile), "sigma"), len(table))
         for group, names in GROUPS.items():
             for code in np.unique(table.dtype):
                 dtype = COMPUTE_DTYPES[code]

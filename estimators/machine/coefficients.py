@@ -10,9 +10,8 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS
-from shmoo.estimators.graph.records import FAMILIES, Coefficient
-from shmoo.estimators.machine.catalogue import DEFAULTS, short_op
-from shmoo.estimators.machine.hosts import HOSTS, of_host
+from shmoo.estimators.graph.records import FAMILIES
+from shmoo.estimators.machine.catalogue import short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
@@ -45,6 +44,12 @@ FAMILY_OF = MappingProxyType(
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
 _TENSOR_FAMILIES = ("gemm", "conv", "conv_transpose", "attention")
+
+
+@cache
+def _names_by_algorithm(prefixes: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """`algorithm_names` of every algorithm, by code."""
+    return tuple(algorithm_names(prefixes, name) for name in ALGORITHMS)
 
 
 @cache
@@ -150,15 +155,6 @@ MANY_KERNELS = 30
 """Graphs of so many kernels are off by less than short ones, in which a single kernel's error or the call itself shows."""
 
 
-def listed(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    """Every coefficient of a machine: what is assumed, its own, and in place of its own launches those of its named host."""
-    assumed, own = DEFAULTS[profile.family], profile.coefficients
-    if not profile.host:
-        return {**assumed, **own}
-    device = {name: c for name, c in own.items() if not of_host(name)}
-    return {**assumed, **device, **HOSTS[profile.host].coefficients}
-
-
 DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.7: 1 / 64, 8.9: 1 / 64, 9.0: 1 / 2, 10.0: 1 / 2,
                 None: 1 / 64}  # fmt: skip
 """float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
@@ -182,7 +178,7 @@ class Coefficients:
         self.profile = profile
         columns = {name: v[:, None] for name, v in (overrides or {}).items() if isinstance(v, np.ndarray) and v.ndim == 1}
         self._overrides = {**(overrides or {}), **columns}
-        self._listed = listed(profile)
+        self._listed = profile.listed
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""
@@ -228,14 +224,14 @@ class Coefficients:
 
     def by_algorithm(self, codes: np.ndarray, *prefixes: str) -> Floats:
         """(K,) or (D, K) values of PREFIX.<algorithm>, else PREFIX.tensor on tensor cores, else PREFIX.<parent family>, else
-        PREFIX, for each prefix in turn."""
-        return self._gather(codes, [algorithm_names(prefixes, name) for name in ALGORITHMS])
+        PREFIX, for each prefix in turn; (1,) or (D, 1) where all kernels have the same."""
+        return self._gather(codes, _names_by_algorithm(prefixes))
 
     def by_kernel(self, table: KernelTable, codes: np.ndarray, *prefixes: str) -> Floats:
-        """(K,) or (D, K) values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch
-        and its loop are its own), else as `by_algorithm`; the first prefix has the operators."""
+        """Values of PREFIX.<operator> for kernels of a single call where that operator was measured (its dispatch and its loop
+        are its own), else as `by_algorithm`; the first prefix has the operators."""
         names, single = op_names(), np.where(table.calls == 1, table.op, -1)
-        candidates = [algorithm_names(prefixes, name) for name in ALGORITHMS]
+        candidates = list(_names_by_algorithm(prefixes))
         for code in np.flatnonzero(np.bincount(single + 1)[1:]):
             own = f"{prefixes[0]}.{short_op(names[code])}"
             if self.find(own) is not None:
@@ -244,7 +240,7 @@ class Coefficients:
         return self._gather(codes, candidates)
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
-        """(K,) or (D, K) values where `names_of[c]` lists the candidates for dtype code c."""
+        """Values where `names_of[c]` lists the candidates for dtype code c, shaped as those of `by_algorithm`."""
         return self._gather(codes, names_of)
 
     def _gather(self, codes: np.ndarray, candidates: Sequence[Sequence[str]]) -> Floats:
@@ -253,8 +249,8 @@ class Coefficients:
             return np.empty(0)
         values = [self.value(*candidates[code]) for code in used]
         if all(value is values[0] for value in values):
-            # Most coefficients are the same for all.
-            return np.broadcast_to(values[0], (*np.shape(values[0])[:-1], len(codes)))
+            # Most coefficients are the same for all; arrays of draws stay as small as they are.
+            return np.atleast_1d(values[0])
         place = np.zeros(len(candidates), dtype=np.intp)
         place[used] = range(len(used))
         columns = np.broadcast_arrays(*(np.atleast_1d(value) for value in values))

@@ -3,7 +3,9 @@ source."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +15,8 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import entry, under
-from shmoo.estimators.machine.hosts import HOSTS
+from shmoo.estimators.machine.catalogue import DEFAULTS, entry, under
+from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
@@ -109,7 +111,7 @@ class ResidualGroup(msgspec.Struct, frozen=True, omit_defaults=True):
         return named and len(self.low) == len(self.high) == d and sizes == {(levels, levels, 2**levels)}
 
 
-class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
     """One machine. See the module's text for coefficient names.
 
     Attributes:
@@ -154,6 +156,15 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             return default
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
 
+    @cached_property
+    def listed(self) -> Mapping[str, Coefficient]:
+        """Every coefficient of the machine: what is assumed, its own, and in place of its own launches those of its named
+        host."""
+        if not self.host:
+            return {**DEFAULTS[self.family], **self.coefficients}
+        device = {name: c for name, c in self.coefficients.items() if not of_host(name)}
+        return {**DEFAULTS[self.family], **device, **HOSTS[self.host].coefficients}
+
     def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""
         return msgspec.structs.replace(self, **changes)
@@ -180,9 +191,9 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
                 with (`validation`; the field is named).
         """
-        data = _on_base(data)
-        profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
-        if msgspec.json.decode(data, type=_Form).model_form is None:
+        head = _head(data)
+        profile = decode_versioned(_on_base(data, head.base), cls, PROFILE_FORMAT, "profile", where)
+        if head.model_form is None and head.base is msgspec.UNSET:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
         if _OLDEST_FORM[profile.family] <= profile.model_form < MODEL_FORM:
             profile = _from_form_4(profile)
@@ -201,32 +212,49 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return profile
 
 
-class _Form(msgspec.Struct):
+class _Head(msgspec.Struct):
+    """What says how to read the rest of a file; `base` is whatever stands there."""
+
     model_form: int | None = None
+    base: Any = msgspec.UNSET
+
+
+def _head(data: bytes | str) -> _Head:
+    try:
+        return msgspec.json.decode(data, type=_Head)
+    except msgspec.MsgspecError:
+        return _Head()  # reading the profile says what is wrong
 
 
 CARRIED = 1.28
 """Factor to either side of a fitted coefficient on another board: 90 % of a log-normal spread of 0.15."""
 
 
-def _on_base(data: bytes | str) -> bytes | str:
-    """A file that describes a machine by what differs from another (`base`), completed: what was fitted to that one is
-    transferred, wider, a coefficient given as null is left out, and so is the area, which is a chip's own. Other files as they
-    are."""
-    try:
-        described = msgspec.json.decode(data)
-    except msgspec.MsgspecError:
+def _on_base(data: bytes | str, base: Any) -> bytes | str:
+    """A file that describes a machine by what differs from another (`base`), completed: a coefficient given as null is left out.
+    Other files as they are."""
+    if base is msgspec.UNSET:
         return data
-    if not isinstance(described, dict) or "base" not in described or not isinstance(described.get("coefficients", {}), dict):
+    described = msgspec.json.decode(data)
+    if not isinstance(described.get("coefficients", {}), dict):
         return data  # reading the profile says what is wrong
-    if described["base"] not in builtin_names():
-        raise unknown(f"base of profile {described.get('name')!r}", str(described["base"]), builtin_names())
-    base = load_profile(described["base"])
+    if not isinstance(base, str) or base not in builtin_names():
+        raise unknown(f"base of profile {described.get('name')!r}", str(base), builtin_names())
+    fields = _carried_fields(base)
+    coefficients = fields["coefficients"] | described.pop("coefficients", {})
+    del described["base"]
+    return msgspec.json.encode(fields | described | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
+
+
+@cache
+def _carried_fields(name: str) -> dict[str, Any]:
+    """What a machine takes over from a built-in one: what was fitted to that one is transferred, wider; the area is a chip's
+    own."""
+    base = load_profile(name)
     carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not n.startswith("area.")}
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
-    fields = msgspec.to_builtins(whole) | {name: value for name, value in described.items() if name != "base"}
-    coefficients = msgspec.to_builtins(carried) | described.get("coefficients", {})
-    return msgspec.json.encode({**fields, "coefficients": {name: c for name, c in coefficients.items() if c is not None}})
+    fields: dict[str, Any] = msgspec.to_builtins(whole)
+    return fields
 
 
 def _carried(name: str, c: Coefficient, base: str) -> Coefficient:
@@ -274,7 +302,7 @@ def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
 
 def builtin_names() -> list[str]:
     """Names of the built-in profiles, sorted."""
-    return sorted(path.stem for path in BUILTIN_DIR.glob("*.json"))
+    return sorted(name.removesuffix(".json") for name in os.listdir(BUILTIN_DIR) if name.endswith(".json"))
 
 
 def means_profile(path: Path) -> bool:

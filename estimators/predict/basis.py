@@ -33,14 +33,14 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
     codes = algorithm_codes(table, c.profile)
     launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
     memory = np.empty(len(table), dtype=int)
+    peak = max((_trust(c.source(name)) for name in under("peak", c.profile.coefficients)), default=0)
+    bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
     for code in np.unique(codes):
         rows = codes == code
         algorithm = ALGORITHMS[code]
         launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
         stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
-        peak = max((_trust(c.source(name)) for name in under("peak", c.profile.coefficients)), default=0)
         compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
-        bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
         memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
     elsewhere = ~measured_type(table, c.profile)
     for trust in (compute, memory):

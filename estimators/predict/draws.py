@@ -20,7 +20,6 @@ from shmoo.estimators.machine.coefficients import (
     algorithm_codes,
     algorithm_names,
     in_tensor_kernels,
-    listed,
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
@@ -60,7 +59,7 @@ class SharedDraws:
 
     def of(self, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
         """Values of a machine's coefficients, as `draw` gives them."""
-        known = listed(profile)
+        known = profile.listed
         return {name: known[name].value * factor for name, factor in self.factors.items() if name in known}
 
     def errors(
@@ -101,7 +100,7 @@ def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
 
 def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: int, seed: int = 0) -> SharedDraws:
     """Draws of everything that estimates under any of several runtimes rest on."""
-    known = listed(profile)
+    known = profile.listed
     names = {name for runtime in runtimes for name in names_to_draw(known, runtime, tensor=True, chained=True)}
     drawn = draw(profile, names, draws, seed)
     return SharedDraws(draws, {name: values / known[name].value for name, values in drawn.items()}, seed, seed)
@@ -113,7 +112,7 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
     A coefficient without a range does not appear in the result.
     """
-    known, dimensions = listed(profile), point_dimensions(profile)
+    known, dimensions = profile.listed, point_dimensions(profile)
     uncertain = [(name, known[name]) for name in sorted(set(names) & known.keys())]
     ranged = {name: (c.value, *ends) for name, c in uncertain if (ends := _drawn_between(c)) is not None}
     laws = dict(zip(ranged, _laws(seed, draws, -(-len(ranged) // LAWS) * LAWS), strict=False))

@@ -12,15 +12,17 @@ from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, voltage_factor
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
-from shmoo.estimators.table import Floats, KernelTable
+from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
 ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
 STEPS = 8
 """Newton steps to the clock at which a board meets its cap."""
-SETTLED = 1e-12
-"""Change of the logarithm of that clock below which no further step is made."""
+SETTLED = 1e-7
+"""Change of the logarithm of that clock below which no further step is made: the error left is the square of it."""
+SOLVED_AT_ONCE = 1 << 14
+"""Kernels whose clock is looked for at once: their arrays stay in a core's cache."""
 LEAST_NEEDED = 1e-3
 """Least share of the clock that any kernel needs: something on the chip has to ask the memory."""
 LEAST_BUDGET = 0.01
@@ -174,14 +176,25 @@ def _held_clock(chip: Floats, memory: Floats, body: Floats, needed: Floats, tabl
     numbers = (chip, memory, body, needed, exponent, lowest, cap, budget)
     if table.single:
         # Each kernel is a segment, so that only those above the cap have to be looked at.
-        if over.any():
-            held[over] = _meeting_cap(_same, _same, *(np.broadcast_to(number, over.shape)[over] for number in numbers))
+        above = np.flatnonzero(over)
+        for start in range(0, len(above), SOLVED_AT_ONCE):
+            places = above[start : start + SOLVED_AT_ONCE]
+            at = np.unravel_index(places, over.shape)
+            held.reshape(-1)[places] = _meeting_cap(_same, _same, *(_taken(number, at) for number in numbers))
         return held
     return _meeting_cap(table.of_segments, table.to_kernels, *numbers) if over.any() else held
 
 
 def _same(amounts: Floats) -> Floats:
     return amounts
+
+
+def _taken(amounts: float | Floats, at: tuple[Ints, ...]) -> Floats:
+    """The amounts at these places of the array that they are broadcast to; one number where all places have the same."""
+    given = np.asarray(amounts)
+    own = at[len(at) - given.ndim :]
+    taken: Floats = given[tuple(i if extent > 1 else 0 for i, extent in zip(own, given.shape, strict=True))]
+    return taken
 
 
 def _meeting_cap(
@@ -197,22 +210,27 @@ def _meeting_cap(
     budget: float | Floats,
 ) -> Floats:
     """(..., S) what `_held_clock` returns where at least one segment exceeds the cap."""
+    idle = cap - budget
     least = budget * of_segments(body * needed) / np.maximum(chip + memory, 1e-30)
     low, high = np.minimum(np.log(np.maximum(least, 1e-30)), 0.0), np.zeros_like(least)
     clock: Floats = np.zeros_like(least)
     for _ in range(STEPS):
-        voltage = np.maximum(lowest, np.exp(exponent * clock))
+        follows = np.exp(exponent * clock)
+        voltage = np.maximum(lowest, follows)
         slower = needed / to_kernels(np.exp(clock))
         stretched = body * np.maximum(slower, 1.0)
         taken, slowed = map(of_segments, (stretched, stretched * (slower >= 1.0)))
         taken = np.maximum(taken, 1e-30)
-        scaled, static = voltage * (chip + (cap - budget) * taken), voltage * (cap - budget)
+        static = voltage * idle
+        scaled = voltage * chip + static * taken
         asked = np.maximum(scaled + memory, 1e-30)
         excess = np.log(asked / (cap * taken))
-        low, high = np.where(excess < 0, clock, low), np.where(excess < 0, high, clock)
-        slope = (exponent * scaled * (voltage > lowest) - static * slowed) / asked + slowed / taken
+        under = excess < 0
+        low, high = np.where(under, clock, low), np.where(under, high, clock)
+        slope = (exponent * scaled * (follows > lowest) - static * slowed) / asked + slowed / taken
         step, before = clock - excess / np.maximum(slope, 1e-9), clock
-        clock = np.where((step < low) | (step > high), (low + high) / 2, step)
+        outside = (step < low) | (step > high)
+        clock = np.where(outside, (low + high) / 2, step) if outside.any() else step
         if np.abs(clock - before).max() < SETTLED:
             break
     return np.asarray(np.exp(clock))

@@ -90,8 +90,6 @@ _SPECIAL = candidates("peak.special")
 class Prediction:
     """Arrays of shape (K,), or (D, K) when coefficients hold D draws, (..., K) for design points.
 
-    `latency_s` is a kernel alone, overheads included.
-
     Attributes:
         compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
         launch_s: launch (host time on asynchronous devices); device_s: everything else.
@@ -102,8 +100,12 @@ class Prediction:
     memory_s: Floats
     launch_s: Floats
     device_s: Floats
-    latency_s: Floats
     dynamic_j: Floats | None
+
+    @property
+    def latency_s(self) -> Floats:
+        """A kernel alone, overheads included."""
+        return self.launch_s + self.device_s
 
     def nominal(self) -> Prediction:
         """The first of D draws alone."""
@@ -115,15 +117,14 @@ class Prediction:
 
     def each(self, change: Callable[[Floats], Floats]) -> Prediction:
         """The prediction with every array changed."""
-        times = (self.compute_s, self.memory_s, self.launch_s, self.device_s, self.latency_s)
-        compute, memory, launch, device, latency = map(change, times)
-        return Prediction(compute, memory, launch, device, latency, None if self.dynamic_j is None else change(self.dynamic_j))
+        compute, memory, launch, device = map(change, (self.compute_s, self.memory_s, self.launch_s, self.device_s))
+        return Prediction(compute, memory, launch, device, None if self.dynamic_j is None else change(self.dynamic_j))
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
     """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
-    compute, memory, body, clocked, joules = _each_alone(table, tiling, coefficients, runtime)
     codes = algorithm_codes(table, coefficients.profile)
+    compute, memory, body, clocked, joules = _each_alone(table, tiling, coefficients, codes, runtime)
     dynamic = None
     if joules is not None:
         dynamic = joules.chip + joules.memory
@@ -152,16 +153,14 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + _transposition_time(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
             body = body + copy_seconds(table, coefficients)
-    latency = launch + body
-    return Prediction(compute, memory, launch, body, latency, dynamic)
+    return Prediction(compute, memory, launch, body, dynamic)
 
 
 def _each_alone(
-    table: KernelTable, tiling: Tiling, c: Coefficients, runtime: str
+    table: KernelTable, tiling: Tiling, c: Coefficients, codes: Ints, runtime: str
 ) -> tuple[Floats, Floats, Floats, Floats, Joules | None]:
     """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
     but the main memory; joules."""
-    codes = algorithm_codes(table, c.profile)
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
@@ -341,6 +340,8 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtim
     if runtime not in AS_STORED:
         return 0.0
     moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)
+    if not moved.any():
+        return 0.0
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, listed
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.memory.heap import MAPPED_BYTES
 from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
 from shmoo.estimators.predict.energy import within_cap
@@ -145,7 +145,7 @@ def price(
         return Priced(tiling, change, *through(coefficients))
     tensor = bool(in_tensor_kernels(algorithm_codes(kernels, profile)).any())
     if shared is None:
-        names = names_to_draw(listed(profile), runtime, tensor, bool(dependent_steps(kernels).any()))
+        names = names_to_draw(profile.listed, runtime, tensor, bool(dependent_steps(kernels).any()))
         values = draw(profile, names, DRAWS, seed)
         errors = model_errors(kernels, profile, change, DRAWS, seed)
     else:

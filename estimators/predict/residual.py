@@ -119,14 +119,12 @@ class Correction:
         if not self.log_factor.any():
             return prediction
         factor = np.exp(self.log_factor)
-        launch, device = prediction.launch_s * np.exp(self.log_launch), prediction.device_s * factor
         return replace(
             prediction,
             compute_s=prediction.compute_s * factor,
             memory_s=prediction.memory_s * factor,
-            launch_s=launch,
-            device_s=device,
-            latency_s=launch + device,
+            launch_s=prediction.launch_s * np.exp(self.log_launch),
+            device_s=prediction.device_s * factor,
         )
 
     def each(self, change: Callable[[Floats], Floats]) -> Correction:

@@ -10,7 +10,6 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.catalogue import followers, under
-from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulated
@@ -71,7 +70,7 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
     comparison = Comparison(physical, work, setup.runtime, setup.batch)
-    known_values = listed(physical)
+    known_values = physical.listed
     levers = []
     for name, names, factor in parts_of(profile, setup.runtime):
         known = known_values[names[0]]
@@ -112,7 +111,7 @@ def parts_of(profile: ArchitectureProfile, runtime: str) -> list[tuple[str, list
     parts = [(name, [name], FACTOR) for name in names if name in profile.coefficients]
     if profile.family not in _COUNTED_IN_CYCLES:
         parts.append(("peak", under("peak", profile.coefficients), FACTOR))
-    known = listed(profile) if profile.host else profile.coefficients
+    known = profile.listed if profile.host else profile.coefficients
     return parts + [(name, [name], 1.0 / FACTOR) for name in (f"launch.{runtime}", "launch") if name in known][:1]
 
 

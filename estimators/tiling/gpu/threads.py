@@ -128,6 +128,8 @@ def operands_copied(table: KernelTable) -> Floats:
 def copy_seconds(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) what these copies take: each element is read and written once, in L2 where both fit."""
     copies, last = operands_copied(table), c.profile.levels[-1]
+    if not copies.any():
+        return copies
     moved = 2.0 * table.strided_bytes * (copies > 0)
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
     seconds = moved * (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))

@@ -7,9 +7,11 @@ to trace them, and torchvision to ask it later whether it could compile.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -20,50 +22,70 @@ _DYNAMO, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 @contextmanager
 def dynamo_put_off() -> Iterator[None]:
-    """While active, modules stand in for Dynamo as far as its answer is known without it; any other use imports the real one."""
+    """While active, imports of Dynamo get modules that stand in for it as far as its answer is known without it; any other use,
+    from whichever thread, imports the real one."""
     if _DYNAMO in sys.modules:
         yield
         return
-    stand_ins = _StandIns()
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        stand_ins.give_way()
+        finder.give_way()
 
 
-class _StandIns:
-    """Modules in the place of those that are not imported yet."""
+class _Finder(MetaPathFinder):
+    """Finds modules that stand in for those that are not imported yet."""
 
     def __init__(self) -> None:
         self._left_alone: list[Callable[..., Any]] = []
-        self._modules = {
-            _DYNAMO: _Module(_DYNAMO, {"disable": self._disable}, self.give_way),
-            _UTILS: _Module(_UTILS, {"is_compile_supported": _is_compile_supported}, self.give_way),
+        self._answers: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+            _DYNAMO: {"disable": self._disable},
+            _UTILS: {"is_compile_supported": self._is_compile_supported},
         }
-        sys.modules.update(self._modules)
-        torch._dynamo = self._modules[_DYNAMO]
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """A stand-in, or another part of the real package, all of which is imported then."""
+        if name in self._answers:
+            stand_in = _StandIn(name, self._answers[name], self.give_way)
+            return ModuleSpec(name, _Loaded(stand_in), is_package=name == _DYNAMO)
+        if not name.startswith(f"{_DYNAMO}."):
+            return None
+        self.give_way()
+        part = import_module(name)
+        # The import that asked executes what it finds among the modules a second time.
+        del sys.modules[name]
+        return ModuleSpec(name, _Loaded(part))
+
+    def give_way(self) -> None:
+        """Let the next import find the real modules; functions that were to be left alone ask again."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for name in self._answers:
+            if isinstance(sys.modules.get(name), _StandIn):
+                sys.modules.pop(name, None)
+        if isinstance(vars(torch).get("_dynamo"), _StandIn):
+            vars(torch).pop("_dynamo", None)
+        functions, self._left_alone = self._left_alone, []
+        for function in functions:
+            # Where `torch._compile._disable_dynamo` keeps the answer.
+            vars(function).pop("__dynamo_disable", None)
 
     def _disable(self, function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
         """The function as it is: nothing traces it here."""
         self._left_alone.append(function)
         return function
 
-    def give_way(self) -> None:
-        """Let the next import find the real modules; functions that were to be left alone ask again."""
-        for name, module in self._modules.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
-                if name == _DYNAMO:
-                    del torch._dynamo
-        while self._left_alone:
-            # Where `torch._compile._disable_dynamo` keeps the answer.
-            vars(self._left_alone.pop()).pop("__dynamo_disable", None)
+    def _is_compile_supported(self, device_type: Any) -> Any:
+        self.give_way()
+        return import_module(_UTILS).is_compile_supported(device_type)
 
 
-class _Module(ModuleType):
+class _StandIn(ModuleType):
     """A module that has some answers while it stands in, and gives way to the real one for anything else."""
 
-    def __init__(self, name: str, answers: Mapping[str, Any], give_way: Callable[[], None]) -> None:
+    def __init__(self, name: str, answers: Mapping[str, Callable[..., Any]], give_way: Callable[[], None]) -> None:
         super().__init__(name)
         self._answers = answers
         self._give_way = give_way
@@ -71,12 +93,23 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in self._answers and sys.modules.get(self.__name__) is self:
             return self._answers[name]
-        # Whoever looks for the source of a frame asks every module for its file; importing a name asks whether this is a package.
-        if name == "__file__" or (name == "__path__" and self.__name__ == _UTILS):
-            raise AttributeError(name)
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)  # what Python asks every module for, such as its file
         self._give_way()
         return getattr(import_module(self.__name__), name)
 
 
-def _is_compile_supported(device_type: Any) -> Any:
-    return import_module(_UTILS).is_compile_supported(device_type)
+class _Loaded(Loader):
+    """Loads a module that is there already."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        if self._spec is not None:
+            # Past a module of settings, which takes none but its own.
+            vars(module)["__spec__"] = self._spec

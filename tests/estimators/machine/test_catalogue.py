@@ -13,7 +13,7 @@ from shmoo.estimators.machine.catalogue import (
     runtime_of,
     whose,
 )
-from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names, listed
+from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.draws import names_to_draw
 
@@ -69,8 +69,8 @@ def test_a_part_of_the_structure_brings_what_belongs_to_it():
 def test_intervals_draw_what_is_uncertain_of_this_runtime():
     """Neither what the tiles were cut by, nor what other runtimes launch, nor what was fitted to times."""
     profile = load_profile("gpu_a100_40g")
-    drawn = set(names_to_draw(listed(profile), "inductor", tensor=False))
+    drawn = set(names_to_draw(profile.listed, "inductor", tensor=False))
     assert {"graph", "device_launch", "vector_share"} <= drawn
     assert not drawn & {"capacity.l2", "count.sms", "sigma", "launch.cudagraphs", "efficiency.gemm"}
     assert not [name for name in drawn if whose(name) in ("tensor", *TENSOR)]
-    assert "half.tile.tensor" in names_to_draw(listed(profile), "inductor", tensor=True)
+    assert "half.tile.tensor" in names_to_draw(profile.listed, "inductor", tensor=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
-from shmoo.estimators.machine.coefficients import Coefficients, listed
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.hosts import HOSTS, OWN, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
@@ -67,8 +67,8 @@ def test_a_launch_set_by_hand_counts_on_a_card_with_a_named_host():
     """A what-if about the host changes it, and leaves its other launches."""
     changed = variant(load_profile("gpu_t4"), {"launch.eager": 1e-6})
     assert changed.host == ""
-    assert listed(changed)["launch.eager"].value == 1e-6
-    assert listed(changed)["launch.inductor"] == HOSTS["server_2025"].coefficients["launch.inductor"]
+    assert changed.listed["launch.eager"].value == 1e-6
+    assert changed.listed["launch.inductor"] == HOSTS["server_2025"].coefficients["launch.inductor"]
 
 
 def test_hosts_that_do_not_exist_are_refused():

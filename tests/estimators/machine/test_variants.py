@@ -6,7 +6,6 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import CATALOGUE, under
-from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.variants import amount_of, variant
 from shmoo.harness.machine.architectures import load_architecture
@@ -111,7 +110,7 @@ def test_latencies_of_a_gpu_are_clocks():
     before = load_profile("gpu_a100_40g")
     assert "device_launch" not in before.coefficients
     after = variant(before, {"clock": before.value("clock") / 2})
-    assert after.value("device_launch") == pytest.approx(2.0 * listed(before)["device_launch"].value)
+    assert after.value("device_launch") == pytest.approx(2.0 * before.listed["device_launch"].value)
     for name in ("device_launch.gemm_tensor", "tile_overhead.gemm_tensor", "fetch.latency.gemm_tensor"):
         assert after.value(name) == pytest.approx(2.0 * before.value(name))
 

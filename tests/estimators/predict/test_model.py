@@ -249,7 +249,7 @@ def test_an_asynchronous_graph_hides_the_host_behind_long_kernels():
     launch = np.full(3, 1e-6)
     for device, expected in ((10e-6, 31e-6), (0.1e-6, 3.1e-6)):
         work = np.full(3, device)
-        prediction = Prediction(work, work, launch, work, launch + work, None)
+        prediction = Prediction(work, work, launch, work, None)
         assert graph_latency(table, prediction, Coefficients(profile), "eager")[0] == pytest.approx(expected)
 
 
@@ -332,7 +332,7 @@ def test_what_the_host_does_after_the_hand_over_hides_behind_the_device():
     launch = np.full(1, 10e-6)
     for device, expected in ((1e-6, 10e-6), (20e-6, 26e-6)):
         work = np.full(1, device)
-        prediction = Prediction(work, work, launch, work, launch + work, None)
+        prediction = Prediction(work, work, launch, work, None)
         assert graph_latency(table, prediction, Coefficients(profile), "eager")[0] == pytest.approx(expected)
 
 

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.coefficients import DEFAULTS, Coefficients
+from shmoo.estimators.machine.catalogue import DEFAULTS
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.inspection import ENTRY, inspect_graphs, parent_of, paths_to

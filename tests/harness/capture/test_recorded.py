@@ -155,6 +155,45 @@ def test_a_stand_in_gives_way_to_whoever_uses_it() -> None:
     assert _printed(code).splitlines() == ["torch._dynamo.config True", "True True"]
 
 
+@pytest.mark.parametrize(
+    ("use", "real"),
+    [
+        ("from torch._dynamo.eval_frame import OptimizedModule as used", "torch._dynamo.OptimizedModule"),
+        ("import torch._dynamo.config as used", "sys.modules['torch._dynamo.utils'].config"),
+        ("from torch._dynamo.utils import is_compile_supported; used = is_compile_supported('cpu')", "True"),
+    ],
+    ids=["a class of a part", "a part", "an answer"],
+)
+def test_what_is_used_of_dynamo_while_it_is_put_off_is_there_once(use: str, real: str) -> None:
+    """A part that is asked for by itself is that of the whole, not a second one beside it."""
+    code = (
+        "import sys, torch\n"
+        "from shmoo.harness.capture.fx.dynamo import dynamo_put_off\n"
+        "with dynamo_put_off():\n"
+        "    torch.relu(torch.empty(3, device='meta'))\n"
+        f"    {use}\n"
+        f"print(used is ({real}), torch._dynamo.eval_frame is sys.modules['torch._dynamo.eval_frame'])\n"
+    )
+    assert _printed(code) == "True True"
+
+
+def test_nothing_of_a_stand_in_is_left_after_an_error() -> None:
+    """Nor does looking for Dynamo, without importing it, fail while it is put off."""
+    code = (
+        "import importlib.util, sys, torch\n"
+        "from shmoo.harness.capture.fx.dynamo import dynamo_put_off\n"
+        "before = list(sys.meta_path)\n"
+        "try:\n"
+        "    with dynamo_put_off():\n"
+        "        torch.relu(torch.empty(3, device='meta'))\n"
+        "        print('torch._dynamo' in sys.modules, importlib.util.find_spec('torch._dynamo').name)\n"
+        "        raise KeyError\n"
+        "except KeyError:\n"
+        "    print('torch._dynamo' in sys.modules, '_dynamo' in vars(torch), sys.meta_path == before)\n"
+    )
+    assert _printed(code).splitlines() == ["True torch._dynamo", "False False True"]
+
+
 @pytest.mark.parametrize("name", ["linear", "conv", "embedding", "layer_norm", "batch_norm"])
 def test_an_operator_in_memory_is_captured_from_a_copy_without(name: str) -> None:
     """The graph is that of the operator itself, whose weights stay where they are."""
