@@ -74,9 +74,12 @@ def _add_rows(
     results = [sum([t.nbytes for t in ts if t.write and t.storage in returned]) for ts in touches]
     leaving = [sum([t.nbytes for t in ts if t.write and t.storage in images]) if images else 0.0 for ts in touches]
     views: list[int] = []
+    modules: list[int] = []
+    entered = _entered(graph)
     done = 0  # calls up to the end of the last kernel so far
     for kernel in kernels:
         views.append(costs[done : kernel.calls[-1]].count(None))
+        modules.append(sum(entered[done : kernel.calls[-1] + 1]))
         done = max(done, kernel.calls[-1] + 1)
     converted: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
@@ -98,10 +101,21 @@ def _add_rows(
             cost.batch or 1, cost.m or 1, cost.n or 1, cost.k or 1,
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
-            len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],
+            len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], modules[row], code[row],
             entering[row], results[row], leaving[row], _strided_bytes(work) or copied_bytes(graph, work.call, producers),
             segment, np.nan,
         ))  # fmt: skip
+
+
+def _entered(graph: Graph) -> list[int]:
+    """Modules that a framework enters for each call: those around it that the call before it was not in."""
+    entered, before = [], list[str]()
+    for call in graph.calls:
+        path = call.module.split(".") if call.module else []
+        shared = next((i for i, (own, other) in enumerate(zip(path, before, strict=False)) if own != other), len(before))
+        entered.append(max(len(path) - shared, 0))
+        before = path
+    return entered
 
 
 class _Work(NamedTuple):

@@ -56,6 +56,9 @@ LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depth
 COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
 library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
+DISPATCH_SD = 0.5
+"""The same of an operator's dispatch around that of its algorithm's. Large cases hardly see it: without any small one the dispatch
+of hardswish came out five times as long as those of other loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
@@ -121,6 +124,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         if runtime == "eager":
             add("view.eager", ("view.eager", "launch"), here & cases.views)
             if profile.family == "cpu":
+                add("module.eager", ("module.eager",), here & cases.modules)
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", ("switch.eager", "launch"), here & cases.away)
@@ -130,6 +134,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             if coefficients.find(f"layout.{runtime}.{stem}"):
                 add(f"layout.{runtime}.{stem}", (f"layout.{runtime}.{stem}",), here & cases.convolves)
     if profile.family == "cpu":
+        add("fork", ("fork",), cases.called & cases.loops)
         add("page_fault", ("page_fault",), cases.mapped)
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
@@ -194,7 +199,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         few = cases.with_any(here & cases.alone).sum() < MIN_CASES
         if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
             continue
-        add_own(op, algorithm, ("launch.eager", "launch"), here)
+        add_own(op, algorithm, ("launch.eager", "launch"), here, DISPATCH_SD if profile.family == "cpu" else None)
         if not (here & cases.matrix).any():
             # Within one operator, work on the two units is proportional, so one coefficient carries both.
             stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
@@ -286,6 +291,7 @@ class _Cases:
         self.mapped = joined(lambda block: block.table.mapped_bytes > 0)
         self.grown = joined(lambda block: block.table.grown_bytes > 0)
         self.views = joined(lambda block: block.table.views > 0)
+        self.modules = joined(lambda block: block.table.modules > 0)
         near = profile.value("capacity.l2", math.inf) / 4
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(_known_warmth)

@@ -244,6 +244,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
+    "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
+        Guess(3e-6, 1e-6, 1e-5, "a few layers of Python around each forward pass of a module", ".eager", "cpu"),)),
+    "fork": Entry("s", "share", "CPU: a loop's cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
+        Guess(3e-6, 1e-6, 1e-5, "OpenMP threads that still spin from the loop before", "", "cpu"),)),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
                     assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),
                              Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
@@ -265,11 +269,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
-    "layout": Entry("s/B", "share", "CPU: conversion of images, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
+    "layout": Entry("s/B", "share", "CPU: conversion of images on one core, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
         Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
-        Guess(3e-10, 5e-11, 1e-9, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
+        Guess(1.5e-10, 4e-11, 6e-10, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
         Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor.edge", "cpu"),
-        Guess(1e-10, 2e-11, 5e-10, "a convolution's weights brought into the library's blocks", ".inductor.weights", "cpu"),
+        Guess(1.5e-10, 4e-11, 6e-10, "a convolution's weights brought into the library's blocks", ".inductor.weights", "cpu"),
         Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor-freezing.edge", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
     "page_fault": Entry("s/B", "share", "no cost of mapping fresh memory is assumed unless measured",

@@ -57,6 +57,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
+from shmoo.estimators.tiling.cpu_calls import busy_cores, fresh_seconds, layout_seconds, within_call
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
@@ -127,15 +128,15 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
-        fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
-        body = body + coefficients.value("page_fault") * fresh
-        body = body + _layout_time(table, coefficients, codes, runtime)
-    launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
+        far = np.minimum(tiling.level_bytes[coefficients.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
+        body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime, far)
+    launch: Floats = np.broadcast_arrays(_launch_time(table, coefficients, codes, runtime), body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
         launch = launch + _within_call(table, coefficients, codes, runtime)
-    if coefficients.find(f"view.{runtime}") is not None:
-        launch = launch + coefficients.value(f"view.{runtime}") * table.views
+    for name, count in (("view", table.views), ("module", table.modules)):
+        if coefficients.find(f"{name}.{runtime}") is not None:
+            launch = launch + coefficients.value(f"{name}.{runtime}") * count
     near = coefficients.profile.get("capacity.l2")
     if near is not None and coefficients.find(f"switch.{runtime}") is not None:
         away = 1.0 - hit_share(table.code_distance, near.value)
@@ -160,6 +161,9 @@ def _each_alone(
     codes = algorithm_codes(table, c.profile)
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
+    cores = c.profile.value("count.cores", 1.0)
+    idle: Floats | float = cores / busy_cores(table, cores, runtime) if c.profile.family == "cpu" else 1.0
+    compute = compute * idle
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
     if c.profile.family == "gpu" and "l2" in shares:
@@ -171,6 +175,8 @@ def _each_alone(
     if c.profile.family == "gpu" and runtime in AS_STORED:
         moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
+    # One core reads the caches at its own rate, and the main memory as fast as several.
+    levels = [*(seconds * idle for seconds in levels[:-1]), levels[-1]] if c.profile.family == "cpu" else levels
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
     memory = levels[0]
@@ -258,6 +264,19 @@ def _compute_time(
     return overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
 
 
+def _launch_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats:
+    """Dispatch of every kernel. On a CPU a loop on several cores starts and joins them, and compiled code calls a contraction's
+    library as the framework does."""
+    launch = c.by_kernel(table, codes, f"launch.{runtime}", "launch")
+    if c.profile.family != "cpu":
+        return launch
+    loops = table.matrix_flops == 0
+    if runtime != "eager":
+        launch = np.where(loops, launch, c.by_algorithm(codes, f"launch.{runtime}", "launch.eager", "launch"))
+    several = busy_cores(table, c.profile.value("count.cores", 1.0), runtime) > 1
+    return launch + np.where(loops & several, c.value("fork"), 0.0) + within_call(table, c, runtime)
+
+
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:
     """Prefixes to look a share of loops up by: compiled ones are others than the framework's own, whatever the operator."""
     return (stem,) if runtime == "eager" else (f"{stem}.{runtime}", stem)
@@ -288,33 +307,6 @@ def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients,
     transforms and under a mask."""
     codes = algorithm_codes(table, coefficients.profile)
     return _compute_time(table, tiling, coefficients, codes, runtime)[1]
-
-
-def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> Floats | float:
-    """What a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c: Developer
-    Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
-    input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
-    if c.find(f"layout.{runtime}.edge") is not None:
-        # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
-        # every call, and the library puts all weights into blocks.
-        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
-        convolves = table.is_family(*CONVOLUTIONS)
-        crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
-        edges = c.value(f"layout.{runtime}.edge") * crossing
-        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") * weights, 0.0)
-    if c.find(f"layout.{runtime}.aligned") is None:
-        return 0.0
-    lanes = c.profile.value("vector.lanes", 1.0)
-    blocked = converts_layout(codes)
-    channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
-    moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
-    aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
-    tail = np.zeros(len(table))
-    for kind, (channels, counts) in moved.items():
-        nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
-        fits: Masks = channels % lanes == 0
-        aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
-    return c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:

@@ -1,0 +1,101 @@
+"""What a framework and its libraries do on a CPU around the arithmetic of a call: cores that a loop uses, conversions of images, new
+memory, and calls within a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from shmoo.estimators.graph.records import CONVOLUTIONS
+from shmoo.estimators.machine.coefficients import Coefficients, converts_layout
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
+from shmoo.estimators.tiling.base import ceil_div
+
+GRAIN = 32768.0
+"""Elements that PyTorch's loops give a core at least (`at::internal::GRAIN_SIZE` of version 2.13, in ATen/TensorIterator.h)."""
+SOFTMAX_GRAIN = GRAIN / 16.0
+"""The same of rows of a softmax (`vec_softmax_lastdim_kernel` in ATen/native/cpu/SoftMaxKernel.cpp)."""
+COMPILED_GRAIN = 512.0
+"""Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
+UNFUSED_CALLS: Mapping[str, float] = MappingProxyType({"aten.gru": 10.0, "aten.rnn_tanh": 2.0, "aten.rnn_relu": 2.0})
+"""Element-wise calls of each step beside its product, of recurrent layers that PyTorch runs call by call (`GRUCell`, `SimpleCell`
+in ATen/native/RNN.cpp). oneDNN runs all steps of an LSTM in one call."""
+
+
+def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
+    """(..., K) cores that a kernel without a contraction uses: too few elements are not worth waking others. Norms give a row to a
+    core, pooling over windows a part of its results, and all other loops of the framework a part of their elements. A contraction
+    counts as all cores: its library cuts it."""
+    elements = table.batch * table.m * table.n
+    if runtime == "eager":
+        parts = ceil_div(elements, np.where(table.is_family("softmax"), SOFTMAX_GRAIN, GRAIN))
+        parts = np.where(table.is_family("softmax"), np.minimum(parts, table.batch * table.m), parts)
+        parts = np.where(table.is_family("normalization"), table.batch * table.m, parts)
+        windows = table.is_family("pooling") & (table.window > 1) & (table.m > table.images)
+        parts = np.where(windows, table.m, parts)
+    else:
+        parts = np.where(elements >= COMPILED_GRAIN * cores, cores, 1.0)
+    contracts = table.matrix_flops > 0
+    return np.where(contracts, cores, np.minimum(parts, cores))
+
+
+def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str, far: Floats) -> Floats | float:
+    """(..., K) what a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c:
+    Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
+    input channels are read in place. Compiled code keeps images in one layout from kernel to kernel.
+
+    All cores convert, and none faster than the main memory reads and writes what lies there.
+
+    Args:
+        far: (K,) share of each kernel's bytes that come from the main memory.
+    """
+    found = _converted(table, c, codes, runtime)
+    if not found:
+        return 0.0
+    on_a_core = sum(c.value(f"layout.{runtime}.{name}") * nbytes for name, nbytes in found.items())
+    streamed = sum(2.0 * far * nbytes * (c.value(f"layout.{runtime}.{name}") > 0) for name, nbytes in found.items())
+    rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth")
+    return np.maximum(on_a_core / c.profile.value("count.cores", 1.0), streamed / rate)
+
+
+def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> dict[str, Floats]:
+    """(K,) bytes that change their layout, by the last part of the coefficient's name."""
+    if c.find(f"layout.{runtime}.edge") is not None:
+        # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
+        # every call, and the library puts all weights into blocks.
+        convolves = table.is_family(*CONVOLUTIONS)
+        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
+        crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
+        return {"edge": crossing, "weights": np.where(convolves, weights, 0.0)}
+    if c.find(f"layout.{runtime}.aligned") is None:
+        return {}
+    lanes = c.profile.value("vector.lanes", 1.0)
+    blocked = converts_layout(codes)
+    channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
+    moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
+    aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
+    tail = np.zeros(len(table))
+    for kind, (channels, counts) in moved.items():
+        nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
+        fits: Masks = channels % lanes == 0
+        aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
+    return {"aligned": aligned, "tail": tail}
+
+
+def fresh_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(..., K) what the first touch of new memory takes."""
+    fresh = table.mapped_bytes + c.value("heap.returned") * table.grown_bytes
+    faults: Floats = c.value("page_fault") * fresh
+    return faults
+
+
+def within_call(table: KernelTable, c: Coefficients, runtime: str) -> Floats | float:
+    """(..., K) dispatch of the calls that a recurrent layer makes in each of its steps, one after the other."""
+    calls = sum(table.is_op(op) * count for op, count in UNFUSED_CALLS.items())
+    if not np.any(calls):
+        return 0.0
+    names = f"launch.{runtime}", "launch"
+    product, loop = (c.value(*(f"{names[0]}.{of}" for of in kinds), *names) for kinds in (("linear", "gemm"), ("pointwise",)))
+    return table.batch * np.where(np.greater(calls, 0), product + calls * loop, 0.0)
