@@ -83,8 +83,10 @@ def _add_rows(
         done = max(done, kernel.calls[-1] + 1)
     converted: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
-        if work.cost.family in CONVOLUTIONS and converts != "none":
-            converted[row] = Temporary(entering[row], leaving[row]) if converts == "edges" else _library_copies(work)
+        if work.cost.family in CONVOLUTIONS and converts == "edges":
+            converted[row] = Temporary(entering[row], leaving[row])
+        elif converts == "kernels":
+            converted[row] = _temporaries(work)
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
@@ -218,11 +220,19 @@ def _is_copied(view: StridedView) -> bool:
     return len(batch) > 1 or (1 not in view.strides[-2:] and 1 not in view.sizes[-2:])
 
 
-def _library_copies(work: _Work) -> Temporary:
-    """Copies of a library that converts the image and the result of a convolution."""
+def _temporaries(work: _Work) -> Temporary | None:
+    """What a library and the framework allocate around a kernel in eager execution: copies of a convolution's image and result in
+    blocks of channels (a transposed one's result in the plain layout too, before it is copied out); the squares of a root mean
+    square norm, which PyTorch composes of other operators, and its result before the weights."""
+    convolves, composed = work.cost.family in CONVOLUTIONS, work.call.op == "aten.rms_norm"
+    if not convolves and not composed:
+        return None
     of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
+    image, result = of.get(READ_ACTIVATION, 0.0), of.get(WRITE, 0.0)
+    if composed:
+        return Temporary(image, result)
     channels = work.cost.geometry.channels_in * work.cost.batch
-    return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
+    return Temporary(image if channels > FEW_CHANNELS else 0.0, result, 2 if work.cost.family == "conv_transpose" else 1)
 
 
 def _label(graph: Graph, kernel: Kernel) -> str:

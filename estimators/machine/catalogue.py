@@ -9,66 +9,12 @@ rates of a machine. Its ranges are wide on purpose and reach every estimate's in
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Source
-
-Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
-"""What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
-the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
-over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
-drawn even where it was fitted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """How far a fit may move a coefficient: bounds, standard deviation of the log-normal prior, and where it starts from if the
-    machine's own value is 0."""
-
-    low: float
-    high: float
-    prior_sd: float
-    start: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """A value with its 90 % range and why (the entry's meaning for ""), for the name that continues the entry's stem by `of`, on
-    one architecture family or on all."""
-
-    value: float
-    low: float
-    high: float
-    why: str = ""
-    of: str = ""
-    on: str = ""
-    source: Source = "fallback"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What is known of the coefficients under a stem.
-
-    Attributes:
-        fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
-        assumed: without a measurement (`DEFAULTS`).
-        typical: where a calibration starts from on a machine whose description does not say.
-        brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
-            belong to a part: `profiles/__init__.py`.
-    """
-
-    unit: str
-    role: Role
-    meaning: str
-    fit: Space | None = None
-    fit_on: Mapping[str, Space] = field(default_factory=dict)
-    assumed: tuple[Guess, ...] = ()
-    typical: tuple[Guess, ...] = ()
-    brings: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
-
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient
+from shmoo.estimators.machine.entries import Entry, Guess, Space
 
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
@@ -98,6 +44,12 @@ _LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "
 # its contractions beat the peak. On a CPU all contractions end in the same register blocks, so their rates on large shapes are
 # near each other's, whatever the clock is.
 _LAUNCH = Space(5e-8, 1e-3, 1.5)
+_DISPATCH = {"pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "gather": 6e-6, "normalization": 8e-6, "gemm": 6e-6,
+             "attention": 1.1e-5, "conv_native": 8e-6, "conv": 6e-5, "depthwise": 6e-5, "conv_transpose": 5e-5,
+             "recurrent": 5e-5}  # fmt: skip
+_CALLED = (
+    "eager PyTorch on 2 cores of a Xeon at about 3 GHz (calibrated campaigns); what oneDNN does before a convolution's first flop"
+)
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "count.cores": Entry("1", "count", "CPU cores; TPU cores on the chip", brings={"cpu": _CORE}),
     "count.pipes": Entry("1", "count", "CPU: vector multiply-add pipes of a core"),
@@ -233,7 +185,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                           assumed=(Guess(0.125, 0.05, 0.25),)),
     "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
         Guess(8e-6, 3e-6, 20e-6, "dispatch of one operator by a framework on one core", "", "cpu"),
-        Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop and its parallel region", ".inductor", "cpu"),
+        *(Guess(s, s / 2.5, s * 2.5, _CALLED, f".eager.{of}", "cpu") for of, s in _DISPATCH.items()),
+        Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop", ".inductor", "cpu"),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
@@ -248,8 +201,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(3e-6, 1e-6, 1e-5, "a few layers of Python around each forward pass of a module", ".eager", "cpu"),)),
     "fork": Entry("s", "share", "CPU: a loop's cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
         Guess(3e-6, 1e-6, 1e-5, "OpenMP threads that still spin from the loop before", "", "cpu"),)),
-    "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
-                    assumed=(Guess(2e-6, 0.2e-6, 20e-6, "", ".eager", "cpu"),
+    "switch": Entry("s", "share", "code and library state, a few hundred KB at most, come back from a farther cache",
+                    Space(5e-8, 5e-5, 0.7), {"gpu": _LAUNCH}, assumed=(Guess(5e-6, 1e-6, 20e-6, "", ".eager", "cpu"),
                              Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),

@@ -57,7 +57,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
-from shmoo.estimators.tiling.cpu_calls import busy_cores, fresh_seconds, layout_seconds, within_call
+from shmoo.estimators.tiling.cpu_calls import RESULT_POINTS, busy_cores, by_result, call_by_call, fresh_seconds, layout_seconds
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
@@ -242,10 +242,13 @@ def _compute_time(
     widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
     looped = np.where(widened, _FLOAT32, table.dtype)
     vector_peak = c.by_dtype(looped, _VECTOR)
-    vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
+    scalar = by_result(table, runtime) & (c.profile.family == "cpu")
+    vector = (table.vector_flops + RESULT_POINTS * scalar * table.m) / (
+        vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
+    )
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
-    special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
+    special = ~scalar * table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
     if tiling.blocks is not None:
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
@@ -274,7 +277,7 @@ def _launch_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
     if runtime != "eager":
         launch = np.where(loops, launch, c.by_algorithm(codes, f"launch.{runtime}", "launch.eager", "launch"))
     several = busy_cores(table, c.profile.value("count.cores", 1.0), runtime) > 1
-    return launch + np.where(loops & several, c.value("fork"), 0.0) + within_call(table, c, runtime)
+    return call_by_call(table, launch + np.where(loops & several, c.value("fork"), 0.0), c, runtime)
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:

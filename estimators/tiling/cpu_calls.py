@@ -19,6 +19,9 @@ SOFTMAX_GRAIN = GRAIN / 16.0
 """The same of rows of a softmax (`vec_softmax_lastdim_kernel` in ATen/native/cpu/SoftMaxKernel.cpp)."""
 COMPILED_GRAIN = 512.0
 """Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
+RESULT_POINTS = 16.0
+"""Points of a window that take as long as a result's bounds, index and store: poolings of 4 to 9 points on a Xeon, of 10 ns a result and
+0.7 ns a point (maxima, 2 cores) and of 4 and 0.2 ns (means, with their division)."""
 UNFUSED_CALLS: Mapping[str, float] = MappingProxyType({"aten.gru": 10.0, "aten.rnn_tanh": 2.0, "aten.rnn_relu": 2.0})
 """Element-wise calls of each step beside its product, of recurrent layers that PyTorch runs call by call (`GRUCell`, `SimpleCell`
 in ATen/native/RNN.cpp). oneDNN runs all steps of an LSTM in one call."""
@@ -33,12 +36,17 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
         parts = ceil_div(elements, np.where(table.is_family("softmax"), SOFTMAX_GRAIN, GRAIN))
         parts = np.where(table.is_family("softmax"), np.minimum(parts, table.batch * table.m), parts)
         parts = np.where(table.is_family("normalization"), table.batch * table.m, parts)
-        windows = table.is_family("pooling") & (table.window > 1) & (table.m > table.images)
-        parts = np.where(windows, table.m, parts)
+        parts = np.where(by_result(table, runtime), table.m, parts)
     else:
         parts = np.where(elements >= COMPILED_GRAIN * cores, cores, 1.0)
     contracts = table.matrix_flops > 0
     return np.where(contracts, cores, np.minimum(parts, cores))
+
+
+def by_result(table: KernelTable, runtime: str) -> Masks:
+    """(K,) pooling over windows whose results the framework computes one after the other, without vectors."""
+    windows: Masks = table.is_family("pooling") & (table.window > 1) & (table.m > table.images)
+    return windows & (runtime == "eager")
 
 
 def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str, far: Floats) -> Floats | float:
@@ -91,11 +99,12 @@ def fresh_seconds(table: KernelTable, c: Coefficients) -> Floats:
     return faults
 
 
-def within_call(table: KernelTable, c: Coefficients, runtime: str) -> Floats | float:
-    """(..., K) dispatch of the calls that a recurrent layer makes in each of its steps, one after the other."""
+def call_by_call(table: KernelTable, launch: Floats, c: Coefficients, runtime: str) -> Floats:
+    """(..., K) dispatch of every kernel, where `launch` is that of one call: of recurrent layers that run call by call, what they
+    dispatch in all their steps."""
     calls = sum(table.is_op(op) * count for op, count in UNFUSED_CALLS.items())
     if not np.any(calls):
-        return 0.0
+        return launch
     names = f"launch.{runtime}", "launch"
     product, loop = (c.value(*(f"{names[0]}.{of}" for of in kinds), *names) for kinds in (("linear", "gemm"), ("pointwise",)))
-    return table.batch * np.where(np.greater(calls, 0), product + calls * loop, 0.0)
+    return np.where(np.greater(calls, 0), product + table.batch * (product + calls * loop), launch)
