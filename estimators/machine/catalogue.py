@@ -19,6 +19,10 @@ from shmoo.estimators.machine.entries import Entry, Guess, Space
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
 _BLOCKS = f"share of peak of large tiles over a long reduction: {_GUESS}"
+_ALL_CORES = (
+    "share of the peak of all cores at the rated clock: 0.4 of 14 cores whose clock wide vectors lower (PyTorch Image Models, "
+    "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x, 2024), 0.9 of 2 cores above it"
+)
 _DEEPBENCH = "geometric mean of P100, V100 and T4, each fitted to DeepBench's float32 convolutions (CUDA 8 to 10.1)"
 _TRANSFORMED = f"share of peak of transformed products: {_GUESS}"
 _COUNTED = f"share of the counted cycles, idle elements included, as of products: {_GUESS}"
@@ -97,6 +101,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
+        *(Guess(0.5, 0.25, 0.95, _ALL_CORES, of, "cpu") for of in ("", ".conv", ".conv_3x3")),
+        Guess(0.3, 0.1, 0.9, f"vectors of channels: {_GUESS}", ".depthwise", "cpu"),
         Guess(0.9, 0.7, 1.0, _BLOCKS, "", "gpu"),
         Guess(0.95, 0.7, 1.1, f"share of peak of implicit products in float32: {_DEEPBENCH}", ".conv", "gpu", "literature"),
         Guess(0.85, 0.5, 1.0, f"share of peak of the direct way: {_GUESS}", ".conv_3x3", "gpu"),
@@ -114,6 +120,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
                                Space(1e-3, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
+        Guess(0.15, 0.04, 0.6, "loops load and store between operations: 0.05 to 0.4 on 2 cores of a Xeon", "", "cpu"),
         Guess(0.9, 0.6, 1.0, f"arithmetic on registers beside products, as of softmax in {_FULL}", ".tensor", "gpu"))),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
@@ -170,6 +177,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
                      Space(1.0, 12.0, 0.5), assumed=(
         Guess(3.0, 1.5, 8.0),
+        Guess(1.5, 1.0, 4.0, "operands are packed and streamed on the cores that compute", "", "cpu"),
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
@@ -186,7 +194,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
         Guess(8e-6, 3e-6, 20e-6, "dispatch of one operator by a framework on one core", "", "cpu"),
         *(Guess(s, s / 2.5, s * 2.5, _CALLED, f".eager.{of}", "cpu") for of, s in _DISPATCH.items()),
-        Guess(4e-6, 1e-6, 10e-6, "call of a compiled loop", ".inductor", "cpu"),
+        Guess(6e-6, 2e-6, 15e-6, "call of a compiled loop", ".inductor", "cpu"),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
@@ -199,7 +207,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
         Guess(3e-6, 1e-6, 1e-5, "a few layers of Python around each forward pass of a module", ".eager", "cpu"),)),
-    "fork": Entry("s", "share", "CPU: a loop's cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
+    "fork": Entry("s", "share", "CPU: twice as many cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
         Guess(3e-6, 1e-6, 1e-5, "OpenMP threads that still spin from the loop before", "", "cpu"),)),
     "switch": Entry("s", "share", "code and library state, a few hundred KB at most, come back from a farther cache",
                     Space(5e-8, 5e-5, 0.7), {"gpu": _LAUNCH}, assumed=(Guess(5e-6, 1e-6, 20e-6, "", ".eager", "cpu"),

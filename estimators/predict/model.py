@@ -57,7 +57,15 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
-from shmoo.estimators.tiling.cpu_calls import RESULT_POINTS, busy_cores, by_result, call_by_call, fresh_seconds, layout_seconds
+from shmoo.estimators.tiling.cpu_calls import (
+    RESULT_POINTS,
+    busy_cores,
+    by_result,
+    call_by_call,
+    fresh_seconds,
+    layout_seconds,
+    waking_seconds,
+)
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
@@ -162,7 +170,9 @@ def _each_alone(
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     cores = c.profile.value("count.cores", 1.0)
-    idle: Floats | float = cores / busy_cores(table, cores, runtime) if c.profile.family == "cpu" else 1.0
+    # A contraction's library cuts it for all cores: `utilisation`.
+    loops = (table.matrix_flops == 0) & (c.profile.family == "cpu")
+    idle = np.where(loops, cores / busy_cores(table, cores, runtime), 1.0)
     compute = compute * idle
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
@@ -268,16 +278,14 @@ def _compute_time(
 
 
 def _launch_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats:
-    """Dispatch of every kernel. On a CPU a loop on several cores starts and joins them, and compiled code calls a contraction's
-    library as the framework does."""
+    """Dispatch of every kernel. On a CPU work on several cores starts and joins them, and compiled code calls a contraction's library
+    as the framework does."""
     launch = c.by_kernel(table, codes, f"launch.{runtime}", "launch")
     if c.profile.family != "cpu":
         return launch
-    loops = table.matrix_flops == 0
     if runtime != "eager":
-        launch = np.where(loops, launch, c.by_algorithm(codes, f"launch.{runtime}", "launch.eager", "launch"))
-    several = busy_cores(table, c.profile.value("count.cores", 1.0), runtime) > 1
-    return call_by_call(table, launch + np.where(loops & several, c.value("fork"), 0.0), c, runtime)
+        launch = np.where(table.matrix_flops == 0, launch, c.by_algorithm(codes, f"launch.{runtime}", "launch.eager", "launch"))
+    return call_by_call(table, launch + waking_seconds(table, c, runtime), c, runtime)
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:

@@ -17,8 +17,12 @@ GRAIN = 32768.0
 """Elements that PyTorch's loops give a core at least (`at::internal::GRAIN_SIZE` of version 2.13, in ATen/TensorIterator.h)."""
 SOFTMAX_GRAIN = GRAIN / 16.0
 """The same of rows of a softmax (`vec_softmax_lastdim_kernel` in ATen/native/cpu/SoftMaxKernel.cpp)."""
+LEAST_FLOPS = 1e5
+"""Flops of a contraction for which a library wakes another core: what one does in the time that waking takes."""
 COMPILED_GRAIN = 512.0
 """Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
+STREAMED = 3.0
+"""Bytes that a conversion moves for each byte: it is read, and a line that is written is read first."""
 RESULT_POINTS = 16.0
 """Points of a window that take as long as a result's bounds, index and store: poolings of 4 to 9 points on a Xeon, of 10 ns a result and
 0.7 ns a point (maxima, 2 cores) and of 4 and 0.2 ns (means, with their division)."""
@@ -28,9 +32,8 @@ in ATen/native/RNN.cpp). oneDNN runs all steps of an LSTM in one call."""
 
 
 def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
-    """(..., K) cores that a kernel without a contraction uses: too few elements are not worth waking others. Norms give a row to a
-    core, pooling over windows a part of its results, and all other loops of the framework a part of their elements. A contraction
-    counts as all cores: its library cuts it."""
+    """(..., K) cores that a kernel uses: too little work is not worth waking others. Norms give a row to a core, pooling over windows
+    a part of its results, and all other loops of the framework a part of their elements."""
     elements = table.batch * table.m * table.n
     if runtime == "eager":
         parts = ceil_div(elements, np.where(table.is_family("softmax"), SOFTMAX_GRAIN, GRAIN))
@@ -39,8 +42,15 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
         parts = np.where(by_result(table, runtime), table.m, parts)
     else:
         parts = np.where(elements >= COMPILED_GRAIN * cores, cores, 1.0)
-    contracts = table.matrix_flops > 0
-    return np.where(contracts, cores, np.minimum(parts, cores))
+    parts = np.where(table.matrix_flops > 0, ceil_div(table.matrix_flops, LEAST_FLOPS), parts)
+    return np.minimum(parts, cores)
+
+
+def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
+    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. Both pass through a tree of cores, so that they
+    take a step more for twice as many (Mellor-Crummey and Scott, ACM TOCS 9(1), 1991)."""
+    waking: Floats = c.value("fork") * np.log2(busy_cores(table, c.profile.value("count.cores", 1.0), runtime))
+    return waking
 
 
 def by_result(table: KernelTable, runtime: str) -> Masks:
@@ -63,7 +73,7 @@ def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: st
     if not found:
         return 0.0
     on_a_core = sum(c.value(f"layout.{runtime}.{name}") * nbytes for name, nbytes in found.items())
-    streamed = sum(2.0 * far * nbytes * (c.value(f"layout.{runtime}.{name}") > 0) for name, nbytes in found.items())
+    streamed = sum(STREAMED * far * nbytes * (c.value(f"layout.{runtime}.{name}") > 0) for name, nbytes in found.items())
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth")
     return np.maximum(on_a_core / c.profile.value("count.cores", 1.0), streamed / rate)
 
@@ -72,9 +82,9 @@ def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -
     """(K,) bytes that change their layout, by the last part of the coefficient's name."""
     if c.find(f"layout.{runtime}.edge") is not None:
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
-        # every call, and the library puts all weights into blocks.
+        # every call, and the library puts them into blocks.
         convolves = table.is_family(*CONVOLUTIONS)
-        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
+        weights = table.bytes_of_kind(READ_WEIGHT) * 2.0 * (table.window > 1)
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
         return {"edge": crossing, "weights": np.where(convolves, weights, 0.0)}
     if c.find(f"layout.{runtime}.aligned") is None:
