@@ -108,7 +108,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         start = float(coefficients.value(*lookup)) or within.start
         start = min(max(start, within.low * 1.01), within.high * 0.99)
         # A dispatch of its own length is no variety of the average one.
-        own = name.startswith("launch.") and name in DEFAULTS[profile.family]
+        own = name.startswith(("launch.", "switch.")) and name in DEFAULTS[profile.family]
         parent = None if own else next((other for other in lookup if other != name and other in parameters), None)
         sd = prior_sd or within.prior_sd
         parameters[name] = Parameter(name, start, within.low, within.high, sd, affects, parent)
