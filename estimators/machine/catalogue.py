@@ -209,8 +209,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(3e-6, 1e-6, 1e-5, "a few layers of Python around each forward pass of a module", ".eager", "cpu"),)),
     "fork": Entry("s", "share", "CPU: twice as many cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
         Guess(3e-6, 1e-6, 1e-5, "OpenMP threads that still spin from the loop before", "", "cpu"),)),
-    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 2e-4, 0.7), {"gpu": _LAUNCH}, (
-        Guess(5e-6, 1e-6, 20e-6, "", ".eager", "cpu"),
+    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 1e-4, 0.4), {"gpu": _LAUNCH}, (
+        Guess(8e-6, 2e-6, 3e-5, "", ".eager", "cpu"),
         *(Guess(5e-5, 1.5e-5, 1.2e-4, "a convolution's descriptors, scratch memory and several generated kernels: beside other calls "
                 "it takes 50 to 80 us more than alone (2 cores of a Xeon)", f".eager.{of}", "cpu") for of in ("conv", "depthwise")),
         Guess(1e-5, 2e-6, 4e-5, "small convolutions are products of the framework's own", ".eager.conv_native", "cpu"),
