@@ -14,20 +14,20 @@ from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.graph.views import StridedView, view_of
-from shmoo.estimators.memory.heap import Temporary, fresh_memory
+from shmoo.estimators.memory.heap import MAPPED_BYTES, Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
 
-Conversion = Literal["none", "kernels", "edges"]
+Conversion = Literal["none", "kernels", "edges", "edges and weights"]
 CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("cpu", "eager"): "kernels",
-    ("cpu", "inductor"): "edges",
+    ("cpu", "inductor"): "edges and weights",
     ("cpu", "inductor-freezing"): "edges",
 }
-"""Where images change their layout, by architecture family and runtime: at "kernels", a library converts them to blocks of
-channels and back around each convolution; at the "edges" of a graph, compiled code converts inputs to channels-last and results
-back."""
+"""What changes its layout, by architecture family and runtime: at "kernels", a library converts images to blocks of channels and
+back around each convolution, and its weights before it; at the "edges" of a graph, compiled code converts inputs to channels-last
+and results back; weights that are not frozen are converted at every call."""
 
 
 def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: Conversion = "none") -> KernelTable:
@@ -35,7 +35,7 @@ def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: 
 
     Args:
         parts: graphs with their kernels: groups of calls in execution order without free calls. `InputError` without a kernel.
-        converts: where images change their layout (`CONVERSIONS`).
+        converts: what changes its layout (`CONVERSIONS`).
     """
     rows: list[tuple[float, ...]] = []
     accesses: list[tuple[float, ...]] = []
@@ -83,10 +83,10 @@ def _add_rows(
         done = max(done, kernel.calls[-1] + 1)
     converted: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
-        if work.cost.family in CONVOLUTIONS and converts == "edges":
-            converted[row] = Temporary(entering[row], leaving[row])
-        elif converts == "kernels":
+        if converts == "kernels":
             converted[row] = _temporaries(work)
+        elif converts != "none" and work.cost.family in CONVOLUTIONS:
+            converted[row] = Temporary(entering[row], leaving[row])
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
@@ -103,7 +103,8 @@ def _add_rows(
             cost.batch or 1, cost.m or 1, cost.n or 1, cost.k or 1,
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
-            len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], modules[row], code[row],
+            len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown,
+            views[row], modules[row], code[row],
             entering[row], results[row], leaving[row], _strided_bytes(work) or copied_bytes(graph, work.call, producers),
             segment, np.nan,
         ))  # fmt: skip
@@ -233,6 +234,16 @@ def _temporaries(work: _Work) -> Temporary | None:
         return Temporary(image, result)
     channels = work.cost.geometry.channels_in * work.cost.batch
     return Temporary(image if channels > FEW_CHANNELS else 0.0, result, 2 if work.cost.family == "conv_transpose" else 1)
+
+
+def _mapped_weights(work: _Work, converts: Conversion) -> float:
+    """Bytes of a convolution's converted weights that are mapped separately: one copy in the library's blocks, and in compiled
+    code one in channels-last order before it, of windows of more than a point."""
+    if work.cost.family not in CONVOLUTIONS or converts not in ("kernels", "edges and weights"):
+        return 0.0
+    copies = 2 if converts == "edges and weights" and work.cost.window > 1 else 1
+    weights = sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind == READ_WEIGHT)
+    return copies * weights if weights > MAPPED_BYTES else 0.0
 
 
 def _label(graph: Graph, kernel: Kernel) -> str:

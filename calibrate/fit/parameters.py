@@ -10,11 +10,10 @@ from functools import partial
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
-from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import DEFAULTS, short_op, space, whose
+from shmoo.estimators.graph.records import CONVOLUTIONS
+from shmoo.estimators.machine.catalogue import DEFAULTS, entry, short_op, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
-    FAMILY_OF,
     TENSOR,
     Coefficients,
     algorithm_codes,
@@ -60,9 +59,8 @@ COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
 library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
 DISPATCH_SD, ALGORITHM_SD = 0.5, 0.7
-"""The same of an operator's dispatch around that of its algorithm's, and of a library's call in compiled code around that in eager;
-of an algorithm's around what is typical. Large cases hardly see it: without any small one the dispatch of hardswish came out five
-times as long as those of other loops."""
+"""The same of an operator's dispatch around that of its algorithm's, and of an algorithm's around what is typical. Large cases
+hardly see it: without any small one the dispatch of hardswish came out five times as long as those of other loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
@@ -183,17 +181,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime) & cases.called
-            library = profile.family == "cpu" and runtime != "eager" and FAMILY_OF.get(algorithm, algorithm) in CONTRACTIONS
-            if library:
-                add_own(algorithm, algorithm, (f"launch.{runtime}", "launch.eager", "launch"), compiled, DISPATCH_SD)
-            else:
-                add_own(
-                    algorithm,
-                    algorithm,
-                    (f"launch.{runtime}", "launch"),
-                    compiled,
-                    ALGORITHM_SD if profile.family == "cpu" else None,
-                )
+            typical = ALGORITHM_SD if profile.family == "cpu" else None
+            add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled, typical)
             if profile.family == "cpu" and runtime != "eager":
                 # Compiled code uses another image layout, and so other kernels of the library.
                 prefixes = (f"efficiency.{runtime}", "efficiency")
@@ -238,8 +227,11 @@ def _demand(profile: ArchitectureProfile) -> float:
 
 def allowed(name: str, profile: ArchitectureProfile) -> Space:
     """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
-    the machine's highest clock."""
-    found = space(name, profile.family)
+    the machine's highest clock; `KeyError` for one that is looked up and never fitted."""
+    listed = entry(name)
+    found = listed.fit_on.get(profile.family, listed.fit)
+    if found is None:
+        raise KeyError(f"coefficient {name!r} has no range to fit it in")
     half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
     if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:
         return found

@@ -19,10 +19,6 @@ from shmoo.estimators.machine.entries import Entry, Guess, Space
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
 _BLOCKS = f"share of peak of large tiles over a long reduction: {_GUESS}"
-_ALL_CORES = (
-    "share of the peak of all cores at the rated clock: 0.4 of 14 cores whose clock wide vectors lower (PyTorch Image Models, "
-    "benchmark-infer-fp32-nchw-pt240-cpu-i9_10940x, 2024), 0.9 of 2 cores above it"
-)
 _DEEPBENCH = "geometric mean of P100, V100 and T4, each fitted to DeepBench's float32 convolutions (CUDA 8 to 10.1)"
 _TRANSFORMED = f"share of peak of transformed products: {_GUESS}"
 _COUNTED = f"share of the counted cycles, idle elements included, as of products: {_GUESS}"
@@ -35,6 +31,14 @@ _FULL = "the same kernels: at less the A100 would not reach 0.73"
 _STRIDED = "a strided copy of an image from or to channels-last order"
 _HOROWITZ = "datapath and DDR4 energies of Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, with a core's overhead; wide"
 _CACHES = "the system does not tell; typical of CPUs"
+_XEON = "as calibrated on two cores of a fourth-generation Xeon with PyTorch 2.13"
+_I9 = f"{_XEON} and seen in networks compiled for 14 cores of an i9-10940X (timm, 2024)"
+_EAGER = {
+    "pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "gather": 6e-6, "normalization": 8e-6, "gemm": 6e-6,
+    "attention": 1.1e-5, "conv": 7e-5, "depthwise": 7e-5, "conv_native": 8e-6, "conv_transpose": 2e-5, "recurrent": 1e-4,
+}  # fmt: skip
+_COMPILED = {"": 7e-6, ".conv": 9e-5, ".depthwise": 6e-5, ".conv_native": 3.3e-5}
+_SWITCH = {"": 8e-6, ".pointwise": 4e-6, ".conv": 5e-5, ".depthwise": 5e-5, ".conv_native": 1e-5}
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
@@ -48,12 +52,6 @@ _LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "
 # its contractions beat the peak. On a CPU all contractions end in the same register blocks, so their rates on large shapes are
 # near each other's, whatever the clock is.
 _LAUNCH = Space(5e-8, 1e-3, 1.5)
-_DISPATCH = {"pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "gather": 6e-6, "normalization": 8e-6, "gemm": 6e-6,
-             "attention": 1.1e-5, "conv_native": 8e-6, "conv": 6e-5, "depthwise": 6e-5, "conv_transpose": 5e-5,
-             "recurrent": 5e-5}  # fmt: skip
-_CALLED = (
-    "eager PyTorch on 2 cores of a Xeon at about 3 GHz (calibrated campaigns); what oneDNN does before a convolution's first flop"
-)
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "count.cores": Entry("1", "count", "CPU cores; TPU cores on the chip", brings={"cpu": _CORE}),
     "count.pipes": Entry("1", "count", "CPU: vector multiply-add pipes of a core"),
@@ -82,8 +80,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(32 << 10, 16 << 10, 128 << 10, _CACHES, ".l1", "cpu"),
         Guess(1 << 20, 256 << 10, 4 << 20, _CACHES, ".l2", "cpu"),
         Guess(32 << 20, 4 << 20, 256 << 20, _CACHES, ".l3", "cpu"))),
-    "bandwidth": Entry("B/s", "rate", "of a memory level; `bandwidth.l2.tensor` is L2 as copies of tensor-core kernels read it"
-                       , Space(1e8, 1e14, 1.0)),
+    "bandwidth": Entry("B/s", "rate", "of a memory level; `.l2.tensor`: as tensor-core kernels copy", Space(1e8, 1e14, 1.0)),
     "bandwidth.l2": Entry("B/s", "rate", "see `bandwidth`", Space(1e8, 1e14, 1.0), brings={"gpu": (("bandwidth.l2", 1.0),)}),
     "efficiency": Entry("1", "share", "of the matrix peak on large shapes, by algorithm, in compiled code by runtime too",
                         Space(1e-3, 1.6, 1.0), _LEAST_AND_MOST, (
@@ -98,11 +95,12 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "(runs/recorded/h200)", ".unaligned.older", "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
+        Guess(0.65, 0.45, 1.0, f"of the base clock, which wide vectors do not hold on all cores, {_I9}", "", "cpu"),
+        *(Guess(0.9, 0.6, 1.2, f"the same of convolutions, {_I9}", name, "cpu") for name in (".conv", ".conv_3x3")),
+        Guess(0.5, 0.2, 1.0, f"lanes hold channels, {_I9}", ".depthwise", "cpu"),
         Guess(0.4, 0.2, 0.8, _GUESS, ".conv_transpose"),
         Guess(0.5, 0.25, 0.8, _GUESS, ".attention"),
         Guess(0.2, 0.05, 0.6, _GUESS, ".linalg"),
-        *(Guess(0.5, 0.25, 0.95, _ALL_CORES, of, "cpu") for of in ("", ".conv", ".conv_3x3")),
-        Guess(0.3, 0.1, 0.9, f"vectors of channels: {_GUESS}", ".depthwise", "cpu"),
         Guess(0.9, 0.7, 1.0, _BLOCKS, "", "gpu"),
         Guess(0.95, 0.7, 1.1, f"share of peak of implicit products in float32: {_DEEPBENCH}", ".conv", "gpu", "literature"),
         Guess(0.85, 0.5, 1.0, f"share of peak of the direct way: {_GUESS}", ".conv_3x3", "gpu"),
@@ -120,7 +118,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
                                Space(1e-3, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
-        Guess(0.15, 0.04, 0.6, "loops load and store between operations: 0.05 to 0.4 on 2 cores of a Xeon", "", "cpu"),
+        Guess(0.18, 0.07, 0.5, f"of the multiply-add peak, {_I9}", "", "cpu"),
+        Guess(0.02, 0.005, 0.08, f"windows point by point, {_XEON}", ".pooling", "cpu"),
+        Guess(0.06, 0.02, 0.2, f"compiled windows, {_XEON}", ".inductor.pooling", "cpu"),
         Guess(0.9, 0.6, 1.0, f"arithmetic on registers beside products, as of softmax in {_FULL}", ".tensor", "gpu"))),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
@@ -151,7 +151,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(8e-7, 5e-7, 1.4e-6, f"480 to 740 clocks {_LUO}, later under load", ".tensor", "gpu", "literature"))),
     "split_overhead": Entry("s", "share", "of adding up the parts of a split reduction", Space(1e-8, 2e-5, 0.7), assumed=(
         Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or waiting blocks", ".tensor", "gpu"))),
-    "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
+    "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(
+        Guess(1.0, 0.1, 8.0), Guess(35.0, 12.0, 100.0, f"pixels, {_I9}", ".conv", "cpu"))),
     "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
         Guess(16.0, 4.0, 64.0),
@@ -177,7 +178,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
                      Space(1.0, 12.0, 0.5), assumed=(
         Guess(3.0, 1.5, 8.0),
-        Guess(1.5, 1.0, 4.0, "operands are packed and streamed on the cores that compute", "", "cpu"),
+        Guess(1.15, 1.0, 2.0, f"packing, loads and arithmetic take turns, {_I9}", "", "cpu"),
+        Guess(3.5, 2.0, 8.0, f"a loop prefetches, {_XEON}", ".pointwise", "cpu"),
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
@@ -192,9 +194,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "vector_share": Entry("1", "share", f"special over vector peak where not known: {_GUESS}",
                           assumed=(Guess(0.125, 0.05, 0.25),)),
     "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
-        Guess(8e-6, 3e-6, 20e-6, "dispatch of one operator by a framework on one core", "", "cpu"),
-        *(Guess(s, s / 2.5, s * 2.5, _CALLED, f".eager.{of}", "cpu") for of, s in _DISPATCH.items()),
-        Guess(6e-6, 2e-6, 15e-6, "call of a compiled loop", ".inductor", "cpu"),
+        Guess(7e-6, 3e-6, 20e-6, f"dispatch of one operator by a framework, {_XEON}", "", "cpu"),
+        *(Guess(t, t / 2.5, t * 2.5, f"without the waking of cores, {_XEON}", f".eager.{of}", "cpu") for of, t in _EAGER.items()),
+        *(Guess(t, t / 2.5, t * 2.5, f"call of compiled code, {_I9}", f".inductor{of}", "cpu") for of, t in _COMPILED.items()),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
@@ -203,17 +205,16 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
         Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),)),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
-        Guess(1.5e-6, 0.5e-6, 5e-6, "", ".eager", "cpu"),
+        Guess(5e-6, 1.5e-6, 12e-6, _XEON, ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
-        Guess(3e-6, 1e-6, 1e-5, "a few layers of Python around each forward pass of a module", ".eager", "cpu"),)),
+        Guess(3e-6, 1e-6, 1e-5, f"layers of Python around a module's forward pass, {_XEON}", ".eager", "cpu"),)),
     "fork": Entry("s", "share", "CPU: twice as many cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
-        Guess(3e-6, 1e-6, 1e-5, "OpenMP threads that still spin from the loop before", "", "cpu"),)),
-    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 1e-4, 0.4), {"gpu": _LAUNCH}, (
-        Guess(8e-6, 2e-6, 3e-5, "", ".eager", "cpu"),
-        *(Guess(5e-5, 1.5e-5, 1.2e-4, "a convolution's descriptors, scratch memory and several generated kernels: beside other calls "
-                "it takes 50 to 80 us more than alone (2 cores of a Xeon)", f".eager.{of}", "cpu") for of in ("conv", "depthwise")),
-        Guess(1e-5, 2e-6, 4e-5, "small convolutions are products of the framework's own", ".eager.conv_native", "cpu"),
+        Guess(3e-6, 1e-6, 8e-6, f"OpenMP threads that still spin from the loop before, {_XEON}", "", "cpu"),)),
+    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 1e-4, 0.4),
+                    {"gpu": _LAUNCH}, (
+        *(Guess(t, t / 4, t * 4, f"a convolution has several generated kernels, {_XEON}", f".eager{of}", "cpu")
+          for of, t in _SWITCH.items()),
         Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
@@ -233,15 +234,15 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
-    "layout": Entry("s/B", "share", "CPU: conversion of images on one core, by runtime", Space(1e-12, 5e-10, 0.5), assumed=(
-        Guess(5e-11, 1e-11, 2e-10, "conversion to blocks of channels", ".eager.aligned", "cpu"),
-        Guess(1.5e-10, 4e-11, 6e-10, "the same where channels do not fill the last block", ".eager.tail", "cpu"),
-        Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor.edge", "cpu"),
-        Guess(1.5e-10, 4e-11, 6e-10, "a convolution's weights brought into the library's blocks", ".inductor.weights", "cpu"),
-        Guess(2e-10, 5e-11, 6e-10, _STRIDED, ".inductor-freezing.edge", "cpu"),
+    "layout": Entry("s/B", "share", "CPU: conversion of images by one core, by runtime", Space(2e-12, 2e-9, 0.5), assumed=(
+        Guess(4e-11, 1e-11, 1.5e-10, f"conversion to blocks of channels, {_XEON}", ".eager.aligned", "cpu"),
+        Guess(1.1e-10, 4e-11, 3e-10, f"the same where channels do not fill the last block, {_XEON}", ".eager.tail", "cpu"),
+        *(Guess(1.5e-10, 5e-11, 4e-10, _STRIDED, f".{name}.edge", "cpu") for name in ("inductor", "inductor-freezing")),
+        Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
-    "page_fault": Entry("s/B", "share", "no cost of mapping fresh memory is assumed unless measured",
-                        Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(Guess(0.0, 0.0, 0.0),)),
+    "page_fault": Entry("s/B", "share", "first touch of fresh memory, page by page; none is assumed but on CPUs",
+                        Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(
+        Guess(0.0, 0.0, 0.0), Guess(1e-10, 3e-11, 3e-10, f"the system clears each page, {_I9}", "", "cpu"))),
     "heap.returned": Entry("1", "share", "a freed heap goes back or not by what lies at its end: every second time",
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
@@ -284,8 +285,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "area": Entry("m2", "rating", "of silicon: `area.die` of the dies, `area.unit` of a counted part without its memory"),
     "area.byte": Entry("m2/B", "rating", "of memory on the chip"),
     "area.bandwidth": Entry("m2 s/B", "rating", "of main memory's interface and controllers"),
-    "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `sigma.graph` is what "
-                   "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
+    "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `.graph` is what kernels "
+                   "of a graph share, `.graph.many` the same of many kernels", assumed=(
         Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
         Guess(0.1, 0.1, 0.1, f"standard deviation of the log error that kernels share: {_GUESS}", ".graph"),
         Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
@@ -324,15 +325,6 @@ def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str,
     """Which of a machine's coefficients grow with a part of its structure, and with which exponent."""
     brought = entry(name).brings.get(family, ())
     return [(other, exponent) for stem, exponent in brought for other in under(stem, names) if other != name]
-
-
-def space(name: str, family: str) -> Space:
-    """How far a fit may move a coefficient on an architecture family; `KeyError` for one that is looked up and never fitted."""
-    listed = entry(name)
-    allowed = listed.fit_on.get(family, listed.fit)
-    if allowed is None:
-        raise KeyError(f"coefficient {name!r} has no range to fit it in")
-    return allowed
 
 
 def energy_names(name: str) -> tuple[str, ...]:

@@ -46,8 +46,7 @@ class Entry:
 
     Attributes:
         fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
-        assumed: without a measurement (`DEFAULTS`).
-        typical: where a calibration starts from on a machine whose description does not say.
+        assumed: without a measurement (`DEFAULTS`). typical: where calibrations start where a machine's description is silent.
         brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
             belong to a part: `profiles/__init__.py`.
     """

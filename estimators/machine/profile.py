@@ -5,6 +5,7 @@ Names of coefficients are dotted paths, so that a sweep or a user can address an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,19 +15,20 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.catalogue import entry, under
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
 so at the head of its reference."""
-MODEL_FORM = 4
+MODEL_FORM = 5
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
-kernels of tensor cores, warmth at a power cap. 4: on GPUs, one set of joules prices energy and meets the power cap."""
-_SAME_AS_FORM_3 = frozenset({"cpu", "tpu", "kpu"})
-"""Families whose coefficients mean in form 4 what they meant in form 3."""
+kernels of tensor cores, warmth at a power cap. 4: on GPUs, one set of joules prices energy and meets the power cap. 5: on CPUs,
+all cores convert layouts together."""
+_OLDEST_FORM: Mapping[str, int] = {"cpu": 3, "gpu": 4, "tpu": 3, "kpu": 3}
+"""Family -> the oldest form whose coefficients are known in the newest."""
 
 Family = Literal["cpu", "gpu", "tpu", "kpu"]
 Reduction = Literal["k", "n"]
@@ -208,8 +210,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
         if msgspec.json.decode(data, type=_Form).model_form is None:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
-        if profile.model_form == 3 and profile.family in _SAME_AS_FORM_3:
-            profile = profile.replacing(model_form=MODEL_FORM)
+        if _OLDEST_FORM[profile.family] <= profile.model_form < MODEL_FORM:
+            profile = _from_form_4(profile)
         if profile.model_form != MODEL_FORM:
             raise FormatError(
                 f"profile {profile.name!r} {where} has coefficients of model form {profile.model_form}, this shmoo computes "
@@ -272,6 +274,13 @@ def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
         for name, c in profile.coefficients.items()
     }
     return profile.replacing(coefficients=coefficients, format=PROFILE_FORMAT)
+
+
+def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile of an older form in the newest: a CPU's conversions of layouts were of all its cores together."""
+    cores = profile.value("count.cores", 1.0) if profile.family == "cpu" else 1.0
+    scaled = {name: profile.coefficients[name].scaled(cores) for name in under("layout", profile.coefficients)}
+    return profile.replacing(coefficients={**profile.coefficients, **scaled}, model_form=MODEL_FORM)
 
 
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:

@@ -35,7 +35,7 @@ class Fresh(NamedTuple):
 
 class Temporary(NamedTuple):
     """Bytes of the copies that a library makes in its own layout: of a kernel's operand, freed before the result is allocated,
-    and of the result, one or several, freed after. Copies of weights are small and fit a hole."""
+    and of the result, one or several, freed after. Copies of weights fit a hole, or are mapped separately."""
 
     operand: float
     result: float

@@ -7,7 +7,7 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch x dispatch + view x free calls + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
-                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes
+                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes / cores
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.
@@ -45,17 +45,15 @@ from functools import partial
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import (
     Coefficients,
     algorithm_codes,
-    converts_layout,
     in_tensor_kernels,
     unpacks_weights,
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
+from shmoo.estimators.table import Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
@@ -136,9 +134,11 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
-        far = np.minimum(tiling.level_bytes[coefficients.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
-        body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime, far)
-    launch: Floats = np.broadcast_arrays(_launch_time(table, coefficients, codes, runtime), body)[0]
+        body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
+    launch: Floats = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch")
+    if coefficients.profile.family == "cpu":
+        launch = call_by_call(table, launch + waking_seconds(table, coefficients, runtime), coefficients, runtime)
+    launch = np.broadcast_arrays(launch, body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
         launch = launch + _within_call(table, coefficients, codes, runtime)
@@ -275,17 +275,6 @@ def _compute_time(
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
     others = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
     return overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
-
-
-def _launch_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats:
-    """Dispatch of every kernel. On a CPU work on several cores starts and joins them, and compiled code calls a contraction's library
-    as the framework does."""
-    launch = c.by_kernel(table, codes, f"launch.{runtime}", "launch")
-    if c.profile.family != "cpu":
-        return launch
-    if runtime != "eager":
-        launch = np.where(table.matrix_flops == 0, launch, c.by_algorithm(codes, f"launch.{runtime}", "launch.eager", "launch"))
-    return call_by_call(table, launch + waking_seconds(table, c, runtime), c, runtime)
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:

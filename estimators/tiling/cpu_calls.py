@@ -1,4 +1,4 @@
-"""What a framework and its libraries do on a CPU around the arithmetic of a call: cores that a loop uses, conversions of images, new
+"""What a framework and its libraries do on a CPU around the arithmetic of a call: cores they wake, conversions of images, new
 memory, and calls within a call."""
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ LEAST_FLOPS = 1e5
 """Flops of a contraction for which a library wakes another core: what one does in the time that waking takes."""
 COMPILED_GRAIN = 512.0
 """Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
-STREAMED = 3.0
-"""Bytes that a conversion moves for each byte: it is read, and a line that is written is read first."""
 RESULT_POINTS = 16.0
-"""Points of a window that take as long as a result's bounds, index and store: poolings of 4 to 9 points on a Xeon, of 10 ns a result and
-0.7 ns a point (maxima, 2 cores) and of 4 and 0.2 ns (means, with their division)."""
+"""Points of a window that take as long as a result's bounds, index and store: on two cores of a Xeon maxima of 4 and 9 points
+take 10 ns a result and 0.7 ns a point, means 4 and 0.2 ns."""
 UNFUSED_CALLS: Mapping[str, float] = MappingProxyType({"aten.gru": 10.0, "aten.rnn_tanh": 2.0, "aten.rnn_relu": 2.0})
 """Element-wise calls of each step beside its product, of recurrent layers that PyTorch runs call by call (`GRUCell`, `SimpleCell`
 in ATen/native/RNN.cpp). oneDNN runs all steps of an LSTM in one call."""
 
 
 def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
-    """(..., K) cores that a kernel uses: too little work is not worth waking others. Norms give a row to a core, pooling over windows
-    a part of its results, and all other loops of the framework a part of their elements."""
+    """(..., K) cores that a kernel uses: too little work is not worth waking others. Norms give a row to a core, pooling over
+    windows a part of its results, and all other loops of the framework a part of their elements."""
     elements = table.batch * table.m * table.n
     if runtime == "eager":
         parts = ceil_div(elements, np.where(table.is_family("softmax"), SOFTMAX_GRAIN, GRAIN))
@@ -47,8 +45,8 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
 
 
 def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
-    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. Both pass through a tree of cores, so that they
-    take a step more for twice as many (Mellor-Crummey and Scott, ACM TOCS 9(1), 1991)."""
+    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. Both pass through a tree of cores, so
+    that they take a step more for twice as many (Mellor-Crummey and Scott, ACM TOCS 9(1), 1991)."""
     waking: Floats = c.value("fork") * np.log2(busy_cores(table, c.profile.value("count.cores", 1.0), runtime))
     return waking
 
@@ -59,32 +57,21 @@ def by_result(table: KernelTable, runtime: str) -> Masks:
     return windows & (runtime == "eager")
 
 
-def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str, far: Floats) -> Floats | float:
-    """(..., K) what a library spends on converting a convolution's operands to blocks of channels and back (oneDNN's nChw16c:
-    Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow one. A few
-    input channels are read in place. Compiled code keeps images in one layout from kernel to kernel.
-
-    All cores convert, and none faster than the main memory reads and writes what lies there.
-
-    Args:
-        far: (K,) share of each kernel's bytes that come from the main memory.
-    """
-    found = _converted(table, c, codes, runtime)
-    if not found:
-        return 0.0
-    on_a_core = sum(c.value(f"layout.{runtime}.{name}") * nbytes for name, nbytes in found.items())
-    streamed = sum(STREAMED * far * nbytes * (c.value(f"layout.{runtime}.{name}") > 0) for name, nbytes in found.items())
-    rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth")
-    return np.maximum(on_a_core / c.profile.value("count.cores", 1.0), streamed / rate)
+def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
+    """(..., K) what a library's cores together spend on converting a convolution's operands to blocks of channels and back
+    (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others
+    a slow one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
+    seconds = sum(c.value(f"layout.{runtime}.{of}") * nbytes for of, nbytes in _converted(table, c, codes, runtime).items())
+    return seconds / c.profile.value("count.cores", 1.0)
 
 
 def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> dict[str, Floats]:
     """(K,) bytes that change their layout, by the last part of the coefficient's name."""
     if c.find(f"layout.{runtime}.edge") is not None:
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
-        # every call, and the library puts them into blocks.
+        # every call, and the library puts all weights into blocks.
         convolves = table.is_family(*CONVOLUTIONS)
-        weights = table.bytes_of_kind(READ_WEIGHT) * 2.0 * (table.window > 1)
+        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
         return {"edge": crossing, "weights": np.where(convolves, weights, 0.0)}
     if c.find(f"layout.{runtime}.aligned") is None:

@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from tests.evaluation.network_graphs import Asked, graphs_of
-from tests.evaluation.networks import MeasuredNetwork, estimated, evaluate, profile_of, read_networks, shown
+from tests.evaluation.networks import MeasuredNetwork, bound_of, estimated, evaluate, profile_of, read_networks, shown
 
 NVIDIA = (
     "device,precision,model,torchvision_model,resolution,batch,images_per_s,latency_mean_s,latency_p95_s,latency_p99_s,source\n"
@@ -34,6 +34,19 @@ def test_rows_say_what_was_measured(tmp_path):
     assert profile_of(bert).value("clock") == 900e6
     with pytest.raises(InputError, match="energy_networks"):
         read_networks(tmp_path / "missing")
+
+
+def test_a_cpu_is_judged_in_float32_and_not_on_networks_built_otherwise(tmp_path):
+    """Of each network the smallest image; mixed precision of a CPU, other versions of torch and vgg are left out."""
+    names = "mode,device,dtype,layout,runtime,torch,torchvision_model,img_size,batch,step_s\n"
+    row = "infer,cpu_i9_10940x,{},nchw,inductor,{},{},{},1,0.01\n"
+    rows = (("float32", "2.4.0", "resnet34", 288), ("float32", "2.4.0", "resnet34", 160), ("float32", "2.2.1", "resnet18", 224))
+    left_out = (("autocast_bfloat16", "2.4.0", "resnet34", 96), ("float32", "2.4.0", "vgg11", 224))
+    (tmp_path / "timm_networks.csv").write_text(names + "".join(row.format(*values) for values in (*rows, *left_out)))
+    (only,) = read_networks(tmp_path)
+    assert only.asked == Asked("resnet34", "float32", 1, 0, 160)
+    assert only.name == "timm, cpu_i9_10940x, nchw inductor"
+    assert bound_of(only, profile_of(only), tmp_path) == "device"
 
 
 def test_a_network_is_captured_once_and_read_back_the_same(tmp_path, monkeypatch):

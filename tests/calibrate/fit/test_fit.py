@@ -15,11 +15,11 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables.reading import TableRow
-from tests.calibrate.fit.test_calibrate import TRUTH, measured_on
+from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on
 
 
 def fitted(cases, folds: int = 0, **changes):
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     tabulated = blocks(cases, base)
     parameters = parameters_for(tabulated, base)
     changed = [dataclasses.replace(p, **{k: f(p) for k, f in changes.items()}) for p in parameters]
@@ -28,11 +28,11 @@ def fitted(cases, folds: int = 0, **changes):
 
 def test_to_first_order_left_out_errors_are_those_of_fits_without_the_case():
     """For the products that pull hardest, a fit without them gives what the first order says, to a fifth of the change."""
-    cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.08))[::3]
+    cases = list(measured_on(known_cpu(), TRUTH, noise=0.08))[::3]
     whole = fitted(cases)
     pulled = np.abs(whole.left_out - whole.residuals)
     assert (np.sign(whole.left_out) == np.sign(whole.residuals)).mean() > 0.95
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     products = [i for i in np.argsort(-pulled) if cases[i].case.workload == "linear"]
     for i in products[:3]:
         without = fitted(cases[:i] + cases[i + 1 :])
@@ -65,14 +65,14 @@ def test_coefficients_of_no_algorithm_are_refused_without_an_empty_list():
 
 def test_a_single_case_is_refused():
     """One case fits nothing."""
-    cases = list(measured_on(load_profile("cpu_server_generic"), TRUTH))[:1]
+    cases = list(measured_on(known_cpu(), TRUTH))[:1]
     with pytest.raises(InputError, match="1 cases are too few to fit any coefficient: an algorithm needs 2"):
         fitted(cases)
 
 
 def test_a_bound_that_stops_a_coefficient_is_named():
     """The truth, an efficiency of 0.83, is above the highest allowed here, 0.5."""
-    cases = measured_on(load_profile("cpu_server_generic"), TRUTH)
+    cases = measured_on(known_cpu(), TRUTH)
     found = fitted(
         cases,
         high=lambda p: 0.5 if p.name == "efficiency.gemm" else p.high,
@@ -87,7 +87,7 @@ def test_what_the_data_cannot_tell_is_named_and_left_at_its_prior():
     launch, a thousandth of their time. Only the rate is told, to the 1 % that 64 cases with 5 % of noise leave beside overlap."""
     sides = (1000, 1300, 1700, 2100)
     rows = [TableRow(0, "linear", {"b": 1, "m": m, "n": n, "k": k}) for m in sides for n in sides for k in sides]
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     cases = [MeasuredCase(row.case, (row.graph(),), 1.0) for row in rows]
     seconds = predicted_latency(blocks(cases, base), Coefficients(base, {"efficiency.gemm": 0.6}))
     noisy = seconds * np.exp(np.random.default_rng(0).normal(0, 0.05, len(seconds)))
@@ -116,7 +116,7 @@ def test_a_second_start_leaves_a_bad_first_one(monkeypatch, stopped):
         return end
 
     monkeypatch.setattr(fit, "least_squares", some_stopped)
-    best = fitted(measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.02))
+    best = fitted(measured_on(known_cpu(), TRUTH, noise=0.02))
     assert len(costs) == 1 + fit.STARTS
     assert max(costs[1:]) > 10 * min(costs[1:])
     assert best.values["efficiency.gemm"] == pytest.approx(TRUTH["efficiency.gemm"], rel=0.05)
@@ -125,7 +125,7 @@ def test_a_second_start_leaves_a_bad_first_one(monkeypatch, stopped):
 
 def test_cases_are_off_by_more_where_the_fit_does_not_see_them():
     """The coefficients are those of the fit to all; without its fold a case errs by more on average, whatever its sign."""
-    cases = [c for c in measured_on(load_profile("cpu_server_generic"), TRUTH, noise=0.08) if int(c.case.identity, 16) % 3 == 0]
+    cases = [c for c in measured_on(known_cpu(), TRUTH, noise=0.08) if int(c.case.identity, 16) % 3 == 0]
     whole, first_order = fitted(cases, folds=2), fitted(cases)
     assert whole.values == first_order.values
     assert np.abs(whole.left_out).mean() > 1.02 * np.abs(whole.residuals).mean()
@@ -183,7 +183,7 @@ def test_a_fit_in_a_hurry_ends_with_the_best_point_so_far(monkeypatch, steps):
         asked.append(None)
         return len(asked) > steps
 
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     tabulated = blocks(list(measured_on(base, TRUTH, noise=0.08))[::3], base)
     parameters = parameters_for(tabulated, base)
     full = fit_latency(tabulated, parameters, base)

@@ -12,19 +12,18 @@ from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.intervals import BORROWED, FLOOR, conformal_point, spreads
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
-from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.draws import normals
 from shmoo.runs.store.records import CaseSpec
 from tests.build import GraphBuilder
-from tests.calibrate.fit.test_calibrate import TRUTH, measured_on, sources_of
+from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on, sources_of
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
 
 
 def noisy_cases(seed: int):
     """What a machine measures whose operators differ in how well the model describes them."""
-    cases = measured_on(load_profile("cpu_server_generic"), TRUTH)
+    cases = measured_on(known_cpu(), TRUTH)
     rng = np.random.default_rng(seed)
     return tuple(type(c)(c.case, c.graphs, float(c.latency_s * np.exp(rng.normal(0, NOISE[c.case.workload])))) for c in cases)
 
@@ -39,7 +38,7 @@ def test_the_conformal_point_of_few_is_the_largest():
 def test_few_cases_of_an_algorithm_lean_on_its_family_and_on_all():
     """All errors' 90 % point is 0.3, that of linear layers. Of n operators off by e, their family counts for 10 cases, and of a
     family all do: sqrt((n e^2 + 10 f^2) / (n + 10)), f^2 = (n e^2 + 10 x 0.3^2) / (n + 10)."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     cases = [c for c in noisy_cases(0) if c.case.workload != "softmax" or int(c.case.identity, 16) % 4 == 0]
     (block,) = blocks(cases, base)
     of = np.asarray([c.case.workload for c in cases])
@@ -60,7 +59,7 @@ def test_few_cases_of_an_algorithm_lean_on_its_family_and_on_all():
 
 def test_what_unfitted_ranges_reach_is_not_added_again():
     """Errors of 0.5 where ranges alone reach 0.3 down and 0.4 up: 0.4 and 0.3 are left, in squares; never below the floor."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     count = len(block.cases)
     reach = np.tile((0.3, 0.4), (count, 1))
@@ -72,7 +71,7 @@ def test_what_unfitted_ranges_reach_is_not_added_again():
 
 def test_errors_of_any_factor_give_the_widest_spread_that_a_profile_may_have():
     """Measurements beside a neighbour that stalled them for a second: off by e^9, and the profile still is one."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 9.0)
     assert spreads([block], errors, np.zeros((errors.size, 2)), base, "")["sigma.gemm"].value == SHARES["sigma"][1]
@@ -80,7 +79,7 @@ def test_errors_of_any_factor_give_the_widest_spread_that_a_profile_may_have():
 
 def test_measurements_that_say_little_do_not_widen_a_spread():
     """Off by 0.3, but for every second one, measured to 60 % only and off by e^5."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     linear = [c for c in noisy_cases(0) if c.case.workload == "linear"]
     cases = [replace(case, relative_se=0.6 if place % 2 else 0.02) for place, case in enumerate(linear)]
     (block,) = blocks(cases, base)
@@ -90,7 +89,7 @@ def test_measurements_that_say_little_do_not_widen_a_spread():
 
 def test_cases_that_are_not_known_do_not_count():
     """NaN errors are left out; an algorithm without any has no spread of its own."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 0.1)
     errors[::2] = np.nan
@@ -112,7 +111,7 @@ def graphs_of(count: int, kernels: int) -> list[MeasuredCase]:
 
 def test_graphs_of_many_kernels_have_a_spread_of_their_own():
     """Short graphs err by 0.4. Of 10 long ones one errs by 0.6: their 68 % point of 0.1 decides; of 60, their 90 % point."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     for count, expected in ((10, 0.1), (60, 0.1 / NORMAL_90)):
         cases = graphs_of(30, 2) + graphs_of(count, MANY_KERNELS)
         (block,) = blocks(cases, base)
@@ -132,7 +131,7 @@ def test_draws_have_the_quantiles_of_the_law():
 
 def test_intervals_cover_each_operator_family_on_cases_never_seen():
     """Operators with errors of 3 to 25 %: over five machines' test splits, each family is covered in 83 to 98 of 100 cases."""
-    base = load_profile("cpu_server_generic")
+    base = known_cpu()
     inside: dict[str, list[float]] = {}
     for seed in range(5):
         profile = calibrate_cases(sources_of(noisy_cases(seed)), base, name="noisy", residual=False).profile

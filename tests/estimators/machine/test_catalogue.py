@@ -2,6 +2,7 @@
 
 import pytest
 
+from shmoo.calibrate.fit.parameters import allowed
 from shmoo.estimators.machine.catalogue import (
     CATALOGUE,
     DEFAULTS,
@@ -10,7 +11,6 @@ from shmoo.estimators.machine.catalogue import (
     entry,
     followers,
     runtime_of,
-    space,
     whose,
 )
 from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names, listed
@@ -35,7 +35,8 @@ def test_the_longest_stem_names_the_entry():
 
 def test_a_family_assumes_its_own_before_the_general():
     """Shares of blocks on a GPU are others than those of a machine in general; typical values are no defaults."""
-    assert DEFAULTS["cpu"]["efficiency"].value == 0.75
+    assert DEFAULTS["cpu"]["efficiency"].value == 0.65
+    assert DEFAULTS["tpu"]["efficiency"].value == 0.75
     assert DEFAULTS["gpu"]["efficiency"].value == 0.9
     assert "energy.byte.dram" in TYPICAL["cpu"]
     assert "energy.byte.dram" not in DEFAULTS["cpu"]
@@ -44,7 +45,7 @@ def test_a_family_assumes_its_own_before_the_general():
 def test_what_is_looked_up_is_never_fitted():
     """A capacity has no range to fit it in."""
     with pytest.raises(KeyError, match=r"capacity\.l2"):
-        space("capacity.l2", "cpu")
+        allowed("capacity.l2", load_profile("cpu_server_generic"))
 
 
 def test_names_fall_back_from_the_particular_to_the_general():

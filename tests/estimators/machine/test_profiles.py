@@ -373,12 +373,23 @@ def test_a_damaged_description_is_refused(changed):
 
 
 @pytest.mark.parametrize("name", ["cpu_server_generic", "tpu_v4", "kpu_t64"])
-def test_a_profile_of_form_3_opens_where_the_equations_are_the_same(name):
+@pytest.mark.parametrize("form", [3, 4])
+def test_a_profile_of_an_older_form_opens_where_the_equations_are_known(name, form):
     """Machines without a power cap; a GPU's coefficients of form 3 had other joules for time than for energy."""
-    file = json.loads(load_profile(name).to_json()) | {"model_form": 3}
+    file = json.loads(load_profile(name).to_json()) | {"model_form": form}
     assert ArchitectureProfile.from_json(json.dumps(file)) == load_profile(name)
     with pytest.raises(FormatError, match="model form 3"):
         ArchitectureProfile.from_json(json.dumps(json.loads(load_profile("gpu_t4").to_json()) | {"model_form": 3}))
+
+
+def test_conversions_that_all_cores_shared_are_a_core_s():
+    """Until form 4 a CPU's seconds per converted byte were of all its cores together, 32 here."""
+    file = json.loads(load_profile("cpu_server_generic").to_json()) | {"model_form": 4}
+    file["coefficients"]["layout.inductor.weights"] = {
+        "value": 1e-11, "unit": "s/B", "stderr": 1e-12, "source": "fitted", "reference": "a run"
+    }  # fmt: skip
+    read = ArchitectureProfile.from_json(json.dumps(file)).coefficients["layout.inductor.weights"]
+    assert (read.value, read.stderr) == (pytest.approx(32e-11), pytest.approx(32e-12))
 
 
 def test_a_lower_clock_moves_peak_power_and_energy():

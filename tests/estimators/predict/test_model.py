@@ -131,6 +131,23 @@ def test_a_library_that_converts_images_needs_memory_for_its_copies():
     assert (table.mapped_bytes.tolist(), table.grown_bytes.tolist()) == ([2 * 56 * 2**20], [0])
 
 
+def test_copies_of_large_weights_are_mapped_at_every_call():
+    """36 MiB of 3 x 3 weights: the library makes one copy, compiled code another before it; 16 MiB of 1 x 1 weights fit a hole of
+    the heap, and frozen weights are copied no more."""
+    b = GraphBuilder()
+    graph = b.graph(b.conv(b.conv(b.tensor((1, 1024, 32, 32)), 1024), 4096, kernel=1))
+    mapped = {
+        converts: kernel_table(graph, fuse(graph), converts=converts).mapped_bytes.tolist()
+        for converts in ("none", "kernels", "edges", "edges and weights")
+    }
+    assert mapped == {
+        "none": [0, 0],
+        "kernels": [36 * 2**20, 0],
+        "edges": [0, 0],
+        "edges and weights": [72 * 2**20, 0],
+    }
+
+
 def test_compiled_code_converts_what_enters_and_leaves_and_all_weights():
     """A graph's own image of 2 x 64 x 8 x 8 floats enters, 2 x 32 x 8 x 8 leave; 3 x 3 weights are converted by the compiler and
     by the library, 1 x 1 by the library alone; the second convolution reads what the first one left."""
