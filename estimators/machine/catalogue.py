@@ -27,7 +27,6 @@ _HALF = f"extent at which half of the efficiency is lost: {_GUESS}"
 _HE = "(He, Strangely, matrix multiplications on GPUs run faster when given predictable data, 2024)"
 _LUO = "(Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture, 2024)"
 _CUTLASS = "(cp.async, TMA; CUTLASS, Efficient GEMM in CUDA, 2024)"
-_FULL = "the same kernels: at less the A100 would not reach 0.73"
 _STRIDED = "a strided copy of an image from or to channels-last order"
 _HOROWITZ = "datapath and DDR4 energies of Horowitz, ISSCC 2014, and Jouppi et al., ISCA 2021, with a core's overhead; wide"
 _CACHES = "the system does not tell; typical of CPUs"
@@ -37,7 +36,7 @@ _EAGER = {
     "pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "gather": 6e-6, "normalization": 8e-6, "gemm": 6e-6,
     "attention": 1.1e-5, "conv": 7e-5, "depthwise": 7e-5, "conv_native": 8e-6, "conv_transpose": 2e-5, "recurrent": 1e-4,
 }  # fmt: skip
-_COMPILED = {"": 7e-6, ".conv": 9e-5, ".depthwise": 6e-5, ".conv_native": 3.3e-5}
+_COMPILED = {"": 9e-6, ".conv": 8e-5, ".depthwise": 5e-5, ".conv_native": 3.3e-5}
 _SWITCH = {"": 8e-6, ".pointwise": 4e-6, ".conv": 5e-5, ".depthwise": 5e-5, ".conv_native": 1e-5}
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
@@ -121,7 +120,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.18, 0.07, 0.5, f"of the multiply-add peak, {_I9}", "", "cpu"),
         Guess(0.02, 0.005, 0.08, f"windows point by point, {_XEON}", ".pooling", "cpu"),
         Guess(0.06, 0.02, 0.2, f"compiled windows, {_XEON}", ".inductor.pooling", "cpu"),
-        Guess(0.9, 0.6, 1.0, f"arithmetic on registers beside products, as of softmax in {_FULL}", ".tensor", "gpu"))),
+        Guess(0.9, 0.6, 1.0, "arithmetic on registers beside products, as of softmax in the same kernels", ".tensor", "gpu"))),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
@@ -209,8 +208,6 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
         Guess(3e-6, 1e-6, 1e-5, f"layers of Python around a module's forward pass, {_XEON}", ".eager", "cpu"),)),
-    "fork": Entry("s", "share", "CPU: twice as many cores are woken and waited for", Space(1e-7, 1e-4, 0.7), assumed=(
-        Guess(3e-6, 1e-6, 8e-6, f"OpenMP threads that still spin from the loop before, {_XEON}", "", "cpu"),)),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 1e-4, 0.4),
                     {"gpu": _LAUNCH}, (
         *(Guess(t, t / 4, t * 4, f"a convolution has several generated kernels, {_XEON}", f".eager{of}", "cpu")
@@ -240,6 +237,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         *(Guess(1.5e-10, 5e-11, 4e-10, _STRIDED, f".{name}.edge", "cpu") for name in ("inductor", "inductor-freezing")),
         Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
+    "join": Entry("s", "share", "CPU: waking and joining threads, each doubling of their number", Space(1e-7, 1e-4, 0.7), {}, (
+        Guess(4e-6, 1.3e-6, 1.2e-5, f"threads that still spin from the kernel before, {_I9}", "", "cpu"),)),
     "page_fault": Entry("s/B", "share", "first touch of fresh memory, page by page; none is assumed but on CPUs",
                         Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(
         Guess(0.0, 0.0, 0.0), Guess(1e-10, 3e-11, 3e-10, f"the system clears each page, {_I9}", "", "cpu"))),
@@ -250,8 +249,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(
         Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),
         Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"))),
-    "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range",
-                      assumed=(Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
+    "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range", assumed=(
+        Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
                            assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),)),
     "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
@@ -287,9 +286,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "area.bandwidth": Entry("m2 s/B", "rating", "of main memory's interface and controllers"),
     "sigma": Entry("1", "spread", "standard deviation of the log error of one kernel, by algorithm; `.graph` is what kernels "
                    "of a graph share, `.graph.many` the same of many kernels", assumed=(
-        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
-        Guess(0.1, 0.1, 0.1, f"standard deviation of the log error that kernels share: {_GUESS}", ".graph"),
-        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
+        Guess(0.2, 0.2, 0.2, f"of one kernel: {_GUESS}"), Guess(0.1, 0.1, 0.1, f"what kernels share: {_GUESS}", ".graph"),
+        Guess(0.2, 0.2, 0.2, f"of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
 _UNLISTED = Entry("", "share", "not in the catalogue")

@@ -47,7 +47,7 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
 def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
     """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. Both pass through a tree of cores, so
     that they take a step more for twice as many (Mellor-Crummey and Scott, ACM TOCS 9(1), 1991)."""
-    waking: Floats = c.value("fork") * np.log2(busy_cores(table, c.profile.value("count.cores", 1.0), runtime))
+    waking: Floats = c.value("join") * np.log2(busy_cores(table, c.profile.value("count.cores", 1.0), runtime))
     return waking
 
 

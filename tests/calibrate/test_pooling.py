@@ -13,10 +13,10 @@ from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit.intervals import held_out
 from shmoo.calibrate.pooling import pool
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
-from tests.calibrate.fit.test_calibrate import TRUTH, measured_on, sources_of
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on, sources_of
 
-BASE = load_profile("cpu_server_generic")
+BASE = known_cpu()
 BOARDS = (0.86, 1.0, 1.14)
 
 

@@ -50,6 +50,7 @@ ASSUMED = {
     "overlap.pointwise": 3.0,
     "launch": 8e-6,
     "launch.eager.pointwise": 8e-6,
+    "join": 0.0,
 }
 
 
