@@ -12,10 +12,10 @@ import numpy as np
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONTRACTIONS, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.graph.views import StridedView, view_of
 from shmoo.estimators.memory.heap import MAPPED_BYTES, Temporary, fresh_memory
-from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances, written_in_place
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
 
@@ -88,6 +88,8 @@ def _add_rows(
         elif converts != "none" and work.cost.family in CONVOLUTIONS:
             converted[row] = Temporary(entering[row], leaving[row])
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
+    if converts in ("edges", "edges and weights"):
+        touches = written_in_place(touches, [work.cost.family not in CONTRACTIONS for work in works])
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
     multiplies = any([work.call.op == "aten.matmul" for work in works])

@@ -60,22 +60,27 @@ def by_result(table: KernelTable, runtime: str) -> Masks:
 def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """(..., K) what a library's cores together spend on converting a convolution's operands to blocks of channels and back
     (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others
-    a slow one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
+    a slow one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel; what it
+    converts itself is a loop of its own each."""
+    cores = c.profile.value("count.cores", 1.0)
     seconds = sum(c.value(f"layout.{runtime}.{of}") * nbytes for of, nbytes in _converted(table, c, codes, runtime).items())
-    return seconds / c.profile.value("count.cores", 1.0)
+    if runtime == "eager":
+        return seconds / cores
+    loops = 1.0 * (table.entering_bytes > 0) + (table.leaving_bytes > 0)
+    loops = loops + (table.window > 1) * (c.value(f"layout.{runtime}.weights") > 0)
+    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + c.value("join") * np.log2(cores)
+    return seconds / cores + np.where(table.is_family(*CONVOLUTIONS), loops * each, 0.0)
 
 
 def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> dict[str, Floats]:
     """(K,) bytes that change their layout, by the last part of the coefficient's name."""
-    if c.find(f"layout.{runtime}.edge") is not None:
+    if runtime != "eager":
         # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
         # every call, and the library puts all weights into blocks.
         convolves = table.is_family(*CONVOLUTIONS)
         weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
         crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
         return {"edge": crossing, "weights": np.where(convolves, weights, 0.0)}
-    if c.find(f"layout.{runtime}.aligned") is None:
-        return {}
     lanes = c.profile.value("vector.lanes", 1.0)
     blocked = converts_layout(codes)
     channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
