@@ -36,7 +36,7 @@ _EAGER = {
     "pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "gather": 6e-6, "normalization": 8e-6, "gemm": 6e-6,
     "attention": 1.1e-5, "conv": 7e-5, "depthwise": 7e-5, "conv_native": 8e-6, "conv_transpose": 2e-5, "recurrent": 1e-4,
 }  # fmt: skip
-_COMPILED = {"": 9e-6, ".conv": 8e-5, ".depthwise": 5e-5, ".conv_native": 3.3e-5}
+_COMPILED = {"": 8e-6, ".conv": 6.5e-5, ".depthwise": 5e-5, ".conv_native": 2.5e-5}
 _SWITCH = {"": 8e-6, ".pointwise": 4e-6, ".conv": 5e-5, ".depthwise": 5e-5, ".conv_native": 1e-5}
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
