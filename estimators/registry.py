@@ -1,20 +1,29 @@
-"""Registries that decorators fill at import, names of ATen operators, and package attributes that are imported on demand."""
+"""Registries that decorators fill at import, names of ATen operators, attributes that are imported on demand, and groups."""
 
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
 from shmoo.estimators.errors import ShmooError, unknown
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 def aten(names: str) -> tuple[str, ...]:
     """Full names of ATen operators: ("aten.add", "aten.sub") for "add sub"."""
     return tuple(f"aten.{name}" for name in names.split())
+
+
+def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
+    """Key -> its values; keys and values in the order in which they first appear."""
+    groups: dict[K, list[T]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -1,8 +1,6 @@
 """The Python interface in short: a model, or its name, becomes tables of estimates, inspections, fusion summaries and runs.
 
-`import shmoo` offers the functions as `shmoo.estimate` and so on. What they return shows itself as a table in a notebook, and is
-plain data everywhere else. Importing this module imports neither torch nor pandas.
-"""
+`import shmoo` offers the functions as `shmoo.estimate` and so on. Importing this module imports neither torch nor pandas."""
 
 from __future__ import annotations
 
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
     from shmoo.calibrate.calibration import calibrate
     from shmoo.harness.capture import Capture, capture
+    from shmoo.harness.models.capture_cache import ModelSource
     from shmoo.harness.models.model_graphs import ModelGraphs, model_graphs
 
 __all__ = [
@@ -142,7 +141,7 @@ def estimates(
     batch: int = 1,
     model: str = "",
 ) -> pd.DataFrame:
-    """`estimate` under the name and with the arguments that it had for captured graphs alone."""
+    """`estimate` of captured graphs alone, under its older name."""
     return estimate(graphs, archs, runtime=runtime, dtype=dtype, threads=threads, batch=batch, model=model)
 
 
@@ -252,26 +251,32 @@ def sweep(
     import pandas as pd
 
     from shmoo.harness.models.asked import Asked, at_ends
-    from shmoo.harness.models.model_graphs import open_model
+    from shmoo.harness.models.capture_cache import ModelSource
 
     wanted, axes, fixed = None if dtype is None else compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
     if twice := sorted(axes.keys() & fixed.keys()):
         raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
     profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
     asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
-    source = open_model(Asked(workload, wanted, trust=trust, points=at_ends(asked)))
-    settings = {name: value for name, value in {**source.axes, **fixed}.items() if name not in axes}
-    controller = SweepController(
-        workload,
-        lambda point: source.at(point).graphs,
-        list(profiles.values()),
-        axes,
-        dict(profile_axes or {}),
-        settings,
-        _listed(runtime),
-        fusion,
-    )
+    source = ModelSource(Asked(workload, wanted, trust=trust, points=at_ends(asked)))
+    machines, runtimes = list(profiles.values()), _listed(runtime)
+    controller = controller_of(workload, source, machines, axes, profile_axes or {}, fixed, runtimes, fusion)
     return pd.DataFrame(controller.rows(compute_dtype=matrix_dtype(wanted), threads=threads))
+
+
+def controller_of(
+    model: str,
+    source: ModelSource,
+    profiles: Sequence[ArchitectureProfile],
+    axes: Mapping[str, Sequence[AxisValue]],
+    machine_axes: Mapping[str, Sequence[AxisValue]],
+    fixed: Mapping[str, AxisValue],
+    runtimes: Sequence[str],
+    fusion: Sequence[bool],
+) -> SweepController:
+    """The sweep of a model whose graphs come from `source`; arguments as for `sweep`."""
+    settings = {name: value for name, value in {**source.axes(), **fixed}.items() if name not in axes}
+    return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, settings, runtimes, fusion)
 
 
 def measure(
@@ -317,15 +322,7 @@ def measure(
     label = suite or ("models" if models else "quick")
     target = run_directory(out, resume, label)
     return measure_cases(
-        cases,
-        target,
-        label,
-        machine,
-        resume=resume,
-        visits=visits,
-        budget_s=budget_s,
-        operators=operators,
-        progress=progress,
+        cases, target, label, machine, resume=resume, visits=visits, budget_s=budget_s, operators=operators, progress=progress
     )
 
 

@@ -1,7 +1,4 @@
-"""The Python interface to decisions: what to change about a model or a machine, as `shmoo.advise` and `shmoo.explore`.
-
-Importing this module imports neither torch nor pandas.
-"""
+"""The Python interface to decisions, as `shmoo.advise` and `shmoo.explore`. Importing it imports neither torch nor pandas."""
 
 from __future__ import annotations
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.fleet import Drift, Family, FleetReport, NetworkEnergy, Specimen, Speed
 from shmoo.runs.plots.page import Cell, Table, page, render
 from shmoo.runs.report import metrics_row
-from shmoo.runs.store.files import replace_file
 
 SPLITS = ("test", "validation")
 TITLE = ("cpu", "gpu")
@@ -18,13 +16,8 @@ TITLE = ("cpu", "gpu")
 ABSENT = Cell("", numeric=True)
 
 
-def write_fleet_page(report: FleetReport, title: str, path: Path) -> None:
-    """Write the page of a campaign."""
-    replace_file(path, render_fleet(report, title).encode("utf-8", "backslashreplace"))
-
-
 def render_fleet(report: FleetReport, title: str) -> str:
-    """The page as text."""
+    """The page of a campaign as text."""
     machines = sum(len(family.specimens) for family in report.families)
     missing, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
     families = [

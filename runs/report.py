@@ -15,9 +15,8 @@ from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.chart import Figure
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.estimates import energy_figure, fusion_figure, tiles_figure
-from shmoo.runs.plots.page import Cell, Table, page, render
+from shmoo.runs.plots.page import Cell, Table, page, render, write
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
-from shmoo.runs.store.files import replace_file
 
 REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
@@ -32,28 +31,23 @@ COMMON_GROUPS = 4
 def write_report(
     report: ErrorReport, estimates: Sequence[Mapping[str, Any]], out_dir: str | Path, fusion: Sequence[FusionSummary] = ()
 ) -> Path:
-    """Write report.html and errors.csv.
+    """Write report.html and errors.csv into a folder, which is made; returns the path of the page.
 
     Args:
-        report: from `error_report`.
         estimates: JSON objects of `shmoo estimate`, for the tables and plots over architectures; may be empty.
-        out_dir: created with its parents; files of the same names in it are replaced.
-        fusion: from `network_fusions`, for the picture of what fusion saves; may be empty.
-
-    Returns:
-        The path of report.html.
-    """
+        fusion: from `network_fusions`, for the picture of what fusion saves; may be empty."""
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_errors_csv(report, folder / ERRORS_NAME)
     path = folder / REPORT_NAME
-    replace_file(path, render_report(report, estimates, fusion).encode("utf-8", "backslashreplace"))
+    write(render_report(report, estimates, fusion), path)
     return path
 
 
 def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
     """The page as text; arguments as for `write_report`."""
     figures = _figures(report, estimates, fusion)
+    without_energy = [e.get("energy_j_reason") or f"no reason given for {e['arch']}" for e in estimates if not e.get("energy_j")]
     body = render(
         "report.html.j2",
         figures=figures,
@@ -68,7 +62,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         estimates=[_estimate_row(estimate) for estimate in estimates],
         fusion=[_fusion_row(network) for network in fusion],
         fused_as=next((f"{network.runtime} on {network.arch}" for network in fusion), ""),
-        energy_reasons=_energy_reasons(estimates),
+        energy_reasons=list(dict.fromkeys(without_energy)),
         coefficients=[_coefficient_row(name, c) for name, c in sorted(report.profile.coefficients.items())],
         excluded=[
             {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
@@ -313,9 +307,3 @@ def _coefficient_row(name: str, coefficient: Coefficient) -> dict[str, Cell]:
         "source": Cell(c.source, tone=f"source-{c.source.replace(' ', '-')}"),
         "reference": Cell(c.reference),
     }
-
-
-def _energy_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why energies are missing, each reason once."""
-    reasons = [e.get("energy_j_reason") or f"no reason given for {e['arch']}" for e in estimates if not e.get("energy_j")]
-    return list(dict.fromkeys(reasons)) or ([] if estimates else ["no estimates were passed to this report"])

@@ -237,11 +237,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         *(Guess(1.5e-10, 5e-11, 4e-10, _STRIDED, f".{name}.edge", "cpu") for name in ("inductor", "inductor-freezing")),
         Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
-    "join": Entry("s", "share", "CPU: waking and joining threads, each doubling of their number", Space(1e-7, 1e-4, 0.7), {}, (
-        Guess(4e-6, 1.3e-6, 1.2e-5, f"threads that still spin from the kernel before, {_I9}", "", "cpu"),)),
-    "page_fault": Entry("s/B", "share", "first touch of fresh memory, page by page; none is assumed but on CPUs",
-                        Space(1e-12, 1e-8, 1.5, 1e-10), assumed=(
-        Guess(0.0, 0.0, 0.0), Guess(1e-10, 3e-11, 3e-10, f"the system clears each page, {_I9}", "", "cpu"))),
+    "join": Entry("s", "share", "CPU: waking and joining threads, for each beside the first", Space(1e-7, 1e-4, 0.7), assumed=(
+        Guess(1.5e-6, 5e-7, 4e-6, f"threads that still spin from the kernel before, {_I9}", "", "cpu"),)),
+    "page_fault": Entry("s/B", "share", "a core's first touch of fresh memory, page by page; none is assumed but on CPUs",
+                        Space(2e-12, 2e-8, 1.5, 2e-10), assumed=(
+        Guess(0.0, 0.0, 0.0), Guess(4e-10, 1.5e-10, 1.2e-9, f"the system clears each page, {_I9}", "", "cpu"))),
     "heap.returned": Entry("1", "share", "a freed heap goes back or not by what lies at its end: every second time",
                            Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",

@@ -26,7 +26,7 @@ MODEL_FORM = 5
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
 kernels of tensor cores, warmth at a power cap. 4: on GPUs, one set of joules prices energy and meets the power cap. 5: on CPUs,
-all cores convert layouts together, and threads are joined."""
+all cores touch memory and convert layouts together, and threads are joined."""
 _OLDEST_FORM: Mapping[str, int] = {"cpu": 3, "gpu": 4, "tpu": 3, "kpu": 3}
 """Family -> the oldest form whose coefficients are known in the newest."""
 
@@ -277,12 +277,13 @@ def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
 
 
 def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile of an older form in the newest: a CPU's conversions of layouts were of all its cores together, and its fitted
-    launches held the joining of threads and the entering of modules."""
+    """A profile of an older form in the newest: a CPU's first touches of memory and conversions of layouts were of all its cores
+    together, and its fitted launches held the joining of threads and the entering of modules."""
     changed = {}
     if profile.family == "cpu":
         cores = profile.value("count.cores", 1.0)
-        changed = {name: profile.coefficients[name].scaled(cores) for name in under("layout", profile.coefficients)}
+        shared = [*under("layout", profile.coefficients), *under("page_fault", profile.coefficients)]
+        changed = {name: profile.coefficients[name].scaled(cores) for name in shared}
         if under("launch", profile.coefficients):
             held = Coefficient(0.0, "s", "fallback", "the launches hold it", low=0.0, high=0.0)
             changed |= {"join": held, "module.eager": held}

@@ -7,8 +7,8 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
     t         = launch x dispatch + view x free calls + module x entered modules + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
-                + page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes / cores
-                + join x log2(cores at work)
+                + (page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes) / cores
+                + join x (cores at work - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches. A loop too short for all cores

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.machine.area import Amount, added_area
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -256,8 +256,8 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.problem import Problem
         from pymoo.optimize import minimize
-    except ImportError:
-        raise InputError("--search needs pymoo: pip install 'shmoo[explore]', or pip install pymoo in a checkout") from None
+    except ImportError as error:
+        raise not_installed("searches of a design space", "pymoo>=0.6.1.5") from error
     names = list(space.axes)
     low, high = (np.log([end(space.axes[name]) for name in names]) for end in (min, max))
     whole = np.asarray([is_count(name) for name in names])

@@ -45,9 +45,8 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
 
 
 def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
-    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. Both pass through a tree of cores, so
-    that they take a step more for twice as many (Mellor-Crummey and Scott, ACM TOCS 9(1), 1991)."""
-    waking: Floats = c.value("join") * np.log2(busy_cores(table, c.profile.value("count.cores", 1.0), runtime))
+    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them."""
+    waking: Floats = c.value("join") * (busy_cores(table, c.profile.value("count.cores", 1.0), runtime) - 1.0)
     return waking
 
 
@@ -62,13 +61,15 @@ def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: st
     (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others
     a slow one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel; what it
     converts itself is a loop of its own each."""
+    if c.find(f"layout.{runtime}.edge", f"layout.{runtime}.aligned") is None:
+        return 0.0
     cores = c.profile.value("count.cores", 1.0)
     seconds = sum(c.value(f"layout.{runtime}.{of}") * nbytes for of, nbytes in _converted(table, c, codes, runtime).items())
     if runtime == "eager":
         return seconds / cores
     loops = 1.0 * (table.entering_bytes > 0) + (table.leaving_bytes > 0)
     loops = loops + (table.window > 1) * (c.value(f"layout.{runtime}.weights") > 0)
-    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + c.value("join") * np.log2(cores)
+    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + c.value("join") * (cores - 1.0)
     return seconds / cores + np.where(table.is_family(*CONVOLUTIONS), loops * each, 0.0)
 
 
@@ -95,9 +96,9 @@ def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -
 
 
 def fresh_seconds(table: KernelTable, c: Coefficients) -> Floats:
-    """(..., K) what the first touch of new memory takes."""
+    """(..., K) what the first touch of new memory by all cores takes."""
     fresh = table.mapped_bytes + c.value("heap.returned") * table.grown_bytes
-    faults: Floats = c.value("page_fault") * fresh
+    faults: Floats = c.value("page_fault") * fresh / c.profile.value("count.cores", 1.0)
     return faults
 
 

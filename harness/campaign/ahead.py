@@ -1,16 +1,12 @@
-"""Compiling ahead of first visits: several processes compile at once while nothing is measured.
-
-    worker   synthetic model -> ... -> network     keeps what it has built for its first visits
-    helper   operator -> ... -> network            leaves its code in the compiler's cache, where the worker finds it
-             one queue, taken from both ends
-
-Compiling a model keeps one core busy for most of its time. A process that dies loses the case that it had: its first visit
-compiles it then.
-"""
+"""Compiling ahead of first visits: several processes compile at once while nothing is measured. The worker keeps what it builds,
+helpers leave their code in the compiler's cache, where the worker finds it. A process that dies loses the case that it had: its
+first visit compiles it then."""
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -23,6 +19,8 @@ MOST_PROCESSES = 4
 """Processes that compile at once, the worker included: each needs some ten seconds to import the compiler."""
 BEAT_S = 0.5
 """Time between two looks at how far the processes are."""
+LAST_S = 60.0
+"""How long a compilation is waited for once no further one begins; one that hangs would take the whole time of a case."""
 ORDER = ("operator", "network", "synthetic")
 """Kinds of cases in the queue. Networks, which take longest and calibrate nothing, come last from either end."""
 
@@ -35,14 +33,8 @@ def helpers_for(cores: int, available_bytes: float) -> int:
 def compile_ahead(
     worker: Worker, helpers: Sequence[Worker], cases: Sequence[CaseSpec], enough: Callable[[int], bool]
 ) -> list[Measurement]:
-    """Prepare cases in all processes at once; helpers are closed at the end.
-
-    Args:
-        enough: asked again and again, with the number of cases done, whether no further case is to be begun.
-
-    Returns:
-        A row for each case that was prepared, without samples.
-    """
+    """Prepare cases in all processes at once; helpers are closed at the end. `enough` is asked again and again, with the number
+    of cases done, whether no further case is to be begun. Returns a row for each case that was prepared, without samples."""
     queue = deque(sorted(cases, key=lambda case: ORDER.index(case.kind)))
     rows: list[Measurement] = []
     ended = threading.Event()
@@ -60,19 +52,27 @@ def compile_ahead(
 
     processes = [(worker, queue.pop), *((helper, queue.popleft) for helper in helpers)]
     threads = [threading.Thread(target=work, args=taking, daemon=True) for taking in processes]
-    try:
-        for thread in threads:
-            thread.start()
-        while alive := [thread for thread in threads if thread.is_alive()]:
-            alive[0].join(BEAT_S)
-            if enough(len(rows)):
-                ended.set()
-    except BaseException:
+
+    def stop() -> None:
         ended.set()
         for (process, _), thread in zip(processes, threads, strict=True):
             while thread.is_alive():
                 process.interrupt()
                 thread.join(BEAT_S / 10)
+
+    try:
+        for thread in threads:
+            thread.start()
+        latest_s = math.inf
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            alive[0].join(BEAT_S)
+            if enough(len(rows)):
+                ended.set()
+                latest_s = min(latest_s, time.monotonic() + LAST_S)
+            if time.monotonic() >= latest_s:
+                stop()
+    except BaseException:
+        stop()
         raise
     finally:
         for helper in helpers:

@@ -1,11 +1,6 @@
-"""A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time.
-
-    first visits of all cases -> further visits, round by round -> rounds of the cases that are known worst, until all are known
-
-Visits spread over the campaign meet the machine in many states, so that a case's time is that of the machine as it is and its
-standard error comes from the spread between visits. Whenever a campaign stops, its run is balanced. Each visit is on disk before
-the next begins; Ctrl-C, SIGTERM, a full disk or a crash lose at most the visit in flight.
-"""
+"""A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time, so that its
+standard error comes from the spread between visits (docs/measuring.md). Each visit is on disk before the next begins; Ctrl-C,
+SIGTERM, a full disk or a crash lose at most the visit in flight."""
 
 from __future__ import annotations
 
@@ -27,8 +22,7 @@ from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.ahead import compile_ahead, helpers_for
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
-from shmoo.harness.machine.doctor import own_versions
-from shmoo.harness.machine.memory import available_bytes
+from shmoo.harness.machine.doctor import available_bytes, own_versions
 from shmoo.harness.measuring.timing import MeasureSettings
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine, RunManifest, Timing, utc_now
 from shmoo.runs.store.store import Run, RunWriter, SkippedCase
@@ -84,33 +78,27 @@ def run_campaign(
     settings: CampaignSettings | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    isolate: bool = True,
     measurer: CaseMeasurer | None = None,
     facts: Mapping[str, AxisValue | None] | None = None,
     versions: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
     reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Path:
-    """Measure `cases` into the run at `out`.
+    """Measure `cases` into the run at `out`; those that the budget leaves out are in `Run.skipped`.
 
     Args:
         cases: one given twice counts once.
         machine: where we are; a resumed run must have been measured on the same.
         resume: go on with the run at `out`: visits that it has count.
-        isolate: measure in a worker process; otherwise in this one.
         progress: told before each visit and at the end.
-        measurer: visits the cases in place of a worker or this process; the caller closes it.
+        measurer: visits the cases in place of a worker process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
         versions: of the software that measures, where it is not this process's.
         reserved_s: asked before each visit for the part of the budget that turned out to be needed for something else.
 
-    Returns:
-        The run's directory. Cases that the budget left out are in `Run.skipped`.
-
     Raises:
         InputError: a run is there and `resume` is false, the run is of another machine, or another campaign is measuring.
-        StorageError: the disk is full or failing; finished visits are kept.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; finished visits are kept.
+        StorageError: the disk is full or failing; finished visits are kept, as with Ctrl-C or SIGTERM (`KeyboardInterrupt`).
     """
     settings, report = settings or CampaignSettings(), progress or silent
     if settings.budget_s is not None and not 0 <= settings.budget_s < math.inf:
@@ -121,14 +109,14 @@ def run_campaign(
         stack.enter_context(_terminable())
         time_spent = _TimeSpent(settings.budget_s, reserved_s, clock)
         stack.enter_context(machine_lock(settings, lambda text: report(Standing(WAITING, now=text))))
-        manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions, isolate)
+        manifest = manifest_of(settings, suite, machine, facts or {}, own_versions() if versions is None else versions)
         writer = stack.enter_context(RunWriter(path, manifest, resume=resume))
         schedule = Schedule(cases, settings)
         for line in Run.open(path).lines:
             schedule.add(line)
         compilers = None
         if measurer is None:
-            measurer, compilers = stack.enter_context(_measurer(settings, machine, isolate))
+            measurer, compilers = stack.enter_context(_worker(settings, machine))
         _visit_all(schedule, writer, measurer, compilers, settings, time_spent, report)
     return path
 
@@ -150,19 +138,14 @@ class _TimeSpent:
 
 
 def manifest_of(
-    settings: CampaignSettings,
-    suite: str,
-    machine: Machine,
-    facts: Mapping[str, AxisValue | None],
-    versions: Mapping[str, str],
-    isolate: bool = True,
+    settings: CampaignSettings, suite: str, machine: Machine, facts: Mapping[str, AxisValue | None], versions: Mapping[str, str]
 ) -> RunManifest:
     """run.json of a campaign that starts now; arguments as for `run_campaign`."""
     return RunManifest(
         machine=machine,
         suite=suite,
         versions=dict(versions),
-        settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": isolate} | dict(facts),
+        settings=_flat(msgspec.to_builtins(settings)) | {"visits": settings.visits, "isolate": True} | dict(facts),
         started_at=utc_now(),
     )
 
@@ -190,10 +173,12 @@ def _visit_all(
             break
         begin_s = time_spent()
         report(_standing(schedule, case.label, begin_s, left_s))
-        # Details take long; on the second visit they let the first visits of all cases come first.
+        # Details take long; on the second visit they let the first visits of all cases come first. A case whose first visit was
+        # lost has its graph from them alone.
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
-        details = schedule.visits_of(case) == min(1, settings.visits - 1) and affordable
-        row, graphs = measurer.measure(case, schedule.number_of(case), details)
+        visits, number = schedule.visits_of(case), schedule.number_of(case)
+        details = visits == min(1, settings.visits - 1) if affordable else visits <= 1 and number > visits
+        row, graphs = measurer.measure(case, number, details)
         if row.timing is not None and (before := compiled.pop(case.identity, None)) is not None:
             timing = msgspec.structs.replace(row.timing, first_call_s=before.first_call_s, compile_s=before.compile_s)
             row = msgspec.structs.replace(row, timing=timing)
@@ -255,17 +240,12 @@ def storing(writer: RunWriter) -> Iterator[None]:
 
 
 @contextmanager
-def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> Iterator[tuple[CaseMeasurer, Compilers | None]]:
-    """What visits the cases, and, where that is a process, what compiles ahead."""
+def _worker(settings: CampaignSettings, machine: Machine) -> Iterator[tuple[Worker, Compilers]]:
+    """The process that visits the cases, and what starts those that compile ahead."""
     measure = settings.measure
     if measure.threads is None:
         # Rows and fingerprint must mean the same number of threads.
         measure = msgspec.structs.replace(measure, threads=machine.threads)
-    if not isolate:
-        from shmoo.harness.measuring.measure import Measurer
-
-        yield Measurer(measure), None
-        return
 
     def compilers(cases: int) -> list[Worker]:
         keeps_nothing = msgspec.json.encode(msgspec.structs.replace(measure, kept_share=0.0))
@@ -279,14 +259,8 @@ def _measurer(settings: CampaignSettings, machine: Machine, isolate: bool) -> It
 
 @contextmanager
 def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -> Iterator[None]:
-    """Hold the machine's lock: two campaigns at once would measure each other.
-
-    Args:
-        waiting: is told, where another campaign holds it, for how long and for whom we wait.
-
-    Raises:
-        InputError: it is still held after that time, or cannot be taken.
-    """
+    """Hold the machine's lock: two campaigns at once would measure each other. `waiting` is told, where another campaign holds
+    it, for how long and for whom we wait; `InputError` where it is still held after that time, or cannot be taken."""
     path = Path(settings.lock) if settings.lock else Path(tempfile.gettempdir()) / LOCK
     # Every user of the machine must be able to take it.
     lock = filelock.FileLock(path, mode=0o666)
@@ -329,11 +303,7 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

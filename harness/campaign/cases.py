@@ -22,9 +22,8 @@ from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
 from shmoo.runs.store.store import Run
 
 OVERHEAD_S = 0.35
-"""Time to build, capture and store one case."""
 COMPILING_S = 10.0
-"""Time to compile one synthetic model."""
+"""Time to build, capture and store one case, and to compile one synthetic model."""
 LEAST_SAMPLES = 10
 """Calls of even the slowest case, including its warm-up."""
 
@@ -68,14 +67,8 @@ def plan_cases(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> tuple[CaseSpec, ...]:
-    """Cases of a suite, of named networks, or of both.
-
-    Args:
-        progress: told while the cases of the suite "planned" are put in order.
-
-    Raises:
-        InputError: an unknown suite, model, runtime or dtype, a model that cannot be loaded, or a batch without a network.
-    """
+    """Cases of a suite, of named networks, or of both; `progress` is told while those of "planned" are put in order. `InputError`
+    for an unknown suite, model, runtime or dtype, a model that cannot be loaded, or a batch without a network."""
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise unknown("runtime", runtime, RUNTIMES)
@@ -126,18 +119,14 @@ def measure_cases(
     progress: Progress | None = None,
     reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Run:
-    """Measure cases into the run at `out`, and read it back.
+    """Measure cases into the run at `out`, and read it back; errors as of `run_campaign`.
 
     Args:
         suite: what the run calls its cases.
-        resume: go on with the run that is there.
         visits: visits to every case; with more than one, cases that stay uncertain are visited up to `MOST_VISITS` times.
         operators: time the distinct operators of networks alone as well.
         shuffle: first visits in random order, otherwise in the order given.
-        reserved_s: as for `campaign.run_campaign`.
-
-    Raises:
-        InputError, ShmooError, KeyboardInterrupt: as `campaign.run_campaign`.
+        resume, reserved_s: as for `run_campaign`.
     """
     settings = CampaignSettings(
         MeasureSettings(operators=ALONE if operators else None),
@@ -162,20 +151,11 @@ def measure_cases(
 
 
 def most_telling_first(
-    cases: Sequence[CaseSpec],
-    machine: Machine,
-    device: str = "cpu",
-    progress: Progress = silent,
+    cases: Sequence[CaseSpec], machine: Machine, device: str = "cpu", progress: Progress = silent
 ) -> tuple[CaseSpec, ...]:
-    """All of the cases, in the order of information per time. Nothing is measured: shapes come from the meta device, and each
-    case's information from the model of a machine of this description.
-
-    Args:
-        progress: told how many cases were looked at.
-
-    Raises:
-        InputError: a GPU without a built-in profile.
-    """
+    """All of the cases, in the order of information per time; `progress` is told how many were looked at. Nothing is measured:
+    shapes come from the meta device, and each case's information from the model of a machine of this description. `InputError`
+    for a GPU without a built-in profile."""
     import numpy as np
 
     from shmoo.calibrate.design.planning import plan
@@ -200,7 +180,6 @@ def most_telling_first(
 
 
 def _measuring_s(case: CaseSpec, call_s: float) -> float:
-    """Seconds to measure a case whose calls take about `call_s`."""
     settings = MeasureSettings()
     window = settings.operator.warmup_s + settings.operator.max_s
     seconds = OVERHEAD_S + max(window, LEAST_SAMPLES * call_s)

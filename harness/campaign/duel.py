@@ -1,22 +1,12 @@
-"""A duel: two sides measured in one campaign on one machine, each visit to a case on both, one right after the other.
-
-    case, visit -> base, new    or, as often, new, base -> a row of each side's run, with the same number of visit
-
-Neighbours, clocks and drift fall on both visits of a pair alike, so that the difference of a pair holds little of them (duet
-benchmarking: Bulej et al., Duet benchmarking: improving measurement accuracy in the cloud, ICPE 2020; there both run at the same
-time on cores of their own, here alternately, as a model uses all cores). Which side comes first is drawn anew for each pair.
-
-Two processes of equal code differ all the same, by where their memory lies and which cores they get (Mytkowicz et al., Producing
-wrong data without doing anything obviously wrong, ASPLOS 2009), and the pairs of two processes all share that difference. So both
-processes are replaced for each part of the pairs, and each row says which pair of processes made it: repetition at the highest
-level that varies (Kalibera and Jones, Rigorous benchmarking in reasonable time, ISMM 2013). `compare_runs(..., paired=True)`
-judges by what the parts differ by.
-"""
+"""A duel: two sides measured in one campaign, each visit to a case on both, in random order, so that neighbours, clocks and drift
+fall on both alike. Both processes are replaced for each part of the pairs, as two processes of equal code differ, too; each row
+says which pair of processes made it (docs/gate.md has the sources). `compare_runs(..., paired=True)` judges by the parts."""
 
 from __future__ import annotations
 
 import random
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -32,10 +22,9 @@ from shmoo.harness.campaign.campaign import CampaignSettings, manifest_of, run_c
 from shmoo.harness.campaign.sides import Description, Side
 from shmoo.harness.campaign.worker import CaseMeasurer, Worker
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement
-from shmoo.runs.store.store import MANIFEST, Run, RunWriter, read_manifest
+from shmoo.runs.store.store import MANIFEST, Run, RunWriter, holds_run, read_manifest
 
 BASE, NEW = "base", "new"
-"""Directories of the two runs."""
 DUEL = "duel"
 """Setting that the runs of one duel share."""
 PARTS = 10
@@ -50,13 +39,10 @@ class Replaceable(CaseMeasurer, Protocol):
 
 
 class Duet:
-    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to a run of their own.
+    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to `rows`, a run of their own.
 
     Args:
-        base, new: measure on their sides.
-        rows: run of the new side.
         part_of: part of the duel that a visit of this number begins or belongs to, from 0.
-        seed: of which side comes first.
         before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
             later line of a visit counts.
     """
@@ -115,7 +101,7 @@ def run_duel(
     measurers: tuple[Replaceable, Replaceable] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Run, Run]:
-    """Measure `cases` on both sides into `out`/base and `out`/new.
+    """Measure `cases` on both sides into `out`/base and `out`/new. Errors as of `run_campaign`; finished pairs are kept.
 
     Args:
         described: what each side's interpreter says of itself, for the manifests.
@@ -123,9 +109,6 @@ def run_duel(
             each tenth of the budget.
         resume: go on with the duel at `out`, whose sides must be what they were.
         measurers: of both sides in place of workers; the caller closes them.
-
-    Raises:
-        InputError, ShmooError, KeyboardInterrupt: as `run_campaign`; finished pairs are kept.
     """
     base, new = described
     token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
@@ -141,39 +124,41 @@ def run_duel(
         measure = msgspec.structs.replace(measure, threads=base.machine.threads)
     with ExitStack() as stack:
         manifest = manifest_of(settings, suite, new.machine, _facts(token, NEW, sides[1]), new.versions)
+        begun = holds_run(out / NEW, resume)
         rows = stack.enter_context(RunWriter(out / NEW, manifest, resume=resume))
         before = Run.open(out / NEW).lines if resume else ()
         if measurers is None:
             encoded = msgspec.json.encode(measure)
             first, second = (stack.enter_context(Worker(encoded, settings.case_timeout_s, side=side)) for side in sides)
             measurers = first, second
-        run_campaign(
-            cases,
-            out / BASE,
-            suite=suite,
-            machine=base.machine,
-            settings=settings,
-            resume=resume,
-            progress=progress,
-            measurer=Duet(*measurers, rows, part_of, settings.seed, before),
-            facts=_facts(token, BASE, sides[0]),
-            versions=base.versions,
-            clock=clock,
-        )
+        try:
+            run_campaign(
+                cases,
+                out / BASE,
+                suite=suite,
+                machine=base.machine,
+                settings=settings,
+                resume=resume,
+                progress=progress,
+                measurer=Duet(*measurers, rows, part_of, settings.seed, before),
+                facts=_facts(token, BASE, sides[0]),
+                versions=base.versions,
+                clock=clock,
+            )
+        except InputError:
+            if not begun and not Run.open(out / NEW).lines:
+                shutil.rmtree(out / NEW)  # refused before anything was measured: the next attempt finds no run here
+            raise
     return Run.open(out / BASE), Run.open(out / NEW)
 
 
 def _facts(token: AxisValue | None, role: str, side: Side) -> dict[str, AxisValue | None]:
-    """What a run of a duel says of the duel and of its side."""
     return {DUEL: token, "duel.side": role, "duel.name": side.name, "commit": side.state or None}
 
 
 def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> AxisValue | None:
-    """What the runs of the duel at `out` share; `None` where none was begun.
-
-    Raises:
-        InputError: a side has another name, other code, or other software than it had.
-    """
+    """What the runs of the duel at `out` share, `None` where none was begun; `InputError` where a side has another name, other
+    code, or other software than it had."""
     token: AxisValue | None = None
     for role, side, told in zip((BASE, NEW), sides, described, strict=True):
         if not (out / role / MANIFEST).exists():

@@ -40,16 +40,11 @@ class _Case:
         self.spec = spec
         self.lines: list[Measurement] = []
         """Its visits, without what a row's time and status do not depend on."""
-        self.timings: list[Timing] = []
-        """Of its usable visits."""
-        self.count: Counter[str] = Counter()
-        """Visits by status, or "lost"."""
-        self.seconds: list[float] = []
-        """What its visits in this campaign took."""
-        self.compiled = False
-        """Whether that was done ahead of its first visit."""
-        self.number = 0
-        """Of the next visit."""
+        self.timings: list[Timing] = []  # of its usable visits
+        self.count: Counter[str] = Counter()  # visits by status, or "lost"
+        self.seconds: list[float] = []  # what its visits in this campaign took
+        self.compiled = False  # ahead of its first visit
+        self.number = 0  # of the next visit
         self.deviation: float | None = None
         self.error = float("inf")
         """Relative standard error; infinite before the first usable visit."""
@@ -59,7 +54,7 @@ class _Case:
 
     @property
     def visits(self) -> int:
-        """Visits that were not lost."""
+        """Those that were not lost."""
         return len(self.lines) - self.count["lost"]
 
     @property
@@ -84,12 +79,7 @@ class _Case:
 
 class Schedule:
     """The order of visits: first visits of all cases, then of those that are hardly known, further visits of all in random order,
-    a tenth at a time, then the cases that are known worst.
-
-    Args:
-        cases: what to visit.
-        settings: how often and how exactly; later rounds are always shuffled.
-    """
+    a tenth at a time, then the cases that are known worst. Later rounds are always shuffled."""
 
     def __init__(self, cases: Sequence[CaseSpec], settings: CampaignSettings) -> None:
         self.cases = tuple(cases)
@@ -129,16 +119,16 @@ class Schedule:
                 self.judge()
 
     def next(self, left_s: float | None = None) -> CaseSpec | None:
-        """The case to visit now; `None` when every case is known well enough or has been visited often enough.
-
-        Args:
-            left_s: time left for visits; `None` where it is not limited.
-        """
+        """The case to visit now, with `left_s` for visits (`None` where it is not limited); `None` when every case is known well
+        enough or has been visited often enough."""
         while True:
             while self._round:
                 case = self._round.popleft()
                 if case.to_compile and self._compiling_at_most_s is None and left_s is not None:
-                    self._compiling_at_most_s = self._share_for_compiling() * left_s
+                    self.judge()
+                    errors = [known.error for known in self._cases.values() if known.timings]
+                    rough = bool(errors) and median(errors) > ROUGH
+                    self._compiling_at_most_s = (COMPILING_SHARE_WHEN_ROUGH if rough else COMPILING_SHARE) * left_s
                 if not case.given_up and not self._waits(case):
                     return case.spec
             self._round.extend(self._next_round())
@@ -174,11 +164,6 @@ class Schedule:
         self._compiling_s += seconds
         for case in cases:
             self._cases[case.identity].compiled = True
-
-    def _share_for_compiling(self) -> float:
-        self.judge()
-        errors = [case.error for case in self._cases.values() if case.timings]
-        return COMPILING_SHARE_WHEN_ROUGH if errors and median(errors) > ROUGH else COMPILING_SHARE
 
     def judge(self) -> None:
         """Find what all visits together say of each case, as readers of the run do."""

@@ -23,15 +23,9 @@ PROBE_S = 120.0
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One side of a duel.
-
-    Attributes:
-        name: as the user named it.
-        python: interpreter of its workers.
-        folder: directory they run in, which is searched for modules first.
-        search: further directories to search; those of this process, or of the checkout in their place.
-        state: of its code: the commit, with a hash of what differs from it in a directory; "" where git does not tell.
-    """
+    """One side of a duel, as the user named it: the interpreter of its workers, the directory they run in, which is searched for
+    modules first, and further directories to search. `state` is the commit of its code, with a hash of what differs from it in a
+    directory; "" where git does not tell."""
 
     name: str
     python: str
@@ -49,16 +43,10 @@ class Description(msgspec.Struct, frozen=True):
 
 @contextmanager
 def side_of(name: str, setup: str = "") -> Iterator[Side]:
-    """Make a side of what the user named, and remove what was made for it.
-
-    Args:
-        name: a directory with a python (an environment, used in the current directory), another directory (code, used as it
-            stands), or a git ref (checked out for the duel).
-        setup: shell command that is run in a checkout; a `.venv` that it leaves there is used.
-
-    Raises:
-        InputError: it is none of these, or git or the command refuses.
-    """
+    """Make a side of what the user named, and remove what was made for it: a directory with a python (an environment, used in the
+    current directory), another directory (code, used as it stands), or a git ref, checked out for the duel, where the shell
+    command `setup` is run and a `.venv` that it leaves is used. `InputError` where it is none of these, or git or the command
+    refuses."""
     path = Path(name)
     python = _python_in(path)
     if python is not None:
@@ -81,11 +69,8 @@ def side_of(name: str, setup: str = "") -> Iterator[Side]:
 
 
 def describe(side: Side, threads: int | None) -> Description:
-    """Ask a side's interpreter for the machine as it sees it and for its versions.
-
-    Raises:
-        InputError: shmoo cannot be imported there.
-    """
+    """Ask a side's interpreter for the machine as it sees it and for its versions; `InputError` where shmoo cannot be imported
+    there."""
     code = (
         "import sys, msgspec; from shmoo.harness.machine.doctor import own_versions, probe_machine; "
         f"told = {{'machine': probe_machine({threads!r}), 'versions': own_versions()}}; "

@@ -1,10 +1,6 @@
-"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign.
-
-The campaign owns one worker at a time and uses it for case after case; it is replaced when it dies, is too slow, answers
-nonsense, or has had a failed case, after which its state cannot be trusted. It keeps the cases it has built for later visits.
-Requests and answers are JSON lines over its pipes; what the measured code prints goes to its error stream, whose end becomes the
-reason when it dies.
-"""
+"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign. A worker serves case
+after case, in JSON lines over its pipes, and is replaced after anything of that or a failed case. What the measured code prints
+goes to its error stream, whose end becomes the reason when it dies."""
 
 from __future__ import annotations
 
@@ -17,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Protocol
@@ -58,13 +53,13 @@ class CaseMeasurer(Protocol):
         """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
 
 
-class Worker:
+class Worker(contextlib.AbstractContextManager["Worker"]):
     """A process that measures cases, started when first needed. Use as a context manager, or `close` it.
 
     Args:
-        settings: what the entry is called with, as JSON of its settings; `None` for none.
+        settings: JSON of the settings that the entry is called with; `None` for none.
         timeout_s: longest time for one case, compilation included.
-        entry: "module:class" whose `from_settings` makes a `CaseMeasurer` that can `prepare` too of the settings' JSON.
+        entry: "module:class" whose `from_settings` makes a `CaseMeasurer` that can `prepare` too.
         side: interpreter, folder and search path of a side of a duel; this process's own for `None`.
     """
 
@@ -85,8 +80,7 @@ class Worker:
 
     def prepare(self, case: CaseSpec) -> Measurement:
         """Build and compile a case for its first visit; a row without samples, or a failed one as of `measure`."""
-        row, _ = self._asked(Request(case, prepare=True))
-        return row
+        return self._asked(Request(case, prepare=True))[0]
 
     def interrupt(self) -> None:
         """End the process while another thread waits for its answer, which is then a failed row."""
@@ -99,7 +93,9 @@ class Worker:
             process, lines, limit_s = self._start(), [self._settings, *lines], limit_s + START_S
         host: dict[str, AxisValue | None] = {}
         try:
-            _send(process, lines)
+            if process.stdin is not None:
+                process.stdin.writelines(line + b"\n" for line in lines)
+                process.stdin.flush()
             answer = msgspec.json.decode(self._answer(process, limit_s), type=Answer)
             if answer.row.case == request.case:
                 if answer.row.status == "failed":
@@ -133,9 +129,6 @@ class Worker:
             self._errors.unlink(missing_ok=True)
             self._errors = None
 
-    def __enter__(self) -> Worker:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -160,12 +153,8 @@ class Worker:
         return process
 
     def _answer(self, process: subprocess.Popen[bytes], limit_s: float) -> bytes:
-        """The next line of the process.
-
-        Raises:
-            BrokenPipeError: it ended, even if something that it started keeps the pipe open.
-            queue.Empty: it lives and says nothing.
-        """
+        """The next line of the process; `queue.Empty` where it lives and says nothing, `BrokenPipeError` where it ended, even if
+        something that it started keeps the pipe open."""
         deadline, line = time.monotonic() + limit_s, None
         while line is None:
             ended = process.poll() is not None
@@ -214,12 +203,6 @@ def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
     except (OSError, ValueError):
         pass  # closed under us by `close`: the end, like any other
     answers.put(b"")
-
-
-def _send(process: subprocess.Popen[bytes], lines: Sequence[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.writelines(line + b"\n" for line in lines)
-        process.stdin.flush()
 
 
 def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:

@@ -10,29 +10,15 @@ from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
 from shmoo.harness.capture.workload import CaptureFamily, capture_workload
 
 if TYPE_CHECKING:
-    from shmoo.harness.capture.symbolic import SymbolicCapture, capture_symbolic
+    from shmoo.harness.capture.symbolic import capture_symbolic
     from shmoo.harness.capture.training import capture_training
 
 __all__ = [
-    "Capture",
-    "CaptureError",
-    "CaptureFamily",
-    "FXGraphWalker",
-    "OperatorIntrospector",
-    "Origin",
-    "SymbolicCapture",
-    "capture",
-    "capture_compiled",
-    "capture_exported",
-    "capture_symbolic",
-    "capture_training",
-    "capture_workload",
-]
+    "Capture", "CaptureError", "CaptureFamily", "FXGraphWalker", "OperatorIntrospector", "Origin", "capture", "capture_compiled",
+    "capture_exported", "capture_symbolic", "capture_training", "capture_workload",
+]  # fmt: skip
 
 __getattr__ = on_demand(
     __name__,
-    {
-        **dict.fromkeys(("SymbolicCapture", "capture_symbolic"), "shmoo.harness.capture.symbolic"),
-        "capture_training": "shmoo.harness.capture.training",
-    },
+    {"capture_symbolic": "shmoo.harness.capture.symbolic", "capture_training": "shmoo.harness.capture.training"},
 )

@@ -11,9 +11,9 @@ import msgspec
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights
-from shmoo.harness.capture.guard import guarded
 
 Method = Literal["record", "export", "compile", "trace", "joint"]
 
@@ -44,16 +44,12 @@ def capture(
 ) -> Capture:
     """Capture `model(*args, **kwargs)` at inference.
 
-    The model's code runs once, under `torch.no_grad()`, in its present training or evaluation mode; on the meta device that
-    costs neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` its conversions are separate
-    calls.
+    The model's code runs once, under `torch.no_grad()`, in its present training or evaluation mode; on the meta device that costs
+    neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` its conversions are separate calls.
 
     A module goes through torch.export, which gives one graph of whole operators even where torch.compile would split it (a
-    `print`). Where torch.export fails (a branch on data), and for a function, whose weights it cannot tell from other tensors,
-    the capture consists of torch.compile's pieces, with the reasons for the breaks: see `capture_compiled`.
-
-    Raises:
-        CaptureError: neither torch.export nor torch.compile can take the model.
+    `print`). Where that fails (a branch on data), and for a function, whose weights it cannot tell from other tensors, the
+    capture consists of torch.compile's pieces, with the reasons for the breaks. `CaptureError` where neither can take the model.
     """
     methods = (capture_exported, capture_compiled) if exportable(model) else (capture_compiled, capture_exported)
     failures = []
@@ -69,14 +65,9 @@ def capture(
 def capture_compiled(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
-    """As `capture`, through torch.compile: a graph break gives a graph for each piece, and branches on data are taken.
-
-    Operators that torch.compile leaves to eager execution arrive decomposed; then the graph of torch.export, which keeps them
-    whole, is preferred where it can take the model.
-
-    Raises:
-        CaptureError: torch.compile cannot take the model, or the model fails.
-    """
+    """As `capture`, through torch.compile: a graph break gives a graph for each piece, and branches on data are taken. Operators
+    that torch.compile leaves to eager execution arrive decomposed; then the graph of torch.export, which keeps them whole, is
+    preferred where it can take the model."""
     compiled = compile_pieces(model, args, dict(kwargs or {}), name)
     if not compiled.whole:
         with contextlib.suppress(CaptureError):
@@ -90,11 +81,7 @@ def capture_compiled(
 def capture_exported(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
-    """As `capture`, through torch.export alone: one graph of undecomposed operators, no data-dependent branches.
-
-    Raises:
-        CaptureError: torch.export cannot take the model.
-    """
+    """As `capture`, through torch.export alone: one graph of undecomposed operators, no data-dependent branches."""
     exported = export_graph(model, args, dict(kwargs or {}), name=name)
     graph = FXGraphWalker().walk(exported.module, origins=exported.origins, name=name)
     return Capture(with_all_weights((graph,), model), method="export")

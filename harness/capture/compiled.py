@@ -4,7 +4,6 @@ recorder of the operators that run outside the pieces."""
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path
+from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path, result_nodes
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, source_of
 
@@ -41,13 +40,8 @@ class Piece(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The pieces that torch.compile makes of one call of a model.
-
-    Attributes:
-        pieces: in the order they ran.
-        break_reasons: why there are several.
-        whole: whether no operator was left to eager execution.
-    """
+    """The pieces that torch.compile makes of one call of a model, in the order they ran; why there are several; and whether no
+    operator was left to eager execution."""
 
     pieces: tuple[Piece, ...]
     break_reasons: tuple[str, ...]
@@ -56,14 +50,9 @@ class Compiled(NamedTuple):
 
 class _EagerRecorder(TorchDispatchMode):
     """While active, writes every dispatched operator into an FX graph, except inside `run_unseen` and while Dynamo traces.
-
-    Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are
-    stored as fake tensors: recording keeps no activation alive.
-
-    Args:
-        origins: is told every result, and gives the origin of each tensor that enters a segment from outside.
-        finished: called with each segment: its graph and the origins of its placeholders.
-    """
+    Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are stored
+    as fake tensors: recording keeps no activation alive. `finished` is called with the graph of each segment and the origins of
+    its placeholders."""
 
     supports_higher_order_operators = True
 
@@ -119,14 +108,7 @@ class _EagerRecorder(TorchDispatchMode):
         node.meta["val"] = tree_map_only(torch.Tensor, self._fake.from_tensor, result)
         node.meta["stack_trace"] = model_frame()
         self._origins.flows(result)
-        if isinstance(result, torch.Tensor):
-            self._nodes[result] = node
-        elif isinstance(result, (list, tuple)):
-            for i, element in enumerate(result):
-                if isinstance(element, torch.Tensor):
-                    item = self._graph.call_function(operator.getitem, (node, i))
-                    item.meta["val"] = node.meta["val"][i]
-                    self._nodes[element] = item
+        self._nodes.update(result_nodes(node, result))
 
     def _node_of(self, tensor: torch.Tensor) -> fx.Node:
         node = self._nodes.get(tensor)
@@ -153,7 +135,7 @@ class _CapturingBackend:
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         context = TracingContext.try_get()
-        fakes = tuple(inputs) if context is None or context.fake_mode is None else _fake_inputs(inputs, context)
+        fakes = tuple(inputs if context is None or context.fake_mode is None else (_fake(value, context) for value in inputs))
         traced = trace_aten(module, fakes, context.fake_mode if context else None)
         attributes = attribute_tensors(module)
         origins = placeholder_origins(module, inputs, self.origins)
@@ -187,28 +169,20 @@ def placeholder_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: 
     return [origins.of(value, source_of(node)) for node, value in zip(placeholders, inputs, strict=True)]
 
 
-def _fake_inputs(inputs: Sequence[Any], context: TracingContext) -> tuple[Any, ...]:
-    """The inputs as fake tensors, with the sizes that Dynamo made symbolic."""
-
-    def fake(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
-            return value
-        symbols = context.tensor_to_context.get(value)
-        if symbols is None:
-            return context.fake_mode.from_tensor(value, static_shapes=True)
-        return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
-
-    return tuple(fake(value) for value in inputs)
+def _fake(value: Any, context: TracingContext) -> Any:
+    """An input as a fake tensor, with the sizes that Dynamo made symbolic."""
+    if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+        return value
+    symbols = context.tensor_to_context.get(value)
+    if symbols is None:
+        return context.fake_mode.from_tensor(value, static_shapes=True)
+    return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
 
 
 def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "") -> Compiled:
-    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces.
-
-    Sizes are those of the arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked.
-
-    Raises:
-        CaptureError: torch.compile cannot take the model, or the model fails.
-    """
+    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces. Sizes are those of the
+    arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked. `CaptureError` where
+    torch.compile cannot take the model, or the model fails."""
     from torch._dynamo.utils import counters
 
     backend = _CapturingBackend(model, name)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.fx.bodies import CONSTANT
-from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import Origin
@@ -26,13 +26,8 @@ _KINDS: dict[str, ValueKind] = {"PARAMETER": "parameter", "BUFFER": "buffer", "C
 
 
 class Exported(NamedTuple):
-    """A traced graph.
-
-    Attributes:
-        module: its operators with their fake results.
-        origins: the origins of its placeholders.
-        inputs: the placeholder of each leaf of (args, kwargs), in order.
-    """
+    """A traced graph: its operators with their fake results, the origins of its placeholders, and the placeholder of each leaf of
+    (args, kwargs), in order."""
 
     module: fx.GraphModule
     origins: tuple[Origin, ...]
@@ -50,14 +45,8 @@ def exportable(model: Callable[..., Any]) -> bool:
 def export_graph(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, name: str = "", dynamic: Sequence[Place] = ()
 ) -> Exported:
-    """Trace `model(*args, **kwargs)` at inference.
-
-    Args:
-        dynamic: dimensions that become symbols, unless the model fixes them.
-
-    Raises:
-        CaptureError: torch.export cannot take the model.
-    """
+    """Trace `model(*args, **kwargs)` at inference; `dynamic` dimensions become symbols, unless the model fixes them.
+    `CaptureError` where torch.export cannot take the model."""
     from torch.export import Dim, ShapesCollection, export
 
     module = model if isinstance(model, torch.nn.Module) else FunctionModule(model)

@@ -4,7 +4,6 @@ tensors, whose imports take longer than the capture of a small model."""
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,17 +12,14 @@ import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_only
 
-from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
-from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
 from shmoo.harness.capture.fx.dynamo import dynamo_put_off
-from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
-from shmoo.harness.capture.guard import guarded
+from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, guarded
+from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, module_paths, result_nodes
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
 
 _AUTOCAST = ("cpu", "cuda")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -56,11 +52,8 @@ def capture_recorded(
 
 
 class _Recorder(ProxyTorchDispatchMode):
-    """While active, writes every operator into an FX graph, above autograd, where composite operators are whole.
-
-    Raises:
-        CaptureError: a weight or an argument is not on the meta device, or no plain tensor.
-    """
+    """While active, writes every operator into an FX graph, above autograd, where composite operators are whole. `CaptureError`
+    where a weight or an argument is not on the meta device, or no plain tensor."""
 
     def __init__(self, model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
@@ -73,15 +66,13 @@ class _Recorder(ProxyTorchDispatchMode):
         self._alive: list[torch.Tensor] = []
         # What torch returns of a tensor that it makes from numbers is a copy that shares its memory.
         self._fresh: dict[int, fx.Node] = {}
-        self._paths: list[str] = [""]
+        self._path = ""
         self.origins: list[Origin] = []
-        self._names = {id(part): path for path, part in model.named_modules()}
+        self._model = model
         if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in model.modules()):
             raise CaptureError("a part of it is compiled already, so that its operators are not seen here")
-        parameters = dict(model.named_parameters())
-        for path, weight in (*parameters.items(), *model.named_buffers()):
-            kind: ValueKind = "parameter" if path in parameters else "buffer"
-            self._enter(weight, Origin(kind, path))
+        for weight, origin in weight_origins(model):
+            self._enter(weight, origin)
         for input_name, leaf in _inputs(model, args, kwargs):
             if isinstance(leaf, torch.Tensor):
                 self._enter(leaf, Origin("input", input_name))
@@ -108,19 +99,11 @@ class _Recorder(ProxyTorchDispatchMode):
     def recording(self) -> Iterator[None]:
         """While active, operators are recorded with the path of their module."""
 
-        def enter(module: torch.nn.Module, _: Any) -> None:
-            self._paths.append(self._names.get(id(module), self._paths[-1]))
+        def enter(path: str) -> None:
+            self._path = path
 
-        def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
-            self._paths.pop()
-
-        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
-        try:
-            with enable_python_dispatcher(), self:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with module_paths(self._model, enter), enable_python_dispatcher(), self:
+            yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -138,19 +121,13 @@ class _Recorder(ProxyTorchDispatchMode):
             result = func(*args, **kwargs)
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["stack_trace"] = model_frame()
-        node.meta["nn_module_stack"] = {"": (self._paths[-1], "")}
+        node.meta["nn_module_stack"] = {"": (self._path, "")}
         node.meta["val"] = tree_map_only(torch.Tensor, torch.Tensor.detach, result)
-        if isinstance(result, torch.Tensor):
-            self._keep(result, node)
-            read = any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs)))
-            if not read or func._schema.name.endswith("_like"):
-                self._fresh[result.untyped_storage()._cdata] = node
-        elif isinstance(result, (list, tuple)):
-            for i, element in enumerate(result):
-                if isinstance(element, torch.Tensor):
-                    item = self._graph.call_function(operator.getitem, (node, i))
-                    item.meta["val"] = node.meta["val"][i]
-                    self._keep(element, item)
+        for tensor, own in result_nodes(node, result):
+            self._keep(tensor, own)
+        read = any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs)))
+        if isinstance(result, torch.Tensor) and (not read or func._schema.name.endswith("_like")):
+            self._fresh[result.untyped_storage()._cdata] = node
         return result
 
     def _node_of(self, tensor: torch.Tensor) -> fx.Node:

@@ -143,7 +143,6 @@ class StandIns(TorchDispatchMode):
     # Following operators ------------------------------------------------------------------------------------------------
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Record the values of a call's results."""
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, FakeTensor)]
         operands = _tensors(args, kwargs)
         name = func.overloadpacket.__name__

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
-from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.traced import FakeCall, trace_call
 
 
@@ -27,11 +27,9 @@ class SymbolicCapture:
     where all guards hold, so that a capture at those sizes would have traced the same.
 
     Args:
-        module: traced operators with their fake results.
-        origins: the origins of its placeholders.
-        fakes: the fake tensor of each leaf of (args, kwargs), `None` for one that is no tensor.
+        module: traced operators with their fake results; `origins` are those of its placeholders.
+        fakes: the fake tensor of each leaf of (args, kwargs), another value for one that is no tensor.
         dynamic: the dimensions that became symbols.
-        name: of the graphs.
         model: whose weights the graphs list, read or not.
 
     Raises:
@@ -47,22 +45,16 @@ class SymbolicCapture:
         name: str,
         model: Any,
     ) -> None:
-        self._module, self._origins, self._fakes, self._name = module, tuple(origins), tuple(fakes), name
-        self._model = model
+        self._module, self._origins, self._name, self._model = module, tuple(origins), name, model
+        self._shapes = [fake.shape if isinstance(fake, torch.Tensor) else () for fake in fakes]
         open_sizes = [size for leaf, dim in dynamic if isinstance(size := fakes[leaf].shape[dim], torch.SymInt)]
         if not open_sizes:
             raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
         self._env = open_sizes[0].node.shape_env
 
     def at(self, shapes: Sequence[Sequence[int]]) -> Graph:
-        """The graph for inputs of these shapes.
-
-        Args:
-            shapes: of every leaf of (args, kwargs), in order, empty for one that is no tensor.
-
-        Raises:
-            CaptureError: at these sizes the model would trace differently, or a guard cannot be evaluated.
-        """
+        """The graph for inputs of these shapes: of every leaf of (args, kwargs), in order, empty for one that is no tensor.
+        `CaptureError` where the model would trace differently at these sizes, or a guard cannot be evaluated."""
         values = self._values(shapes)
         for symbol, value in values.items():
             valid = self._env.var_to_range.get(symbol)
@@ -95,8 +87,7 @@ class SymbolicCapture:
         """The value of every symbol, checked against all sizes."""
         values: dict[sympy.Symbol, sympy.Integer] = {}
         sizes: list[tuple[Place, sympy.Expr, int]] = []
-        for leaf, (given, fake) in enumerate(zip(shapes, self._fakes, strict=True)):
-            captured = () if fake is None else fake.shape
+        for leaf, (given, captured) in enumerate(zip(shapes, self._shapes, strict=True)):
             if len(given) != len(captured):
                 raise CaptureError(f"input {leaf} has {len(given)} dimensions, it was captured with {len(captured)}")
             for dim, (size, example) in enumerate(zip(given, captured, strict=True)):
@@ -127,22 +118,17 @@ def capture_symbolic(
     name: str = "",
     traced: bool = False,
 ) -> SymbolicCapture:
-    """Capture as `capture` would, with symbols in the given dimensions. Their sizes in the arguments are examples, at least 2.
-
-    Args:
-        traced: capture as `capture_traced` does instead, without stand-ins for data.
-
-    Raises:
-        CaptureError: torch cannot take the model, splits it, or makes the sizes part of the graph.
-    """
+    """Capture as `capture` would, or, `traced`, as `capture_traced` without stand-ins for data, with symbols in the given
+    dimensions. Their sizes in the arguments are examples, at least 2. `CaptureError` where torch cannot take the model, splits
+    it, or makes the sizes part of the graph."""
     if traced:
         call = FakeCall(model, args, kwargs, dynamic)
         module = trace_call(call, model, name or type(model).__name__)
-        return SymbolicCapture(module, call.origins, [_tensor(fake) for fake in call.fakes], dynamic, name, model)
+        return SymbolicCapture(module, call.origins, call.fakes, dynamic, name, model)
     if exportable(model):
         exported = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
-        fakes = [_tensor(node.meta.get("val")) for node in exported.inputs]
-        return SymbolicCapture(exported.module, exported.origins, fakes, dynamic, name, model)
+        values = [node.meta.get("val") for node in exported.inputs]
+        return SymbolicCapture(exported.module, exported.origins, values, dynamic, name, model)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     for leaf, dim in dynamic:
         torch._dynamo.maybe_mark_dynamic(leaves[leaf], dim)
@@ -152,9 +138,5 @@ def capture_symbolic(
         raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {reasons}")
     (piece,) = compiled.pieces
     fake_of = {id(argument): fake for argument, fake in zip(piece.arguments or (), piece.fakes, strict=True)}
-    fakes = [_tensor(fake_of.get(id(leaf), leaf)) for leaf in leaves]
+    fakes = [fake_of.get(id(leaf), leaf) for leaf in leaves]
     return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name, model)
-
-
-def _tensor(value: Any) -> torch.Tensor | None:
-    return value if isinstance(value, torch.Tensor) else None

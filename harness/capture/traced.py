@@ -4,7 +4,6 @@ data, and for models too large for the memory."""
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,42 +16,44 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.fx.traceback import get_current_meta, preserve_node_meta
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
-from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
-from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
-from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line, holds_tensors, tensors_in, with_tensors
+from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, environment, guarded
+from shmoo.harness.capture.fx.introspect import (
+    CaptureError,
+    RecordLines,
+    first_line,
+    holds_tensors,
+    module_paths,
+    tensors_in,
+    with_tensors,
+)
 from shmoo.harness.capture.fx.trace import inline_wrapped
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
-from shmoo.harness.capture.guard import guarded
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
 from shmoo.harness.capture.standins import StandIns
 
 _CPU = torch.device("cpu")
-_NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+_UNCHECKED = {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}
+"""By this variable transformers' models do not compare what they take with data that is not there, such as the number of image
+features with that of the tokens for them."""
 _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
 
 
 class FakeCall:
-    """A call of a model with fake CPU tensors for its weights and arguments, which take neither memory nor arithmetic.
+    """A call of a model with fake CPU tensors for its weights and arguments, which take neither memory nor arithmetic:
+    `call(*call.values)`.
 
     Args:
         dynamic: dimensions of the leaves of (args, kwargs) that become symbols; nothing then stands in for data.
         fixed: names of keyword arguments whose values are known whatever the data.
 
-    Example:
-        >>> call = FakeCall(model, args, kwargs)  # doctest: +SKIP
-        >>> call(*call.values)  # doctest: +SKIP
-
     Attributes:
         values: the call's arguments: fakes of the weights, of the leaves of (args, kwargs), and of tensors inside objects among
-            them.
-        origins: the origin of each of the values.
-        mode: the mode that the values are fake in.
+            them; `origins` are theirs, and `mode` is the mode that they are fake in.
         fakes: the values of the leaves of (args, kwargs) alone.
         stand_ins: the mode that stands in for data; a null context with `dynamic`.
     """
@@ -68,13 +69,10 @@ class FakeCall:
         self._module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
         self._model = model
         self.mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv() if dynamic else None)
-        self._weights = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        weights = weight_origins(self._module)
+        self._weights = {origin.name: tensor for tensor, origin in weights}
         inputs, self._structure = tree_flatten_with_path((tuple(args), dict(kwargs or {})))
-        parameters = {id(parameter) for parameter in self._module.parameters()}
-        kinds: dict[str, ValueKind] = {
-            name: "parameter" if id(tensor) in parameters else "buffer" for name, tensor in self._weights.items()
-        }
-        self.origins = [Origin(kind, name) for name, kind in kinds.items()]
+        self.origins = [origin for _, origin in weights]
         # "input_ids" for ((), {"input_ids": x}), "0.1" for (([a, x],), {}).
         paths = [[str(getattr(key, "idx", getattr(key, "key", key))) for key in path[1:]] for path, _ in inputs]
         self.origins += [Origin("input", ".".join(path)) for path in paths]
@@ -136,15 +134,12 @@ def capture_traced(
     """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
     The model's Python runs as it would in eager execution. Where it reads values, `StandIns` supplies them, and the graph's notes
-    say so.
+    say so. `CaptureError` where the model fails on fake tensors, or reads numbers that only data could give.
 
     Args:
         model: a module, its weights on any device, or a function.
         notes: further notes for the reader of the graph's numbers.
         fixed: names of keyword arguments whose values are known whatever the data.
-
-    Raises:
-        CaptureError: the model fails on fake tensors, or reads numbers that only data could give.
     """
     call = FakeCall(model, args, kwargs, fixed=fixed)
     traced = trace_call(call, model, name or type(model).__name__)
@@ -154,18 +149,16 @@ def capture_traced(
 
 
 def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
-    """The operators of a call, with their fake results, module paths and lines; its placeholders take `call.values`.
-
-    Raises:
-        CaptureError: as for `capture_traced`.
-    """
+    """The operators of a call, with their fake results, module paths and lines; its placeholders take `call.values`. Errors as of
+    `capture_traced`."""
 
     def run(*values: Any) -> list[torch.Tensor]:
-        with _module_paths(model):
+        with module_paths(model, lambda path: get_current_meta().update(nn_module_stack={"": (path, "")})):
             return call(*values)
 
     try:
-        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), absent_devices_on_cpu(), _unchecked():
+        unchecked = environment(_UNCHECKED)
+        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), absent_devices_on_cpu(), unchecked:
             with RecordLines() as lines:
                 traced = make_fx(run, pre_dispatch=True)(*call.values)
             if lines.transformed:
@@ -199,31 +192,6 @@ def _conversions_in_place() -> Iterator[None]:
 
 
 @contextmanager
-def _module_paths(model: Any) -> Iterator[None]:
-    """While active, every traced node records the path of the module that it comes from."""
-    names = {id(module): path for path, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
-    stack = [""]
-
-    def record() -> None:
-        get_current_meta()["nn_module_stack"] = {"": (stack[-1], "")}
-
-    def enter(module: torch.nn.Module, _: Any) -> None:
-        stack.append(names.get(id(module), stack[-1]))
-        record()
-
-    def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
-        stack.pop()
-        record()
-
-    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
 def _shapes_from_kernels() -> Iterator[None]:
     """While active, the size of a resized image comes from the kernel's own shape function: torch would decompose the operator
     into some two hundred others to compute it, again for every size."""
@@ -240,21 +208,6 @@ def _shapes_from_kernels() -> Iterator[None]:
         for operator, kernels in saved:
             operator.py_kernels.update(kernels)
             operator._dispatch_cache.clear()
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    """While active, transformers' models do not compare what they take with data that is not there, such as the number of image
-    features with that of the tokens for them."""
-    before = os.environ.get(_NO_CHECKS)
-    os.environ[_NO_CHECKS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_NO_CHECKS]
-        else:
-            os.environ[_NO_CHECKS] = before
 
 
 class _FormatNumbers(TorchFunctionMode):

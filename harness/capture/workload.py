@@ -16,8 +16,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import Capture, capture
 from shmoo.harness.capture.exported import FunctionModule, exportable
 from shmoo.harness.capture.fx.dynamo import dynamo_put_off
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
-from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.module import Built, DNNModule
 from shmoo.runs.store.records import AxisValue
@@ -33,11 +33,7 @@ _NEEDS_INDICES = re.compile(r"argument #1 'indices'|tensors used as indices must
 
 def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | None = None) -> Built:
     """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where that fails, as in models that run or
-    read themselves while they are built.
-
-    Raises:
-        InputError: as `DNNModule.build`.
-    """
+    read themselves while they are built. Errors as of `DNNModule.build`."""
     try:
         # torch initializes weights on the meta device by its shape functions, too.
         with dynamo_put_off():
@@ -96,13 +92,10 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
 @guarded
 def capture_operator(built: Built, name: str) -> Capture:
     """Capture a single operator as it was built, with its operands in memory: by running a copy without memory where that shows
-    all, in a tenth of the time that torch.export and torch.compile take. These would keep hold of the operands.
+    all, in a tenth of the time of `capture`, which would keep hold of the operands.
 
     Of several calls, such a copy does not show which results share memory on the device: attention on a CPU lays its result out
     as no other device does.
-
-    Raises:
-        CaptureError: as `capture`.
     """
     module = built.model if isinstance(built.model, torch.nn.Module) else FunctionModule(built.model)
     if exportable(module):
@@ -113,7 +106,6 @@ def capture_operator(built: Built, name: str) -> Capture:
 
 
 def _module_without_memory(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module on the meta device."""
     copies: dict[int, Any] = {id(tensor): _without_memory(tensor) for tensor in module.buffers()}
     for weight in module.parameters():
         copies[id(weight)] = torch.nn.Parameter(_without_memory(weight), requires_grad=weight.requires_grad)
@@ -126,24 +118,18 @@ def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
 
 def _capture_traced(built: Built, name: str) -> Capture:
     """By running its Python; with other forms of its inputs, and then without optional ones, where the model refuses them. A note
-    says what is left out."""
+    says what is left out, and why: the reason is that of the first other form, which has what the signature asks for."""
     # Dynamo is imported with it.
     from shmoo.harness.capture.traced import capture_traced
 
     refusals: list[CaptureError] = []
     for words, kwargs in _calls(built):
-        notes = (*built.notes, f"{words} left out: {_reason(refusals)}") if words else built.notes
+        notes = (*built.notes, f"{words} left out: {refusals[:2][-1]}") if words else built.notes
         try:
             return capture_traced(built.model, built.args, kwargs, name=name, notes=notes, fixed=built.fixed)
         except CaptureError as error:
             refusals += [] if words else [error]
-    raise _reason(refusals)
-
-
-def _reason(refusals: Sequence[CaptureError]) -> CaptureError:
-    """Of the refusals of all forms of the inputs, that of the first other one, which has what the signature asks for, if there is
-    one."""
-    return refusals[min(1, len(refusals) - 1)]
+    raise refusals[:2][-1]
 
 
 def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -168,7 +154,7 @@ class CaptureFamily:
 
     Args:
         points: axis values of the later calls of `at`.
-        dtype: element type of the vocabulary in which the workload is built; `None` as for `DNNModule.build`.
+        dtype: as for `DNNModule.build`.
     """
 
     def __init__(self, module: DNNModule, points: Sequence[Axes], dtype: str | None = None) -> None:
@@ -179,12 +165,7 @@ class CaptureFamily:
 
     @guarded
     def at(self, axes: Axes) -> Capture:
-        """The capture at one point.
-
-        Raises:
-            CaptureError: the model cannot be captured there at all.
-            InputError: an axis or its value cannot be used.
-        """
+        """The capture at one point; errors as of `capture_workload`."""
         point = self._module.resolve(axes)
         group = _group(point)
         same_group = [other for other in self._points if _group(other) == group]
@@ -230,11 +211,8 @@ def _sizes(point: Axes) -> tuple[int, ...]:
 
 
 def _changed_dimensions(a: Built, b: Built) -> list[tuple[int, int]]:
-    """The dimensions of the arguments in which two builds of a workload differ.
-
-    Raises:
-        CaptureError: they differ in something else, or in nothing.
-    """
+    """The dimensions of the arguments in which two builds of a workload differ; `CaptureError` where they differ in something
+    else, or in nothing."""
     left, right = tree_leaves((a.args, a.kwargs)), tree_leaves((b.args, b.kwargs))
     if len(left) != len(right):
         raise CaptureError("the number of inputs changes with the sizes")

@@ -3,14 +3,14 @@ quantised weights), and whether its capture is kept between commands."""
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.graph.records import notes_of
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
 
@@ -81,12 +81,8 @@ class ModelOptions:
 
 
 def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_DTYPE) -> options.Decorator:
-    """Adds options of a model, --trust and --no-cache; the command takes them together as `asked`.
-
-    Args:
-        names: of `SIZES` and `MODE`, those that the verb has.
-        batch, dtype: defaults of --batch and --dtype, for their help.
-    """
+    """Adds options of a model, of `SIZES` and `MODE` those named, --trust and --no-cache, taken together as `asked`. `batch` and
+    `dtype` are the defaults that the help of these options tells."""
     offered = {
         "batch": options.batches(batch),
         "dtype": options.dtypes(dtype),
@@ -114,30 +110,33 @@ def asked(*names: str, batch: str = options.ONE_BATCH, dtype: str = options.ONE_
         ),
     }
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_model(*, trust: bool, no_cache: bool, **given: Any) -> Any:
-            from shmoo.harness.models.asked import Mode
-            from shmoo.harness.models.capture_cache import CaptureCache, software
+    return options.together("asked", _model_options, *(offered[name] for name in (*names, "trust", "no_cache")))
 
-            mode = Mode(**{name: given.pop(name) for name in MODE if name in given})
-            batches, dtypes = given.pop("batch", ()), given.pop("dtype", ())
-            shape, length = options.parse_shape(given.pop("input_shape", None)), given.pop("seq_len", None)
-            known = None if no_cache else software()
-            cache = None if known is None else CaptureCache(capture_folder(), known)
-            return command(asked=ModelOptions(batches, dtypes, shape, length, trust, mode, cache), **given)
 
-        for name in reversed((*names, "trust", "no_cache")):
-            with_model = offered[name](with_model)
-        return with_model
+def _model_options(
+    trust: bool,
+    no_cache: bool,
+    batch: tuple[int, ...] = (),
+    dtype: tuple[str, ...] = (),
+    input_shape: str | None = None,
+    seq_len: int | None = None,
+    phase: str | None = None,
+    training: bool = False,
+    autocast: str | None = None,
+    quantize: str | None = None,
+    channels_last: bool = False,
+) -> ModelOptions:
+    from shmoo.harness.models.asked import Mode
+    from shmoo.harness.models.capture_cache import CaptureCache, software
 
-    return decorate
+    known = None if no_cache else software()
+    cache = None if known is None else CaptureCache(capture_folder(), known)
+    mode = Mode(phase, training, autocast, quantize, channels_last)
+    return ModelOptions(batch, dtype, options.parse_shape(input_shape), seq_len, trust, mode, cache)
 
 
 def tell_about(model: str, found: ModelGraphs) -> None:
     """Say on stderr what the reader of the numbers of a capture must know."""
-    from shmoo.estimators.graph.records import notes_of
-
     for said in notes_of(found.graphs):
         output.message(f"{model}: {said}")
     if found.note.startswith("captured anew"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shmoo.estimators.units import percent, si, size, yes_or_no
@@ -15,10 +15,24 @@ if TYPE_CHECKING:
 NO_SILICON = "no silicon"
 SHARED = ("model", "batch", "dtype", "runtime")
 """Columns that move into the title where all rows agree."""
-COLUMNS = (
-    "model", "arch", "batch", "dtype", "runtime", "latency", "90 % interval", "device", "rate", "energy", "power", "memory",
-    "fits", "tiles", "rests on",
-)  # fmt: skip
+COLUMNS: Mapping[str, Callable[[Record], str | Cell]] = {
+    "model": lambda r: str(r["model"]),
+    "arch": lambda r: f"{r['arch']}, {NO_SILICON}" if _simulated(r) else str(r["arch"]),
+    "batch": lambda r: str(r["batch"]),
+    "dtype": lambda r: str(r["dtype"]),
+    "runtime": lambda r: str(r["runtime"]),
+    "latency": lambda r: output.quantity(r["latency_s"]["value"], "s"),
+    "90 % interval": lambda r: f"{si(r['latency_s']['low'], 's')} - {si(r['latency_s']['high'], 's')}",
+    "device": lambda r: output.quantity(r["device_s"], "s"),
+    "rate": lambda r: output.quantity(r["throughput_per_s"]["value"], "/s"),
+    "energy": lambda r: output.quantity(r["energy_j"] and r["energy_j"]["value"], "J"),
+    "power": lambda r: output.quantity(r["average_power_w"] and r["average_power_w"]["value"], "W"),
+    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
+    "fits": lambda r: yes_or_no(r["fits"]),
+    "tiles": lambda r: output.quantity(r["tiles"], ""),
+    "rests on": lambda r: _rests_on(r["basis"]),
+}
+"""Header -> cell of an estimate."""
 TEXTS = 5
 """Columns that are text, the first ones."""
 DROP = ("tiles", "rests on", "power", "device", "memory", "rate", "90 % interval", "energy", "fits")
@@ -32,34 +46,12 @@ OPERATOR_COLUMNS = ("row", "op", "latency", "90 % of latency", "energy", "90 % o
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
     """Table of estimates of models, what was assumed, what does not fit, and operators without a cost."""
-    rows: list[list[str | Cell]] = []
-    for r in records:
-        latency, energy, power = r["latency_s"], r["energy_j"], r["average_power_w"]
-        basis = max(r["basis"].items(), key=lambda item: item[1])
-        rows.append(
-            [
-                str(r["model"]),
-                f"{r['arch']}, {NO_SILICON}" if _simulated(r) else str(r["arch"]),
-                str(r["batch"]),
-                str(r["dtype"]),
-                str(r["runtime"]),
-                output.quantity(latency["value"], "s"),
-                f"{si(latency['low'], 's')} - {si(latency['high'], 's')}",
-                output.quantity(r["device_s"], "s"),
-                output.quantity(r["throughput_per_s"]["value"], "/s"),
-                output.quantity(energy and energy["value"], "J"),
-                output.quantity(power and power["value"], "W"),
-                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-                yes_or_no(r["fits"]),
-                output.quantity(r["tiles"], ""),
-                f"{basis[0]} {percent(basis[1], digits=0)}",
-            ]
-        )
     # Each architecture has its own runtime unless several are compared on one.
     pairs = {(r["arch"], r["runtime"]) for r in records}
     own_runtimes = len(pairs) == len({arch for arch, _ in pairs})
     drop = (*DROP[:5], "runtime", *DROP[5:]) if own_runtimes else DROP
-    output.table(COLUMNS, rows, left=TEXTS, drop=drop, common=SHARED, view=view)
+    rows = [[cell(r) for cell in COLUMNS.values()] for r in records]
+    output.table(list(COLUMNS), rows, left=TEXTS, drop=drop, common=SHARED, view=view)
     if records:
         output.result("")
         output.facts(assumptions(records))
@@ -82,6 +74,11 @@ def assumptions(records: Sequence[Record]) -> dict[str, str]:
     if any(_simulated(r) for r in records):
         said[NO_SILICON] = "the machine exists in simulation only: its numbers are design targets"
     return said
+
+
+def _rests_on(basis: Mapping[str, float]) -> str:
+    source, share = max(basis.items(), key=lambda item: item[1])
+    return f"{source} {percent(share, digits=0)}"
 
 
 def _simulated(record: Record) -> bool:

@@ -1,4 +1,5 @@
-"""The end of a long command: it keeps to its budget, a first Ctrl-C shortens it, a second stops it, and it says how to go on."""
+"""A long command: it shows what it has so far, keeps to its budget, a first Ctrl-C shortens it, a second stops it, and it says
+how to go on."""
 
 from __future__ import annotations
 
@@ -6,25 +7,31 @@ import shlex
 import signal
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import output
+
+if TYPE_CHECKING:
+    from shmoo.estimators.progress import Standing
 
 FINISHING_S, FINISHING_SHARE, MOST_FINISHING_SHARE = 35.0, 0.3, 0.5
 """Time kept for calibrating and reporting, the most of a short budget that it may be, and the most where previews took long."""
 PREVIEWS_TO_FINISH = 3.0
 """Calibrating and reporting in short takes this many times as long as the longest preview, at most."""
+PREVIEWS_S = (50.0, 180.0, 900.0)
+"""Seconds since the start after which the networks measured so far are estimated and shown, which takes up to 15 s each time."""
 
 
 class Reserve:
-    """Time kept of a budget for calibrating and reporting; it grows with what previews of the fit take.
-
-    Args:
-        budget_s: for the whole command.
-    """
+    """Time kept of a command's budget for calibrating and reporting; it grows with what previews of the fit take."""
 
     def __init__(self, budget_s: float) -> None:
         self.budget_s = budget_s
@@ -38,6 +45,52 @@ class Reserve:
         """Take note of the time that a preview took."""
         wanted_s = min(PREVIEWS_TO_FINISH * preview_s, MOST_FINISHING_SHARE * self.budget_s)
         self.finishing_s = max(self.finishing_s, wanted_s)
+
+
+class Previews:
+    """Estimates the networks measured so far into `out` now and then while a campaign runs, and shows them beside their
+    measurement; `begin` is on `time.monotonic`'s clock, and `reserve` learns how long the previews take."""
+
+    def __init__(self, out: Path, begin: float, reserve: Reserve) -> None:
+        self._out = out
+        self._reserve = reserve
+        self._begin = begin
+        self._times = list(PREVIEWS_S)
+
+    def __call__(self, standing: Standing) -> None:
+        """Show a preview when one is due and there is a run."""
+        from shmoo.harness.campaign.campaign import COMPILING, WAITING
+
+        now = time.monotonic()
+        later = [after_s for after_s in self._times if now - self._begin < after_s]
+        if standing.stage == WAITING or later == self._times:
+            return
+        self._times = later
+        self.show()
+        if standing.stage != COMPILING:
+            # Beside compilers it takes longer than at the end.
+            self._reserve.learn(time.monotonic() - now)
+
+    def show(self) -> None:
+        """Fit quickly, and print a line for each network."""
+        from shmoo.calibrate.calibration import quick_profile
+        from shmoo.runs.analysis.errors import error_report
+        from shmoo.runs.store.store import Run
+
+        run = Run.open(self._out)
+        if not any(row.estimable and row.case.kind == "network" for row in run.rows):
+            return
+        try:
+            profile = quick_profile(run)
+        except ShmooError as error:
+            output.message(f"no estimate yet: {error}")
+            return
+        for network in error_report(run, profile).networks:
+            whole = network.whole
+            output.message(
+                f"so far: {network.name} measured {si(whole.measured_s, 's')} ± {percent(whole.standard_error)}, estimated "
+                f"{si(whole.estimate_s.value, 's')} ({percent(whole.error, signed=True)}) from {len(run.rows)} cases"
+            )
 
 
 class Hurry:
@@ -78,19 +131,28 @@ class Hurry:
 
 def resumed(out: Path) -> str:
     """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
-    from click.core import ParameterSource
+    words, places = given_again(("out", "resume", "as_json", "wide"))
+    name = click.get_current_context().command_path.split(" ")[1:]
+    return shlex.join(["shmoo", *name, *words, "--out", str(out), "--resume", *places])
 
+
+def given_again(left_out: Collection[str]) -> tuple[list[str], list[str]]:
+    """The options and the arguments that the present command was given, without some parameters."""
     ctx = click.get_current_context()
-    words, places = ["shmoo", *ctx.command_path.split(" ")[1:]], []
+    words, places = [], []
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        if name in ("out", "resume", "as_json", "wide") or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        if name in left_out or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        value = ctx.params[name]
+        several = isinstance(ctx.params[name], tuple)
+        values = list(map(str, ctx.params[name])) if several else [str(ctx.params[name])]
         if isinstance(parameter, click.Argument):
-            places += ["--", *map(str, value)] if isinstance(value, tuple) else [str(value)]
-            continue
-        words.append(parameter.opts[-1])
-        if not (isinstance(parameter, click.Option) and parameter.is_flag):
-            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    return shlex.join([*words, "--out", str(out), "--resume", *places])
+            places += ["--", *values] if several else values
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[-1])
+        elif parameter.callback is not None:
+            # Lists are separated by commas, other options repeated.
+            words += [parameter.opts[-1], ",".join(values)]
+        else:
+            words += [word for value in values for word in (parameter.opts[-1], value)]
+    return words, places

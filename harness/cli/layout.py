@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shmoo.estimators.errors import unknown
@@ -44,7 +44,7 @@ class View:
     sort: str = ""
     top: int | None = None
 
-    def check(self, headers: Sequence[str]) -> None:
+    def check(self, headers: Collection[str]) -> None:
         """`InputError` that suggests the nearest header where the table has no such column."""
         for name in (*self.columns, *([self.sort.removeprefix("-")] if self.sort else [])):
             if name not in headers:

@@ -4,6 +4,7 @@ and axes."""
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
@@ -95,6 +97,11 @@ class Share(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _told(*flags: str, help: str, usual: str = "", **how: Any) -> Callable[..., Decorator]:
+    """An option whose default differs from verb to verb: given that default, which its help ends with, it decorates a command."""
+    return lambda default=usual: click.option(*flags, help=f"{help} Default: {default}.", **how)
+
+
 def names(*flags: str, help: str, metavar: str = "NAME,...") -> Decorator:
     """An option that takes a comma-separated list and may be repeated."""
     return click.option(*flags, multiple=True, callback=_split, metavar=metavar, help=help)
@@ -112,14 +119,35 @@ def only_one(values: Sequence[T], flag: str) -> T | None:
     return values[0] if values else None
 
 
-def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any], Any] = lambda value: value) -> Decorator:
-    """A hidden option whose value goes to the option that replaced it, with a hint on stderr.
+def one_target(arch: Sequence[str], runtime: Sequence[str]) -> tuple[ArchitectureProfile, str]:
+    """The one architecture of a verb, this machine where none is named, with the runtime asked for or its own."""
+    from shmoo.harness.machine.architectures import load_architecture
 
-    Args:
-        old, new: flags, such as "--passes" and "--visits"; `new` wins where both are given.
-        kind: type of the old option.
-        take: the new option's value from the old one's.
-    """
+    profile = load_architecture(only_one(arch, "--arch") or LOCAL)
+    return profile, check_runtime(profile, only_one(runtime, "--runtime"))
+
+
+def together(name: str, make: Callable[..., object], *added: Decorator) -> Decorator:
+    """Adds options whose values the command takes together: as `name`, what `make` returns for those that it has."""
+    taken = inspect.signature(make).parameters
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_record(**given: Any) -> Any:
+            record = make(**{option: given.pop(option) for option in taken if option in given})
+            return command(**given, **{name: record})
+
+        decorated: Callable[..., Any] = with_record
+        for option in reversed(added):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any], Any] = lambda value: value) -> Decorator:
+    """A hidden option, such as "--passes", whose value `take` turns into one of the option that replaced it, with a hint on
+    stderr; `new` wins where both are given."""
     hidden, target = f"old_{old.strip('-').replace('-', '_')}", new.strip("-").replace("-", "_")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,90 +164,59 @@ def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any]
     return decorate
 
 
-def archs(default: str) -> Decorator:
-    """--arch, a list."""
-    return names("--arch", help=f"Architectures: names from `shmoo profiles list` or .json files. Default: {default}.")
+_PATH = click.Path(path_type=Path)
+_PROFILE = "a name from `shmoo profiles list` or a .json file."
 
-
-def batches(default: str = OWN_BATCH) -> Decorator:
-    """--batch, a list."""
-    return counts("--batch", help=f"Batch sizes. Default: {default}.")
-
-
-def dtypes(default: str = OWN_DTYPES) -> Decorator:
-    """--dtype, a list."""
-    text = "Element types: float32, tf32, bfloat16, float16, float8, float4, int8, int4."
-    described = f"{text} Default: {default}."
-    return click.option("--dtype", multiple=True, callback=_split_dtypes, metavar="D,...", help=described)
-
-
-def runtimes(default: str = OWN_RUNTIME) -> Decorator:
-    """--runtime, a list."""
-    text = "Runtimes: eager, inductor, inductor-freezing, cudagraphs, xla, domainflow."
-    return names("--runtime", metavar="R,...", help=f"{text} Default: {default}.")
-
+archs = _told(
+    "--arch",
+    multiple=True,
+    callback=_split,
+    metavar="NAME,...",
+    help="Architectures: names from `shmoo profiles list` or .json files.",
+)
+batches = _told("--batch", multiple=True, callback=_split_counts, metavar="N,...", help="Batch sizes.")
+dtypes = _told(
+    "--dtype",
+    multiple=True,
+    callback=_split_dtypes,
+    metavar="D,...",
+    help="Element types: float32, tf32, bfloat16, float16, float8, float4, int8, int4.",
+)
+runtimes = _told(
+    "--runtime",
+    multiple=True,
+    callback=_split,
+    metavar="R,...",
+    help="Runtimes: eager, inductor, inductor-freezing, cudagraphs, xla, domainflow.",
+    usual=OWN_RUNTIME,
+)
+out = _told("-o", "--out", type=_PATH, help="File or directory to write the result to.")
+force = _told("--force", is_flag=True, help="Replace a profile of that name.")
+profile_name = _told("--name", help="Name of the new profile.")
+budget = _told(
+    "--budget",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Time to stay within; no visit to a case starts after it.",
+)
+threshold = _told(
+    "--threshold", type=Share(), metavar="P", help="Relative change, such as 3%, up to which nothing counts as changed."
+)
+reduction = _told(
+    "--reduction", type=click.Choice(["k", "n"]), help="Column of operator tables that holds the reduction of matrix products."
+)
+profile = _told("--profile", metavar="PROFILE", help=f"Profile to judge: {_PROFILE}")
+base = _told("--base", metavar="PROFILE", help=f"Profile whose numbers stay where nothing is fitted: {_PROFILE}")
+everything = _told("--all", "show_all", is_flag=True, help="Leave nothing out of the table.")
+sort = _told(
+    "--sort", metavar="COLUMN", default="", help="Sort the rows of the table by this column, from the largest with - before it."
+)
 
 host = click.option(
     "--host",
     metavar="NAME",
     help="Machine that launches a GPU's kernels: a name of the catalogue, or own for the one it was measured beside.",
 )
-
-
-def out(default: str) -> Decorator:
-    """-o, --out: a path."""
-    return click.option(
-        "-o", "--out", type=click.Path(path_type=Path), help=f"File or directory to write the result to. Default: {default}."
-    )
-
-
-def force(otherwise: str) -> Decorator:
-    """--force; `otherwise` says what happens without it."""
-    return click.option("--force", is_flag=True, help=f"Replace a profile of that name. Default: {otherwise}.")
-
-
-def profile_name(default: str) -> Decorator:
-    """--name of a new profile."""
-    return click.option("--name", help=f"Name of the new profile. Default: {default}.")
-
-
-def budget(default: str) -> Decorator:
-    """--budget in minutes."""
-    return click.option(
-        "--budget",
-        type=FiniteRange(min=0, min_open=True),
-        metavar="MINUTES",
-        help=f"Time to stay within; no visit to a case starts after it. Default: {default}.",
-    )
-
-
-def threshold(default: str = "3%") -> Decorator:
-    """--threshold: a relative amount."""
-    text = "Relative change, such as 3%, up to which nothing counts as changed."
-    return click.option("--threshold", type=Share(), metavar="P", help=f"{text} Default: {default}.")
-
-
-def against(*, required: bool) -> Decorator:
-    """--against: a path."""
-    text = "What to hold the result against: a file that gate wrote with --write, or an earlier campaign of fleet."
-    return click.option("--against", required=required, type=click.Path(path_type=Path), help=text)
-
-
-def reduction(default: str) -> Decorator:
-    """--reduction: k or n."""
-    text = "Column of operator tables that holds the reduction of matrix products."
-    return click.option("--reduction", type=click.Choice(["k", "n"]), help=f"{text} Default: {default}.")
-
-
-def _profile(flag: str, role: str, default: str) -> Decorator:
-    return click.option(
-        flag, metavar="PROFILE", help=f"{role}: a name from `shmoo profiles list` or a .json file. Default: {default}."
-    )
-
-
-profile = functools.partial(_profile, "--profile", "Profile to judge")
-base = functools.partial(_profile, "--base", "Profile whose numbers stay where nothing is fitted")
-
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, messages on stderr.")
 as_csv = click.option("--csv", "csv_path", type=click.Path(), help="Also write the rows to this CSV file, one value a column.")
 fixed = click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Workload axis at one value, such as batch=8.")
@@ -238,17 +235,13 @@ threads = click.option(
     help="CPU threads. Default: all physical cores; when measuring, OMP_NUM_THREADS where set.",
 )
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
+wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
 
 
-def everything(default: str) -> Decorator:
-    """--all."""
-    return click.option("--all", "show_all", is_flag=True, help=f"Leave nothing out of the table. Default: {default}.")
-
-
-def sort(default: str) -> Decorator:
-    """--sort: a header of the verb's table."""
-    text = "Sort the rows of the table by this column, from the largest with - before it."
-    return click.option("--sort", metavar="COLUMN", default="", help=f"{text} Default: {default}.")
+def against(*, required: bool) -> Decorator:
+    """--against: a path."""
+    text = "What to hold the result against: a file that gate wrote with --write, or an earlier campaign of fleet."
+    return click.option("--against", required=required, type=_PATH, help=text)
 
 
 def top(default: str, count: int | None = None) -> Decorator:
@@ -256,25 +249,10 @@ def top(default: str, count: int | None = None) -> Decorator:
     return click.option("--top", type=WholeRange(min=0), default=count, help=f"Rows of the table to show. Default: {default}.")
 
 
-wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
-
-
 def view(order: str, rows: str = "all") -> Decorator:
-    """--wide, --columns, --sort and --top; the command takes them together as `view`.
-
-    Args:
-        order, rows: the order of rows and how many of them are shown by default.
-    """
+    """--wide, --columns, --sort and --top, taken together as `view`; the order of rows, and how many are shown, by default."""
     columns = names("--columns", help="Columns of the table to show, in this order.")
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_view(*, wide: bool, columns: tuple[str, ...], sort: str, top: int | None, **given: Any) -> Any:
-            return command(view=output.View(wide, columns, sort, top), **given)
-
-        return wide(columns(sort(order)(top(rows)(with_view))))
-
-    return decorate
+    return together("view", output.View, wide, columns, sort(order), top(rows))
 
 
 def positive_int(text: str, what: str) -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
+import sysconfig
+import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,13 +23,19 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import si
 from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
-from shmoo.harness.cli.quiet import libraries_quiet
-from shmoo.runs.store.files import csv_of_blocks, replace_file
+from shmoo.harness.defaults import own_folders
+from shmoo.runs.store.files import blocks_of, csv_of_blocks, replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
 
+logger = logging.getLogger(__name__)
+
+LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "torch", "torchao", "torchvision", "transformers"})
+"""Packages whose warnings are about themselves. Their errors are shown, apart from torch's."""
+TORCH_LOGS = "TORCH_LOGS"
+"""Whoever sets this variable asks torch to say more."""
 MOST_ADVICE = 3
 """Lines about memory below a table."""
 PART = 1000
@@ -149,6 +159,47 @@ def only_results_on_stdout() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def libraries_quiet() -> Iterator[None]:
+    """While active, warnings that a library logs, and Python warnings from its code or from Shmoo's, go to the log; those of the
+    user's code are shown as ever. So do errors that torch logs: they are tracebacks of what it tried, and it raises them, too."""
+    quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
+    handle = logging.Logger.handle
+    folders = [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
+    folders += own_folders()
+
+    def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
+        library = self.name.partition(".")[0]
+        own = record.levelno == logging.WARNING or (record.levelno == logging.ERROR and library == "torch")
+        if own and library in quiet:
+            logger.debug("%s: %s", record.name, record.getMessage())
+        else:
+            handle(self, record)
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_unless_library(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if any(Path(filename).is_relative_to(folder) for folder in folders):
+                logger.debug("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_unless_library
+        logging.Logger.handle = handle_unless_library  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            logging.Logger.handle = handle  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
 def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
     """Descriptor 1 leads where 2 does; as it was where either is closed."""
     if stream is not None:
@@ -250,11 +301,7 @@ def terminal_columns(stream: TextIO | None = None) -> int | None:
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, object]], what: str) -> None:
     """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
-    elements, blocks = iter(rows), []
-    while part := list(islice(elements, PART)):
-        names = dict.fromkeys(name for row in part for name in row)
-        blocks.append({name: [row.get(name) for row in part] for name in names})
-    write_columns(path, blocks, what)
+    write_columns(path, list(blocks_of(rows)), what)
 
 
 def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]], what: str = "rows") -> None:
@@ -289,8 +336,6 @@ def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
 
 def check_folder(path: Path) -> None:
     """Make a folder that is written to after long work; `InputError` where that or a file in it cannot be made."""
-    import tempfile
-
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

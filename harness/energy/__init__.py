@@ -23,14 +23,11 @@ AGREE_S = 0.25
 def available_probes(
     root: Path = Path("/"), nvml_loader: Callable[[], Any] = load_nvml, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[tuple[Probe, ...], dict[str, str]]:
-    """Every counter that works here, and why others do not. Only the virtual package where the user switched it on.
+    """Every counter that works here, no domain twice; and domain ("package", "gpu", or "pyRAPL" where only the direct reader
+    works) -> why not. Only the virtual package where the user switched it on.
 
     Args:
         root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
-        nvml_loader: returns the initialized NVML binding or raises `OSError`.
-
-    Returns:
-        the probes, no domain twice; and domain ("package", "gpu", or "pyRAPL" when only the direct reader works) -> why not.
     """
     if virtual.is_switched_on():
         return (virtual.virtual_package(),), {"gpu": f"{virtual.SWITCH}=1 replaces every counter of this machine; unset it"}
@@ -97,10 +94,7 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability
 def _gpu_probes(nvml_loader: Callable[[], Any]) -> Availability:
     try:
         nvml = nvml_loader()
-        cards = visible_gpus(nvml)
-        if not cards:
-            return [], {"gpu": "the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES"}
-        # Cases run on the first visible card.
-        return [NvmlProbe(nvml, cards[0].uuid, cards[0].mig)], {}
+        card = visible_gpus(nvml)[0]  # cases run there
+        return [NvmlProbe(nvml, card.uuid, card.mig)], {}
     except OSError as error:
         return [], {"gpu": str(error)}

@@ -24,7 +24,6 @@ REMEDY = (
 HWMON = "sys/class/hwmon"
 SUPPLY = "sys/class/power_supply"
 J_PER_UWH = 3.6e-3
-"""One microwatt hour in joules."""
 ON_MAINS = "the battery is not discharging: unplug the mains"
 
 Opener = Callable[[int, int, int], int]
@@ -36,16 +35,8 @@ class PerfProbe(Probe):
 
     The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of
     the event source lists: one of each package (or die). Sources: perf_event_open(2);
-    Documentation/ABI/testing/sysfs-bus-event_source-devices-events.
-
-    Args:
-        root: holds the sys tree; a made-up one in tests.
-        open_event: opens one counter.
-        clock: monotonic seconds.
-        read: gives the 8 bytes of an open counter.
-
-    Raises:
-        OSError: there is no such event source, or it may not be read; the message says what to do.
+    Documentation/ABI/testing/sysfs-bus-event_source-devices-events. `OSError` where there is no such event source, or it may not
+    be read, says what to do.
     """
 
     name = "perf"
@@ -77,12 +68,10 @@ class PerfProbe(Probe):
                 joules = float((folder / "events" / f"{label}.scale").read_text())
                 for cpu in cpus:
                     opened.append(opener(kind, event, cpu))
-            except PermissionError as error:
+            except PermissionError:
                 refused[domain] = PermissionError(REMEDY)
-                refused[domain].__cause__ = error
             except (OSError, ValueError) as error:
                 refused[domain] = OSError(f"perf energy events cannot be opened ({error})")
-                refused[domain].__cause__ = error
             self._descriptors += opened
             if domain not in refused:
                 readers = zip(cpus, opened, strict=True)
@@ -138,14 +127,8 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
 
 class HwmonProbe(Probe):
     """Every `energy*_input` (µJ since the driver was loaded) below /sys/class/hwmon, each a domain of its own, such as
-    "hwmon amdgpu energy1". They are never summed: only the board's maker knows which of them contains another.
-
-    Args:
-        root: holds the sys tree; a made-up one in tests.
-
-    Raises:
-        OSError: there is none that can be read.
-    """
+    "hwmon amdgpu energy1". They are never summed: only the board's maker knows which of them contains another. `OSError` where
+    none can be read."""
 
     name = "hwmon"
     update_period_s = 1e-2  # usual; the meter measures it
@@ -167,14 +150,7 @@ class HwmonProbe(Probe):
 
 
 class BatteryProbe(Probe):
-    """Energy that the batteries gave: the whole machine's, screen included.
-
-    Args:
-        root: holds the sys tree; a made-up one in tests.
-
-    Raises:
-        OSError: there is no battery with an energy gauge.
-    """
+    """Energy that the batteries gave: the whole machine's, screen included. `OSError` where none has an energy gauge."""
 
     name = "battery"
     update_period_s = 2.0  # embedded controllers refresh the gauge every few seconds at best, in steps of 1 to 10 mWh

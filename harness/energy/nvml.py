@@ -18,12 +18,8 @@ FIELD_POWER_INSTANT = 186
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
-    """One card, as NVML describes it.
-
-    Attributes:
-        memory_bytes: `None` where the driver does not say, with the reason: cards that share the memory of the CPU have none.
-        mig: the card is split into instances.
-    """
+    """One card, as NVML describes it. Its memory is `None` where the driver does not say, with the reason: cards that share the
+    memory of the CPU have none. With `mig` it is split into instances."""
 
     uuid: str
     name: str
@@ -47,17 +43,17 @@ def load_nvml() -> ModuleType:
 
 
 def visible_gpus(nvml: Any) -> tuple[GpuInfo, ...]:
-    """The cards that CUDA programs started from here see."""
-    return list_gpus(nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    """The cards that CUDA programs started from here see, at least one; `OSError` says why there is none."""
+    cards = list_gpus(nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not cards:
+        raise OSError("the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES")
+    return cards
 
 
 def list_gpus(nvml: Any, visible: str | None = None) -> tuple[GpuInfo, ...]:
     """The cards in the order in which CUDA shows them under `visible` (the value of CUDA_VISIBLE_DEVICES, which NVML ignores).
     Numbers in it count in bus order, which CUDA follows among equal cards; "MIG-..." names an instance of one. A card that does
-    not answer, such as one that fell off its bus, is left out and keeps its number.
-
-    Raises:
-        OSError: the driver does not answer; the message says what it said.
+    not answer, such as one that fell off its bus, is left out and keeps its number. `OSError` where the driver does not answer.
     """
     try:
         driver, count = _text(nvml.nvmlSystemGetDriverVersion()), nvml.nvmlDeviceGetCount()
@@ -130,15 +126,9 @@ def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[Gp
 
 
 class NvmlProbe(Probe):
-    """Total energy of one card. With MIG on, the counter covers the whole card, other instances included, and the domain says so.
-
-    Args:
-        nvml: the initialized binding, or a stand-in.
-        uuid: of the card; indices differ between processes, UUIDs do not.
-
-    Raises:
-        OSError: the card has no energy counter (older than Volta, or hidden by WSL or a virtual GPU).
-    """
+    """Total energy of one card, by its UUID: indices differ between processes. With MIG on, the counter covers the whole card,
+    other instances included, and the domain says so. `OSError` where the card has no energy counter (older than Volta, or hidden
+    by WSL or a virtual GPU)."""
 
     name = "NVML"
     update_period_s = 0.1  # usual; the meter measures it

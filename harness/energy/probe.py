@@ -1,8 +1,5 @@
-"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings.
-
-An energy is a positive number or `None` with a reason. A counter that cannot be read, did not move or jumped gives a reason and
-never 0: an unreadable sample taken for 0 makes the next one look like a wrap of the whole range.
-"""
+"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings. It is
+positive, or `None` with a reason and never 0: an unreadable sample taken for 0 makes the next one look like a wrap."""
 
 from __future__ import annotations
 
@@ -24,13 +21,8 @@ class UnreadableError(OSError):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One reading of every counter of a probe.
-
-    Attributes:
-        at_s: monotonic time of the reading.
-        values: counter name -> raw value, in the counter's own unit.
-        errors: counter name -> why it could not be read.
-    """
+    """One reading of every counter of a probe, at a monotonic time: the raw value in the counter's own unit, or why it could not
+    be read, by the counter's name."""
 
     at_s: float
     values: dict[str, float] = {}
@@ -45,13 +37,9 @@ class DomainEnergy(msgspec.Struct, frozen=True):
 
 
 class Counter(msgspec.Struct, frozen=True):
-    """One counter of a probe.
-
-    Attributes:
-        name: unique in the probe; equal to the domain where a domain has one counter only.
-        read: gives the raw value; raises `UnreadableError` with the whole reason, or `OSError` or `ValueError`.
-        span: range of the counter in its own unit, after which it starts again at 0; `None` where it is unknown.
-    """
+    """One counter of a probe. Its name is that of the domain where a domain has one counter only; `read` gives the raw value, or
+    raises `UnreadableError` with the whole reason, `OSError` or `ValueError`; after its `span` (in its own unit, `None` where
+    unknown) it starts again at 0."""
 
     name: str
     domain: str
@@ -144,21 +132,10 @@ def read_counter_file(path: Path) -> float:
 
 
 def counter_step(
-    before: float,
-    after: float,
-    *,
-    span: float | None,
-    joules_per_unit: float,
-    elapsed_s: float,
-    update_period_s: float = 0.0,
+    before: float, after: float, *, span: float | None, joules_per_unit: float, elapsed_s: float, update_period_s: float = 0.0
 ) -> DomainEnergy:
-    """Energy of one step of a counter that may have wrapped once.
-
-    Args:
-        span: range of the counter in its own unit, after which it starts again at 0; `None` where it is unknown.
-        elapsed_s: time between the readings; with `MAX_DOMAIN_W` it bounds the energy that can be believed.
-        update_period_s: the step may include the energy of one such period beyond the time between the readings.
-    """
+    """Energy of one step of a counter that may have wrapped once: after its `span`, in its own unit. The time between the
+    readings bounds, with `MAX_DOMAIN_W`, the energy that can be believed; the step may include that of one update period more."""
     if not (math.isfinite(before) and math.isfinite(after)):
         return DomainEnergy(None, f"the counter reads {before} and {after}, which are no numbers")
     possible = MAX_DOMAIN_W * (max(elapsed_s, 0.0) + update_period_s)

@@ -1,21 +1,17 @@
-"""Intel's and AMD's RAPL counters through Linux powercap: read directly, or through pyRAPL.
-
-Both readers take each counter's range from `max_energy_range_uj` and unwrap by it. pyRAPL ignores ranges and wraps, so only its
-raw readings are used. The direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM, offline
-CPUs. `intel-rapl-mmio` repeats the package and is left out.
-"""
+"""Intel's and AMD's RAPL counters through Linux powercap. pyRAPL ignores ranges and wraps, so only its raw readings are used; the
+direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM, offline CPUs. `intel-rapl-mmio`
+repeats the package and is left out."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any
 
 import msgspec
 
@@ -33,14 +29,8 @@ TOLERANCE = 0.05
 
 
 class Zone(msgspec.Struct, frozen=True):
-    """One powercap zone.
-
-    Attributes:
-        name: unique, such as "package-0", "package-0/dram".
-        domain: "package", "core", "uncore", "dram", "psys".
-        socket: number of the package, -1 for psys.
-        range_uj: value at which the counter starts again, `None` when unreadable.
-    """
+    """One powercap zone: its unique name ("package-0", "package-0/dram"), its domain ("package", "core", "uncore", "dram",
+    "psys"), the number of its package (-1 for psys), and the value at which its counter starts again, `None` when unreadable."""
 
     name: str
     domain: str
@@ -69,10 +59,8 @@ def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
     except (OSError, ValueError):
         return None
     try:
-        span = float((path / "max_energy_range_uj").read_text())
+        span = read_counter_file(path / "max_energy_range_uj") or None
     except (OSError, ValueError):
-        span = None
-    if span is not None and not 0 < span < math.inf:
         span = None
     domain, *numbers = label.split("-")
     if domain == "package" and numbers and numbers[0].isdigit():
@@ -92,13 +80,7 @@ def _mirrors(a: Zone, b: Zone) -> bool:
 
 
 class PowercapProbe(Probe):
-    """Reads powercap itself, every zone.
-
-    Args:
-        root: holds the sys tree; a made-up one in tests.
-        clock: monotonic seconds.
-        without: domains another probe reads.
-    """
+    """Reads powercap itself: every zone below `root`, but no domain of `without`, which another probe reads."""
 
     name = "powercap"
     update_period_s = UPDATE_PERIOD_S
@@ -132,33 +114,16 @@ def _zone_value(zone: Zone) -> float:
         raise UnreadableError(PERMISSION_REMEDY) from None
 
 
-class RawReader(Protocol):
-    """pyRAPL's `PkgAPI` or `DramAPI`."""
-
-    def energy(self) -> tuple[float, ...]:
-        """Raw µJ by socket number; -1 where that socket has no counter."""
-
-
 class RaplProbe(Probe):
-    """Package and DRAM energy through pyRAPL's raw readings, unwrapped here.
-
-    Args:
-        package, dram: `pyRAPL.PkgAPI()` and `pyRAPL.DramAPI()`; no DRAM where a socket lacks it.
-        ranges_uj: counter name ("package-0", "dram-0") -> range.
-
-    Raises:
-        OSError, ValueError: a first reading fails.
-    """
+    """Package and DRAM energy through pyRAPL's raw readings (`PkgAPI().energy()` and `DramAPI().energy()`: µJ by socket, -1 where
+    it has no counter), unwrapped here by the range of each counter ("package-0", "dram-0"). `OSError` or `ValueError` where a
+    first reading fails."""
 
     name = "pyRAPL"
     update_period_s = UPDATE_PERIOD_S
 
     def __init__(
-        self,
-        package: RawReader,
-        dram: RawReader | None,
-        ranges_uj: dict[str, float | None],
-        clock: Callable[[], float] = time.monotonic,
+        self, package: Any, dram: Any, ranges_uj: dict[str, float | None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         readers = {"package": package} | ({} if dram is None else {"dram": dram})
         counters = [
@@ -170,7 +135,7 @@ class RaplProbe(Probe):
         super().__init__(counters, clock)
 
 
-def _socket_value(reader: RawReader, socket: int) -> float:
+def _socket_value(reader: Any, socket: int) -> float:
     return reader.energy()[socket]
 
 
@@ -192,12 +157,7 @@ def import_pyrapl() -> ModuleType:
 
 
 def open_pyrapl() -> RaplProbe:
-    """A probe over pyRAPL for this machine.
-
-    Raises:
-        ImportError: pyRAPL is not installed.
-        OSError: pyRAPL found no counters or may not read them; the message says which and why.
-    """
+    """A probe over pyRAPL for this machine; `OSError` says which counters it does not find or may not read, and why."""
     module = import_pyrapl()
     zones = powercap_zones()
     try:

@@ -20,13 +20,8 @@ T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One window.
-
-    Attributes:
-        energies: domain -> energy, one mapping a probe.
-        powers: (time, watts) of each probe's power sensor; empty where it has none.
-        failed: why the sampling thread ended early, "" when it did not.
-    """
+    """One window: energy by domain, one mapping a probe; (time, watts) of each probe's power sensor, empty where it has none; and
+    why the sampling thread ended early, "" when it did not."""
 
     energies: list[dict[str, DomainEnergy]]
     powers: list[list[tuple[float, float]]]
@@ -35,33 +30,14 @@ class Trial:
     failed: str = ""
 
 
-def reading(
-    domain: str,
-    probe_number: int,
-    trials: Sequence[Trial],
-    *,
-    period_s: float,
-    gain_error: float = 0.0,
-    idle_before_w: float | None = None,
-    idle_after_w: float | None = None,
-) -> EnergyReading:
-    """Energy per call of one domain over the trials; unknown when one of them is.
-
-    Args:
-        probe_number: of the domain's probe in the trials.
-    """
+def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], gain_error: float) -> EnergyReading:
+    """Energy per call of one domain over the trials, whose probe has this number; unknown when one of them is. `unread` holds
+    idle power and the counter's update period."""
     seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
-    common = EnergyReading(
-        domain,
-        window_s=seconds,
-        calls=calls,
-        idle_power_w=idle_before_w,
-        idle_power_after_w=idle_after_w,
-        update_period_s=period_s,
-    )
+    common = msgspec.structs.replace(unread, window_s=seconds, calls=calls)
     joules, sensed_j = [], []
     for trial in trials:
-        energy = trial.energies[probe_number][domain]
+        energy = trial.energies[probe_number][unread.domain]
         if energy.energy_j is None:
             ended = f" (the sampling thread ended early: {trial.failed})" if trial.failed else ""
             return msgspec.structs.replace(common, reason=energy.reason + ended)
@@ -69,7 +45,7 @@ def reading(
         if (watts := mean_power_w(trial.powers[probe_number])) is not None:
             sensed_j.append(watts * trial.window_s / trial.calls)
     energy_j, per_call = sum(joules) / calls, tuple(j / trial.calls for j, trial in zip(joules, trials, strict=True))
-    half = relative_half_width(per_call, period_s * len(trials) / seconds) + gain_error
+    half = relative_half_width(per_call, (unread.update_period_s or 0.0) * len(trials) / seconds) + gain_error
     low, high = energy_j * math.exp(-half), energy_j * math.exp(half)
     integrated = None
     if len(sensed_j) == len(trials):
@@ -80,12 +56,9 @@ def reading(
 
 
 def relative_half_width(per_call: Sequence[float], edge: float) -> float:
-    """Half width of the 90 % interval of the mean, on the log scale, which keeps both ends positive.
-
-    Args:
-        edge: update period over the length of a window. Each edge is off by up to one period; with both uniform, the energy of
-            one window has a relative standard deviation of edge / sqrt(6).
-    """
+    """Half width of the 90 % interval of the mean, on the log scale, which keeps both ends positive. `edge` is the update period
+    over the length of a window: each edge is off by up to one period; with both uniform, the energy of one window has a relative
+    standard deviation of edge / sqrt(6)."""
     n = len(per_call)
     if n == 1:
         return edge

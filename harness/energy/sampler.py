@@ -1,12 +1,10 @@
 """The energy pass: calls back to back for several windows, counters read at the windows' edges and, from a thread, in between.
 
     idle | calls  edge calls calls ... calls edge  | calls  edge calls ... edge | calls ... | idle
-         | random      snapshot . . . . .  snapshot
-                       the thread's snapshots let a counter wrap any number of times
+         | random      snapshot . . . . .  snapshot     (in between, so that a counter may wrap any number of times)
 
-Energy is gross; idle power before and after is stored beside it and nothing is subtracted. Calls already run for a random time
-before each window: a counter lags by up to one update at either edge, an error that cancels only if the same work ran before both
-edges; and the random time places the counter's updates differently in each window.
+Energy is gross; idle power is stored beside it and nothing is subtracted. A counter lags by up to one update at either edge,
+which cancels only if the same work ran before both: so calls run for a random time before each window.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -103,12 +102,7 @@ class TrailSampler:
 
 
 class EnergyMeter:
-    """Measures the energy of calls with every available counter.
-
-    Args:
-        probes, reasons: as `available_probes` gives them.
-        draw: decides the phases.
-    """
+    """Measures the energy of calls with every available counter; `probes` and `reasons` are those of `available_probes`."""
 
     def __init__(
         self,
@@ -131,13 +125,8 @@ class EnergyMeter:
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
     ) -> tuple[EnergyReading, ...]:
-        """Gross energy per call by domain. Exceptions of `call` pass through.
-
-        Args:
-            call_s: expected time of a call, to look at the clock rarely.
-            device: on "cpu" the GPU's domains are left out.
-            synchronize: waits for the device.
-        """
+        """Gross energy per call by domain; on "cpu" the GPU's are left out. Exceptions of `call` pass through. `call_s` is the
+        expected time of a call, to look at the clock rarely; `synchronize` waits for the device."""
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
         readings = [EnergyReading(domain, reason=reason) for domain, reason in self._missing(device).items()]
@@ -151,21 +140,16 @@ class EnergyMeter:
             return tuple(readings)
         before = self._idle_power(probes, IDLE_LASTS_S)
         wait = synchronize or (lambda: None)
-        trials = [self._trial(call, call_s, probes, wait) for _ in range(self._settings.trials)]
+        run = partial(self._run, call, call_s, wait)
+        trials = [self._trial(run, probes, wait) for _ in range(self._settings.trials)]
         after = self._idle_power(probes, 0.0)
-        readings += [
-            reading(
-                domain,
-                number,
-                trials,
-                period_s=self._period(probe),
-                gain_error=probe.gain_error,
-                idle_before_w=before.get(domain),
-                idle_after_w=after.get(domain),
-            )
-            for number, probe in enumerate(probes)
-            for domain in probe.domains
-        ]
+        for number, probe in enumerate(probes):
+            for domain in probe.domains:
+                idle_w = before.get(domain), after.get(domain)
+                unread = EnergyReading(
+                    domain, idle_power_w=idle_w[0], idle_power_after_w=idle_w[1], update_period_s=self._period(probe)
+                )
+                readings.append(reading(unread, number, trials, probe.gain_error))
         return tuple(readings)
 
     def unknown(self, reason: str, device: str = "cpu") -> tuple[EnergyReading, ...]:
@@ -177,7 +161,6 @@ class EnergyMeter:
         return [probe for probe in self._probes if device != "cpu" or not probe.domains[0].startswith("gpu")]
 
     def _missing(self, device: str) -> dict[str, str]:
-        """Domains of this device without a counter, and why."""
         domains = ("package",) if device == "cpu" else ("package", "gpu")
         return {domain: reason for domain, reason in self._reasons.items() if domain in domains}
 
@@ -189,10 +172,9 @@ class EnergyMeter:
         """Why this probe can measure no window, "" where it can. The first call watches the counter for a while."""
         longest = self._settings.max_window_s
         if probe.name not in self._periods:
-            measurable = UPDATES_PER_WINDOW * probe.update_period_s <= longest
-            self._periods[probe.name] = (
-                measure_update_period(probe, self._clock, self._sleep) if measurable else probe.update_period_s
-            )
+            declared = probe.update_period_s
+            measurable = UPDATES_PER_WINDOW * declared <= longest
+            self._periods[probe.name] = measure_update_period(probe, self._clock, self._sleep) if measurable else declared
         if self._periods[probe.name] is None:
             return UNMOVED
         window = UPDATES_PER_WINDOW * self._period(probe)
@@ -203,9 +185,7 @@ class EnergyMeter:
             f"{window:.0f} s (limit {longest:.0f} s)"
         )
 
-    def _run(
-        self, call: Callable[[], object], call_s: float, length_s: float, synchronize: Callable[[], None]
-    ) -> tuple[float, int]:
+    def _run(self, call: Callable[[], object], call_s: float, wait: Callable[[], None], length_s: float) -> tuple[float, int]:
         """Run calls back to back for `length_s`; gives the seconds taken and the number of calls."""
         batch = max(1, round(self._settings.batch_s / call_s)) if call_s > 0 else 1
         calls = 0
@@ -213,23 +193,21 @@ class EnergyMeter:
         while (spent_s := self._clock() - begin) < length_s:
             for _ in range(batch):
                 call()
-            synchronize()
+            wait()
             calls += batch
         return spent_s, calls
 
-    def _trial(
-        self, call: Callable[[], object], call_s: float, probes: Sequence[Probe], synchronize: Callable[[], None]
-    ) -> Trial:
+    def _trial(self, run: Callable[[float], tuple[float, int]], probes: Sequence[Probe], wait: Callable[[], None]) -> Trial:
         slowest = max(self._period(probe) for probe in probes)
         length_s = max(self._settings.window_s, UPDATES_PER_WINDOW * slowest)
         settle_s = max(self._settings.settle_s, 2 * slowest) + self._draw.uniform(0.0, slowest)
-        self._run(call, call_s, settle_s, synchronize)
+        run(settle_s)
         sensors = [max(self._period(probe), POWER_SAMPLE_S) for probe in probes if probe.senses_power]
         sampler = TrailSampler(probes, min([self._settings.sample_s, *sensors]))
-        synchronize()
+        wait()
         sampler.start()
         try:
-            spent_s, calls = self._run(call, call_s, length_s, synchronize)
+            spent_s, calls = run(length_s)
         finally:
             trails = sampler.stop()
         energies = [trail_energy(probe, trail) for probe, trail in zip(probes, trails, strict=True)]

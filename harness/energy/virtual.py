@@ -34,14 +34,8 @@ def last_update(now_s: float, period_s: float) -> float:
 
 
 class SimulatedProbe(Probe):
-    """A counter in µJ that follows a clock.
-
-    Args:
-        clock: seconds; whatever makes it advance makes energy flow.
-        energy_at: joules since time 0 as a function of time; a constant power of `power_w` where it is not given.
-        range_uj: the counter starts again at 0 there.
-        update_period_s: the counter moves only at multiples of it.
-    """
+    """A counter in µJ that follows a clock, at multiples of its update period: `energy_at` gives joules since time 0, by default
+    those of a constant power."""
 
     name = "simulated"
 

@@ -1,13 +1,6 @@
-"""A campaign over many hosts: its folder here, and the start of its jobs.
+"""A campaign over many hosts: its folder here (docs/formats.md), and the start of its jobs.
 
-    CAMPAIGN/campaign.json      hosts and command
-    CAMPAIGN/status.json        what was last known of each host
-    CAMPAIGN/package/           the wheel that machines get
-    CAMPAIGN/hosts/NAME/run/    the run of a host as far as it was fetched
-
-The folder decides nothing: what runs, and how far it is, the machines are asked. A controller may be killed at any moment, and
-another one goes on.
-"""
+The folder decides nothing: the machines are asked. A controller may be killed at any moment, and another one goes on."""
 
 from __future__ import annotations
 
@@ -64,12 +57,8 @@ class CampaignFile(msgspec.Struct, frozen=True):
 
 
 class Campaign:
-    """A campaign's folder on the controller.
-
-    Attributes:
-        path: the folder. file: what campaign.json holds.
-        engine_of: a host's engine; another function in tests.
-    """
+    """A campaign's folder on the controller, and what its campaign.json holds; `engine_of` gives a host's engine, another
+    function in tests."""
 
     def __init__(self, path: Path, file: CampaignFile, engine_of: Callable[[Host], Engine] = engine_of) -> None:
         self.path, self.file, self.engine_of = path, file, engine_of
@@ -164,11 +153,7 @@ def arguments_of(command: Sequence[str]) -> list[str]:
 
 
 def start(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
-    """Start the jobs of these hosts.
-
-    Returns:
-        Host -> why its job was not started; "" where it was, or is alive already.
-    """
+    """Start the jobs of these hosts: host -> why its job was not started, "" where it was, or is alive already."""
     wheel = None if all(host.environment for host in hosts) else write_wheel(campaign.path / "package")
     results = campaign.each(lambda host: _start(campaign, host, wheel), hosts)
     return {name: str(result) if isinstance(result, ShmooError) else "" for name, result in results.items()}
@@ -207,11 +192,8 @@ def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
 
 
 def stop(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
-    """End the jobs of these hosts; their runs can be gone on with.
-
-    Returns:
-        Host -> why its job goes on; "" where it has ended, or was not alive.
-    """
+    """End the jobs of these hosts, whose runs can be gone on with: host -> why its job goes on, "" where it has ended, or was not
+    alive."""
 
     def end(host: Host) -> bool:
         return campaign.engine_of(host).stop(host, campaign.folder(host, host.directory), campaign.job_name(host))

@@ -72,13 +72,9 @@ class Channel:
 
 
 class SshChannel(Channel):
-    """OpenSSH's client with the user's own configuration, agent, jump hosts and known hosts. BatchMode: it never asks, so that a
-    password or an unknown host key is a refusal and nothing else.
-
-    Args:
-        destination: as in `ssh DESTINATION`. config: a configuration file in place of the user's own.
-        rsync: whether the host has rsync; otherwise scp copies.
-    """
+    """OpenSSH's client with the user's own configuration (or the file `config`), agent, jump hosts and known hosts. BatchMode: it
+    never asks, so that a password or an unknown host key is a refusal and nothing else. Where the host has no `rsync`, scp
+    copies."""
 
     def __init__(self, destination: str, config: str = "", rsync: bool = False) -> None:
         self.destination = destination

@@ -1,7 +1,6 @@
 """Engines: how a job is started on a host without staying connected, and what the engine knows about it afterwards.
 
-A further engine is a subclass of `Engine` with the methods that differ, and its name in `hosts.Host.engine`.
-"""
+Another one is a subclass of `Engine` with the methods that differ, and its name in `hosts.Host.engine`."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.registry import grouped
 from shmoo.harness.fleet.channels import Channel, ask, channel_to
 from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.remote import RUNNER
@@ -79,9 +79,7 @@ class Slurm(Engine):
     def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """As of `Engine`. One squeue for each login node; it forgets jobs some minutes after their end."""
         known: dict[str, Job | ShmooError] = {}
-        logins: dict[tuple[str, str], list[str]] = {}
-        for name, host in named.items():
-            logins.setdefault((host.destination, host.ssh_config), []).append(name)
+        logins = grouped(((host.destination, host.ssh_config), name) for name, host in named.items())
         for login, names in logins.items():
             command = ["squeue", "--noheader", "--states=all", "--format=%i|%j|%T|%r", f"--name={','.join(names)}"]
             try:

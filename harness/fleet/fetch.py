@@ -1,13 +1,10 @@
 """Rows of a campaign brought here as they grow: copied beside, compared with the host's hashes, then put in place.
 
-A fetch may be repeated and interrupted at any moment. What was fetched before is only ever continued: rows are appended on the
-host, so that the new ones begin with the old ones.
-"""
+A fetch may be repeated and interrupted at any moment: what was fetched before is only ever continued."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -92,12 +89,6 @@ def _put(data: bytes, path: Path) -> None:
             "was the run there removed and measured again? Move them away, then fetch again"
         )
     replace_file(path, data)
-
-
-def summary(fetched: Sequence[Fetched]) -> str:
-    """One sentence on a fetch."""
-    moved = [one for one in fetched if one.files]
-    return f"fetched {sum(one.files for one in moved)} files ({sum(one.size for one in moved)} bytes) from {len(moved)} hosts"
 
 
 def last_facts(fetched: Path) -> dict[str, object]:

@@ -22,18 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from shmoo.harness.fleet.remote import (
-    STOPPED,
-    Refused,
-    Request,
-    absolute,
-    boot_id,
-    first_line,
-    read_state,
-    read_text,
-    write_state,
-    write_text,
-)
+from shmoo.harness.fleet import remote
 
 LONGEST_REASON = 1200
 """Characters of a reason: the state fits into its block."""
@@ -58,17 +47,17 @@ Say = Callable[..., None]
 def run(folder: str) -> int:
     """The job: one `shmoo` command on a machine that nobody else measures on."""
     held = _own_lock(os.path.join(folder, "runner.lock"))
-    if held is None or os.path.exists(os.path.join(folder, STOPPED)):
+    if held is None or os.path.exists(os.path.join(folder, remote.STOPPED)):
         return 0  # another process runs this job, or it was stopped before it began
     with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
         job = json.load(file)
     os.environ.update(job["variables"])
-    state = read_state(folder) or {"attempt": 1}
-    state.update(command=job["command"], pid=os.getpid(), host=socket.gethostname(), boot=boot_id(), reason="")
+    state = remote.read_state(folder) or {"attempt": 1}
+    state.update(command=job["command"], pid=os.getpid(), host=socket.gethostname(), boot=remote.boot_id(), reason="")
 
     def say(phase: str, reason: str = "", **more: object) -> None:
         state.update(phase=phase, reason=reason[-LONGEST_REASON:], at=time.time(), **more)
-        write_state(folder, state)
+        remote.write_state(folder, state)
 
     try:
         machine = _wait_for_machine(job, say)
@@ -79,7 +68,7 @@ def run(folder: str) -> int:
         say("running", environment=installed)
         code, words = _measure(folder, job, python)
         os.close(machine)
-    except (OSError, Refused, subprocess.SubprocessError) as error:
+    except (OSError, remote.Refused, subprocess.SubprocessError) as error:
         say("failed", str(error), exit_code=None)
         return 2
     if code in DONE_CODES:
@@ -103,7 +92,7 @@ def _own_lock(path: str) -> int | None:
     return None
 
 
-def _wait_for_machine(job: Request, say: Say) -> int:
+def _wait_for_machine(job: remote.Request, say: Say) -> int:
     """The machine's lock, once others are gone; a descriptor that holds it."""
     deadline = time.monotonic() + 60 * job["wait_minutes"]
     say("waiting", "for the machine's lock")
@@ -113,9 +102,10 @@ def _wait_for_machine(job: Request, say: Say) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            holder = _signature(lock)
+            words = os.pread(lock, SIGNATURE, 0).decode("utf-8", "replace")
+            holder = "".join(filter(str.isprintable, words)).strip() or "another campaign"
             if time.monotonic() > deadline:
-                raise Refused(f"{holder} held the machine for {job['wait_minutes']:.0f} minutes") from None
+                raise remote.Refused(f"{holder} held the machine for {job['wait_minutes']:.0f} minutes") from None
             say("waiting", f"{holder} measures on this machine")
             time.sleep(1.0)
     _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
@@ -125,7 +115,7 @@ def _wait_for_machine(job: Request, say: Say) -> int:
             break
         words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%}){who}"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
-            raise Refused(words)
+            raise remote.Refused(words)
         say("waiting", words)
         time.sleep(LOOK_S)
     return lock
@@ -154,12 +144,6 @@ def _sign(lock: int, words: str) -> None:
         return  # a full disk, or a file that only its owner may write
 
 
-def _signature(lock: int) -> str:
-    """Who holds the lock, as the holder has signed it."""
-    words = os.pread(lock, SIGNATURE, 0).decode("utf-8", "replace")
-    return "".join(filter(str.isprintable, words)).strip() or "another campaign"
-
-
 def _user(number: int) -> str:
     try:
         return pwd.getpwuid(number).pw_name
@@ -175,7 +159,7 @@ def _others() -> tuple[float, str]:
             numbers = [int(n) for n in file.readline().split()[1:9]]
         used = {}
         for number in filter(str.isdigit, os.listdir("/proc")):
-            name, bracket, fields = read_text(f"/proc/{number}/stat").rpartition(")")
+            name, bracket, fields = remote.read_text(f"/proc/{number}/stat").rpartition(")")
             if bracket:
                 used[number, name.partition("(")[2]] = sum(map(int, fields.split()[11:13]))
         return sum(numbers), numbers[3] + numbers[4], used
@@ -198,7 +182,7 @@ def _others() -> tuple[float, str]:
     return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(who)}" if who else ""
 
 
-def _measure(folder: str, job: Request, python: str) -> tuple[int, str]:
+def _measure(folder: str, job: remote.Request, python: str) -> tuple[int, str]:
     """Run the command; its exit code, and the last line that it wrote to stderr."""
     arguments = [part.replace("{folder}", folder) for part in job["arguments"]]
     if "--resume" in arguments:
@@ -236,10 +220,10 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _environment(job: Request) -> tuple[str, str]:
+def _environment(job: remote.Request) -> tuple[str, str]:
     """Python of an environment with the pinned packages, and the fingerprint of what is installed there."""
     if job["environment"]:
-        python = os.path.join(absolute(job["environment"]), "bin", "python")
+        python = os.path.join(remote.absolute(job["environment"]), "bin", "python")
         installed = _installed(python)
         _check_pins(installed, job["pins"], job["environment"])
         return python, _fingerprint(installed)
@@ -249,19 +233,19 @@ def _environment(job: Request) -> tuple[str, str]:
     fcntl.flock(lock, fcntl.LOCK_EX)  # hosts may share a home
     python, ready = os.path.join(folder, "bin", "python"), os.path.join(folder, "ready")
     try:
-        if os.path.exists(ready) and read_text(ready) == _fingerprint(_installed(python)):
-            return python, read_text(ready)
+        if os.path.exists(ready) and remote.read_text(ready) == _fingerprint(_installed(python)):
+            return python, remote.read_text(ready)
         shutil.rmtree(folder, ignore_errors=True)
         _install(folder, python, job)
         installed = _installed(python)
         _check_pins(installed, job["pins"], folder)
-        write_text(ready, _fingerprint(installed))
+        remote.write_text(ready, _fingerprint(installed))
         return python, _fingerprint(installed)
     finally:
         os.close(lock)
 
 
-def _install(folder: str, python: str, job: Request) -> None:
+def _install(folder: str, python: str, job: remote.Request) -> None:
     package = os.path.join(job["directory"], "packages", job["key"])
     wanted = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
     if job["wheelhouse"]:
@@ -278,15 +262,15 @@ def _install(folder: str, python: str, job: Request) -> None:
         if done.returncode:
             lines = [line for line in (done.stdout + done.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
             errors = [line for line in lines if line.lower().lstrip().startswith("error")] or lines[-1:]
-            raise Refused("cannot make the environment: " + " ".join(errors[-2:]))
+            raise remote.Refused("cannot make the environment: " + " ".join(errors[-2:]))
 
 
 def _uv() -> str:
     """The uv of this host; the search path of a session of ssh may lack the folders that uv installs itself into."""
-    own = [os.path.join(absolute(folder), "uv") for folder in UV_FOLDERS]
+    own = [os.path.join(remote.absolute(folder), "uv") for folder in UV_FOLDERS]
     found = shutil.which("uv") or next((path for path in own if os.access(path, os.X_OK)), None)
     if found is None:
-        raise Refused('uv is not installed on this host; install it there, or take installer = "pip"')
+        raise remote.Refused('uv is not installed on this host; install it there, or take installer = "pip"')
     return found
 
 
@@ -301,7 +285,7 @@ def _installed(python: str) -> dict[str, str]:
     try:
         told = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Refused(f"no usable environment: {python} does not run ({error})") from None
+        raise remote.Refused(f"no usable environment: {python} does not run ({error})") from None
     versions = json.loads(told.stdout)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in versions.items()}
 
@@ -316,7 +300,7 @@ def _check_pins(installed: dict[str, str], pins: dict[str, str], where: str) -> 
     if "shmoo" not in installed:
         wrong.insert(0, "shmoo is not installed")
     if wrong:
-        raise Refused(f"the environment {where} differs from the pins: " + "; ".join(wrong[:5]))
+        raise remote.Refused(f"the environment {where} differs from the pins: " + "; ".join(wrong[:5]))
 
 
 def _fingerprint(installed: dict[str, str]) -> str:
@@ -326,11 +310,15 @@ def _fingerprint(installed: dict[str, str]) -> str:
 
 def machine_facts() -> dict[str, str | None]:
     """What a machine is and how it is set, beyond the fingerprint of a run: firmware, kernel, driver, clock and power limits."""
-    facts = {"kernel": platform.release(), "bios": first_line("/sys/class/dmi/id/bios_version"), "cpu": _cpu_field("model name")}
+    facts = {
+        "kernel": platform.release(),
+        "bios": remote.first_line("/sys/class/dmi/id/bios_version"),
+        "cpu": _cpu_field("model name"),
+    }
     facts["microcode"] = _cpu_field("microcode")
-    facts["governor"] = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    facts["clock limit"] = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")
-    facts["package power limit"] = first_line("/sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw")
+    facts["governor"] = remote.first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    facts["clock limit"] = remote.first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq")
+    facts["package power limit"] = remote.first_line("/sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw")
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,vbios_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
         told = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30).stdout.decode()
@@ -342,5 +330,5 @@ def machine_facts() -> dict[str, str | None]:
 
 
 def _cpu_field(name: str) -> str | None:
-    match = re.search(rf"^{name}\s*:\s*(.+)$", read_text("/proc/cpuinfo"), re.MULTILINE)
+    match = re.search(rf"^{name}\s*:\s*(.+)$", remote.read_text("/proc/cpuinfo"), re.MULTILINE)
     return match[1].strip() if match else None

@@ -1,13 +1,6 @@
 """What a host is asked, answered on the host: its Python reads this file as text (`python3 -`) with one request behind it.
 
-Standard library only, and no import of Shmoo. A campaign's folder on a host holds
-
-    state.json    how far the job is: one block of fixed size, overwritten in place, so that it can be written on a full disk too
-    facts.jsonl   a line an attempt: firmware, driver, kernel, power limits; they tell whether the machine changed
-    run/          the run that `shmoo` writes
-    stopped       there when somebody asked for the end of the job
-    code/         this file and the job's (`job.py`)
-"""
+Standard library only, and no import of Shmoo. docs/formats.md describes a campaign's folder on a host."""
 
 from __future__ import annotations
 

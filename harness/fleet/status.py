@@ -9,6 +9,7 @@ import msgspec
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.records import UNREADABLE
+from shmoo.estimators.registry import grouped
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import UnreachableError, ask
 from shmoo.harness.fleet.engines import Job
@@ -106,23 +107,16 @@ def status(campaign: Campaign) -> tuple[HostStatus, ...]:
 
 def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
     """Host -> its job as its engine knows it; each kind of engine is asked once."""
-    kinds: dict[str, list[Host]] = {}
-    for host in campaign.file.hosts:
-        kinds.setdefault(host.engine, []).append(host)
     jobs: dict[str, Job | ShmooError] = {}
-    for hosts in kinds.values():
+    for hosts in grouped((host.engine, host) for host in campaign.file.hosts).values():
         told = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
         jobs |= {host.name: told[job] for host in hosts if (job := campaign.job_name(host)) in told}
     return jobs
 
 
 def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus) -> HostStatus:
-    """A host's standing from what it and its engine say.
-
-    Args:
-        answer: what its files tell. job: as the engine knows it, `None` where only the host's files tell.
-        before: what was last known.
-    """
+    """A host's standing from what its files tell, what its engine knows of its `job` (`None` where only the files tell), and what
+    was last known."""
     if isinstance(answer, ShmooError):
         return _unknown(answer, before)
     if isinstance(job, ShmooError):

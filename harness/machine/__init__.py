@@ -1,4 +1,1 @@
-"""The machine in front of us: its fingerprint, and its architecture's profile.
-
-Energy counters are energy, timing is measuring.
-"""
+"""The machine in front of us: its fingerprint, and its architecture's profile. Energy counters are energy."""

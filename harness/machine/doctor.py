@@ -32,6 +32,12 @@ SETTING_VARIABLES = (
     "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA",
 )  # fmt: skip
 """Environment variables that change how fast the same code runs; recorded where set."""
+CONTAINER = Path("sys/fs/cgroup")
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Files of a container's limit, use and its parts, of control groups of version 2 and 1 (cgroups(7))."""
 
 
 class EnergyCounter(msgspec.Struct, frozen=True):
@@ -52,14 +58,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class DoctorReport(msgspec.Struct, frozen=True):
-    """What can be measured here.
-
-    Attributes:
-        energy: counters that work.
-        energy_missing: domain -> why it cannot be read and what to do.
-        findings: obstacles to good measurements, and facts for people.
-        backends: names of torch.compile's back-ends; `None` without `full`.
-    """
+    """What can be measured here: counters that work, and for each other domain why it cannot be read and what to do; obstacles to
+    good measurements, and facts for people; names of torch.compile's back-ends, `None` without `full`."""
 
     machine: Machine
     gpus: tuple[GpuInfo, ...]
@@ -70,12 +70,8 @@ class DoctorReport(msgspec.Struct, frozen=True):
 
 
 def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine:
-    """The fingerprint and settings of this machine.
-
-    Args:
-        threads: threads that operators will use; by default OMP_NUM_THREADS, else one a physical core this process may run on.
-        root: holds proc and sys; a made-up one in tests.
-    """
+    """The fingerprint and settings of this machine. `threads` are those that operators will use: by default OMP_NUM_THREADS, else
+    one a physical core this process may run on. `root` holds proc and sys."""
     info = _cpuinfo(root)
     flags = set((info.get("flags") or info.get("features") or "").split())
     gpus, _ = find_gpus()
@@ -114,11 +110,7 @@ def default_threads(physical: int) -> int:
 
 
 def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
-    """Describe this machine and the obstacles to measuring it well.
-
-    Args:
-        full: also import torch and list its compile back-ends.
-    """
+    """Describe this machine and the obstacles to measuring it well; `full` also imports torch and lists its compile back-ends."""
     machine = probe_machine(root=root)
     gpus, gpu_reason = find_gpus()
     probes, missing = available_probes(root)
@@ -140,18 +132,37 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
     )
 
 
-def last_level_bytes(root: Path = Path("/")) -> int | None:
+def last_level_bytes() -> int | None:
     """Capacity of this CPU's largest cache, `None` where the system does not report it."""
-    return max(_caches(root)[0].values(), default=None)
+    return max(_caches(Path("/"))[0].values(), default=None)
+
+
+def available_bytes(root: Path = Path("/")) -> float:
+    """Bytes that can be taken without swapping and within the container's limit; `root` holds sys."""
+    available = float(psutil.virtual_memory().available)
+    for limit, used, parts in LIMITS:
+        try:
+            most = int((root / CONTAINER / limit).read_text())
+            taken = int((root / CONTAINER / used).read_text())
+            fields = dict(line.split() for line in (root / CONTAINER / parts).read_text().splitlines())
+        except (OSError, ValueError):
+            continue  # no such version, or no limit ("max")
+        # Cached files give way.
+        available = min(available, most - taken + int(fields.get("inactive_file", 0)))
+    return max(available, 0.0)
+
+
+def process_bytes() -> float:
+    """Bytes of this process that are in memory."""
+    return float(psutil.Process().memory_info().rss)
 
 
 def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:
     """The cards that CUDA programs started here see, as NVML lists them; and why there are none."""
     try:
-        cards = visible_gpus(load_nvml())
+        return visible_gpus(load_nvml()), ""
     except OSError as error:
         return (), str(error)
-    return cards, "" if cards else "the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES"
 
 
 def version_of(distribution: str) -> str:
@@ -213,7 +224,6 @@ def _read(path: Path) -> str | None:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """Fields of the first CPU in /proc/cpuinfo; empty where the file is missing."""
     text = _read(root / "proc/cpuinfo") or ""
     fields: dict[str, str] = {}
     for line in text.split("\n\n")[0].splitlines():

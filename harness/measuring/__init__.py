@@ -1,4 +1,1 @@
-"""Timing one case: samples, cache states, allocations, replayed graphs, peak memory.
-
-Many cases are campaign.
-"""
+"""Timing one case: samples, cache states, allocations, replayed graphs, peak memory. Many cases are campaign."""

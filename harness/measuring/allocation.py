@@ -1,17 +1,6 @@
-"""The allocator is part of the machine: what a fresh output buffer costs, and how the heap is kept the same for every case.
-
-glibc maps buffers above its threshold (32 MB at most) anew on every call, and the kernel then faults in page after page: writing
-such a buffer ran at 4.5 GB/s, and writing one that stayed allocated at 137 GB/s. Other allocators keep their pages. The malloc of
-this process is measured, a preloaded one included; one thread writes the buffers.
-
-A process that measures case after case differs from one that runs a single model, and the differences change times by factors:
-
-- Freed blocks raise the threshold: a result of 3 MiB took 2 ms more in a fresh process. `settle_heap` fixes it.
-- Room that freed blocks leave inside the heap serves large results without page faults: a result of 31 MB took 27 ms in a fresh
-  process and 4 ms after other cases. Operands built in `mapped_apart` leave none, and `fill_holes` takes what is there.
-- A virtual machine may give memory that was free for a while back to its host, which backs it again when it is touched: a page
-  then takes 12 us instead of 1.7 us. `FreshPages` touches what a call will need until it is warm.
-"""
+"""The allocator is part of the machine: what a fresh output buffer costs, and how the heap of a process that measures case after
+case is kept like that of one that runs a single model. glibc maps large buffers anew on every call, and the kernel then faults in
+page after page; docs/measuring.md has the numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +10,7 @@ import mmap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -63,36 +52,14 @@ class HeapInfo(ctypes.Structure):
     ]
 
 
-class Heap(Protocol):
-    """The C library's functions of this process that concern its heap."""
-
-    def malloc(self, nbytes: int) -> int | None:
-        """Address of a new block; `None` where there is no memory."""
-
-    def mallopt(self, parameter: int, value: int) -> int:
-        """Set a parameter of the allocator; 0 where it refuses."""
-
-    def malloc_trim(self, pad: int) -> int:
-        """Give free memory back to the system, but `pad` bytes at the top; 1 where some went."""
-
-    def mallinfo2(self) -> HeapInfo:
-        """What the allocator holds."""
-
-    def free(self, address: int) -> object:
-        """Release a block."""
-
-    def memset(self, address: int, value: int, nbytes: int) -> object:
-        """Fill a block."""
+Heap = Any
+"""The C library's malloc, free, memset, mallopt, malloc_trim and mallinfo2, or a stand-in."""
 
 
 def process_heap() -> Heap:
-    """The C library's functions as this process sees them.
-
-    Raises:
-        OSError: they cannot be reached from here.
-    """
+    """The C library's functions as this process sees them; `OSError` where they cannot be reached."""
     try:
-        library: Any = ctypes.CDLL(None)
+        library = ctypes.CDLL(None)
         library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
         library.memset.restype, library.memset.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -173,11 +140,7 @@ def fill_holes(heap: Heap | None = None) -> int:
 
 
 class FreshPages:
-    """Warms the memory that the system hands out next.
-
-    Args:
-        touch: touches so many bytes of new memory and gives it back.
-    """
+    """Warms the memory that the system hands out next; `touch` touches so many bytes of new memory and gives it back."""
 
     def __init__(self, touch: Callable[[int], object] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._touch = touch or _touch_fresh
@@ -227,7 +190,6 @@ def faulted_bytes(call: Callable[[], object]) -> int:
 
 
 def _touch_fresh(nbytes: int) -> None:
-    """Write to each page of a new private mapping."""
     with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
 
@@ -236,19 +198,17 @@ def _write_s(heap: Heap, size: int, clock: Callable[[], float], *, fresh: bool) 
     """Shortest time to fill a buffer: a new one each time, with its allocation, or the same one again and again."""
     times = []
     address = None
-    if not fresh:
-        address = _allocate(heap, size)
-        heap.memset(address, 1, size)
-    for _ in range(REPEATS):
+    for _ in range(REPEATS + (not fresh)):
         begin = clock()
-        target = _allocate(heap, size) if address is None else address
-        heap.memset(target, 1, size)
+        address = address or _allocate(heap, size)
+        heap.memset(address, 1, size)
         times.append(clock() - begin)
-        if address is None:
-            heap.free(target)
-    if address is not None:
+        if fresh:
+            heap.free(address)
+            address = None
+    if address:
         heap.free(address)
-    return min(times)
+    return min(times[-REPEATS:])
 
 
 def _allocate(heap: Heap, size: int) -> int:

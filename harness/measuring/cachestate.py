@@ -1,12 +1,6 @@
-"""The state of the caches before a timed call, which is part of the case: `warm`, `cold` or `interleaved`.
-
-    warm         call call call call ...                       back to back: the canonical state
-    cold         call(copy 1) call(copy 2) ... call(copy n)    copies of everything it reads, together larger than any cache
-                 flush call | flush call | ...                 where copies would be too many, or a compiled program holds them
-    interleaved  other call | other call | ...                 other work, chosen at random, runs before each call
-
-Work between calls is never timed. The states of the last two rows are timed one call at a time.
-"""
+"""The state of the caches before a timed call, which is part of the case: `warm` (calls back to back), `cold` (calls on copies
+that together exceed any cache, or after a flush where copies would be too many or a compiled program holds them) or `interleaved`
+(other work before each call). Work between calls is never timed."""
 
 from __future__ import annotations
 
@@ -36,13 +30,8 @@ SEED = 11
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A call made ready for a cache state.
-
-    Attributes:
-        call: takes no arguments.
-        before: runs untimed before each call; `None` where calls are back to back.
-        facts: the method, for the row's host observations.
-    """
+    """A call without arguments, made ready for a cache state; what runs untimed `before` each call, `None` where calls are back
+    to back; and the method, for the row's host observations."""
 
     call: Callable[[], object]
     before: Callable[[], object] | None = None
@@ -57,21 +46,18 @@ class Prepared(msgspec.Struct, frozen=True):
 def prepare(
     state: str, built: Built, forward: Callable[..., object], device: str, cache_bytes: int | None, *, copies_allowed: bool
 ) -> Prepared:
-    """Make `forward(*built.args, **built.kwargs)` ready to be timed in a cache state.
+    """Make `forward(*built.args, **built.kwargs)` ready to be timed in a cache state; `InputError` for an unknown one.
 
     Args:
         forward: `built.model` itself, or the function compiled from it.
         cache_bytes: capacity of the last-level cache (on a GPU, of the L2); a typical one for `None`.
         copies_allowed: whether copies of the model may be called in its place; False for a compiled program.
-
-    Raises:
-        InputError: an unknown state.
     """
     call = functools.partial(forward, *built.args, **built.kwargs)
     if state == "warm":
         return Prepared(call)
     if state == "interleaved":
-        return Prepared(call, OtherWork(device, SEED), {"between": "other work"})
+        return Prepared(call, other_work(device, SEED), {"between": "other work"})
     if state != "cold":
         raise unknown("cache state", state, CACHE_STATES)
     past = TIMES_CACHE * (cache_bytes or TYPICAL_CACHE[device.split(":")[0]])
@@ -97,21 +83,16 @@ def flusher(nbytes: int, device: str) -> Callable[[], object]:
     return functools.partial(buffer.mul_, 1.0)
 
 
-class OtherWork:
-    """Work of another kind before each call, in a random order that the seed decides: a matrix product, a stream through memory,
-    and a string of small operators, which leave other data, other instructions and another branch history behind."""
-
-    def __init__(self, device: str, seed: int) -> None:
-        self._draw = random.Random(seed)
-        matrix = torch.rand(256, 256, device=device)
-        stream, target = torch.rand(4 << 20, device=device), torch.empty(4 << 20, device=device)
-        small = torch.rand(64, 64, device=device)
-        self._pieces: tuple[Callable[[], object], ...] = (
-            lambda: matrix @ matrix,
-            lambda: target.copy_(stream),
-            lambda: small.exp().add(1.0).t().contiguous().softmax(-1).sum(),
-        )
-
-    def __call__(self) -> object:
-        """Run one of the pieces, drawn at random."""
-        return self._draw.choice(self._pieces)()
+def other_work(device: str, seed: int) -> Callable[[], object]:
+    """A call that does work of another kind, in a random order that the seed decides: a matrix product, a stream through memory,
+    or a string of small operators, which leave other data, other instructions and another branch history behind."""
+    draw = random.Random(seed)
+    matrix = torch.rand(256, 256, device=device)
+    stream, target = torch.rand(4 << 20, device=device), torch.empty(4 << 20, device=device)
+    small = torch.rand(64, 64, device=device)
+    pieces: tuple[Callable[[], object], ...] = (
+        lambda: matrix @ matrix,
+        lambda: target.copy_(stream),
+        lambda: small.exp().add(1.0).t().contiguous().softmax(-1).sum(),
+    )
+    return lambda: draw.choice(pieces)()

@@ -1,10 +1,5 @@
-"""Visits to cases in this process: a model is built, compiled and timed, its energy and memory read, its graph captured.
-
-    first visit    build -> compile, first call -> warm-up, blocks -> graph
-    later visits   short warm-up, blocks                           -> on one of them energy, peak memory, child times
-
-Nothing is compiled, captured or profiled while blocks are timed. A case that fails gives a row that says why.
-"""
+"""Visits to cases in this process: a model is built, compiled and timed; its graph is captured after the first blocks, and on one
+later visit its energy, peak memory and child times are read. A case that fails gives a row that says why."""
 
 from __future__ import annotations
 
@@ -27,10 +22,9 @@ from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.machine.doctor import last_level_bytes
 from shmoo.harness.measuring.allocation import FreshPages, faulted_bytes, fill_holes, mapped_apart, settle_heap
 from shmoo.harness.measuring.cachestate import prepare
-from shmoo.harness.measuring.memory import peak_cpu_bytes, peak_cuda_bytes, resident_bytes
+from shmoo.harness.measuring.memory import Session, WaitingCases, freeze, peak_cpu_bytes, peak_cuda_bytes, resident_bytes
 from shmoo.harness.measuring.replay import GraphReplay, ReplayError, child_times, time_operators
 from shmoo.harness.measuring.timing import CudaTimer, HostTimer, MeasureSettings, TimingSettings, time_callable
-from shmoo.harness.measuring.waiting import Session, WaitingCases, freeze
 from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.measuring.watch.hostwatch import Host, observed, status_of
@@ -67,9 +61,7 @@ class Measurer:
 
     Args:
         build: how a case becomes a model with its operands.
-        probes, reasons: as `available_probes` gives them; looked for when first needed.
-        gpu_watch: watches the card; looked for when a case first runs on one.
-        cores: watches the cores beside CPU cases; the real ones when not given.
+        probes: as `available_probes` gives them; looked for when first needed, as are the cores to watch beside CPU cases.
     """
 
     def __init__(
@@ -77,12 +69,11 @@ class Measurer:
         settings: MeasureSettings | None = None,
         build: Builder = build_case,
         probes: tuple[tuple[Probe, ...], dict[str, str]] | None = None,
-        gpu_watch: GpuWatch | None = None,
         cores: CoreWatch | None = None,
     ) -> None:
         self._settings = settings or MeasureSettings()
         self._build = build
-        self._given_probes, self._given_card, self._given_cores = probes, gpu_watch, cores
+        self._given_probes, self._given_cores = probes, cores
         self._graphs: dict[bytes, tuple[Graph, ...]] = {}
         self._waiting = WaitingCases(self._settings.kept_share)
         self._fresh: dict[str, int] = {}
@@ -94,12 +85,8 @@ class Measurer:
         return cls(msgspec.json.decode(settings, type=MeasureSettings | None))
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
-        """One visit: its row, and the graphs the row names. Whatever goes wrong is in the row; only an interruption is raised.
-
-        Args:
-            visit: number of the visit; the graph is captured on the first.
-            details: measure energy, peak memory and the times inside the case on this visit too.
-        """
+        """One visit, by its number: its row, and the graphs the row names, captured on the first visit and with the details:
+        energy, peak memory and the times inside the case. Whatever goes wrong is in the row; only an interruption is raised."""
         measured_at = utc_now()
         try:
             row, graphs = self._visit(case, visit, details)
@@ -111,26 +98,26 @@ class Measurer:
     def prepare(self, case: CaseSpec) -> Measurement:
         """Build and compile a case for its first visit. The row has no samples; it says how long that took, or why it failed."""
         try:
-            with self._conditions(case) as wait:
-                session = self._begin(case, wait)
+            with self._conditions(case):
+                session = self._begin(case)
             self._keep(session)
         except Exception as error:
             return Measurement(case, "failed", (failure(error),))
         return Measurement(case, "ok", timing=Timing((), first_call_s=session.first_call_s, compile_s=session.compile_s))
 
     @contextmanager
-    def _conditions(self, case: CaseSpec) -> Iterator[Callable[[], None] | None]:
-        """Threads, precision and inference as a case asks for; gives what waits for its device."""
+    def _conditions(self, case: CaseSpec) -> Iterator[None]:
+        """Threads, precision and inference as a case asks for."""
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
         with torch.no_grad(), matmul_precision(case):
-            yield torch.cuda.synchronize if _is_cuda(case) else None
+            yield
 
     def _visit(self, case: CaseSpec, visit: int, details: bool) -> tuple[Measurement, tuple[Graph, ...]]:
-        with self._conditions(case) as wait:
-            session = self._waiting.get(case) or self._begin(case, wait)
-            timing, host, reasons = self._time(session, wait)
+        with self._conditions(case):
+            session = self._waiting.get(case) or self._begin(case)
+            timing, host, reasons = self._time(session)
             session.call_blocks = timing.block_calls
             row = Measurement(case=case, status="ok", timing=timing, host=host)
             graphs: tuple[Graph, ...] = ()
@@ -143,7 +130,7 @@ class Measurer:
                     graph_hashes=tuple(graph.content_hash for graph in graphs),
                 )
             if details:
-                energy = self._energy(session, wait, median(timing.samples_s))
+                energy = self._energy(session, median(timing.samples_s))
                 peak, peak_reason = self._peak_memory(session)
                 children, untimed = self._children(session, graphs)
                 reasons += untimed
@@ -158,8 +145,7 @@ class Measurer:
         self._keep(session)
         return msgspec.structs.replace(row, status=status_of(reasons), reasons=reasons), graphs
 
-    def _begin(self, case: CaseSpec, wait: Callable[[], None] | None) -> Session:
-        """Build and compile a case, and call it once."""
+    def _begin(self, case: CaseSpec) -> Session:
         start = time.perf_counter()
         compiled = RUNTIMES[case.runtime].compiled
         with mapped_apart():
@@ -169,8 +155,8 @@ class Measurer:
         before = compile_seconds() if compiled else 0.0
         begin = time.perf_counter()
         prepared.call()
-        if wait is not None:
-            wait()
+        if _is_cuda(case):
+            torch.cuda.synchronize()
         taken = time.perf_counter() - begin
         freeze()
         return Session(
@@ -198,14 +184,14 @@ class Measurer:
         if not _is_cuda(session.case) and session.case.cache_state == CANONICAL_STATE:
             self._waiting.keep(session)
 
-    def _time(self, session: Session, wait: Callable[[], None] | None) -> tuple[Timing, Host, tuple[Reason, ...]]:
+    def _time(self, session: Session) -> tuple[Timing, Host, tuple[Reason, ...]]:
         """The blocks of one visit, what was observed beside them, and what disturbed them."""
         case, prepared, cuda = session.case, session.prepared, _is_cuda(session.case)
         settings = self._timing(case)
         if prepared.before is not None:
             # Most of the window goes into what runs between the calls.
             settings = msgspec.structs.replace(settings, max_s=BETWEEN_CALLS * settings.max_s)
-        timer = CudaTimer(torch.cuda, before=prepared.before) if cuda else HostTimer(synchronize=wait, before=prepared.before)
+        timer = CudaTimer(torch.cuda, before=prepared.before) if cuda else HostTimer(before=prepared.before)
         card, compiled = self._card if cuda else None, _compilations(case)
         fill_holes()
         self._pages.warm(session.fresh_bytes)
@@ -241,14 +227,10 @@ class Measurer:
 
     @cached_property
     def _card(self) -> GpuWatch | None:
-        """Watches the first visible card, on which cases run; `None` where NVML does not answer: then nothing is known of the
-        card, and the row's host fields stay absent."""
-        if self._given_card is not None:
-            return self._given_card
+        """Watches the first visible card, on which cases run; `None` where NVML does not answer."""
         try:
             nvml = load_nvml()
-            cards = visible_gpus(nvml)
-            return GpuWatch(nvml, cards[0].uuid) if cards else None
+            return GpuWatch(nvml, visible_gpus(nvml)[0].uuid)
         except OSError:
             return None
 
@@ -257,13 +239,14 @@ class Measurer:
         probes, missing = self._given_probes or available_probes()
         return EnergyMeter(probes, missing, self._settings.energy)
 
-    def _energy(self, session: Session, wait: Callable[[], None] | None, call_s: float) -> tuple[EnergyReading, ...]:
+    def _energy(self, session: Session, call_s: float) -> tuple[EnergyReading, ...]:
         """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
         case, prepared = session.case, session.prepared
         if prepared.before is not None:
             reason = f"not measured {case.cache_state}: what runs between the calls draws power of its own"
             return self._meter.unknown(reason, case.device)
         compiled = _compilations(case)
+        wait = torch.cuda.synchronize if _is_cuda(case) else None
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
         again = _compilations(case) - compiled
         return tuple(_without_compilation(reading, again) for reading in readings)

@@ -1,14 +1,97 @@
-"""Peak memory of one call: from the allocator on CUDA, from the profiler's allocation events on CPU."""
+"""Memory of cases: what they take, what a call takes at its peak, and built cases that wait for their next visit."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from shmoo.harness.capture.fx.introspect import leaves
+from shmoo.harness.machine.doctor import available_bytes, process_bytes
+from shmoo.harness.module import Built
+from shmoo.runs.store.records import CaseSpec
+
+if TYPE_CHECKING:
+    from shmoo.harness.measuring.cachestate import Prepared
+
+UNFREED_SHARE = 0.25
+"""Growth of this process, as a share of the room for waiting cases, after which garbage among frozen objects is looked for: that
+takes half a second."""
+LEAST_GROWTH = 256 << 20
+"""The least growth in bytes, whatever the room."""
+
+
+@dataclass(slots=True)
+class Session:
+    """A case that is built and compiled, ready for another visit: calls in a block, found on the first visit; what weights and
+    operands take while it waits; what building and compiling it took, and would take again; and new memory that a call
+    touches."""
+
+    case: CaseSpec
+    built: Built
+    prepared: Prepared
+    first_call_s: float
+    compile_s: float | None
+    call_blocks: int | None
+    kept_bytes: float
+    begin_s: float
+    fresh_bytes: int
+
+
+class WaitingCases:
+    """The cases that wait; those that are soonest built again, by byte, leave when all together take more than a share of the
+    memory that would be available without them.
+
+    What left is freed at once unless it is part of a cycle: where this process grows by more than waiting cases do, frozen
+    objects are looked through for garbage.
+    """
+
+    def __init__(
+        self, share: float, available: Callable[[], float] = available_bytes, resident: Callable[[], float] = process_bytes
+    ) -> None:
+        self._share = share
+        self._available = available
+        self._resident = resident
+        self._sessions: dict[str, Session] = {}
+        self._others: float | None = None
+        """Bytes beside those of waiting cases, when last looked through."""
+
+    def get(self, case: CaseSpec) -> Session | None:
+        """The case as it waits, if it does."""
+        return self._sessions.get(case.identity)
+
+    def keep(self, session: Session) -> None:
+        """Let a case wait, as far as there is room."""
+        self._sessions[session.case.identity] = session
+        room = self._share * (self._available() + self._taken)
+        for waiting in sorted(self._sessions.values(), key=lambda waiting: waiting.begin_s / max(waiting.kept_bytes, 1.0)):
+            if self._taken <= room:
+                break
+            self.drop(waiting.case)
+        if self._others is None:
+            self._others = self._resident() - self._taken
+        elif self._resident() - self._taken > self._others + max(UNFREED_SHARE * room, LEAST_GROWTH):
+            gc.unfreeze()
+            freeze()
+            self._others = self._resident() - self._taken
+
+    def drop(self, case: CaseSpec) -> None:
+        """Let a case go."""
+        self._sessions.pop(case.identity, None)
+
+    @property
+    def _taken(self) -> float:
+        return sum(session.kept_bytes for session in self._sessions.values())
+
+
+def freeze() -> None:
+    """Spare later collections what was built so far, after freeing what is garbage: frozen garbage would stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def resident_bytes(model: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> float:

@@ -1,10 +1,5 @@
-"""Runs a captured graph call by call on real tensors: to time each call of a network where it stands, or each operator alone.
-
-Values flow as in the model: a call reads what the calls before it left in the caches, views share memory, and a tensor is
-released after its last use, so that the allocator behaves as it does in eager. An operator timed alone runs back to back on
-its own operands, which stay in the caches as far as they fit, without the cache contents and memory layouts of the network.
-Operands that are views are views there too.
-"""
+"""Runs a captured graph call by call on real tensors: to time each call of a network where it stands, with the caches, views and
+releases of eager execution, or each operator alone, back to back on its own operands."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,42 +24,43 @@ _DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8, "float4": torch.in
 """Torch dtypes of the vocabulary's names that torch does not have; torch has no tensor of 4 bits, so int8 replaces them."""
 
 
+MOST_PASSES = 50
+
+
 class ReplayError(ShmooError):
     """A graph cannot be run from its record: an operator has no callable of its name, or refused its arguments."""
 
 
+class _Slot(NamedTuple):
+    """The place of a tensor among the arguments of a call: the index of its value."""
+
+    value: int
+
+
 class _Step:
-    """One call, resolved once: the callable and which arguments to fill from the environment before each run."""
+    """One call, resolved once: the callable, and its arguments with slots for the tensors of each run."""
 
     def __init__(self, call: OpCall, device: str) -> None:
         self.call = call
         self.function = _function(call)
         self.release: tuple[int, ...] = ()
-        self._positional: list[Any] = []
-        self._named: dict[str, Any] = {}
-        self._slots: list[tuple[Any, Any, int]] = []  # (container, key, value index)
         operands = dict(zip(call.operands, call.reads, strict=True))
         arguments = self.function._schema.arguments
         self.written = [operands[argument.name] for argument in arguments if argument.is_write and argument.name in operands]
-        for argument in arguments:
-            if argument.kwarg_only:
-                self._named[argument.name] = self._argument(argument, operands, self._named, argument.name, device)
-            else:
-                self._positional.append(self._argument(argument, operands, self._positional, len(self._positional), device))
+        values = {argument.name: self._argument(argument, operands, device) for argument in arguments}
+        self._positional = [values[argument.name] for argument in arguments if not argument.kwarg_only]
+        self._named = {argument.name: values[argument.name] for argument in arguments if argument.kwarg_only}
 
-    def _argument(self, argument: Any, operands: Mapping[str, int], container: Any, key: Any, device: str) -> Any:
-        """The argument's constant value; `None`, and a slot to fill, where a tensor goes."""
+    def _argument(self, argument: Any, operands: Mapping[str, int], device: str) -> Any:
+        """The argument's constant value, or a slot, or a list of slots, where tensors go."""
         name, kind = argument.name, str(argument.type)
         if name in operands:
-            self._slots.append((container, key, operands[name]))
-            return None
+            return _Slot(operands[name])
         members = {
             int(operand.rpartition(".")[2]): index for operand, index in operands.items() if operand.rpartition(".")[0] == name
         }
         if members:
-            tensors: list[Any] = [None] * (max(members) + 1)
-            self._slots.extend((tensors, position, index) for position, index in members.items())
-            return tensors
+            return [_Slot(members[i]) if i in members else None for i in range(max(members) + 1)]
         if "Device" in kind:
             # A conversion may name its device beside its operand; all other operators follow their operands' device.
             return None if operands and kind.startswith("Optional") else torch.device(device)
@@ -72,29 +68,28 @@ class _Step:
             return _decode(self.call.attributes[name], argument)
         return argument.default_value if argument.has_default_value() else None
 
-    def fill(self, environment: Mapping[int, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
-        for container, key, index in self._slots:
-            container[key] = environment[index]
-        return self._positional, self._named
+    def filled(self, environment: Mapping[int, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a run, by position and by name."""
 
-    def clear(self) -> None:
-        """Drop the references to tensors, which the model would not keep alive either."""
-        for container, key, _ in self._slots:
-            container[key] = None
+        def fill(value: Any) -> Any:
+            if isinstance(value, _Slot):
+                return environment[value.value]
+            return [fill(element) for element in value] if isinstance(value, list) else value
+
+        return [fill(value) for value in self._positional], {name: fill(value) for name, value in self._named.items()}
 
 
 class GraphReplay:
     """A graph made ready to run.
 
     Args:
-        graph: as captured.
         weights: tensors of parameters and buffers by their qualified name.
         inputs: tensors for the graph's inputs; each input takes the first unused one of its shape and dtype. Values in
             neither are made up: random numbers, and zeros for integers, which may be indices.
         device: of made-up and new tensors.
 
     Raises:
-        ReplayError: an operator of the graph cannot be called by its name.
+        ReplayError: here, an operator of the graph cannot be called by its name; when it runs, one refuses its arguments.
     """
 
     def __init__(
@@ -135,20 +130,12 @@ class GraphReplay:
         return torch.zeros(spec.shape, dtype=dtype, device=self._device)
 
     def run(self, stamp: Callable[[], Any]) -> list[tuple[Any, Any]]:
-        """Run every call once; gives the pairs of `stamp()` right before and right after each.
-
-        Raises:
-            ReplayError: an operator refused its arguments.
-        """
+        """Run every call once; gives the pairs of `stamp()` right before and right after each."""
         environment = dict(self._sources)
         return [self._advance(step, environment, stamp) for step in self._steps]
 
     def last_call(self) -> Callable[[], object]:
-        """Run every call but the last once, and give the last as a function that can be called again on the same operands.
-
-        Raises:
-            ReplayError: an operator refused its arguments; the last one is tried as well.
-        """
+        """Run every call once, and give the last as a function that can be called again on the same operands."""
         environment = dict(self._sources)
         for step in self._steps[:-1]:
             self._advance(step, environment, lambda: None)
@@ -170,7 +157,6 @@ class GraphReplay:
         returned = {id(tensor) for tensor in results}
         results += [environment[i] for i in step.written if id(environment[i]) not in returned]
         environment.update(zip(step.call.writes, results, strict=False))
-        step.clear()
         for index in step.release:
             environment.pop(index, None)
         return before, after
@@ -179,7 +165,7 @@ class GraphReplay:
         for index in step.call.reads:
             if index not in environment:
                 environment[index] = self._alias(index, environment)
-        return step.fill(environment)
+        return step.filled(environment)
 
     @contextmanager
     def _replay_errors(self, step: _Step) -> Iterator[None]:
@@ -198,14 +184,8 @@ class GraphReplay:
         return self._made_up(spec)
 
 
-def child_times(
-    replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: int = 5, max_passes: int = 50, device: str = "cpu"
-) -> list[float]:
-    """Median seconds of each call, over the graphs in order. The first pass only warms up.
-
-    Raises:
-        ReplayError: see `GraphReplay`.
-    """
+def child_times(replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: int = 5, device: str = "cpu") -> list[float]:
+    """Median seconds of each call, over the graphs in order; errors as of `GraphReplay`. The first pass only warms up."""
     stamp, seconds, wait = _stamps(device)
     begin = time.perf_counter()
     passes: list[list[float]] = []
@@ -213,7 +193,7 @@ def child_times(
         for replay in replays:
             replay.run(stamp)
         wait()
-        while len(passes) < max_passes and (len(passes) < min_passes or time.perf_counter() - begin < max_s):
+        while len(passes) < MOST_PASSES and (len(passes) < min_passes or time.perf_counter() - begin < max_s):
             stamps = [pair for replay in replays for pair in replay.run(stamp)]
             wait()
             passes.append([seconds(before, after) for before, after in stamps])
@@ -275,7 +255,6 @@ def _function(call: OpCall) -> Any:
 
 
 def _decode(value: Any, argument: Any) -> Any:
-    """An attribute of the record in the type that the operator takes."""
     if not isinstance(value, str):
         return value
     kind = str(argument.real_type if hasattr(argument, "real_type") else argument.type)

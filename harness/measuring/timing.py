@@ -1,14 +1,9 @@
-"""The measuring core: how long one call takes. The command line and pytest both time through `time_callable`.
+"""The measuring core: how long one call takes, for the command line and pytest alike.
 
     first call | warm-up, block size found | window: block, block, block, ... until a rule stops it   (gap | window) ...
     (measure)  | nothing kept              | one sample = seconds of a block / calls in it
 
-Blocks are as long as the clock needs, so that reading it is lost in the noise; nothing else runs between the two readings of a
-block, unless the cache state asks for it: then every block is one call, with what comes before it (a flush, other work) untimed.
-The window ends when the median is known well enough ("precision"), when its spread is settled and more samples would only
-repeat it ("plateau"), or when its time is up ("timeout"). A campaign visits each case several times with short windows of a fixed
-length (`VISIT`): what the machine does in a moment is no fault of the window, and the next visit finds another moment. A target
-that can be visited only once gets several windows with gaps between them (`SPACED`).
+Blocks are as long as the clock needs; nothing else runs between its two readings.
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,6 +24,9 @@ from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.measuring.watch.hostwatch import involuntary_switches
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import iqr, median, order_interval
+
+if TYPE_CHECKING:
+    from shmoo.harness.measuring.watch.corewatch import CoreWatch
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -105,35 +103,15 @@ ALONE = TimingSettings(warmup_s=0.02, max_warmup_s=0.2, min_s=0.08, max_s=0.25)
 """Timing of operators alone: a network has dozens to hundreds of distinct ones, which together take about as long as it does."""
 
 
-class BlockWatch(Protocol):
-    """Looks at the machine between two blocks."""
-
-    def slowdown(self) -> float | None:
-        """How many times slower than alone the slowest core is; `None` where it was looked at just before."""
-
-    @property
-    def quiet_s(self) -> tuple[float, ...]:
-        """What each core takes for the reference alone, as far as this watch has seen."""
-
-
-class BlockTimer(Protocol):
-    """Times a block of calls on one kind of device."""
-
-    def __call__(self, call: Call, calls: int) -> float:
-        """Seconds that `calls` calls of `call` took, all of their work finished."""
-
-    @property
-    def on_core_s(self) -> float | None:
-        """How long the calling thread had a core during the last block; `None` where that says nothing."""
-
-
 class HostTimer:
-    """Wall time by a monotonic clock.
+    """Times a block of calls, all of their work finished, by a monotonic clock.
 
     Args:
         synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
         before: runs before each block, untimed.
-        thread_clock: CPU time of the calling thread; `None` where the clock is no clock of this machine.
+
+    Attributes:
+        on_core_s: how long the calling thread had a core during the last block; `None` where that says nothing.
     """
 
     def __init__(
@@ -141,16 +119,16 @@ class HostTimer:
         clock: Clock = time.perf_counter,
         synchronize: Callable[[], None] | None = None,
         before: Callable[[], object] | None = None,
-        thread_clock: Clock | None = None,
     ) -> None:
         self.on_core_s: float | None = None
-        self._thread_clock = time.thread_time if thread_clock is None and clock is time.perf_counter else thread_clock
+        # Another clock is none of this machine, whose threads it does not count.
+        self._thread_clock = time.thread_time if clock is time.perf_counter else None
         self._clock = clock
         self._synchronize = synchronize
         self._before = before
 
     def __call__(self, call: Call, calls: int) -> float:
-        """As `BlockTimer`, in seconds of the clock."""
+        """Seconds of the clock that `calls` calls took."""
         if self._before is not None:
             self._before()
         if self._synchronize is not None:
@@ -170,8 +148,8 @@ class HostTimer:
 
 
 class CudaTimer:
-    """Device time between two events on the current stream. `host_s` keeps what the host needed to launch the last block's calls,
-    per call: when it is the larger one, the device waited for the host.
+    """Device time of a block between two events on the current stream. `host_s` keeps what the host needed to launch the last
+    block's calls, per call: when it is the larger one, the device waited for the host.
 
     Args:
         cuda: `torch.cuda`, or a stand-in with `Event` and `synchronize`.
@@ -187,7 +165,7 @@ class CudaTimer:
         self.on_core_s = None
 
     def __call__(self, call: Call, calls: int) -> float:
-        """As `BlockTimer`, in seconds of the device."""
+        """Seconds of the device that `calls` calls took."""
         begin, end = self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
         self._cuda.synchronize()
         if self._before is not None:
@@ -202,6 +180,9 @@ class CudaTimer:
         return begin.elapsed_time(end) / 1e3  # elapsed_time is in milliseconds
 
 
+BlockTimer = HostTimer | CudaTimer
+
+
 def time_callable(
     call: Call,
     *,
@@ -210,14 +191,12 @@ def time_callable(
     settings: TimingSettings | None = None,
     timer: BlockTimer | None = None,
     block_calls: int | None = None,
-    watch: BlockWatch | None = None,
+    watch: CoreWatch | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Timing:
     """Time `call` after warming it up. What it raises passes through.
 
     Args:
-        call: takes no arguments; its result is dropped.
-        clock: seconds, monotonic.
         synchronize: waits for the device; `None` where calls return when done.
         timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
         block_calls: calls in every block; found in the warm-up when not given.
@@ -289,7 +268,7 @@ def _settled(recent: list[float]) -> bool:
 class _Blocks:
     """The blocks of a window, and what was seen of the machine between them."""
 
-    def __init__(self, watch: BlockWatch | None) -> None:
+    def __init__(self, watch: CoreWatch | None) -> None:
         self.samples: list[float] = []
         self.switches: list[int] = []
         self.on_core: list[float] = []

@@ -1,9 +1,5 @@
-"""A model's graphs, captured or read from disk: captures are kept, so that a model asked for again is not captured. Imports torch
-only to capture.
-
-A file is found by the request and by the software: Python, every installed package, the sources of Shmoo. It holds the inputs
-of its capture (`inputs.Inputs`) and counts only while they are unchanged. A damaged file counts as none.
-"""
+"""A model's graphs, captured or read from disk, where a file is found by the request and by the software (Python, installed
+packages, Shmoo's sources) and counts only while the inputs of its capture are unchanged. Imports torch only to capture."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import platform
 import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Version of the files."""
 LIMIT_BYTES = 256 << 20
 """Bytes that a cache may take; beyond them the captures that were used longest ago go."""
 _SUFFIX = ".json.gz"
@@ -40,12 +35,7 @@ _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One capture as its file holds it.
-
-    Attributes:
-        point: the size of these graphs; `None` where only `axes` are kept.
-        axes: default of every axis of the workload.
-    """
+    """One capture as its file holds it: the size of these graphs, `None` where only the default of every axis is kept."""
 
     asked: Asked
     point: Point | None
@@ -71,11 +61,7 @@ class _Head(msgspec.Struct):
 
 
 class CaptureCache:
-    """The captures in a folder.
-
-    Args:
-        software: what `software` says of this process.
-    """
+    """The captures in a folder, of what `software` says of this process."""
 
     def __init__(self, folder: Path, software: str, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder = folder
@@ -104,15 +90,13 @@ class CaptureCache:
         logger.info("%s %s read from %s", asked.model, point or "", path)
         return kept
 
-    @contextmanager
-    def recording(self, model: str) -> Iterator[None]:
+    def recording(self, model: str) -> AbstractContextManager[None]:
         """While active, the inputs of a capture are recorded; every capture that is to be kept takes place here."""
         from shmoo.harness.workloads.loading import named_file
 
         if (path := named_file(model)) is not None:
             self._recorder.add_file(os.path.abspath(path))
-        with self._recorder.recording():
-            yield
+        return self._recorder.recording()
 
     def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: ModelGraphs | None = None) -> None:
         """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
@@ -157,12 +141,8 @@ class ModelSource:
         self._opened: WorkloadGraphs | None = None
 
     def at(self, point: Mapping[str, AxisValue]) -> ModelGraphs:
-        """The graphs at one of the points asked for.
-
-        Raises:
-            CaptureError: torch cannot capture the model.
-            InputError: unknown model, or sizes and modes that it does not take.
-        """
+        """The graphs at one of the points asked for. `CaptureError` where torch cannot capture the model; `InputError` for an
+        unknown model, or sizes and modes that it does not take."""
         _, graphs = self._captured(dict(point))
         assert graphs is not None
         return graphs
@@ -233,7 +213,6 @@ def software() -> str | None:
 
 
 def _read(path: Path) -> bytes:
-    """The contents of a regular file, unpacked."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no regular file")
     return gzip.decompress(path.read_bytes())

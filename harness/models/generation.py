@@ -15,17 +15,13 @@ PhaseGraphs = Callable[[str, Sequence[Point]], Callable[[Mapping[str, AxisValue]
 
 
 class Generator:
-    """A causal language model whose generations can be estimated on many machines: each step is captured once.
+    """A causal language model whose generations can be estimated on many machines: each step is captured once. `InputError` where
+    it is no causal language model, or a length is no generation; `CaptureError` where torch cannot capture it.
 
     Args:
-        graphs_of: the model's graphs.
         prompts: lengths of the prompts, in tokens. new_tokens: tokens to generate after each.
         batch: sequences at once.
         dtype: compute type of the vocabulary that was asked for; `None` for the model's own.
-
-    Raises:
-        InputError: not a causal language model, or a length that is no generation.
-        CaptureError: torch cannot capture it.
     """
 
     def __init__(

@@ -1,8 +1,6 @@
-"""What a capture depends on beside the request: the files and the environment variables that its code read.
-
-The interpreter's audit events (PEP 578) name every file that is opened, every source file that is executed and every library
-that is loaded. They do not show what comes from a network or from another process: a capture that asked those is `unseen`.
-"""
+"""What a capture depends on beside the request: the files and environment variables that its code read, going by the
+interpreter's audit events (PEP 578). They do not show what comes from a network or another process, which leaves a capture
+`unseen`."""
 
 from __future__ import annotations
 
@@ -36,13 +34,8 @@ Listener = Callable[[str, tuple[Any, ...]], None]
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """Files, folders and environment variables as a capture found them.
-
-    Attributes:
-        files: absolute path -> digest of the contents, `None` where there was no file.
-        folders: folder of the import path -> digest of the names that can be imported from it.
-        variables: environment variable -> digest of its value, `None` where it was not set.
-    """
+    """Files (by absolute path), folders of the import path and environment variables as a capture found them: digests of
+    contents, of the names that can be imported, and of values, `None` where there was none."""
 
     files: dict[str, str | None]
     folders: dict[str, str | None]
@@ -58,11 +51,8 @@ class Inputs(msgspec.Struct, frozen=True):
 
 
 class InputRecorder:
-    """Collects what this process reads while `recording` is active.
-
-    Attributes:
-        unseen: why not all inputs are known; "" if they are.
-    """
+    """Collects what this process reads while `recording` is active. `unseen` says why not all inputs are known; "" if they
+    are."""
 
     def __init__(self) -> None:
         self.unseen = ""

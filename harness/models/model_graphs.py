@@ -18,8 +18,8 @@ from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.capture import Capture
+from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.guard import guarded
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
 from shmoo.harness.models.asked import Asked, Mode, ModelGraphs, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
@@ -47,12 +47,8 @@ def model_graphs(
     trust: bool = False,
     mode: Mode | None = None,
 ) -> ModelGraphs:
-    """Capture a model named as on the command line.
-
-    Args:
-        batch: samples a call; the model's own default for `None`.
-        dtype, input_shape, seq_len, trust: as in `Asked`.
-        mode: how the model is run; a plain call at inference for `None`.
+    """Capture a model named as on the command line; arguments as in `Asked`, and the samples of a call, the model's own for
+    `None`.
 
     Raises:
         InputError: unknown model, or a batch where the model has no batch axis.
@@ -79,22 +75,11 @@ def open_model(asked: Asked) -> WorkloadGraphs:
 
 
 class WorkloadGraphs:
-    """Graphs of a workload at points of its axes, from one capture where torch allows it.
-
-    Args:
-        points: axis values of the later calls of `at`.
-        dtype, mode: as for `model_graphs`.
-
-    Raises:
-        InputError: dtype and mode exclude each other.
-    """
+    """Graphs of a workload at points of its axes, from one capture where torch allows it. `points` are those of the later calls
+    of `at`; `InputError` where dtype and mode exclude each other."""
 
     def __init__(
-        self,
-        module: DNNModule,
-        points: Sequence[Mapping[str, AxisValue]],
-        dtype: str | None = None,
-        mode: Mode | None = None,
+        self, module: DNNModule, points: Sequence[Mapping[str, AxisValue]], dtype: str | None = None, mode: Mode | None = None
     ) -> None:
         self._module = module
         self._dtype = dtype
@@ -109,12 +94,8 @@ class WorkloadGraphs:
         return self._module.resolve()
 
     def at(self, axes: Mapping[str, AxisValue]) -> ModelGraphs:
-        """The graphs at one point.
-
-        Raises:
-            CaptureError: torch cannot capture the model.
-            InputError: an axis or its value cannot be used, or there is nothing to quantize.
-        """
+        """The graphs at one point. `CaptureError` where torch cannot capture the model; `InputError` where an axis or its value
+        cannot be used, or there is nothing to quantize."""
         begin = time.monotonic()
         capture = self._capture(axes)
         graphs = capture.graphs
@@ -222,11 +203,8 @@ def phase_of(module: DNNModule, phase: str) -> DNNModule:
     Prefill takes `seq_len` new tokens and an empty cache; decode takes one new token after `seq_len` tokens in the cache. Both
     write keys and values into preallocated memory, and give the logits of the last token only, as generation does.
 
-    Args:
-        module: a workload with the axes of `STEP_AXES`, or one that builds a Hugging Face causal language model.
-
-    Raises:
-        InputError: unknown phase; on building, a model that is not a causal language model.
+    The module has the axes of `STEP_AXES`, or builds a Hugging Face causal language model. `InputError` for an unknown phase,
+    and, on building, for a model that is not a causal language model.
     """
     if phase not in PHASES:
         raise unknown("phase", phase, PHASES)

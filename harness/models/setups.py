@@ -28,12 +28,7 @@ class ModelSetups:
         open_source: makes the source of what is asked for.
     """
 
-    def __init__(
-        self,
-        asked: Asked,
-        batch: int | None = None,
-        open_source: Callable[[Asked], ModelSource] = lambda asked: ModelSource(asked),
-    ) -> None:
+    def __init__(self, asked: Asked, batch: int | None = None, open_source: Callable[[Asked], ModelSource] = ModelSource) -> None:
         self._asked = asked
         self._open = open_source
         self._sources: dict[tuple[str | None, bool, bool], ModelSource] = {}
@@ -46,20 +41,12 @@ class ModelSetups:
         """The model as it was asked for."""
         mode = self._asked.mode
         return Setup(
-            runtime=runtime,
-            batch=self.batch,
-            dtype=self._asked.dtype,
-            quantize=mode.quantize,
-            channels_last=mode.channels_last,
+            runtime=runtime, batch=self.batch, dtype=self._asked.dtype, quantize=mode.quantize, channels_last=mode.channels_last
         )
 
     def found(self, setup: Setup) -> ModelGraphs:
         """What a capture in the types and the order of images of a setup gives, before types and weights are replaced.
-
-        Raises:
-            CaptureError: torch cannot capture the model.
-            InputError: the model does not take the setup.
-        """
+        `CaptureError` where torch cannot capture the model; `InputError` where the model does not take the setup."""
         if setup.batch != self.batch and not self._batched:
             raise InputError("the model's input is fixed: it has no batch axis")
         stored = "float32" if setup.dtype in _WITHOUT_ARITHMETIC else STORED_AS.get(setup.dtype or "", setup.dtype)
@@ -92,11 +79,7 @@ def of_graphs(graphs: Sequence[Graph], base: Setup) -> Callable[[Setup], tuple[G
 
 
 def in_setup(graphs: Sequence[Graph], setup: Setup, stored: bool) -> tuple[Graph, ...]:
-    """Graphs with the types and the quantized weights of a setup.
-
-    Args:
-        stored: whether types that torch computes in have to be replaced, too.
-    """
+    """Graphs with the types and the quantized weights of a setup; `stored` replaces types that torch computes in, too."""
     target = setup.dtype
     if target is not None and target not in STORED_AS and (stored or target in _WITHOUT_ARITHMETIC):
         graphs = [with_dtype(graph, target) for graph in graphs]

@@ -15,8 +15,7 @@ from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
 from shmoo.estimators.units import amount, counted, percent, si
 from shmoo.estimators.variants import variant
-from shmoo.runs.plots.page import Cell, page, section, table
-from shmoo.runs.store.files import replace_file
+from shmoo.runs.plots.page import Cell, page, section, table, write
 
 PAGES = Path(__file__).parent
 MOST_OPENED = 100
@@ -53,7 +52,7 @@ def write_page(space: Space, front: Front, path: str | Path) -> None:
         scripts=[script],
         footer="estimates, no measurements",
     )
-    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+    write(text, path)
 
 
 def page_data(space: Space, front: Front) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from shmoo.estimators.predict.director import KernelEstimate
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, Row, parent_of
 from shmoo.estimators.present.kernel_graph import KernelNode
 from shmoo.estimators.units import percent, si
-from shmoo.runs.plots.page import Cell, page, section, table
-from shmoo.runs.store.files import replace_file
+from shmoo.runs.plots.page import Cell, page, section, table, write
 
 COLOURS = {"compute": "#2a6f97", "memory": "#8a5a00", "launch": "#9b2226"}
 """Colour of each bound: white text on it has a contrast of at least 4.5 to 1."""
@@ -65,7 +64,7 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
         scripts=scripts,
         footer="estimates, no measurements",
     )
-    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+    write(text, path)
 
 
 def headline(inspection: Inspection, arch: str) -> str:

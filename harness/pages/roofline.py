@@ -16,8 +16,7 @@ from shmoo.estimators.units import counted, percent, si
 from shmoo.harness.pages.inspect import COLOURS
 from shmoo.runs.analysis.errors import MeasuredCall
 from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
-from shmoo.runs.plots.page import page, plot, section
-from shmoo.runs.store.files import replace_file
+from shmoo.runs.plots.page import page, plot, section, write
 
 _LEAST_SIZE, _MOST_SIZE = 5.0, 32.0
 """Diameter of the dots of kernels without time and with all of it, in pixels."""
@@ -41,12 +40,8 @@ def write_roofline(
     path: str | Path,
     measured: Sequence[MeasuredCall] = (),
 ) -> None:
-    """Write the page for one of the inspection's architectures. It needs no network.
-
-    Args:
-        dtype: type of the contractions, whose peak is the roof.
-        measured: calls of a run, timed one by one.
-    """
+    """Write the page for one of the inspection's architectures, under the roof of `dtype`, the type of the contractions;
+    `measured` are calls of a run, timed one by one."""
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
     said = "Each dot is a predicted kernel, as large as its share of the time. Bytes are those that must move once."
@@ -67,7 +62,7 @@ def write_roofline(
         figures={"roofline": roofline_figure(points, calls, roofs_of(profile, dtype))},
         footer="estimates, with measured calls beside them" if calls else "estimates, no measurements",
     )
-    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+    write(text, path)
 
 
 def kernel_points(inspection: Inspection, arch: str) -> list[Point]:

@@ -13,9 +13,8 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
 from shmoo.estimators.units import amount, si, size, yes_or_no
 from shmoo.estimators.variants import is_count, tiling_parameters, variant
-from shmoo.runs.plots.page import Cell, page, plot, section, table
+from shmoo.runs.plots.page import Cell, page, plot, section, table, write
 from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, Machines, sweep_answer, sweep_figures
-from shmoo.runs.store.files import replace_file
 
 LISTED = 500
 """Points that the table of a page holds, the fastest ones; `--csv` writes them all."""
@@ -29,15 +28,11 @@ def write_page(
     path: str | Path,
     units: Mapping[str, str],
 ) -> None:
-    """Write the page of a sweep into one file that needs no network.
+    """Write the page of a sweep into one file; `InputError` without rows or axes.
 
     Args:
         rows: of a `SweepController`. axes: the columns that vary. profiles: the machines before the sweep changed them.
-        machine_axes: those of the axes that change the machine. units: of the axes that have one.
-
-    Raises:
-        InputError: no rows or no axes.
-    """
+        machine_axes: those of the axes that change the machine. units: of the axes that have one."""
     figures = sweep_figures(rows, axes, units, machines_of(profiles, machine_axes))
     models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
     machines = list(dict.fromkeys(str(row["arch"]) for row in rows))
@@ -66,7 +61,7 @@ def write_page(
         figures=figures,
         footer="estimates, no measurements",
     )
-    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
+    write(text, path)
 
 
 def machines_of(profiles: Sequence[ArchitectureProfile], machine_axes: Sequence[str]) -> Machines:

@@ -1,7 +1,4 @@
-"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark.
-
-test: first visit to a case ... all tests have run: further visits in random order -> rows merged -> table, JSON, summary
-"""
+"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -216,13 +213,7 @@ class BenchmarkRun:
 
 
 class ShmooBenchmark:
-    """The fixture `shmoo_benchmark` of one test.
-
-    Args:
-        node: the test.
-        benchmark: pytest-benchmark's fixture of the same test.
-        run: where rows go.
-    """
+    """The fixture `shmoo_benchmark` of one test, beside pytest-benchmark's fixture of the same test; rows go to `run`."""
 
     def __init__(self, node: pytest.Item, benchmark: BenchmarkFixture, run: BenchmarkRun) -> None:
         self._node = node
@@ -315,15 +306,12 @@ class ShmooBenchmark:
         if row.timing is None:
             pytest.fail(row.why or f"{row.status}, without a reason", pytrace=False)
         samples, calls = row.timing.samples_s, row.timing.block_calls
-        self._clock().load([sample * calls for sample in samples])
+        marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
+        marker.kwargs["timer"].load([sample * calls for sample in samples])
         # The work was timed before.
         self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=calls)
         self._benchmark.extra_info.update(figures(row, row.timing))
         self._run.show(row, self._node.name, self._benchmark)
-
-    def _clock(self) -> ReplayClock:
-        marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
-        return marker.kwargs["timer"]
 
 
 def _within(settings: TimingSettings, max_s: float) -> TimingSettings:

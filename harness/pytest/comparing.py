@@ -18,15 +18,13 @@ SHOWN = 20
 
 
 class Referee:
-    """Compares the session's run with others.
+    """Compares the session's run with others; `pytest.UsageError` where a base run cannot be read, or for a change that nobody
+    knows.
 
     Args:
         bases: directories of the runs to compare with.
         asked: such as "slower:5%,hungrier"; slower by 3 % for none.
         suspect: what suspect rows do: "say", "fail" or "again", after which those that are left fail.
-
-    Raises:
-        pytest.UsageError: a base run cannot be read, or a change that nobody knows.
     """
 
     def __init__(self, bases: Sequence[str], asked: Sequence[str], suspect: str) -> None:
@@ -39,11 +37,8 @@ class Referee:
             raise pytest.UsageError(str(error)) from None
 
     def reports(self, path: Path | None) -> Iterator[pytest.TestReport]:
-        """A report for each question, and one for suspect rows where these are to fail.
-
-        Args:
-            path: the session's run; `None` where no benchmark ran.
-        """
+        """A report for each question about the session's run, and one for suspect rows where these are to fail; `None` where no
+        benchmark ran."""
         if path is None or not (path / "run.json").exists():
             yield _report("any benchmark", "no benchmark ran, so that there is nothing to compare")
             return

@@ -1,16 +1,6 @@
-"""pytest plug-in: `--benchmark` and the fixture `shmoo_benchmark`, on top of pytest-benchmark.
+"""pytest plug-in: `--benchmark` and the fixture `shmoo_benchmark`, on pytest-benchmark (docs/measuring.md, "Under pytest").
 
-    def test_my_attention(shmoo_benchmark):
-        shmoo_benchmark(my_attention, query, key, value)
-
-Without `--benchmark` the tests that use the fixture (or carry the marker `shmoo`) are skipped and nothing else changes. With it
-each is timed by the same core as `shmoo measure`, shown in pytest-benchmark's table and JSON with our figures in `extra_info`,
-and each visit is written to a run directory as soon as it is finished. Cases of workloads are visited again when all tests have
-run; the table then shows the samples of all visits. A target of the test's own exists only within its test, and so do its visits:
-one, or as many as `--shmoo-visits` says. With `--shmoo-compare RUN` the run is compared at the end: each answer is one more test.
-
-This module is imported in every pytest run of every project that has shmoo installed, so it imports next to nothing.
-"""
+It is imported in every pytest run of every project that has shmoo installed, so it imports next to nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,1 @@
-"""What runs a model: torch.compile back-ends, Inductor's real groups, and the profiler's trace.
-
-Timing is measuring.
-"""
+"""What runs a model: torch.compile back-ends, Inductor's real groups, and the profiler's trace. Timing is measuring."""

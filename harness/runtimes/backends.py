@@ -14,12 +14,8 @@ Forward = Callable[..., Any]
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """A way to run a model.
-
-    Attributes:
-        options: of torch.compile, which may compile at the first call only; `None` runs the model itself.
-        devices: supported device types.
-    """
+    """A way to run a model on some types of devices: options of torch.compile, which may compile at the first call only; `None`
+    runs the model itself."""
 
     options: dict[str, Any] | None
     devices: tuple[str, ...] = ("cpu", "cuda")

@@ -1,17 +1,13 @@
-"""The calls in each of Inductor's kernels: its scheduler's nodes after fusion, traced back to a captured graph.
+"""The calls in each of Inductor's kernels. Compilation stops at the schedule, before any code is generated.
 
-Compilation stops there, before any C++ or Triton is generated, so a network takes seconds. Each captured call leaves its index on
-its FX node; tracing and decomposition carry this mark to the nodes that Inductor lowers, and every scheduler node lists its
-origins. Four rules turn that into groups:
+Each captured call leaves its index on its FX node; tracing and decomposition carry this mark to the nodes that Inductor lowers,
+and every scheduler node lists its origins. Four rules turn that into groups:
 
 - A buffer computes its own FX node and the nodes inlined into it, back to nodes with a buffer.
 - A call with a library kernel among its parts belongs to that kernel only; loops that rearrange its operands are layout copies.
-- A kernel that is left without calls is a layout copy; it counts in no group and not as a kernel of the model.
+- A kernel that is left without calls is a layout copy, and no kernel of the model.
 - A call whose mark was lost in a pattern replacement belongs to the library kernel that absorbed it: that of the contraction
-  whose result alone it reads, of the pointwise call that reads it, or of its producer. Without one it was folded into a
-  constant, or removed.
-
-An operator that is inlined into several kernels is in each of them; views that are parts of an operator are in none.
+  whose result alone it reads, of the pointwise call that reads it, or of its producer.
 """
 
 from __future__ import annotations
@@ -58,19 +54,9 @@ def inductor_groups(
     freezing: bool = False,
     name: str = "",
 ) -> list[InductorGroups]:
-    """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule.
-
-    The model runs once, eagerly, on the device of its weights.
-
-    Args:
-        freezing: make the weights constants, as the runtime "inductor-freezing" does.
-
-    Returns:
-        One entry for each piece that torch.compile makes of the model.
-
-    Raises:
-        InputError: torch.compile or Inductor cannot take the model.
-    """
+    """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule: an entry for each piece that torch.compile makes
+    of the model, which runs once, eagerly, on the device of its weights. `freezing` makes the weights constants, as the runtime
+    "inductor-freezing" does. `InputError` where torch.compile or Inductor cannot take the model."""
     from torch._inductor import config
 
     torch._dynamo.reset()
@@ -91,7 +77,6 @@ class _Scheduled(Exception):
 
 
 def _schedule(piece: Piece) -> list[Any]:
-    """Inductor's scheduler nodes after fusion."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 

@@ -5,8 +5,7 @@
         output = compiled(x)
     call.latency_s, call.energy_j, call.schedule
 
-Nothing is modelled outside `recording()`, where a compiled model costs only Dynamo's guards. The pieces between graph breaks
-belong to one call; the Python code between them is not modelled.
+The pieces between graph breaks belong to one call; the Python code between them is not modelled.
 """
 
 from __future__ import annotations
@@ -58,12 +57,8 @@ class ModelledCall:
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The whole estimate: intervals, breakdown, basis.
-
-        Raises:
-            NothingMeasuredError: nothing compiled with these back-ends ran.
-            InputError: pieces of different machines ran; record each call by itself.
-        """
+        """The whole estimate: intervals, breakdown, basis. `NothingMeasuredError` where nothing compiled with these back-ends
+        ran; `InputError` where pieces of different machines ran, which are recorded each by itself."""
         return self._director.estimate(self.graphs)
 
     @property
@@ -97,15 +92,8 @@ def recording() -> Iterator[ModelledCall]:
 
 
 def kpu(module: fx.GraphModule, inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-    """Back-end `kpu`: the Stillwater KPU.
-
-    Args:
-        module, inputs: as Dynamo calls a back-end.
-        options: `profile`: name of an architecture, path of a profile, or an `ArchitectureProfile`.
-
-    Raises:
-        InputError: an unknown option or profile, or a profile of another family.
-    """
+    """Back-end `kpu`: the Stillwater KPU; Dynamo calls it. Its option `profile` is the name of an architecture, the path of a
+    profile, or an `ArchitectureProfile`; `InputError` for an unknown option or profile, or a profile of another family."""
     return _Piece(module, _profile("kpu", options)).run
 
 

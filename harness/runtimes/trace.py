@@ -1,8 +1,6 @@
-"""The predicted schedule beside a measured call: one file in Chrome's trace-event format, which Perfetto opens.
-
-Prediction and measurement are two processes of the trace; both begin at 0, the entry of the call. (Trace Event Format, Google,
-2016: events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names processes and threads.)
-"""
+"""The predicted schedule beside a measured call, two processes of one file in Chrome's trace-event format, which Perfetto opens
+(Trace Event Format, Google, 2016: events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names
+processes and threads). Both begin at 0, the entry of the call."""
 
 from __future__ import annotations
 
@@ -20,14 +18,12 @@ from shmoo.estimators.predict.timeline import Scheduled
 
 Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2
-"""Process ids in the file."""
 _CALL = "shmoo: call"
 WARMUP, CALLS = 3, 5
 """Calls before the recording, and recorded ones."""
 _MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset")
 """Categories of the profiler's events that are shown: operators, launches, and the device's work."""
 _KERNEL_FACTS = ("tiles", "utilisation", "flops", "bytes", "compute_s", "memory_s", "launch_s", "energy_j")
-"""Fields of a kernel that its event shows."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -39,13 +35,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
-    """Run `call` under torch.profiler and keep the call of median length. Profiling lengthens every operator by about a
-    microsecond: the trace shows where time goes, and `shmoo measure` how much time there is.
-
-    Args:
-        call: one forward; the first `WARMUP` runs, which may compile, are not recorded.
-        device: "cpu" or "cuda"; a call ends when its device has finished.
-    """
+    """Run `call`, one forward on "cpu" or "cuda", under torch.profiler and keep the call of median length; the first `WARMUP`,
+    which may compile, are not recorded. Profiling lengthens every operator by about a microsecond: the trace shows where time
+    goes, and `shmoo measure` how much time there is."""
     cuda = device.startswith("cuda")
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
 
@@ -89,12 +81,8 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
 def trace_document(
     model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: Recorded | None, reason: str = ""
 ) -> dict[str, Any]:
-    """The trace as a JSON document.
-
-    Args:
-        estimate, slots: as `estimators.predict.timeline.schedule` gives them.
-        recorded: the measured call; `None` where nothing was measured, with the `reason`.
-    """
+    """The trace as a JSON document, with what `estimators.predict.timeline.schedule` gives, and the measured call; `None` where
+    nothing was measured, with the `reason`."""
     events = list(_predicted(model, estimate, slots))
     if recorded is not None:
         events += _measured(recorded)

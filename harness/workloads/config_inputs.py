@@ -45,28 +45,17 @@ class Input(NamedTuple):
     others: Callable[[Made, Any], Sequence[Made]] = lambda made, config: ()
     beside: tuple[str, ...] = ()
 
-    @property
-    def taken(self) -> tuple[str, ...]:
-        """The names of all that it makes."""
-        return (self.name, *self.beside)
-
 
 def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> tuple[tuple[Input, ...], tuple[str, ...]]:
-    """The inputs of a model with such a signature, and notes on those that are left out.
-
-    Args:
-        model: its class, for messages.
-
-    Raises:
-        InputError: it takes none that can be made.
-    """
+    """The inputs of a model (its class, for messages) with such a signature, and notes on those that are left out; `InputError`
+    where it takes none that can be made."""
     notes = []
     inputs: list[Input] = []
     for entry in _inputs(parameters):
         if entry.name not in parameters or (entry.name == _DECODER and not config.is_encoder_decoder):
             continue
         alone = "input_ids" not in parameters
-        if entry.words and not alone and getattr(config, entry.part, _NOT_SAID) is None:
+        if entry.words and not alone and getattr(config, entry.part, "") is None:
             notes.append(f"{entry.words} left out: the config has no {entry.part}")
         elif entry.name == "input_features" and not alone and not hasattr(_audio(config), "num_mel_bins"):
             notes.append(f"{entry.words} left out: the config has no num_mel_bins, which is the height of a spectrum")
@@ -78,9 +67,6 @@ def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> t
             "give a factory (package.module:factory) for others"
         )
     return tuple(inputs), tuple(notes)
-
-
-_NOT_SAID = object()
 
 
 def _inputs(parameters: Mapping[str, Parameter]) -> tuple[Input, ...]:

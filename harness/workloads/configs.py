@@ -1,8 +1,5 @@
-"""Models that transformers builds from a config, with random weights. Nothing is downloaded.
-
-The signature of a model's `forward` determines its inputs, and its config their sizes: tokens, pixels, audio, or several of them.
-Masks are left out: nothing is padded. Well-known models are entries of `configs.json`.
-"""
+"""Models that transformers builds from a config, with random weights; nothing is downloaded. Masks are left out, as nothing is
+padded. Well-known models are entries of `configs.json`."""
 
 from __future__ import annotations
 
@@ -31,14 +28,9 @@ _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "
 
 
 class ConfigModel(msgspec.Struct, frozen=True):
-    """A well-known model.
-
-    Attributes:
-        config: the entries of its transformers config that differ from the defaults of its type.
-        source: the publication of its sizes.
-        axes: defaults of its axes that differ from those of every config.
-        parameters: published number of parameters, where there is one for exactly this model.
-    """
+    """A well-known model: the entries of its transformers config that differ from the defaults of its type, the publication of
+    its sizes, defaults of its axes that differ from those of every config, and its published number of parameters, where there is
+    one for exactly this model."""
 
     config: dict[str, Any]
     source: str
@@ -68,18 +60,10 @@ def load_config(path: str) -> DNNModule:
 
 
 def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping[str, int] | None = None) -> DNNModule:
-    """The model of a transformers config, with axes for the open sizes of its inputs.
-
-    Its architecture is the first that the config names, or the bare model of its type. The axes are "batch", and "seq_len" for
-    tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio.
-
-    Args:
-        settings: the config, with its "model_type".
-        defaults: defaults of axes that replace those of every config.
-
-    Raises:
-        InputError: transformers is missing or cannot use the config, or the model's inputs are not known.
-    """
+    """The model of a transformers config (with its "model_type"), with axes for the open sizes of its inputs: "batch", and
+    "seq_len" for tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio; `defaults`
+    replace those of every config. Its architecture is the first that the config names, or the bare model of its type.
+    `InputError` where transformers is missing or cannot use the config, or the model's inputs are not known."""
     settings, left_out = _harmless(settings)
     # transformers imports torchvision for its image models, and fails where torchvision alone would; others do without.
     with suppress(InputError):
@@ -95,7 +79,7 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         inputs, left_out_inputs = inputs_of(config, inspect.signature(architecture.forward).parameters, architecture.__name__)
         notes += left_out_inputs
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
-    optional = tuple((entry.words, entry.taken) for entry in inputs if entry.words and len(inputs) > 1)
+    optional = tuple((entry.words, (entry.name, *entry.beside)) for entry in inputs if entry.words and len(inputs) > 1)
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
@@ -146,7 +130,7 @@ def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
 @contextmanager
 def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
     """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
-    from shmoo.harness.capture.guard import hubs_offline
+    from shmoo.harness.capture.fx.guard import hubs_offline
 
     passes: tuple[type[Exception], ...] = (InputError, *passing)
     try:
@@ -188,7 +172,6 @@ def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:
-    """A note on the number of experts that are counted, for a mixture of experts."""
     text = config.get_text_config()
     count = next((value for name in _EXPERTS if (value := getattr(text, name, None))), 1)
     if count == 1:

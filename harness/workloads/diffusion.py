@@ -21,7 +21,6 @@ STAGES = (1, 2, 4, 4)
 DEPTH = 2
 """Residual blocks of a stage on the way down; one more on the way up."""
 ATTENDING = (0, 1, 2)
-"""Stages with attention."""
 HEADS = 8
 CONTEXT = 768
 """Features of a text token."""
@@ -179,8 +178,6 @@ class _Resample(nn.Module):
 
 
 class _Chain(nn.ModuleList):
-    """Modules that run one after another."""
-
     def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
         for module in self:
             x = module(x, time, text)
@@ -188,7 +185,6 @@ class _Chain(nn.ModuleList):
 
 
 def _stage(stage: int, c_in: int, c_out: int, *more: nn.Module) -> _Chain:
-    """A residual block, attention where the stage attends, and `more`."""
     attends = [_Transformer(c_out)] if stage in ATTENDING else []
     return _Chain([_Residual(c_in, c_out), *attends, *more])
 

@@ -24,10 +24,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
 
     A factory returns a model alone, which needs `input_shape`, or a tuple or list of the model, its inputs (a tuple or list, or
     one tensor) and inputs by name (a dictionary; it may stand in second place). A parameter `batch` and every one with a whole
-    number as its default is an axis.
-
-    Raises:
-        InputError: the module or the function is not found, or its inputs are not known.
+    number as its default is an axis. `InputError` where the module or the function is not found, or its inputs are not known.
     """
     factory = _import_factory(spec)
     try:
@@ -39,7 +36,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     batch, rest = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
 
     def build(make: Maker, **axes: Any) -> Built:
-        from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+        from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 
         with _user_code(f"{spec!r} failed"), absent_devices_on_cpu(), make.building():
             returned = _with_torchvision(lambda: factory(**{name: axes[name] for name in arguments}))

@@ -21,13 +21,8 @@ HF_PREFIX = "hf:"
 
 
 def find_workload(name: str) -> DNNModule:
-    """The operator, synthetic model or network of that name.
-
-    Only networks of torchvision and transformers import torch, to look up their declared input.
-
-    Raises:
-        InputError: there is none; the nearest names are suggested.
-    """
+    """The operator, synthetic model or network of that name; `InputError` suggests the nearest where there is none. Only networks
+    of torchvision and transformers import torch, to look up their declared input."""
     if name in WORKLOADS:
         return WORKLOADS[name]
     if name in DIFFUSION:

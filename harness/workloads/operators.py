@@ -1,7 +1,5 @@
-"""Single operators as workloads. Axis names are those of operator tables: b, m, n, k; rows, cols; n, c, size and so on.
-
-A workload with weights is a module, so that a capture tells weights from inputs; the others are functions of their operands.
-"""
+"""Single operators as workloads, with axes named as in operator tables. A workload with weights is a module, so that a capture
+tells weights from inputs; the others are functions of their operands."""
 
 from __future__ import annotations
 

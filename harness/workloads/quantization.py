@@ -1,8 +1,6 @@
-"""How the `quantization_config` of a transformers config stores a model's weights.
-
-What each method stores follows its own library: weights in a small type, scales, and zero points where it has them. Methods whose
-storage no element type of the vocabulary describes are named in a note, and their weights count in the model's type.
-"""
+"""How the `quantization_config` of a transformers config stores a model's weights, as each method's own library does: weights in
+a small type, scales, and zero points where it has them. Where no element type of the vocabulary describes that, a note says so,
+and weights count in the model's type."""
 
 from __future__ import annotations
 
@@ -29,7 +27,6 @@ _EXPERTS = ("experts",)
 _WIDEST_PATTERN = 40
 """Names that one pattern with alternatives may stand for."""
 _PACKED = {4: "int4", 8: "int8"}
-"""Bits -> element type."""
 
 
 def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, ...]]:

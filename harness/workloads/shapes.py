@@ -1,12 +1,10 @@
-"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks.
-
-Every draw picks its sizes independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs.
-"""
+"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks. Every size is drawn
+independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -14,18 +12,14 @@ from shmoo.harness.workloads.operators import ACTIVATIONS
 from shmoo.runs.store.records import AxisValue
 
 Axes = dict[str, AxisValue]
+Draw = Callable[[Random], AxisValue]
+"""Draws the value of an axis."""
 
 
 class Family(NamedTuple):
-    """Cases of one workload that belong together.
-
-    Attributes:
-        draw: one random set of axes.
-        micro, quick: number of cases in the suites of these names.
-        banded: whether cases are spread over the cache levels; whole networks are used as drawn.
-        compiled: number of cases that are measured in a compiled runtime too. Each takes seconds to compile; compilation changes
-            layouts and kernels of convolutions, loops, and the call of a kernel.
-    """
+    """Cases of one workload that belong together: how to draw one, and their numbers in the suites "micro", "quick" and
+    "compiled". Each of these last takes seconds to compile; compilation changes layouts and kernels of convolutions, loops, and
+    the call of a kernel. Banded cases are spread over the cache levels; whole networks are used as drawn."""
 
     name: str
     workload: str
@@ -42,6 +36,26 @@ def spread(rng: Random, low: int, high: int, step: int = 1) -> int:
     return max(low, min(high, step * round(drawn / step)))
 
 
+def size(low: int, high: int, step: int = 1) -> Draw:
+    """Draws a `spread`."""
+    return lambda rng: spread(rng, low, high, step)
+
+
+def one_of(*choices: AxisValue) -> Draw:
+    """Draws one of some values; a value that is there twice comes twice as often."""
+    return lambda rng: rng.choice(choices)
+
+
+def chance(share: float) -> Draw:
+    """Draws true with this probability."""
+    return lambda rng: rng.random() < share
+
+
+def each(draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
+    """Draws every axis, one after the other."""
+    return lambda rng: {axis: draw(rng) for axis, draw in draws.items()}
+
+
 def _image(rng: Random) -> int:
     """Height and width of a feature map: mostly those of networks for 224 x 224 images, sometimes any."""
     return rng.choice((7, 14, 28, 56, 112)) if rng.random() < 0.7 else spread(rng, 7, 128)
@@ -51,36 +65,51 @@ def _batch(rng: Random) -> int:
     return 1 if rng.random() < 0.6 else spread(rng, 2, 16)
 
 
-def _image_batch(rng: Random, batch: str, low: int, high: int) -> Axes:
+def _images(batch: str, low: int, high: int) -> dict[str, Draw]:
     """Batch (under the name of its axis), channels in multiples of `low` up to `high`, and size of feature maps."""
-    return {batch: _batch(rng), "c_in": spread(rng, low, high, low), "c_out": spread(rng, low, high, low), "size": _image(rng)}
+    return {batch: _batch, "c_in": size(low, high, low), "c_out": size(low, high, low), "size": _image}
+
+
+_ROWS = {"rows": size(1, 65536), "cols": size(16, 8192)}
+_BINARY = {**_ROWS, "broadcast": one_of("none", "none", "rows", "cols")}
+_CHANNELS = {"n": _batch, "c": size(16, 2048, 16), "size": size(7, 224)}
+_RECURRENT = {
+    "in_features": size(32, 1024, 16), "hidden": size(64, 1024, 32), "batch": _batch, "seq_len": size(8, 128),
+    "layers": one_of(1, 1, 2),
+}  # fmt: skip
+_IMAGE_ACTIVATION = one_of("relu", "silu", "hardswish")
+_CONV_STACK = {
+    "batch": _batch, "c_in": one_of(3, 16, 64), "width": size(16, 256, 8), "size": _image, "kernel": one_of(1, 3, 3, 5),
+    "depth": one_of(2, 4), "activation": _IMAGE_ACTIVATION,
+}  # fmt: skip
+_SEPARABLE = {
+    **_images("batch", 8, 256), "kernel": one_of(3, 5), "stride": one_of(1, 1, 2), "expansion": one_of(1, 4, 6),
+    "squeeze": chance(0.5), "activation": _IMAGE_ACTIVATION,
+}  # fmt: skip
+_MLP = {
+    "batch": lambda rng: _batch(rng) if rng.random() < 0.5 else spread(rng, 16, 512), "in_features": size(64, 4096),
+    "hidden": size(64, 4096), "out_features": size(10, 4096), "depth": one_of(2, 3, 4),
+    "activation": one_of("relu", "gelu", "silu", "tanh"), "softmax": chance(0.5),
+}  # fmt: skip
 
 
 def _linear(rng: Random) -> Axes:
     step = 1 if rng.random() < 0.3 else 16
-    sizes = {"m": spread(rng, 1, 4096), "n": spread(rng, 16, 8192, step), "k": spread(rng, 16, 8192, step)}
-    return {**sizes, "bias": rng.random() < 0.7}
-
-
-def _bmm(rng: Random) -> Axes:
-    return {"b": spread(rng, 1, 96), "m": spread(rng, 4, 1024), "n": spread(rng, 4, 1024), "k": spread(rng, 8, 1024, 8)}
+    return each({"m": size(1, 4096), "n": size(16, 8192, step), "k": size(16, 8192, step), "bias": chance(0.7)})(rng)
 
 
 def _conv(kernels: tuple[int, ...], strides: tuple[int, ...]) -> Callable[[Random], Axes]:
     def draw(rng: Random) -> Axes:
         kernel = rng.choice(kernels)
-        images = _image_batch(rng, "n", 8, 1024)
-        return {**images, "kernel": kernel, "stride": rng.choice(strides), "padding": kernel // 2}
+        return {**each({**_images("n", 8, 1024), "stride": one_of(*strides)})(rng), "kernel": kernel, "padding": kernel // 2}
 
     return draw
 
 
 def _conv_stem(rng: Random) -> Axes:
     kernel, stride = rng.choice(((7, 2), (3, 2), (4, 4), (16, 16), (11, 4)))
-    size = rng.choice((64, 96, 128, 160, 192, 224, 256, 288))
-    padding = 0 if kernel == stride else kernel // 2
-    channels = spread(rng, 16, 768, 16)
-    return {"n": _batch(rng), "c_in": 3, "c_out": channels, "size": size, "kernel": kernel, "stride": stride, "padding": padding}
+    drawn = each({"size": one_of(64, 96, 128, 160, 192, 224, 256, 288), "c_out": size(16, 768, 16), "n": _batch})(rng)
+    return {**drawn, "c_in": 3, "kernel": kernel, "stride": stride, "padding": 0 if kernel == stride else kernel // 2}
 
 
 def _conv_dilated(rng: Random) -> Axes:
@@ -98,123 +127,44 @@ def _conv_grouped(rng: Random) -> Axes:
     return {**_conv((3,), (1, 1, 2))(rng), "c_in": width * groups, "c_out": width * groups, "groups": groups}
 
 
-def _conv_transpose(rng: Random) -> Axes:
-    kernel, stride, padding = rng.choice(((2, 2, 0), (4, 2, 1), (3, 1, 1), (3, 2, 1)))
-    channels = {"n": _batch(rng), "c_in": spread(rng, 8, 512, 8), "c_out": spread(rng, 8, 512, 8)}
-    return {**channels, "size": spread(rng, 7, 64), "kernel": kernel, "stride": stride, "padding": padding}
+def _window(choices: Sequence[tuple[int, int, int]], draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
+    """Kernel, stride and padding that go together, then the rest."""
+    return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | each(draws)(rng)
 
 
-def _rows(rng: Random) -> Axes:
-    return {"rows": spread(rng, 1, 65536), "cols": spread(rng, 16, 8192)}
-
-
-def _binary(rng: Random) -> Axes:
-    return {**_rows(rng), "broadcast": rng.choice(("none", "none", "rows", "cols"))}
-
-
-def _cat(rng: Random) -> Axes:
-    return {"rows": spread(rng, 1, 16384), "cols": spread(rng, 16, 8192), "parts": rng.choice((2, 2, 3, 4))}
-
-
-def _channels(rng: Random) -> Axes:
-    return {"n": _batch(rng), "c": spread(rng, 16, 2048, 16), "size": spread(rng, 7, 224)}
-
-
-def _pool(rng: Random) -> Axes:
-    kernel, stride, padding = rng.choice(((2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 2, 0)))
-    return {**_channels(rng), "kernel": kernel, "stride": stride, "padding": padding}
+_TRANSPOSED = {"n": _batch, "c_in": size(8, 512, 8), "c_out": size(8, 512, 8), "size": size(7, 64)}
+_conv_transpose = _window(((2, 2, 0), (4, 2, 1), (3, 1, 1), (3, 2, 1)), _TRANSPOSED)
+_pool = _window(((2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 2, 0)), _CHANNELS)
 
 
 def _adaptive_pool(rng: Random) -> Axes:
-    images = _channels(rng)
+    images = each(_CHANNELS)(rng)
     return {**images, "out_size": min(rng.choice((1, 1, 7)), images["size"])}
-
-
-def _interpolate(rng: Random) -> Axes:
-    return {**_channels(rng), "scale": rng.choice((2, 2, 4)), "mode": rng.choice(("nearest", "bilinear"))}
-
-
-def _embedding(rng: Random) -> Axes:
-    return {"rows": spread(rng, 128, 65536), "cols": spread(rng, 64, 2048, 8), "tokens": spread(rng, 1, 8192)}
 
 
 def _attention(rng: Random) -> Axes:
     length = spread(rng, 16, 2048)
-    queries = {"b": _batch(rng), "heads": spread(rng, 1, 16), "seq_len": length, "kv_len": length}
-    return {**queries, "head_dim": rng.choice((32, 64, 64, 128)), "causal": rng.random() < 0.3}
-
-
-def _recurrent(rng: Random) -> Axes:
-    sizes = {"in_features": spread(rng, 32, 1024, 16), "hidden": spread(rng, 64, 1024, 32)}
-    return {"batch": _batch(rng), "seq_len": spread(rng, 8, 128), **sizes, "layers": rng.choice((1, 1, 2))}
-
-
-def _mlp(rng: Random) -> Axes:
-    return {
-        "batch": _batch(rng) if rng.random() < 0.5 else spread(rng, 16, 512),
-        "in_features": spread(rng, 64, 4096),
-        "hidden": spread(rng, 64, 4096),
-        "out_features": spread(rng, 10, 4096),
-        "depth": rng.choice((2, 3, 4)),
-        "activation": rng.choice(("relu", "gelu", "silu", "tanh")),
-        "softmax": rng.random() < 0.5,
-    }
-
-
-def _conv_stack(rng: Random) -> Axes:
-    return {
-        "batch": _batch(rng),
-        "c_in": rng.choice((3, 16, 64)),
-        "width": spread(rng, 16, 256, 8),
-        "size": _image(rng),
-        "kernel": rng.choice((1, 3, 3, 5)),
-        "depth": rng.choice((2, 4)),
-        "activation": rng.choice(("relu", "silu", "hardswish")),
-    }
-
-
-def _resnet_block(rng: Random) -> Axes:
-    return {**_image_batch(rng, "batch", 16, 512), "kernel": 3, "stride": rng.choice((1, 1, 2))}
-
-
-def _separable(rng: Random) -> Axes:
-    return {
-        **_image_batch(rng, "batch", 8, 256),
-        "kernel": rng.choice((3, 5)),
-        "stride": rng.choice((1, 1, 2)),
-        "expansion": rng.choice((1, 4, 6)),
-        "squeeze": rng.random() < 0.5,
-        "activation": rng.choice(("relu", "silu", "hardswish")),
-    }
+    rest = each({"b": _batch, "heads": size(1, 16), "head_dim": one_of(32, 64, 64, 128), "causal": chance(0.3)})(rng)
+    return {**rest, "seq_len": length, "kv_len": length}
 
 
 def _transformer(rng: Random) -> Axes:
     heads = rng.choice((3, 6, 8, 12))
-    return {
-        "batch": _batch(rng),
-        "seq_len": spread(rng, 16, 512),
-        "d_model": heads * rng.choice((32, 64)),
-        "heads": heads,
-        "mlp_ratio": rng.choice((2, 4)),
-        "depth": rng.choice((1, 1, 4)),
-        "activation": rng.choice(("gelu", "relu")),
-    }
+    draws = {
+        "batch": _batch, "seq_len": size(16, 512), "d_model": one_of(32 * heads, 64 * heads), "mlp_ratio": one_of(2, 4),
+        "depth": one_of(1, 1, 4), "activation": one_of("gelu", "relu"),
+    }  # fmt: skip
+    return {**each(draws)(rng), "heads": heads}
 
 
 def _convnet(rng: Random) -> Axes:
     block = rng.choice(("residual", "separable", "separable"))
-    return {
-        "batch": _batch(rng),
-        "block": block,
-        "width": spread(rng, 16, 64, 8),
-        "stages": rng.choice((3, 4)),
-        "depth": rng.choice((1, 2, 3, 4)),
-        "size": rng.choice((96, 128, 160, 192, 224)),
-        "kernel": 3 if block == "residual" else rng.choice((3, 5)),
-        "expansion": rng.choice((1, 3, 4)),
-        "squeeze": rng.random() < 0.5,
-        "activation": rng.choice(("relu", "silu", "hardswish")),
-    }
+    draws = {
+        "batch": _batch, "width": size(16, 64, 8), "stages": one_of(3, 4), "depth": one_of(1, 2, 3, 4),
+        "size": one_of(96, 128, 160, 192, 224), "kernel": (lambda _: 3) if block == "residual" else one_of(3, 5),
+        "expansion": one_of(1, 3, 4), "squeeze": chance(0.5), "activation": _IMAGE_ACTIVATION,
+    }  # fmt: skip
+    return {**each(draws)(rng), "block": block}
 
 
 def _convnet_wide(rng: Random) -> Axes:
@@ -225,7 +175,7 @@ def _convnet_wide(rng: Random) -> Axes:
 
 FAMILIES = (
     Family("linear", "linear", _linear, 32, 4),
-    Family("bmm", "bmm", _bmm, 16, 2),
+    Family("bmm", "bmm", each({"b": size(1, 96), "m": size(4, 1024), "n": size(4, 1024), "k": size(8, 1024, 8)}), 16, 2),
     Family("conv 1x1", "conv", _conv((1,), (1,)), 24, 3, compiled=4),
     Family("conv 1x1 strided", "conv", _conv((1,), (2,)), 6, 0),
     Family("conv 3x3", "conv", _conv((3,), (1,)), 20, 3, compiled=4),
@@ -236,34 +186,54 @@ FAMILIES = (
     Family("conv depthwise", "conv", _conv_depthwise, 22, 3, compiled=4),
     Family("conv grouped", "conv", _conv_grouped, 12, 1, compiled=3),
     Family("conv_transpose", "conv_transpose", _conv_transpose, 7),
-    Family("batch_norm", "batch_norm", _channels, 11, compiled=1),
-    Family("layer_norm", "layer_norm", _rows, 10, compiled=2),
-    Family("group_norm", "group_norm", lambda rng: {**_channels(rng), "groups": rng.choice((1, 4, 8, 16))}, 6, 0, compiled=1),
-    Family("rms_norm", "rms_norm", _rows, 6, 0),
-    Family("softmax", "softmax", _rows, 9, compiled=2),
-    Family("add", "add", _binary, 10, compiled=1),
-    Family("mul", "mul", _binary, 8),
-    Family("sub", "sub", _binary, 4, 0),
-    Family("div", "div", _binary, 5, 0),
-    Family("add_scalar", "add_scalar", _rows, 5, 0),
+    Family("batch_norm", "batch_norm", each(_CHANNELS), 11, compiled=1),
+    Family("layer_norm", "layer_norm", each(_ROWS), 10, compiled=2),
+    Family("group_norm", "group_norm", each({**_CHANNELS, "groups": one_of(1, 4, 8, 16)}), 6, 0, compiled=1),
+    Family("rms_norm", "rms_norm", each(_ROWS), 6, 0),
+    Family("softmax", "softmax", each(_ROWS), 9, compiled=2),
+    Family("add", "add", each(_BINARY), 10, compiled=1),
+    Family("mul", "mul", each(_BINARY), 8),
+    Family("sub", "sub", each(_BINARY), 4, 0),
+    Family("div", "div", each(_BINARY), 5, 0),
+    Family("add_scalar", "add_scalar", each(_ROWS), 5, 0),
     *(
-        Family(name, name, _rows, 7 if name in ("relu", "gelu", "silu", "hardswish") else 5, 1 if name in ("relu", "gelu") else 0)
+        Family(
+            name,
+            name,
+            each(_ROWS),
+            7 if name in ("relu", "gelu", "silu", "hardswish") else 5,
+            1 if name in ("relu", "gelu") else 0,
+        )
         for name in ACTIVATIONS
     ),
-    Family("cat", "cat", _cat, 8),
-    Family("copy", "copy", _rows, 7),
+    Family("cat", "cat", each({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 8),
+    Family("copy", "copy", each(_ROWS), 7),
     Family("max_pool", "max_pool", _pool, 9, compiled=3),
     Family("avg_pool", "avg_pool", _pool, 7, 0, compiled=2),
     Family("adaptive_avg_pool", "adaptive_avg_pool", _adaptive_pool, 8, compiled=2),
-    Family("interpolate", "interpolate", _interpolate, 5, 0, compiled=1),
-    Family("embedding", "embedding", _embedding, 6),
+    Family(
+        "interpolate",
+        "interpolate",
+        each({**_CHANNELS, "scale": one_of(2, 2, 4), "mode": one_of("nearest", "bilinear")}),
+        5,
+        0,
+        compiled=1,
+    ),
+    Family("embedding", "embedding", each({"rows": size(128, 65536), "cols": size(64, 2048, 8), "tokens": size(1, 8192)}), 6),
     Family("attention", "attention", _attention, 12, 2),
-    Family("lstm", "lstm", _recurrent, 8, 0),
-    Family("gru", "gru", _recurrent, 5, 0),
-    Family("mlp", "mlp", _mlp, 8, 2, compiled=2),
-    Family("conv_stack", "conv_stack", _conv_stack, 6, compiled=3),
-    Family("resnet_block", "resnet_block", _resnet_block, 7, 1, compiled=4),
-    Family("depthwise_separable_block", "depthwise_separable_block", _separable, 9, 1, compiled=3),
+    Family("lstm", "lstm", each(_RECURRENT), 8, 0),
+    Family("gru", "gru", each(_RECURRENT), 5, 0),
+    Family("mlp", "mlp", each(_MLP), 8, 2, compiled=2),
+    Family("conv_stack", "conv_stack", each(_CONV_STACK), 6, compiled=3),
+    Family(
+        "resnet_block",
+        "resnet_block",
+        each({**_images("batch", 16, 512), "kernel": lambda _: 3, "stride": one_of(1, 1, 2)}),
+        7,
+        1,
+        compiled=4,
+    ),
+    Family("depthwise_separable_block", "depthwise_separable_block", each(_SEPARABLE), 9, 1, compiled=3),
     Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),
     Family("convnet wide", "convnet", _convnet_wide, 8, 0, banded=False, compiled=2),

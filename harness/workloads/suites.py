@@ -30,7 +30,6 @@ NETWORKS = (
     "shufflenet_v2_x1_0",
     "resnet18",
 )
-"""The networks of the suite "nets"."""
 
 _SEED = "shmoo"
 _CANDIDATES = 64
@@ -57,20 +56,15 @@ def plan_suite(
     device: str = "cpu",
     dtypes: Sequence[str] = ("float32",),
     runtimes: Sequence[str] = ("eager",),
-    threads: int | None = None,
 ) -> tuple[CaseSpec, ...]:
-    """The cases of a suite, in a shuffled order that is the same every time.
+    """The cases of a suite, in a shuffled order that is the same every time; each in every combination of dtypes and runtimes.
+    `InputError` where the suite is unknown, or no dtype or runtime is given.
 
     Args:
         name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
             beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
             for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
-        dtypes, runtimes: every case is planned in each combination.
-        threads: number of CPU threads of every case, `None` for the process's default.
-
-    Raises:
-        InputError: the suite is unknown, or no dtype or runtime is given.
     """
     if name not in SUITES:
         raise unknown("suite", name, (*SUITES, PLANNED))
@@ -90,7 +84,6 @@ def plan_suite(
             dtype=dtype,
             runtime=runtime,
             device=device,
-            threads=threads,
         )
         for workload, axes in plan
         for dtype in dtypes
@@ -142,7 +135,6 @@ class _Limits(NamedTuple):
 
 
 def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
-    """The given number of cases of each family, over all bands in turn."""
     for position, family in enumerate(FAMILIES):
         rng = Random(f"{_SEED}:{family.name}")
         drawn: list[Axes] = []
@@ -198,7 +190,6 @@ _SWEEPS = (
     _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 1}),
     _Sweep("mlp", ("in_features", "hidden", "out_features"), 32, {"batch": 64}),
 )
-"""Sweeps of the suite "shmoo"."""
 _PER_OCTAVE = 2
 """Points of a sweep for each doubling of the size."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
 from shmoo.harness.workloads.operators import ACTIVATIONS, BIAS, SIZE, conv_out
@@ -275,21 +275,14 @@ def transformer_block(
     return Built(stack, (make.tensor(batch, seq_len, d_model),))
 
 
-class _Block(NamedTuple):
-    c_in: int
-    c_out: int
-    stride: int
-    size: int
-    """Height and width of its input."""
-
-
-def _blocks(width: int, stages: int, depth: int, size: int) -> Iterator[_Block]:
-    """The blocks of a network: every stage doubles the width, and all but the first halve the size."""
+def _blocks(width: int, stages: int, depth: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Channels in and out, stride and size of the input of a network's blocks: every stage doubles the width, and all but the
+    first halve the size."""
     c_in, size = width, conv_out(size, 3, 2, 1)
     for stage in range(stages):
         for position in range(depth):
             stride = 2 if stage > 0 and position == 0 else 1
-            yield _Block(c_in, width * 2**stage, stride, size)
+            yield c_in, width * 2**stage, stride, size
             c_in, size = width * 2**stage, conv_out(size, 3, stride, 1)
 
 
@@ -298,17 +291,17 @@ def _convnet_size(
     activation: str,
 ) -> Size:  # fmt: skip
     weights, touched, flops = CLASSES * width * 2 ** (stages - 1), 3 * size**2, 0
-    for b in _blocks(width, stages, depth, size):
-        out = conv_out(b.size, kernel, b.stride, kernel // 2)
+    for c_in, c_out, stride, side in _blocks(width, stages, depth, size):
+        out = conv_out(side, kernel, stride, kernel // 2)
         if block == "residual":
-            block_weights = kernel**2 * (b.c_in * b.c_out + b.c_out**2)
-            touched += 8 * b.c_out * out**2
+            block_weights = kernel**2 * (c_in * c_out + c_out**2)
+            touched += 8 * c_out * out**2
             flops += 2 * block_weights * out**2
         else:
-            wide = b.c_in * expansion
-            block_weights = b.c_in * wide + wide * kernel**2 + wide * b.c_out
-            touched += 5 * wide * (b.size**2 + out**2)
-            flops += 2 * (b.c_in * wide * b.size**2 + (wide * kernel**2 + wide * b.c_out) * out**2)
+            wide = c_in * expansion
+            block_weights = c_in * wide + wide * kernel**2 + wide * c_out
+            touched += 5 * wide * (side**2 + out**2)
+            flops += 2 * (c_in * wide * side**2 + (wide * kernel**2 + wide * c_out) * out**2)
         weights += block_weights
     return Size(weights + batch * touched, batch * flops)
 
@@ -338,11 +331,11 @@ def convnet(
 
     def network() -> torch.nn.Module:
         layers: list[torch.nn.Module] = [*_conv_norm(3, width, 3, 2), _activation(activation)]
-        for b in _blocks(width, stages, depth, size):
+        for c_in, c_out, stride, _ in _blocks(width, stages, depth, size):
             if block == "residual":
-                layers.append(_residual_module(b.c_in, b.c_out, kernel, b.stride, activation))
+                layers.append(_residual_module(c_in, c_out, kernel, stride, activation))
             else:
-                layers.append(_separable_module(b.c_in, b.c_out, kernel, b.stride, expansion, squeeze, activation))
+                layers.append(_separable_module(c_in, c_out, kernel, stride, expansion, squeeze, activation))
         last = width * 2 ** (stages - 1)
         head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, CLASSES))
         return nn.Sequential(*layers, *head)

@@ -1,10 +1,6 @@
 """Networks by name, with random weights and the input each declares: torchvision's, and denoisers of diffusion. Nothing is
-downloaded.
-
-The declared input of torchvision's networks is that of their first pretrained weights: the crop size (or the size images are
-resized to, for segmentation), so that published figures, which hold for it, can be compared. Detectors resize photographs
-themselves.
-"""
+downloaded. The declared input is that of the first pretrained weights, for which figures are published; detectors resize
+photographs themselves."""
 
 from __future__ import annotations
 
@@ -66,20 +62,17 @@ _SIGNATURES = {
     "_deform_conv2d_backward": "(Tensor grad, Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
     f"{_WINDOW}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 }
-"""Signatures of torchvision's compiled operators."""
 _NO_CUDA = -1
 """`torchvision::_cuda_version` of a library built without CUDA."""
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, with its compiled operators where they load, otherwise with their signatures alone.
+    """torchvision, with its compiled operators where they load, otherwise with their signatures alone; `InputError` where it is
+    not installed.
 
     `import torchvision` fails where the compiled library is missing, or was built for another torch or for an absent GPU.
     Signatures suffice for capture, also of detectors: torchvision itself computes the shapes. Running such an operator on data
     fails with torch's own message that there is no kernel for it.
-
-    Raises:
-        InputError: torchvision is not installed.
     """
     from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 
@@ -215,7 +208,6 @@ _LATENTS = dim("batch", 1, "latent images at once")
 
 
 def _dit(letter: str, patch: int) -> DNNModule:
-    """A diffusion transformer: one denoising step of class-conditional latents."""
 
     def build(make: Maker, *, batch: int, size: int) -> Built:
         from shmoo.harness.workloads.diffusion import CLASSES, LATENT_CHANNELS, DiT
@@ -228,7 +220,6 @@ def _dit(letter: str, patch: int) -> DNNModule:
 
 
 def _latent_unet(make: Maker, *, batch: int, size: int, context: int) -> Built:
-    """The U-Net of latent diffusion with text: one denoising step."""
     from shmoo.harness.workloads.diffusion import CONTEXT, LATENT_CHANNELS, LatentUNet
 
     inputs = (make.tensor(batch, LATENT_CHANNELS, size, size), make.positive(batch), make.tensor(batch, context, CONTEXT))
@@ -244,4 +235,3 @@ DIFFUSION: Mapping[str, DNNModule] = {
     **{f"dit_{letter}_{patch}": _dit(letter, patch) for letter in _DIT_SIZES for patch in _DIT_PATCHES},
     "latent_diffusion_unet": DNNModule("latent_diffusion_unet", "network", _UNET_AXES, _latent_unet),
 }
-"""Denoisers by name."""

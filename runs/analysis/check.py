@@ -12,6 +12,7 @@ import numpy as np
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.registry import grouped
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Measurement, Timing
 from shmoo.runs.store.statistics import FEW_CASES, median, order_interval
@@ -85,7 +86,7 @@ def _more_visits(rows: Sequence[Measurement]) -> int:
 
 
 def _listed(rows: Sequence[Measurement]) -> str:
-    labels = list(dict.fromkeys(row.case.label for row in rows))
+    labels = _labels(rows)
     return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
 
 
@@ -95,10 +96,6 @@ def _labels(rows: Sequence[Measurement]) -> tuple[str, ...]:
 
 def _timed(run: Run) -> list[Measurement]:
     return [row for row in run.rows if row.timed]
-
-
-def _samples(row: Measurement) -> int:
-    return 0 if row.timing is None else len(row.timing.samples_s)
 
 
 def _completeness(run: Run) -> Iterator[Finding]:
@@ -139,11 +136,9 @@ def _failures(run: Run) -> Iterator[Finding]:
 
 def _by_code(run: Run, *statuses: str) -> dict[str, list[Measurement]]:
     """Reason code -> the rows of these statuses with that reason, the most frequent code first."""
-    causes: dict[str, list[Measurement]] = {}
-    for row in run.rows:
-        if row.status in statuses:
-            for code in dict.fromkeys(reason.code for reason in row.reasons) or ("no reason given",):
-                causes.setdefault(code, []).append(row)
+    concerned = [row for row in run.rows if row.status in statuses]
+    codes = [dict.fromkeys(reason.code for reason in row.reasons) or ("no reason given",) for row in concerned]
+    causes = grouped((code, row) for row, own in zip(concerned, codes, strict=True) for code in own)
     return dict(sorted(causes.items(), key=lambda item: -len(item[1])))
 
 
@@ -182,7 +177,7 @@ def _graphs(run: Run) -> Iterator[Finding]:
 
 def _noise(run: Run) -> Iterator[Finding]:
     rows = _timed(run)
-    few = [row for row in rows if _samples(row) < FEW_SAMPLES]
+    few = [row for row in rows if row.timing is not None and len(row.timing.samples_s) < FEW_SAMPLES]
     if few:
         found = f"{len(few)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: {_listed(few)}"
         yield Finding("few samples", found, "note", _resume(run, _more_visits(few)), _labels(few))
@@ -245,10 +240,7 @@ def _energy(run: Run) -> Iterator[Finding]:
             f"time: {_listed(elsewhere)}"
         )
         yield Finding("energy pace", found, "note", "", _labels(elsewhere))
-    causes: dict[tuple[str, str], list[Measurement]] = {}
-    for row, reading in readings:
-        if reading.energy_j is None:
-            causes.setdefault((reading.domain, reading.reason), []).append(row)
+    causes = grouped(((reading.domain, reading.reason), row) for row, reading in readings if reading.energy_j is None)
     for (domain, reason), rows in causes.items():
         found = f"{domain}: not known in {len(rows)} of {len(run.rows)} rows: {reason}"
         yield Finding("energy", found, "note", "`shmoo doctor` lists counters and remedies", _labels(rows))

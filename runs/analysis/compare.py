@@ -1,18 +1,11 @@
 """Comparison of a run with one or several earlier ones of the same cases: changes beyond noise, and the spread of the campaigns.
 
-    variance of the log ratio of a case = (standard error in A)² + (standard error in B)²
-
-The standard errors come from the spread between visits (`runs.store.statistics.latency`). A run that visited no case twice knows
-only the variation within one visit; the spread of all ratios then measures the difference of unchanged cases. Several base runs
-also show what two runs of an unchanged machine differ by, and paired visits (`shmoo duel`) what is left when both sides met the
-same moments (`compare_noise.py`). A case counts as changed only when its ratio exceeds its noise, corrected for the number of
-cases.
-"""
+The variance of a case's log ratio is that of both sides, from the spread between visits (docs/gate.md has the formulas)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import msgspec
@@ -20,19 +13,8 @@ import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
-from shmoo.runs.analysis.compare_noise import (
-    Growth,
-    Pair,
-    between_runs,
-    drift_variance,
-    energy_growths,
-    mean_variance_between,
-    own_growth,
-    paired_differences,
-    paired_drift_variance,
-    paired_growths,
-    suite_growth,
-)
+from shmoo.runs.analysis import compare_noise
+from shmoo.runs.analysis.compare_noise import Growth, Pair
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
@@ -132,12 +114,8 @@ class Comparison(msgspec.Struct, frozen=True):
         return self.shifted or any(case.changed for case in self.cases)
 
     def answer(self, question: str, threshold: float = MIN_CHANGE) -> Verdict:
-        """The answer to one of `compare_verdict.QUESTIONS`, such as "slower"; suspect rows take no part in it.
-
-        Raises:
-            InputError: no such question.
-            NothingMeasuredError: no case tells the quantity.
-        """
+        """The answer to one of `compare_verdict.QUESTIONS`, such as "slower"; suspect rows take no part in it. `InputError` for
+        another question, `NothingMeasuredError` where no case tells the quantity."""
         quantity = QUESTIONS[question][0] if question in QUESTIONS else ""
         growths = [(case.case.label, case.time if quantity == "time" else case.energy) for case in self.cases]
         known = [(label, growth) for label, growth in growths if growth is not None]
@@ -174,16 +152,18 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     noise, noise_from = _visit_noise(pairs, apart)
     identities = {pair.new.case.identity for pair in pairs}
     if paired:
-        differences = paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
-        times, noise_from = paired_growths(pairs, differences), "pairs"
-        suite = suite_growth(times, paired_drift_variance(bases[0], differences))
+        differences = compare_noise.paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
+        times, noise_from = compare_noise.paired_growths(pairs, differences), "pairs"
+        suite = compare_noise.suite_growth(times, compare_noise.paired_drift_variance(bases[0], differences))
     else:
-        times = between_runs(pairs, [own_growth(pair, apart) for pair in pairs])
+        times = compare_noise.between_runs(pairs, [compare_noise.own_growth(pair, apart) for pair in pairs])
         noise_from = "runs" if len(bases) > 1 else noise_from
         # The drifts of two runs are independent, so that their variances add up.
-        drifts = [drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)]
-        suite = suite_growth(times, _sum_of_drifts(drifts), mean_variance_between(bases, pairs))
-    energies = energy_growths(pairs)
+        drifts = [
+            compare_noise.drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)
+        ]
+        suite = compare_noise.suite_growth(times, _sum_of_drifts(drifts), compare_noise.mean_variance_between(bases, pairs))
+    energies = compare_noise.energy_growths(pairs)
     cases = [_case_change(*found, len(pairs), min_change) for found in zip(pairs, times, energies, strict=True)]
     shift, shifted = _common_shift(logs, min_change)
     canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]
@@ -192,7 +172,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     energy_logs = {name: [g.log_ratio for n in numbers if (g := energies[n]) is not None] for name, numbers in groups.items()}
     suites = {
         "time": suite,
-        "energy": suite_growth([growth for growth in energies if growth is not None]),
+        "energy": compare_noise.suite_growth([growth for growth in energies if growth is not None]),
     }
     # The first base run that has a case speaks for all of them.
     base_rows, base_usable = (
@@ -239,15 +219,10 @@ def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:
         ("version of ", a.versions, b.versions),
         ("", a.settings, b.settings),
     ):
-        differences += [Difference(prefix + key, x, y) for key, x, y in _unequal(old, new)]
-    return tuple(differences)
-
-
-def _unequal(a: Mapping[str, object], b: Mapping[str, object]) -> Iterable[tuple[str, object, object]]:
-    for key in sorted(a.keys() | b.keys()):
         # What is measured anew for each run, such as the cost of a page fault, never repeats to the digit.
-        if a.get(key) != b.get(key) and not key.startswith("measured."):
-            yield key, a.get(key), b.get(key)
+        keys = [key for key in sorted(old.keys() | new.keys()) if not key.startswith("measured.")]
+        differences += [Difference(prefix + key, x, y) for key in keys if (x := old.get(key)) != (y := new.get(key))]
+    return tuple(differences)
 
 
 def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | None, str]:

@@ -1,25 +1,6 @@
 """How much a case, or a whole suite, grew from one run to another, and how well that is known.
 
-    log ratio of a case    d  = log(new) - mean over base runs of log(base)
-    its variance, one base s² = (standard error in base)² + (standard error in new)²
-    several bases          s² = v (1 + 1/B), v the variance of the B base runs, at least the line above
-    paired visits          d  = trimmed mean of the differences of the n pairs; s² = (their Winsorized variance) / n
-    of several processes   d  = mean over K pairs of processes of the trimmed mean of their pairs; s² = (variance of the K) / K
-    geometric mean         D  = mean of d; S² = the largest of
-                                sum of s² / N²                 cases independent of each other
-                                variance of batch means / K    drift that all cases share, within the runs; of a duel, what
-                                                               the K pairs of processes differ by in the mean over cases
-                                w (1 + 1/B)                    w the variance of the base runs' geometric means
-                           of the first two with the fewer degrees of freedom, those of the K
-
-Neighbours and clocks slow all cases of a while down together, so that the error of a mean over cases does not fall with the root
-of their number. Batch means show it (Law and Kelton, Simulation modeling and analysis, section 9.5.3): the residuals of all
-visits around their cases, in the order of measurement, are cut into K batches, and the spread of the batches' means is that of
-the drift. Pairs of visits that follow each other share the drift, which their difference does not hold (duet benchmarking: Bulej
-et al., ICPE 2020). All pairs of the same two processes share what these differ by, so that each pair of processes counts as one
-observation (errors that clusters share: Cameron and Miller, J. Human Resources 50, 2015; levels of repetition: Kalibera and
-Jones, ISMM 2013).
-"""
+docs/gate.md has the formulas and their sources: two runs, several base runs, pairs of visits, and the geometric mean."""
 
 from __future__ import annotations
 
@@ -34,6 +15,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.registry import grouped
 from shmoo.runs.store.records import EnergyReading, Measurement
 from shmoo.runs.store.statistics import CONFIDENCE, FEW_CASES, MAD_OF_NORMAL, PRIOR_VISITS, normal_deviation
 from shmoo.runs.store.store import Run
@@ -170,9 +152,7 @@ def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> Paired
             continue
         # Lines of an older version, which a duel went on with, are of one pair of processes.
         process_of = {line.visit: -1 if line.process is None else line.process for line in base.visits[identity]}
-        parts: dict[int, list[float]] = {}
-        for visit, difference in shared.items():
-            parts.setdefault(process_of[visit], []).append(difference)
+        parts = grouped((process_of[visit], difference) for visit, difference in shared.items())
         values[identity] = {process: _trimmed_mean(part) for process, part in parts.items()}
     return PairedDifferences(values, by_process)
 

@@ -1,15 +1,4 @@
-"""Answers to "is it slower?" and the like: yes, no, or too noisy to decide.
-
-    d         log ratio of new over base, s its standard error, n how many cases are looked at
-    yes       d > log(1 + threshold)  and  d >= max(3, q) s, q Student's quantile for a false alarm in n (Bonferroni)
-    too noisy otherwise, where min(d, 0) + 3 s > log(1 + resolution): such a growth would not have been seen,
-              or where d + t s > log(1 + resolution), t s half the 90 % interval: there may be such a growth
-    no        otherwise
-
-The resolution is 15 % for a single case and 5 % for the geometric mean of the suite, or the threshold where that is larger. Where
-nothing tells how noisy a quantity is, the answer is "too noisy". Three outcomes rather than two are those of an equivalence test
-(Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987): that no growth was shown does not show that there is none.
-"""
+"""Answers to "is it slower?" and the like: yes, no, or too noisy to decide (docs/gate.md has the rules and their sources)."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
+from shmoo.estimators.registry import grouped
 from shmoo.runs.analysis.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
 from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, director_predictor
@@ -65,10 +66,7 @@ def case_metrics(cases: Sequence[CaseError]) -> dict[str, dict[str, ErrorCardEnt
     """Split -> group -> errors, in the order fit, validation, test."""
     metrics = {}
     for split in ("fit", "validation", "test"):
-        groups: dict[str, list[CaseError]] = {}
-        for case in cases:
-            if case.split == split:
-                groups.setdefault(case.group, []).append(case)
+        groups = grouped((case.group, case) for case in cases if case.split == split)
         operators = [c for c in cases if c.split == split and c.case.kind == "operator" and c.case.runtime == "eager"]
         if operators:
             groups["operators"] = operators
@@ -219,12 +217,8 @@ class MeasuredCall(msgspec.Struct, frozen=True):
 
 
 def measured_calls(run: Run, workload: str) -> list[MeasuredCall]:
-    """The timed calls of a network's rows in a run that can be used.
-
-    Raises:
-        InputError: the run has no such row.
-        FormatError: a stored graph is damaged.
-    """
+    """The timed calls of a network's rows in a run that can be used. `InputError` where the run has no such row, `FormatError`
+    where a stored graph is damaged."""
     rows = [row for row in run.rows if row.case.workload == workload and row.timed and row.children]
     if not rows:
         known = sorted({row.case.workload for row in run.rows if row.children})

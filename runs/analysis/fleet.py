@@ -1,12 +1,6 @@
 """Many machines' runs side by side: machines that are equal, which of them is an outlier, what drifted since an earlier campaign.
 
-    reference of a case  = median of its log times over the equal machines
-    speed of a machine   = median over the shared cases of (log time - reference)
-    z                    = (speed - median speed of the others) / sqrt(scatter of the others² + standard error²)
-
-The modified z-score of Iglewicz and Hoaglin (How to detect and handle outliers, ASQC, 1993) with their limit of 3.5. The machine
-that is judged takes no part in the median and the scatter, so that one slow machine among three does not hide itself.
-"""
+The judged machine takes no part in median and scatter, so that a slow machine among three cannot hide itself (docs/lab.md)."""
 
 from __future__ import annotations
 
@@ -19,6 +13,7 @@ import numpy as np
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.registry import grouped
 from shmoo.runs.analysis.compare import compare_runs, conditions
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.records import CaseSpec
@@ -184,10 +179,7 @@ def speeds(specimens: Sequence[Specimen]) -> tuple[Speed, ...]:
 
 def _distances(values: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
     """Of each machine the distances of its values from the medians, over the cases that another machine has too."""
-    cases: dict[str, list[float]] = {}
-    for own in values:
-        for case, value in own.items():
-            cases.setdefault(case, []).append(value)
+    cases = grouped(pair for own in values for pair in own.items())
     middle = {case: float(np.median(listed)) for case, listed in cases.items() if len(listed) > 1}
     return [np.asarray([value - middle[case] for case, value in own.items() if case in middle]) for own in values]
 

@@ -1,23 +1,11 @@
 """Cases over many runs, in the order in which they were measured: where a case, or all of them, changed for good.
 
-    x_t     logarithm of what a call takes in run t
-    σ       what equal runs differ by: median of |x_t - x_(t-1)| / (0.6745 √2), weighed with that of all cases, at least the
-            standard errors that the runs know of themselves
-    T(k)    |mean of x after k - mean of x up to k| / (σ √(1/k + 1/(n - k)))
-    change  at the largest T(k), where it exceeds Student's quantile for a false alarm in all k of all cases (Bonferroni), three
-            at least, and where the means differ by more than the threshold; then each side is searched in turn
-
-T is the likelihood ratio of one step in the mean, which a cumulated sum of deviations (CUSUM: Page, Biometrika 41, 1954) reaches
-where it is furthest from zero (Sen and Srivastava, Annals of Statistics 3, 1975); searching the sides in turn is binary
-segmentation (Vostrikova, Soviet Mathematics Doklady 24, 1981). Differences of neighbours hold no step but at the step itself, so
-that their median is the noise of a series with changes as well (von Neumann et al., Annals of Mathematical Statistics 12, 1941).
-On pages of resampled recorded runs `tests/runs/analysis/test_history.py` counts the false alarms.
-"""
+docs/gate.md has the formulas and their sources."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -102,10 +90,14 @@ class History(msgspec.Struct, frozen=True):
     series: tuple[Series, ...]
 
     @property
+    def every(self) -> tuple[Series, ...]:
+        """The geometric mean, where there is one, and the cases."""
+        return self.series if self.suite is None else (self.suite, *self.series)
+
+    @property
     def first_different(self) -> int | None:
         """The first run with a change in any case or in all; `None` without one."""
-        every = (*self.series, *(() if self.suite is None else (self.suite,)))
-        return min((change.run for series in every for change in series.changes), default=None)
+        return min((change.run for series in self.every for change in series.changes), default=None)
 
     @property
     def headline(self) -> str:
@@ -150,7 +142,8 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
             time = row.latency if row.timed else None
             value_s, error = (None, None) if time is None else (time.value_s, time.relative_se)
             by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, error, row.status))
-    usable = {identity: timed for identity, found in by_case.items() if len(timed := _timed(found)) > 1}
+    timed_of = {identity: [p for p in found if p.value_s is not None] for identity, found in by_case.items()}
+    usable = {identity: timed for identity, timed in timed_of.items() if len(timed) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
     differences = {identity: np.abs(np.diff(_logs(timed))) for identity, timed in usable.items() if len(timed) >= FEWEST}
@@ -196,10 +189,6 @@ def _series(
 
 def _first_visit(run: Run) -> str:
     return min((line.measured_at for line in run.lines if line.measured_at), default="")
-
-
-def _timed(points: Iterable[CasePoint]) -> list[CasePoint]:
-    return [point for point in points if point.value_s is not None]
 
 
 def _logs(points: Sequence[CasePoint]) -> np.ndarray:

@@ -19,16 +19,13 @@ def error_card(
     high: Numbers | None = None,
     noise: Numbers | None = None,
 ) -> ErrorCardEntry:
-    """The error card of one group of n cases.
+    """The error card of one group of n cases; `NothingMeasuredError` without a case, `InputError` where lengths differ or a
+    measured value is not positive.
 
     Args:
         estimated, measured: (n,), in the same unit.
         low, high: (n,) ends of the 90 % intervals; without them the coverage is `None`.
         noise: (n,) relative standard errors of the measurements.
-
-    Raises:
-        NothingMeasuredError: n is 0.
-        InputError: lengths differ or a measured value is not positive.
     """
     estimated, measured = _aligned(estimated, measured)
     if not measured.size:
@@ -60,13 +57,8 @@ def repeat_spread(a: float, b: float) -> float:
 
 def time_weighted_error(estimated: Numbers, measured: Numbers) -> float:
     """Mean absolute relative error of the parts of a whole, weighted by their shares of measured time: sum |e - m| / sum m.
-
-    Errors of opposite sign cancel in the error of the whole but not here.
-
-    Raises:
-        NothingMeasuredError: there are no parts, or they take no time.
-        InputError: the lengths differ.
-    """
+    Errors of opposite sign cancel in the error of the whole but not here. `NothingMeasuredError` where no part takes time,
+    `InputError` where the lengths differ."""
     estimated, measured = _aligned(estimated, measured)
     if not measured.sum() > 0:
         raise NothingMeasuredError("no part has a measured time; measure the network with per-operator times")

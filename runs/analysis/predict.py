@@ -17,6 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
 from shmoo.estimators.predict.tabular import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.variants import with_threads
 from shmoo.runs.analysis.error_records import network_name
 from shmoo.runs.store.records import CaseSpec, Measurement
@@ -90,10 +91,7 @@ def director_predictor(profile: ArchitectureProfile) -> Predictor:
 
 
 def network_estimates(run: Run, profiles: Iterable[ArchitectureProfile]) -> list[Record]:
-    """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`.
-
-    The graphs stored with the run are used, so torch is not needed.
-    """
+    """Estimates of the run's networks on other machines, each with its default runtime, as the JSON of `shmoo estimate`."""
     records = []
     for profile in profiles:
         director = AnalysisDirector(profile)
@@ -105,11 +103,7 @@ def network_estimates(run: Run, profiles: Iterable[ArchitectureProfile]) -> list
 
 
 def _samples(case: CaseSpec) -> int:
-    """Samples that a call of a network processes.
-
-    Raises:
-        FormatError: its axis "batch" is no positive whole number.
-    """
+    """Samples that a call of a network processes; `FormatError` where its axis "batch" is no positive whole number."""
     batch = case.axes.get("batch", 1)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise FormatError(f"the row {case.label} has the batch {batch!r}, which is no number of samples; the file was changed")
@@ -151,10 +145,8 @@ def _estimate_batch(
         return sums
 
     flops, nbytes, tiles = per_graph(table.flops), per_graph(table.bytes), per_graph(priced.tiling.tiles)
-    parts: dict[int, list[Part]] = {}
     of_kernels = zip(origin, table.family.tolist(), priced.prediction.latency_s.tolist(), strict=True)
-    for (graph, kernel), family, latency_s in of_kernels:
-        parts.setdefault(graph, []).append(Part(FAMILIES[family], 0, kernel.calls, latency_s))
+    parts = grouped((graph, Part(FAMILIES[family], 0, kernel.calls, s)) for (graph, kernel), family, s in of_kernels)
     return [
         (graph, BatchedEstimate(latency, energy, flops[i], nbytes[i], tiles[i], tuple(parts[graph])))
         for i, (graph, (latency, energy)) in enumerate(zip(parts, priced.intervals(), strict=True))

@@ -1,8 +1,5 @@
-"""What a figure shows, as records that a page draws: axes, marks in data coordinates, and texts for the pointer.
-
-The page's script (templates/chart.js) turns them into SVG at the width of the reader's window. Colours are CSS colours; texts are
-plain and may have several lines.
-"""
+"""What a figure shows, as records that the page's script (templates/chart.js) draws: axes, marks in data coordinates, and texts
+for the pointer. Colours are CSS colours; texts are plain and may have several lines."""
 
 from __future__ import annotations
 

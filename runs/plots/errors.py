@@ -7,23 +7,10 @@ from statistics import quantiles
 
 from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent, si
 from shmoo.runs.analysis.error_records import CaseError, NetworkError, network_name
-from shmoo.runs.plots.chart import (
-    Axis,
-    Band,
-    Bars,
-    Boxes,
-    Chart,
-    Figure,
-    Guide,
-    Mark,
-    Points,
-    categories,
-    colour_of,
-    figure,
-    log_axis,
-)
+from shmoo.runs.plots import chart
 
 _MARKERS = {"operator": ("circle", 6.0, 0.6), "synthetic": ("diamond", 9.0, 0.6), "network": ("star", 15.0, 1.0)}
 """Symbol, size and opacity by kind of case."""
@@ -32,18 +19,18 @@ ALL_POINTS = 60
 """Groups up to this size show every case beside their box; larger ones show what lies beyond the whiskers."""
 
 
-def parity_figure(cases: Sequence[CaseError]) -> Figure:
+def parity_figure(cases: Sequence[CaseError]) -> chart.Figure:
     """Estimated against measured latency by group, with the ±20 % band; networks are stars with their intervals."""
     everything = [value for case in cases for value in (case.measured_s, case.estimate_s.value)]
     ends = (min(everything) / 2, max(everything) * 2)
     lows, highs = tuple(0.8 * end for end in ends), tuple(1.2 * end for end in ends)
-    marks: list[Mark] = [Band(x=ends, low=lows, high=highs, name="within 20 %"), Guide(x=ends, y=ends)]
+    marks: list[chart.Mark] = [chart.Band(x=ends, low=lows, high=highs, name="within 20 %"), chart.Guide(x=ends, y=ends)]
     for group, members in _by_group(cases):
         marks.append(
             _points(group, members, lambda c: c.measured_s, lambda c: c.estimate_s.value, members[0].case.kind == "network")
         )
-    x, y = (log_axis(f"{side} latency", everything, "s") for side in ("measured", "estimated"))
-    return figure(*marks, x=x, y=y, height=620)
+    x, y = (chart.log_axis(f"{side} latency", everything, "s") for side in ("measured", "estimated"))
+    return chart.figure(*marks, x=x, y=y, height=620)
 
 
 def _points(
@@ -52,13 +39,13 @@ def _points(
     x: Callable[[CaseError], float],
     y: Callable[[CaseError], float],
     intervals: bool = False,
-) -> Points:
+) -> chart.Points:
     symbol, size, opacity = _MARKERS[members[0].case.kind]
-    return Points(
+    return chart.Points(
         x=tuple(map(x, members)),
         y=tuple(map(y, members)),
         name=group,
-        colour=colour_of(group),
+        colour=chart.colour_of(group),
         texts=tuple(map(_text, members)),
         symbol=symbol,
         size=size,
@@ -68,7 +55,7 @@ def _points(
     )
 
 
-def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) -> Figure:
+def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) -> chart.Figure:
     """Achieved flop/s over arithmetic intensity of every case, under the roofs of the profile's units and memory levels."""
 
     def intensity(case: CaseError) -> float:
@@ -81,16 +68,16 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
     intensities = [intensity(case) for case in counted] or [1.0]
     rates = [rate(case) for case in counted]
     roofs, span, top = roofs_of(profile, intensities, rates)
-    marks: list[Mark] = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
-    x = log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
+    marks: list[chart.Mark] = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
+    x = chart.log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
     # Three times the highest roof leaves room for the labels above it.
-    y = log_axis("achieved rate", [*rates, 3 * top], "flop/s")
-    return figure(*marks, x=x, y=y, height=620)
+    y = chart.log_axis("achieved rate", [*rates, 3 * top], "flop/s")
+    return chart.figure(*marks, x=x, y=y, height=620)
 
 
 def roofs_of(
     profile: ArchitectureProfile, intensities: Sequence[float], rates: Sequence[float]
-) -> tuple[list[Guide], tuple[float, float], float]:
+) -> tuple[list[chart.Guide], tuple[float, float], float]:
     """Lines of a machine's bandwidths and float32 peaks with their labels, the span of intensities they cover, and the highest
     peak."""
     units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.float32") is not None]
@@ -103,25 +90,25 @@ def roofs_of(
         corner = min(max(top / bandwidth, span[0]), span[1])
         label = f"{level} {si(bandwidth, 'B/s')}"
         ends = (bandwidth * span[0], bandwidth * corner)
-        roofs.append(Guide(x=(span[0], corner), y=ends, line=_ROOF_LINES[position % 4], width=1.5, label=label))
+        roofs.append(chart.Guide(x=(span[0], corner), y=ends, line=_ROOF_LINES[position % 4], width=1.5, label=label))
     for peak in dict.fromkeys(peaks.values()):
         units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
         label = f"{units_of_peak} peak {si(peak, 'flop/s')}"
-        roofs.append(Guide(x=span, y=(peak, peak), width=2.0, label=label))
+        roofs.append(chart.Guide(x=span, y=(peak, peak), width=2.0, label=label))
     return roofs, span, top
 
 
-def residual_figure(cases: Sequence[CaseError]) -> Figure:
+def residual_figure(cases: Sequence[CaseError]) -> chart.Figure:
     """Signed relative error of every group as boxes: the middle line is the median, the box holds half of the cases."""
     groups = _by_group(cases)[::-1]
-    axis = categories("", [f"{group} ({len(members)})" for group, members in groups])
+    axis = chart.categories("", [f"{group} ({len(members)})" for group, members in groups])
     boxes = [_box([case.error for case in members]) for _, members in groups]
-    colours = tuple(colour_of(group) for group, _ in groups)
+    colours = tuple(chart.colour_of(group) for group, _ in groups)
     everywhere = (axis.low,) * 2, (axis.high,) * 2
-    marks: list[Mark] = [
-        Band(x=(-0.2, 0.2), low=everywhere[0], high=everywhere[1]),
-        Guide(x=(0.0, 0.0), y=(axis.low, axis.high)),
-        Boxes(at=tuple(map(float, range(len(groups)))), quartiles=tuple(boxes), colours=colours),
+    marks: list[chart.Mark] = [
+        chart.Band(x=(-0.2, 0.2), low=everywhere[0], high=everywhere[1]),
+        chart.Guide(x=(0.0, 0.0), y=(axis.low, axis.high)),
+        chart.Boxes(at=tuple(map(float, range(len(groups)))), quartiles=tuple(boxes), colours=colours),
     ]
     for place, ((_, members), box) in enumerate(zip(groups, boxes, strict=True)):
         seen = [case for case in members if len(members) < ALL_POINTS or not box[0] <= case.error <= box[4]]
@@ -129,14 +116,14 @@ def residual_figure(cases: Sequence[CaseError]) -> Figure:
             # Points lie beside each other, so that those of equal error can be told apart.
             heights = tuple(place + 0.24 * ((7 * i) % 5 - 2) / 2 for i in range(len(seen)))
             errors, texts = tuple(case.error for case in seen), tuple(map(_text, seen))
-            marks.append(Points(x=errors, y=heights, texts=texts, colour=colours[place], size=4.0, opacity=0.8))
+            marks.append(chart.Points(x=errors, y=heights, texts=texts, colour=colours[place], size=4.0, opacity=0.8))
     errors_in_order = sorted(case.error for case in cases)
     # The axis shows the middle 98 % of cases, so that outliers do not flatten the boxes; the tables hold them.
     count = len(errors_in_order)
     low, high = errors_in_order[int(0.01 * count)], errors_in_order[min(int(0.99 * count), count - 1)]
     margin = 0.1 * max(high - low, 0.2)
-    x = Axis("(estimated − measured) / measured", "%", low=min(low, -0.2) - margin, high=max(high, 0.2) + margin)
-    return figure(*marks, x=x, y=axis, height=max(220, 90 + 34 * len(groups)))
+    x = chart.Axis("(estimated − measured) / measured", "%", low=min(low, -0.2) - margin, high=max(high, 0.2) + margin)
+    return chart.figure(*marks, x=x, y=axis, height=max(220, 90 + 34 * len(groups)))
 
 
 def _box(errors: Sequence[float]) -> tuple[float, float, float, float, float]:
@@ -149,7 +136,7 @@ def _box(errors: Sequence[float]) -> tuple[float, float, float, float, float]:
     return min(inside), first, middle, third, max(inside)
 
 
-def breakdown_figure(networks: Sequence[NetworkError]) -> Figure | None:
+def breakdown_figure(networks: Sequence[NetworkError]) -> chart.Figure | None:
     """Measured and estimated time of each network side by side, stacked by family; `None` without child times."""
     shown = sorted((n for n in networks if n.calls), key=lambda n: n.whole.measured_s)
     if not shown:
@@ -162,25 +149,23 @@ def breakdown_figure(networks: Sequence[NetworkError]) -> Figure | None:
         lengths = [sum(getattr(c, f"{side}_s") for c in network.calls if c.family == family) for network, side in rows]
         starts, ends = ends, [end + length for end, length in zip(ends, lengths, strict=True)]
         marks.append(
-            Bars(
+            chart.Bars(
                 at=tuple(map(float, range(len(rows)))),
                 start=tuple(starts),
                 end=tuple(ends),
                 name=family,
-                colour=colour_of(family),
+                colour=chart.colour_of(family),
                 texts=tuple(f"{n.name}, {side}\n{family}: {si(s, 's')}" for (n, side), s in zip(rows, lengths, strict=True)),
             )
         )
-    x = Axis("time inside operators", "s", high=1.03 * max(ends))
-    y = categories("", [f"{network.name}, {side}" for network, side in rows])
-    return Figure((Chart(x, y, tuple(marks), height=100 + 27 * len(rows)),))
+    x = chart.Axis("time inside operators", "s", high=1.03 * max(ends))
+    y = chart.categories("", [f"{network.name}, {side}" for network, side in rows])
+    return chart.Figure((chart.Chart(x, y, tuple(marks), height=100 + 27 * len(rows)),))
 
 
 def _by_group(cases: Iterable[CaseError]) -> list[tuple[str, list[CaseError]]]:
     """Cases by group, operators first in the order of `FAMILIES`, networks last so that they are drawn on top."""
-    groups: dict[str, list[CaseError]] = {}
-    for case in cases:
-        groups.setdefault(case.group, []).append(case)
+    groups = grouped((case.group, case) for case in cases)
     kinds = ("operator", "synthetic", "network")
 
     def order(group: str) -> tuple[int, int, str]:

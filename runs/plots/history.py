@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
 from markupsafe import Markup
 
@@ -22,8 +22,7 @@ LEAST_SPAN = 0.1
 
 def render_history(history: History, threshold: float) -> str:
     """The page as text; all names in it are escaped."""
-    every = [*([] if history.suite is None else [history.suite]), *history.series]
-    drawn = every[:MOST_DRAWN]
+    drawn = history.every[:MOST_DRAWN]
     notice = Markup('<p class="notice">{} was measured on another machine or setting: {}</p>')
     changed = sum(bool(series.changes) for series in history.series)
     figures = (
@@ -34,9 +33,10 @@ def render_history(history: History, threshold: float) -> str:
     body = render(
         "history.html.j2",
         threshold=percent(threshold),
-        changes=[_change(history, series, change) for series in every for change in series.changes],
-        drawn=[{"label": series.label, "remark": _remark(series), "picture": picture(history, series)} for series in drawn],
-        more=len(every) - len(drawn),
+        changes=[_change(history, series, change) for series in history.every for change in series.changes],
+        drawn=[{"label": series.label, "remark": _remark(series), **_picture(history, series)} for series in drawn],
+        count=len(history.runs),
+        more=len(history.every) - len(drawn),
         runs=_runs(history),
     )
     return page(
@@ -88,44 +88,30 @@ def _remark(series: Series) -> str:
     return f"{si(min(values), 's')} to {si(max(values), 's')}; {noise}"
 
 
-def picture(history: History, series: Series) -> Markup:
-    """A series as an SVG element on a logarithmic scale; resting on a mark tells its run and value."""
+def _picture(history: History, series: Series) -> dict[str, Any]:
+    """What the template draws of a series on a logarithmic scale: places in pixels, and the text of each mark."""
     timed = [(point.run, math.log(point.value_s), Z * (point.relative_se or 0.0)) for point in series.points if point.value_s]
     ends = [log + side * half for _, log, half in timed for side in (-1, 1)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
     widen = max(LEAST_SPAN - (high - low), 0.0) / 2
     low, high = low - widen, high + widen
 
-    def across(run: float) -> float:
-        return MARGIN + (WIDTH - 2 * MARGIN) * (run / max(len(history.runs) - 1, 1))
+    def across(run: float) -> str:
+        return f"{MARGIN + (WIDTH - 2 * MARGIN) * (run / max(len(history.runs) - 1, 1)):.1f}"
 
-    def up(log: float) -> float:
-        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (log - low) / (high - low)
+    def up(log: float) -> str:
+        return f"{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (log - low) / (high - low):.1f}"
 
-    def parts() -> Iterator[Markup]:
-        yield Markup('<polyline points="{}"/>').format(" ".join(f"{across(run):.1f},{up(log):.1f}" for run, log, _ in timed))
-        for change in series.changes:
-            x = f"{across(change.run - 0.5):.1f}"
-            yield Markup('<line x1="{}" x2="{}" y1="0" y2="{}"/>').format(x, x, HEIGHT)
-        for run, log, half in timed:
-            x, told = f"{across(run):.1f}", _told(history, series, run, log)
-            yield Markup('<line class="bar" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(
-                x, x, up(log - half), up(log + half)
-            )
-            yield Markup('<circle cx="{}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x, up(log), told)
-        for point in series.points:
-            if point.value_s is None:
-                told = f"{history.runs[point.run].label}: {point.status}"
-                yield Markup('<circle class="gone" cx="{:.1f}" cy="{}" r="4"><title>{}</title></circle>').format(
-                    across(point.run), HEIGHT - MARGIN / 2, told
-                )
+    def told(log: float) -> str:
+        return f"{math.exp(log):.3f} of the first run" if series.case is None else si(math.exp(log), "s")
 
-    head = Markup('<svg class="series" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">')
-    return (
-        head.format(WIDTH, HEIGHT, f"{series.label} over {len(history.runs)} runs") + Markup("").join(parts()) + Markup("</svg>")
-    )
-
-
-def _told(history: History, series: Series, run: int, log: float) -> str:
-    value = f"{math.exp(log):.3f} of the first run" if series.case is None else si(math.exp(log), "s")
-    return f"{history.runs[run].label}: {value}"
+    labels = [run.label for run in history.runs]
+    return {
+        "size": (WIDTH, HEIGHT),
+        "steps": [across(change.run - 0.5) for change in series.changes],
+        "marks": [
+            (across(run), up(log), up(log - half), up(log + half), f"{labels[run]}: {told(log)}") for run, log, half in timed
+        ],
+        "gone": [(across(p.run), f"{labels[p.run]}: {p.status}") for p in series.points if p.value_s is None],
+        "edge": HEIGHT - MARGIN / 2,
+    }

@@ -1,11 +1,6 @@
 """The frame of every page: one self-contained file with a title, the answer in one sentence, and sections.
 
-A page opens anywhere and without a network. It follows the reader's light or dark theme, fits a phone, prints, and can be used
-with a keyboard. Texts are escaped: only `Markup` is taken as HTML.
-
-    body = section("front", "Pareto front", table(rows, "the front"), plot("front", "energy over latency"))
-    page("resnet50 on kpu_t256", body, answer="8 of 4,096 designs are on the front", figures={"front": figure})
-"""
+Texts are escaped: only `Markup` is taken as HTML."""
 
 from __future__ import annotations
 
@@ -18,9 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from shmoo.runs.plots.chart import Figure, figures_json, script_json
+from shmoo.runs.store.files import replace_file
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -96,51 +92,37 @@ def page(
 
 def section(anchor: str, heading: str, *parts: Markup | str) -> Markup:
     """A section of a page; plain texts become paragraphs. `anchor` is what links lead to."""
-    body = Markup("\n").join(part if isinstance(part, Markup) else Markup("<p>{}</p>").format(part) for part in parts)
-    return Markup('<section id="{}">\n<h2>{}</h2>\n{}\n</section>\n').format(anchor, heading, body)
+    return _part("section", anchor, heading, *parts)
 
 
 def cards(values: Sequence[tuple[str, str, str]]) -> Markup:
     """The figures that matter most, each as (value with its unit, its name, a remark)."""
-    card = Markup('<div class="card"><div class="value">{}</div><div class="what">{}</div><div class="remark">{}</div></div>\n')
-    return Markup('<div class="cards">\n{}</div>\n').format(Markup("").join(card.format(*value) for value in values))
+    return _part("cards", values)
 
 
 def table(rows: Table, label: str) -> Markup:
     """A table that a click on a heading sorts; `label` says what it holds to those who cannot see it."""
-    if not rows:
-        return Markup("<p>Nothing to show.</p>")
-    heads = Markup("").join(
-        Markup('<th scope="col"{}><button type="button">{}</button></th>').format(_classes("num" if cell.numeric else ""), name)
-        for name, cell in rows[0].items()
-    )
-    lines = Markup("\n").join(Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row.values()))) for row in rows)
-    return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="{}">\n'
-        '<table class="sortable">\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody>\n</table>\n</div>\n'
-    ).format(label, heads, lines)
+    return _part("table", rows, label)
 
 
 def plot(name: str, label: str) -> Markup:
     """The place of a figure of that name; `label` describes it to those who cannot see it."""
-    return Markup('<div class="plot" data-figure="{}" data-label="{}"></div>\n').format(name, label)
+    return _part("plot", name, label)
 
 
-def _cell(cell: Cell) -> Markup:
-    text = Markup("<span>{}</span>").format(cell.text) if cell.tone else escape(cell.text)
-    note = Markup("<small>{}</small>").format(cell.note) if cell.note else ""
-    key = "" if cell.key is None else Markup(' data-key="{}"').format(cell.key)
-    return Markup("<td{}{}>{}{}</td>").format(_classes("num" if cell.numeric else "", cell.tone), key, text, note)
-
-
-def _classes(*names: str) -> Markup:
-    joined = " ".join(filter(None, names))
-    return Markup(' class="{}"').format(joined) if joined else Markup()
+def _part(macro: str, *values: object) -> Markup:
+    made: Markup = getattr(_environment().get_template("parts.html.j2").module, macro)(*values)
+    return made
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A part of a page from one of the templates, which may use `section`, `cards`, `table` and `plot`."""
+    """A part of a page from one of the templates, which may use `cards`, `table` and `plot`."""
     return Markup(_environment().get_template(template).render(**values))
+
+
+def write(text: str, path: str | Path) -> None:
+    """Write a page; a name that no encoding has is written as its escape."""
+    replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
 
 
 @cache

@@ -6,9 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shmoo.estimators.graph.records import CONTRACTIONS
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import si, size
 from shmoo.runs.analysis.error_records import CaseError
 from shmoo.runs.plots.chart import Chart, Figure, Heat, Layer, Rule, categories
@@ -53,9 +54,7 @@ def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
         return None
     charts = []
     for plane in planes:
-        members_at: dict[tuple[Any, Any], list[CaseError]] = {}
-        for case in plane.members:
-            members_at.setdefault((case.case.axes[plane.x], case.case.axes[plane.y]), []).append(case)
+        members_at = grouped(((c.case.axes[plane.x], c.case.axes[plane.y]), c) for c in plane.members)
         xs, ys = sorted({x for x, _ in members_at}), sorted({y for _, y in members_at})
         speeds = {place: median(map(_speed, members)) for place, members in members_at.items()}
         levels, texts = {}, {}

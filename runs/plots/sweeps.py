@@ -11,25 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import amount, percent, si, size
-from shmoo.runs.plots.chart import (
-    ARCHITECTURE_COLOURS,
-    COLOURS,
-    SYMBOLS,
-    Axis,
-    Chart,
-    Contour,
-    Figure,
-    Heat,
-    Layer,
-    Mark,
-    Points,
-    Regions,
-    Rule,
-    architecture_family,
-    categories,
-    log_axis,
-)
+from shmoo.runs.plots import chart
 
 Row = dict[str, Any]
 Units = Mapping[str, str]
@@ -78,7 +62,7 @@ UNKNOWN_MACHINES = Machines()
 
 def sweep_figures(
     rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({}), machines: Machines = UNKNOWN_MACHINES
-) -> dict[str, Figure]:
+) -> dict[str, chart.Figure]:
     """Draw the rows of a `SweepController`: "map" and, of several machines, "winner"; or "curves". `InputError` without rows or
     axes.
 
@@ -121,7 +105,7 @@ def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
     return " ".join(sentences)
 
 
-def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units, machines: Machines) -> Figure:
+def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units, machines: Machines) -> chart.Figure:
     """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Of the columns
     that differ between curves (architecture, model, the other axes) the first sets the color, the second the dash and the rest
     the symbol."""
@@ -132,15 +116,15 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     palette = _palette([str(value[0]) if differing[0] == "arch" else "" for value in values_by_style[0]])
     along = _along(rows, axis, units)
     places = {value: float(i) for i, value in enumerate(_values(rows, axis))} if along.labels else {}
-    memory = log_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows], "B")
-    panels: dict[str, tuple[Axis, Axis, list[Mark]]] = {
-        title: (x, log_axis(title, values, unit), [])
+    memory = chart.log_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows], "B")
+    panels: dict[str, tuple[chart.Axis, chart.Axis, list[chart.Mark]]] = {
+        title: (x, chart.log_axis(title, values, unit), [])
         for title, x, values, unit in (
             ("latency", along, [r[name] for r in rows for name in ("latency_s", "latency_s_low", "latency_s_high")], "s"),
             ("throughput", along, [r["throughput_per_s"] for r in rows], "/s"),
             ("achieved rate", along, [r["flops"] / r["latency_s"] for r in rows], "flop/s"),
-            ("tiles", Axis(memory.title, "B", "octave", memory.low, memory.high), [r["tiles"] for r in rows], ""),
-            ("energy", log_axis("latency", [r["latency_s"] for r in rows], "s"), [r["energy_j"] for r in rows], "J"),
+            ("tiles", chart.Axis(memory.title, "B", "octave", memory.low, memory.high), [r["tiles"] for r in rows], ""),
+            ("energy", chart.log_axis("latency", [r["latency_s"] for r in rows], "s"), [r["energy_j"] for r in rows], "J"),
             ("average power", along, [r["average_power_w"] for r in rows], "W"),
         )
     }
@@ -166,40 +150,37 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
         for title, (across, up) in lines.items():
             bars = title == "latency" and drawn
             panels[title][2].append(
-                Points(
+                chart.Points(
                     x=tuple(across),
                     y=tuple(up),
                     name=name,
                     texts=texts,
                     colour=palette[colour],
                     line=DASHES[dash % len(DASHES)],
-                    symbol=SYMBOLS[symbol % len(SYMBOLS)],
+                    symbol=chart.SYMBOLS[symbol % len(chart.SYMBOLS)],
                     low=tuple(column["latency_s_low"]) if bars else (),
                     high=tuple(column["latency_s_high"]) if bars else (),
                     hollow=hollow if any(hollow) else (),
                 )
             )
     built = {values[axis] for values in machines.as_built.values() if axis in values} if not along.labels else set()
-    rules = tuple(Rule(x=value, label=AS_BUILT) for value in sorted(built) if along.low <= value <= along.high)
-    charts = [Chart(x, y, (*(rules if x is along else ()), *marks), height=340) for x, y, marks in panels.values() if marks]
-    return Figure(tuple(charts), columns=2)
+    rules = tuple(chart.Rule(x=value, label=AS_BUILT) for value in sorted(built) if along.low <= value <= along.high)
+    charts = [chart.Chart(x, y, (*(rules if x is along else ()), *marks), height=340) for x, y, marks in panels.values() if marks]
+    return chart.Figure(tuple(charts), columns=2)
 
 
 def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[object, ...], list[Row]]:
     """Rows by the values of these columns, in the order they first appear."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in columns), []).append(row)
-    return groups
+    return grouped((tuple(row[name] for name in columns), row) for row in rows)
 
 
 def _palette(machines: Sequence[str]) -> list[str]:
     """One colour per machine: that of its family for the first machine of a family, otherwise an unused one."""
     colours: list[str | None] = []
     for machine in machines:
-        of_family = ARCHITECTURE_COLOURS.get(architecture_family(machine))
+        of_family = chart.ARCHITECTURE_COLOURS.get(chart.architecture_family(machine))
         colours.append(None if of_family in colours else of_family)
-    unused = itertools.cycle([colour for colour in COLOURS if colour not in colours] or COLOURS)
+    unused = itertools.cycle([colour for colour in chart.COLOURS if colour not in colours] or chart.COLOURS)
     return [colour or next(unused) for colour in colours]
 
 
@@ -209,11 +190,11 @@ def _label(column: str, value: object, units: Units) -> str:
     return text if column in ("arch", "model") else f"{column} {text}"
 
 
-def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Machines) -> dict[str, Figure]:
+def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Machines) -> dict[str, chart.Figure]:
     """A heat map of the achieved rate for each architecture, on a common scale; a menu selects other quantities. Of several
     machines, a map of the one that is fastest, and of the one that takes least energy, in each cell."""
     xs, ys = (sorted(_values(rows, axis)) for axis in (across, up))
-    x, y = (categories(axis, [amount(v, units.get(axis, "")) for v in vs]) for axis, vs in ((across, xs), (up, ys)))
+    x, y = (chart.categories(axis, [amount(v, units.get(axis, "")) for v in vs]) for axis, vs in ((across, xs), (up, ys)))
     cells = {str(arch): {(row[across], row[up]): row for row in points} for (arch,), points in _grouped(rows, ["arch"]).items()}
     height = max(240, min(90 + 26 * len(ys), 560))
     quantities = [q for q in QUANTITIES if all((q.of(row) or 0.0) > 0 for row in rows)]
@@ -222,27 +203,31 @@ def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Ma
     charts = []
     for arch, cell in cells.items():
         grids = {q.name: [[q.of(cell[i, k]) for i in xs] for k in ys] for q in quantities}
-        layers = tuple(Layer(q.name, q.unit, grids[q.name], *ends[q.name], log=True, less=q.less) for q in quantities)
-        marks: list[Mark] = [Heat(layers=layers, texts=tuple(_more(cell[i, k]) for k in ys for i in xs))]
+        layers = tuple(chart.Layer(q.name, q.unit, grids[q.name], *ends[q.name], log=True, less=q.less) for q in quantities)
+        marks: list[chart.Mark] = [chart.Heat(layers=layers, texts=tuple(_more(cell[i, k]) for k in ys for i in xs))]
         inside = [[_on_chip(cell[i, k], machines) for i in xs] for k in ys]
         if pieces := _border(inside):
-            marks.append(Contour(pieces=pieces, name=LEAVES))
+            marks.append(chart.Contour(pieces=pieces, name=LEAVES))
         if crossed := [(float(i), float(k)) for i, a in enumerate(xs) for k, b in enumerate(ys) if _outgrows(cell[a, b])]:
             crosses = tuple(zip(*crossed, strict=True))
-            marks.append(Points(x=crosses[0], y=crosses[1], symbol="x", size=9.0, colour="#ffffff"))
+            marks.append(chart.Points(x=crosses[0], y=crosses[1], symbol="x", size=9.0, colour="#ffffff"))
         built = machines.as_built.get(arch, {})
         at, height_at = _position(xs, built.get(across)), _position(ys, built.get(up))
         if at is not None and height_at is not None:
             text = (f"{arch} {AS_BUILT}",)
-            marks.append(Points(x=(at,), y=(height_at,), name=AS_BUILT, texts=text, symbol="ring", size=34.0, colour="#d3304d"))
-        charts.append(Chart(x, y, tuple(marks), arch, height))
-    figures = {"map": Figure(tuple(charts), columns=min(len(charts), 2))}
+            marks.append(
+                chart.Points(x=(at,), y=(height_at,), name=AS_BUILT, texts=text, symbol="ring", size=34.0, colour="#d3304d")
+            )
+        charts.append(chart.Chart(x, y, tuple(marks), arch, height))
+    figures = {"map": chart.Figure(tuple(charts), columns=min(len(charts), 2))}
     if len(cells) > 1:
         figures["winner"] = _winners(cells, xs, ys, x, y, height)
     return figures
 
 
-def _winners(cells: Mapping[str, Mapping[Any, Row]], xs: list[Any], ys: list[Any], x: Axis, y: Axis, height: int) -> Figure:
+def _winners(
+    cells: Mapping[str, Mapping[Any, Row]], xs: list[Any], ys: list[Any], x: chart.Axis, y: chart.Axis, height: int
+) -> chart.Figure:
     names, colours = tuple(cells), tuple(_palette(list(cells)))
     charts = []
     for title, field, unit in (("fastest machine", "latency_s", "s"), ("machine with the least energy", "energy_j", "J")):
@@ -255,8 +240,10 @@ def _winners(cells: Mapping[str, Mapping[Any, Row]], xs: list[Any], ys: list[Any
                 texts.append("\n".join(f"{names[n]}: {si(value, unit)}" for value, n in known))
             index.append(line)
         if any(number >= 0 for line in index for number in line):
-            charts.append(Chart(x, y, (Regions(index=index, names=names, colours=colours, texts=tuple(texts)),), title, height))
-    return Figure(tuple(charts), columns=2)
+            charts.append(
+                chart.Chart(x, y, (chart.Regions(index=index, names=names, colours=colours, texts=tuple(texts)),), title, height)
+            )
+    return chart.Figure(tuple(charts), columns=2)
 
 
 def _on_chip(row: Row, machines: Machines) -> bool | None:
@@ -283,14 +270,14 @@ def _position(values: Sequence[float], value: float | None) -> float | None:
     return float(np.interp(math.log(value), np.log(values), range(len(values))))
 
 
-def _along(rows: Sequence[Row], axis: str, units: Units) -> Axis:
+def _along(rows: Sequence[Row], axis: str, units: Units) -> chart.Axis:
     """The axis that a sweep runs along: logarithmic, or a category axis for words."""
     values = _values(rows, axis)
     if not _is_numeric(rows, axis):
-        return categories(axis, [str(value) for value in values])
+        return chart.categories(axis, [str(value) for value in values])
     unit = units.get(axis, "")
-    along = log_axis(axis, values, unit, 0.04)
-    return Axis(axis, unit, "octave", along.low, along.high) if unit == "B" else along
+    along = chart.log_axis(axis, values, unit, 0.04)
+    return chart.Axis(axis, unit, "octave", along.low, along.high) if unit == "B" else along
 
 
 def _text(point: Row, axes: Sequence[str], units: Units) -> str:

@@ -1,8 +1,6 @@
 """Files of runs and reports: read as regular files only, and written beside their name and then put in its place.
 
-A run or a report directory may come from anybody. A symbolic link or a pipe in it must neither lead a writer to a file elsewhere
-nor hold a reader up.
-"""
+A directory may come from anybody: a link or a pipe in it leads no writer elsewhere and holds no reader up."""
 
 from __future__ import annotations
 
@@ -13,13 +11,15 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import BinaryIO
 
 from shmoo.estimators.errors import InputError
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+BLOCK = 1000
+"""Rows of a block."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet take a cell for a formula."""
 
@@ -94,28 +94,29 @@ def own_folder(path: Path) -> Path:
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
-    """Rows as CSV in UTF-8 with a header. `None` and what a row lacks are empty cells. A text that a spreadsheet would take for a
-    formula begins with an apostrophe."""
-    return _csv(
-        chain([columns], ([_plain(value) if type(value) is str else value for value in map(row.get, columns)] for row in rows))
-    )
+    """Rows as CSV in UTF-8 with these columns. `None` and what a row lacks are empty cells. A text that a spreadsheet would take
+    for a formula begins with an apostrophe."""
+    return csv_of_blocks(list(blocks_of(rows)), columns)
 
 
-def csv_of_blocks(blocks: Sequence[Mapping[str, Sequence[object]]]) -> bytes:
-    """As `csv_bytes`, of blocks of rows held as columns; the columns are those of all blocks, in the order they first appear."""
-    names = list(dict.fromkeys(name for block in blocks for name in block))
+def blocks_of(rows: Iterable[Mapping[str, object]]) -> Iterator[dict[str, list[object]]]:
+    """Blocks of rows, each held as columns, which takes a fraction of the memory of the rows."""
+    elements = iter(rows)
+    while part := list(islice(elements, BLOCK)):
+        yield {name: [row.get(name) for row in part] for name in dict.fromkeys(chain.from_iterable(part))}
+
+
+def csv_of_blocks(blocks: Sequence[Mapping[str, Sequence[object]]], columns: Sequence[str] = ()) -> bytes:
+    """As `csv_bytes`, of blocks of rows held as columns; by default the columns of all blocks, in the order they first appear."""
+    names = columns or list(dict.fromkeys(chain.from_iterable(blocks)))
 
     def rows(block: Mapping[str, Sequence[object]]) -> Iterator[tuple[object, ...]]:
         count = len(next(iter(block.values())))
         return zip(*(map(_plain, block[name]) if name in block else repeat(None, count) for name in names), strict=True)
 
-    return _csv(chain([names], chain.from_iterable(map(rows, blocks))))
-
-
-def _csv(lines: Iterable[Iterable[object]]) -> bytes:
     encoded = io.BytesIO()
     text = io.TextIOWrapper(encoded, "utf-8", "backslashreplace", newline="")
-    csv.writer(text).writerows(lines)
+    csv.writer(text).writerows(chain([names], chain.from_iterable(map(rows, blocks))))
     text.flush()
     return encoded.getvalue()
 

@@ -1,29 +1,6 @@
 """What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
 
-    undisturbed time u_v   of a visit: lower quartile of the blocks in which the system took no core away; of calls so long that
-                           there are none, of the time that the calling thread had a core, unless it waited for others
-    share s                of a case: (calls done) / (calls it would have done undisturbed) over its visits
-    own time               1 / (mean of the visits' rates) = (harmonic mean of u_v) / s
-    prevailing time        (harmonic mean of u_v) / (s - b (s - mean share of calls like it))
-
-On a machine whose cores are shared, one visit may run undisturbed and the next at a hundredth of its speed, so that a few visits
-to a case say little of its share. But calls that use the same number of threads and last about as long have the same share: on
-two cores that others kept busy for 90 % of the time, shares of cases differed by no more than those of visits to one case (0.30
-on two threads and 0.85 on one, for calls below a millisecond). A case whose share is below that of its class has probably met
-more than its part of disturbance, and its time is corrected for it.
-
-The correction b is the slope of the regression of the error of the own rate on the share (a control variate: Owen, Monte Carlo
-theory, methods and examples, 2013, section 8.9). It is 1 where shares of the class differ only by what visits to one case differ
-by. It falls towards 0 the more cases have shares of their own (empirical Bayes: Efron and Morris, JASA 70, 1975), and the more
-visits differ in what their shares do not show, such as a clock that wanders from visit to visit on a quiet machine. How much
-visits to one case differ is known from cases with several: those of the class where there are enough, else those of all classes.
-
-Threads of one call wait for each other. While another program has a core they wait a slice of the scheduler at every operator,
-spinning, and calls of 10 us take 8 ms: neither blocks nor the time on a core say what such a call takes undisturbed. With a share
-q of visits in which threads did nothing but wait, n such visits to a case happen by chance q^n, and the case may be far off:
-
-    variance of the log = (that between visits) + q^n WAITING^2
-"""
+docs/measuring.md ("The prevailing time and its standard error") has the formulas and their sources."""
 
 from __future__ import annotations
 
@@ -35,6 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from shmoo.estimators.registry import grouped
 from shmoo.runs.store.records import CaseSpec, Timing
 from shmoo.runs.store.statistics import (
     FEW_CASES,
@@ -160,9 +138,9 @@ def _undisturbed(visit: Timing) -> np.ndarray:
     return times
 
 
-def _enough(visit: Timing, times: np.ndarray) -> bool:
-    """Whether blocks with these times say what a call takes undisturbed."""
-    return times.size >= UNDISTURBED_BLOCKS or float(times.sum()) * visit.block_calls >= UNDISTURBED_S
+def _enough(blocks: int, seconds: float) -> bool:
+    """Whether so many blocks that last so long together say what a call takes undisturbed."""
+    return blocks >= UNDISTURBED_BLOCKS or seconds >= UNDISTURBED_S
 
 
 def _several_threads(visit: Timing) -> bool:
@@ -181,7 +159,9 @@ def _on_core(visit: Timing) -> np.ndarray:
 
 def _waits(visit: Timing) -> bool:
     """Whether the threads of a call waited for each other in every block of a visit."""
-    return _several_threads(visit) and not _enough(visit, _undisturbed(visit)) and not _on_core(visit).size
+    undisturbed = _undisturbed(visit)
+    enough = _enough(undisturbed.size, float(undisturbed.sum()) * visit.block_calls)
+    return _several_threads(visit) and not enough and not _on_core(visit).size
 
 
 def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
@@ -189,16 +169,20 @@ def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
     timed = [visit for visit in visits if visit.samples_s]
     if not timed:
         return None
+
+    def seconds(blocks: Sequence[np.ndarray]) -> list[float]:
+        return [float(own.sum()) * visit.block_calls for own, visit in zip(blocks, timed, strict=True)]
+
     known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
     blocks = [_undisturbed(visit) for visit in timed] if known else []
-    if not known or not _enough(timed[0], np.concatenate(blocks)):
+    if not known or not _enough(sum(own.size for own in blocks), sum(seconds(blocks))):
         if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
             return None
         blocks = [_on_core(visit) for visit in timed]
-    together = np.concatenate(blocks)
-    if not _enough(timed[0], together) or together.min() <= 0:
+    together, lasted_s = np.concatenate(blocks), seconds(blocks)
+    if not _enough(together.size, sum(lasted_s)) or together.min() <= 0:
         return None
-    telling = np.asarray([_enough(timed[0], b) for b in blocks])
+    telling = np.asarray([_enough(own.size, own_s) for own, own_s in zip(blocks, lasted_s, strict=True)])
     by_visit = np.asarray([_lower_quartile(b if tells else together) for b, tells in zip(blocks, telling.tolist(), strict=True)])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
@@ -229,17 +213,12 @@ def _lower_quartile(values: np.ndarray) -> float:
 def _classes(cases: Sequence[_Case], waits: Counter[tuple[str, str]]) -> dict[_Alike, _Class]:
     """Args: waits: visits to cases of a device and a kind that know no undisturbed time, in which threads only waited. They did
     nearly nothing, and count for all classes of several threads alike."""
-    members: defaultdict[_Alike, list[_Case]] = defaultdict(list)
-    of_device: defaultdict[str, list[_Case]] = defaultdict(list)
-    for case in cases:
-        members[case.alike].append(case)
-        if case.rates.size > 1:
-            of_device[case.alike[0]].append(case)
+    of_device = grouped((case.alike[0], case) for case in cases if case.rates.size > 1)
     classes = {}
-    for alike, alike_cases in members.items():
+    for alike, alike_cases in grouped((case.alike, case) for case in cases).items():
         repeated = [case for case in alike_cases if case.rates.size > 1]
         if len(repeated) < FEW_CASES:
-            repeated = of_device[alike[0]]
+            repeated = of_device.get(alike[0], [])
         if len(alike_cases) < FEW_CASES or len(repeated) < FEW_CASES:
             continue
         known, told = _class(alike_cases, repeated), 1.0

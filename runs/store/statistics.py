@@ -1,25 +1,18 @@
 """Statistics of timing samples: what a call takes on a machine as it is, and how well that is known.
 
-    visit: blocks, calls back to back     rate of a visit = calls / seconds
-    case:  visits spread over a campaign  prevailing time = 1 / (mean of the visits' rates)
-
-On a machine with neighbours the speed of the cores changes within milliseconds to seconds. What a long computation takes follows
-from the rate averaged over time, so rates are averaged and not times, and a visit that stalled counts as one that got little
-done. Blocks of one visit repeat each other, so the standard error comes from the spread between visits. `pooling.py` adds
-what visits to other cases say of a case.
-"""
+Rates of visits are averaged, not times, and the standard error comes from the spread between visits (docs/measuring.md)."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.estimators.registry import grouped
 
 CONFIDENCE = 0.9
 """Every interval Shmoo reports is a 90 % interval."""
@@ -77,10 +70,9 @@ def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequenc
     """`latency` of many cases, those with equally many visits and samples together; `None` for a case without samples."""
     visited = [[samples for samples in visits if len(samples)] for visits in cases]
     known: list[Latency | None] = [None] * len(cases)
-    by_count: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for place, visits in enumerate(visited):
-        if visits:
-            by_count[len(visits), len(visits[0]) if len(visits) == 1 else 0].append(place)
+    by_count = grouped(
+        ((len(visits), len(visits[0]) if len(visits) == 1 else 0), place) for place, visits in enumerate(visited) if visits
+    )
     for (count, samples), places in by_count.items():
         if count == 1:
             times = np.asarray([visited[place][0] for place in places], dtype=float)
@@ -103,10 +95,7 @@ def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequenc
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:
     """The mean of each row; rows of one length together."""
     means = [0.0] * len(rows)
-    by_length: defaultdict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        by_length[len(row)].append(place)
-    for places in by_length.values():
+    for places in grouped((len(row), place) for place, row in enumerate(rows)).values():
         for place, mean in zip(
             places, np.asarray([rows[place] for place in places], dtype=float).mean(axis=1).tolist(), strict=True
         ):
@@ -115,15 +104,12 @@ def _means(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Sequence[int]]]) -> Latency | None:
-    """What a call takes while every core runs at its quiet speed, from the blocks that met such a moment.
+    """What a call takes while every core runs at its quiet speed: the median over the blocks that met such a moment, with the
+    standard error of their spread, or of that between visits where it is larger. `None` where fewer than 8 blocks of at least two
+    visits were quiet.
 
     Args:
-        visits: samples, slowdowns and context switches of the blocks of each visit, as `Timing` has them.
-
-    Returns:
-        The median over those blocks; its standard error from their spread, or from that between visits where it is larger. `None`
-        where fewer than 8 blocks of at least two visits were quiet.
-    """
+        visits: samples, slowdowns and context switches of the blocks of each visit, as `Timing` has them."""
     quiet = []
     for samples, slowdowns, switches in visits:
         if len(slowdowns) != len(samples):
@@ -171,10 +157,9 @@ def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Seque
             distances = np.abs(own - own.mean(axis=1, keepdims=True)) * math.sqrt(count / (count - 1))
             distances_of.update(zip(places.tolist(), distances, strict=True))
     keys = [((group, power), group) for group, power in zip(groups, tens, strict=True)]
-    by_group: defaultdict[Hashable, list[np.ndarray]] = defaultdict(list)
-    for place in sorted(distances_of):
-        for key in keys[place]:
-            by_group[key].append(distances_of[place])
+    by_group: dict[Hashable, list[np.ndarray]] = grouped(
+        (key, distances_of[place]) for place in sorted(distances_of) for key in keys[place]
+    )
     deviations = {
         key: float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL
         for key, distances in by_group.items()

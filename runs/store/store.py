@@ -1,8 +1,6 @@
 """A run on disk: run.json, rows.jsonl (append-only, a line and an fsync for each visit to a case) and graphs/<content hash>.json.
 
-Nothing measured is ever overwritten, and a crash at any moment loses at most the row being written: graphs are on disk before
-the row that names them, a row is one line, and a torn last line is moved to rows.torn before writing goes on.
-"""
+Nothing measured is ever overwritten; a crash loses at most the row being written, as its graphs are on disk before it."""
 
 from __future__ import annotations
 
@@ -20,15 +18,8 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, NewerFormatError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
-from shmoo.runs.store.files import (
-    lines_until,
-    open_regular,
-    open_unlinked,
-    own_folder,
-    read_regular,
-    replace_file,
-    sync_directory,
-)
+from shmoo.estimators.registry import grouped
+from shmoo.runs.store import files
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
 from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
 
@@ -70,16 +61,13 @@ def is_record(path: Path) -> bool:
 
 
 class Run:
-    """A run read from disk.
+    """A run read from disk: its directory `path`, and its `manifest`, the content of run.json.
 
     Attributes:
-        path: its directory.
-        manifest: the content of run.json.
         lines: all whole lines of rows.jsonl in the order of measurement, failed ones included; each is one visit to a case.
         rows: one row per case with its visits merged, in the order of the first visits.
         problems: messages about data that were set aside while reading.
-        rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit.
-    """
+        rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit."""
 
     def __init__(
         self,
@@ -121,15 +109,15 @@ class Run:
         if not (path / ROWS).exists():
             return cls(path, manifest, (), (), cases)
         problems: tuple[str, ...] = ()
-        with open_regular(path / ROWS) as file:
+        with files.open_regular(path / ROWS) as file:
             torn, end = _torn_row(file)
             if torn:
-                rows = sum(1 for _ in lines_until(file, end))
+                rows = sum(1 for _ in files.lines_until(file, end))
                 problems = (
                     f"{path / ROWS}, line {rows + 1}: the last row is cut short ({len(torn)} bytes) and was set aside; "
                     f"the {rows} rows before it are used, `--resume` measures its case again",
                 )
-            return cls(path, manifest, lines_until(file, end), problems, cases)
+            return cls(path, manifest, files.lines_until(file, end), problems, cases)
 
     def graph(self, content_hash: str) -> Graph:
         """The graph with this hash, read on first use; the last `KEPT_GRAPHS` stay in memory. `FormatError` where its file is
@@ -139,7 +127,7 @@ class Run:
         if content_hash not in self._graphs:
             path = os.path.join(self._folder, f"{content_hash}.json")
             try:
-                data = read_regular(path)
+                data = files.read_regular(path)
             except FileNotFoundError:
                 raise FormatError(f"{path} is missing though a row names it; copy the whole run, graphs included") from None
             graph = Graph.from_json(data, path)
@@ -168,10 +156,7 @@ class Run:
     @cached_property
     def visits(self) -> dict[str, list[Measurement]]:
         """Case identity -> its lines in order."""
-        lines: dict[str, list[Measurement]] = {}
-        for line in self.lines:
-            lines.setdefault(line.case.identity, []).append(line)
-        return lines
+        return grouped((line.case.identity, line) for line in self.lines)
 
     @property
     def skipped(self) -> tuple[SkippedCase, ...]:
@@ -180,7 +165,7 @@ class Run:
         if not path.exists():
             return ()
         try:
-            return msgspec.json.decode(read_regular(path), type=tuple[SkippedCase, ...])
+            return msgspec.json.decode(files.read_regular(path), type=tuple[SkippedCase, ...])
         except UNREADABLE as error:
             raise FormatError(f"cannot read {path}: {error}; it may be deleted, it holds nothing measured") from None
 
@@ -203,16 +188,16 @@ class RunWriter:
         exists = holds_run(self.path, resume)
         self._file: int | None = None
         self._lock: int | None = None
-        own_folder(self.path / GRAPHS)
+        files.own_folder(self.path / GRAPHS)
         try:
             self._lock = _locked(self.path)
             if exists:
                 check_same_machine(read_manifest(self.path).machine, manifest.machine, str(self.path))
                 self._set_torn_row_aside()
             else:
-                replace_file(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-            self._file = open_unlinked(self.path / ROWS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            sync_directory(self.path)
+                files.replace_file(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+            self._file = files.open_unlinked(self.path / ROWS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            files.sync_directory(self.path)
         except BaseException:
             self.close()
             raise
@@ -236,7 +221,7 @@ class RunWriter:
         for graph in graphs:
             path = self.path / GRAPHS / f"{graph.content_hash}.json"
             if not path.exists():
-                replace_file(path, graph.to_json())
+                files.replace_file(path, graph.to_json())
         start = os.fstat(self._file).st_size
         try:
             written = 0
@@ -251,7 +236,7 @@ class RunWriter:
         """Replace the list of cases that this campaign did not reach."""
         listed = list(skipped)
         if listed:
-            replace_file(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(listed), indent=1) + b"\n")
+            files.replace_file(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(listed), indent=1) + b"\n")
         else:
             (self.path / SKIPPED).unlink(missing_ok=True)
 
@@ -272,18 +257,18 @@ class RunWriter:
         path = self.path / ROWS
         if not path.exists():
             return
-        with open_regular(path) as file:
+        with files.open_regular(path) as file:
             torn, _ = _torn_row(file)
         if torn:
-            with os.fdopen(open_unlinked(self.path / TORN, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as aside:
+            with os.fdopen(files.open_unlinked(self.path / TORN, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as aside:
                 aside.write(torn.rstrip(b"\n") + b"\n")
                 aside.flush()
                 os.fsync(aside.fileno())
-            with os.fdopen(open_unlinked(path, os.O_WRONLY), "wb") as rows:
+            with os.fdopen(files.open_unlinked(path, os.O_WRONLY), "wb") as rows:
                 rows.truncate(os.fstat(rows.fileno()).st_size - len(torn))
         elif path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             # Only the line's end was lost: the row itself is whole.
-            with os.fdopen(open_unlinked(path, os.O_WRONLY | os.O_APPEND), "ab") as rows:
+            with os.fdopen(files.open_unlinked(path, os.O_WRONLY | os.O_APPEND), "ab") as rows:
                 rows.write(b"\n")
 
 
@@ -311,7 +296,7 @@ def read_manifest(directory: Path) -> RunManifest:
     """run.json of a run directory; `InputError` where there is none, `FormatError` where it is damaged or newer."""
     path = directory / MANIFEST
     try:
-        data = read_regular(path)
+        data = files.read_regular(path)
     except (OSError, ValueError):
         raise InputError(
             f"no run at {directory}: {MANIFEST} cannot be read; name a directory that `shmoo measure` wrote"

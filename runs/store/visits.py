@@ -11,6 +11,7 @@ import msgspec
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import UNREADABLE, Version, decode_versioned
+from shmoo.estimators.registry import grouped
 from shmoo.runs.store.pooling import latencies
 from shmoo.runs.store.records import (
     LONGEST_S,
@@ -115,9 +116,7 @@ def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
 
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     """One row a case, in the order of their first visits, each knowing what visits to cases like it spread by."""
-    by_case: dict[str, list[Measurement]] = {}
-    for line in _on_one_scale(lines):
-        by_case.setdefault(line.case.identity, []).append(line)
+    by_case = grouped((line.case.identity, line) for line in _on_one_scale(lines))
     # Lines and rows are let go as soon as they are not needed: those of a large run take hundreds of megabytes.
     rows = [_merged(by_case.pop(identity)) for identity in list(by_case)]
     timed = [row for row in rows if row.timed]

@@ -1,9 +1,6 @@
-"""The operators of operator tables: the columns and the operator call of each.
+"""The operators of operator tables: columns, and calls with the names and defaults of PyTorch's native_functions.yaml.
 
-Operand names, attributes and their defaults are those of the ATen schemas (PyTorch's native_functions.yaml), as in a captured
-call. Linear layers have a bias, convolutions have none (most precede a norm). Two-tensor operators take two tensors of the same
-shape, `cat` joins two along axis 1 (axis 0 of vectors), and `add_scalar` adds a constant.
-"""
+Linear layers have a bias, convolutions have none (most precede a norm). `cat` joins two tensors along axis 1 (0 of vectors)."""
 
 from __future__ import annotations
 

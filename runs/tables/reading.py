@@ -1,28 +1,4 @@
-"""Operator tables: CSV files of single operators with their measured latency and energy.
-
-Columns (those that do not apply are empty or absent, further ones are ignored):
-
-    op, dtype               operator (a key of `TABLE_OPERATORS`) and the type it computes in (`dtypes.COMPUTE_DTYPES`, default
-                            float32; tf32 multiplies float32 tensors)
-    weights                 type that a linear layer's weight is stored in, where it is not `dtype`: int8 and int4 are multiplied
-                            in `dtype`, float8 (a scale a row) and float4 in themselves after the activation was rounded to them
-    latency_s               measured
-    energy_j or power_w     measured, where known: energy of a call, or mean power
-    time                    what latency_s holds: "call" (default), or "device": the kernels alone, as in a replayed graph
-    state                   "warm" (default), or "cold_weights": other weights ran in between, so that they come from main memory
-    b, m, n, k              linear, bmm, matmul: (b, m, k) by (b, k, n), or (b, m, n) by (b, n, k) with the reduction in column
-                            n. attention: b heads, m queries, n keys, k wide. embedding: m look-ups in a table of n rows, k wide
-    heads, kv_heads, causal attention as serving libraries call it, which store new keys and values in a cache first: b is then
-                            the batch, and kv_heads (default: heads) divides heads. causal is 1 or 0; left out, it is 1 for
-                            several queries of such rows
-    conv_n, conv_c_in, conv_c_out, conv_kernel, conv_size, conv_stride, conv_padding, conv_groups
-                            square convolutions and pooling; conv_size is the input's height and width
-    rows, cols or shape     ("2x1024x4096") of the other operators: softmax and layer, RMS norm act on the last axis, batch and
-                            group norm on axis 1. For linear, bmm and matmul shape is "m x n x k", (m, k) by (k, n)
-    kernel                  name of the main kernel that ran
-
-`operators.py` defines the call of each operator.
-"""
+"""Operator tables: CSV files of single operators with their measured latency and energy (columns: docs/formats.md)."""
 
 from __future__ import annotations
 
@@ -40,18 +16,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.dtypes import canonical_dtype, compute_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
-from shmoo.runs.store.records import (
-    LEAST_ENERGY_J,
-    LEAST_POWER_W,
-    LONGEST_S,
-    MOST_ENERGY_J,
-    MOST_POWER_W,
-    SHORTEST_S,
-    AxisValue,
-    CacheState,
-    CaseSpec,
-    Time,
-)
+from shmoo.runs.store import records
 from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
@@ -60,7 +25,7 @@ ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "cop
 State = Literal["warm", "cold_weights"]
 W = TypeVar("W", bound=str)
 HEADS = ("heads", "kv_heads", "causal")
-TIMES: tuple[Time, ...] = get_args(Time)
+TIMES: tuple[records.Time, ...] = get_args(records.Time)
 STATES: tuple[State, ...] = get_args(State)
 _BY_ROW = Scheme("float8-dynamic", "float8", (1, 0), "float32")
 WEIGHTS = MappingProxyType(
@@ -97,7 +62,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
     line: int
     op: str
-    axes: dict[str, AxisValue]
+    axes: dict[str, records.AxisValue]
     dtype: str = "float32"
     latency_s: float | None = None
     energy_j: float | None = None
@@ -105,16 +70,16 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
     device: str = "cpu"
     runtime: str = "eager"
     reduction: Reduction = "k"
-    time: Time = "call"
+    time: records.Time = "call"
     state: State = "warm"
     weights: str = ""
 
     @property
-    def case(self) -> CaseSpec:
+    def case(self) -> records.CaseSpec:
         """The row's case, whose identity decides its split."""
         axes = self.axes | ({"weights": self.weights} if self.weights else {})
-        state: CacheState = "cold" if self.cold_weights else "warm"
-        return CaseSpec(self.op, "operator", axes, self.dtype, self.runtime, self.device, cache_state=state)
+        state: records.CacheState = "cold" if self.cold_weights else "warm"
+        return records.CaseSpec(self.op, "operator", axes, self.dtype, self.runtime, self.device, cache_state=state)
 
     @property
     def cold_weights(self) -> bool:
@@ -195,7 +160,7 @@ def _row(
         dtype = compute_dtype(cells.get("dtype") or "float32")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    latency = _amount(cells, "latency_s", where, SHORTEST_S, LONGEST_S, required=measured)
+    latency = _amount(cells, "latency_s", where, records.SHORTEST_S, records.LONGEST_S, required=measured)
     energy = _energy(cells, latency, where)
     operator = TABLE_OPERATORS[op]
     axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
@@ -208,8 +173,8 @@ def _row(
 
 
 def _energy(cells: dict[str, str], latency: float | None, where: str) -> float | None:
-    energy = _amount(cells, "energy_j", where, LEAST_ENERGY_J, MOST_ENERGY_J)
-    power = _amount(cells, "power_w", where, LEAST_POWER_W, MOST_POWER_W)
+    energy = _amount(cells, "energy_j", where, records.LEAST_ENERGY_J, records.MOST_ENERGY_J)
+    power = _amount(cells, "power_w", where, records.LEAST_POWER_W, records.MOST_POWER_W)
     if energy is not None or power is None:
         return energy
     if latency is None:
@@ -238,7 +203,7 @@ def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
     return name
 
 
-def _heads(cells: dict[str, str], axes: Mapping[str, AxisValue], where: str) -> dict[str, AxisValue]:
+def _heads(cells: dict[str, str], axes: Mapping[str, records.AxisValue], where: str) -> dict[str, records.AxisValue]:
     heads = _whole(cells["heads"], "heads", where)
     kv_heads = _whole(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
     if heads % kv_heads:
@@ -289,7 +254,7 @@ def _split_shape(text: str, where: str) -> list[int]:
     return [_whole(part, "shape", where) for part in text.lower().replace("×", "x").split("x")]
 
 
-def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict[str, AxisValue]:
+def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict[str, records.AxisValue]:
     shape = cells.get("shape")
     if operator.form == "gemm" and shape and not cells.get("m"):
         sides = _split_shape(shape, where)
@@ -302,7 +267,7 @@ def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict
     return {**extents}
 
 
-def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, AxisValue]:
+def _shape(cells: dict[str, str], operator: ShapedOperator, where: str) -> dict[str, records.AxisValue]:
     text = cells.get("shape")
     sides = _split_shape(text, where) if text else [_extent(cells, column, where) for column in ("rows", "cols")]
     if len(sides) < operator.rank:

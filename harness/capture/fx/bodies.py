@@ -1,9 +1,5 @@
-"""Graphs inside a graph. Of an operator without a cost, the operators that torch computes it from. Of branches and loops, which
-torch keeps as one call with a body, the calls of each run.
-
-Of a branch the costlier body counts; a loop counts as often as it runs where that follows from constants, otherwise once. A note
-says so.
-"""
+"""Graphs inside a graph: the operators that torch computes an operator without a cost from, and the bodies of branches and loops.
+Of a branch the costlier body counts; a loop counts as often as it runs where that follows from constants, otherwise once."""
 
 from __future__ import annotations
 
@@ -43,9 +39,6 @@ def parts_of(node: fx.Node, number: Number) -> tuple[fx.GraphModule, list[fx.Nod
 
     Parts are those of torch's table of decompositions into core ATen operators, and what a composite operator calls; operators
     that have a cost stay whole.
-
-    Args:
-        number: gives symbolic sizes their value.
     """
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
@@ -82,16 +75,13 @@ def _like(tensor: torch.Tensor, number: Number) -> torch.Tensor:
     return torch.empty_strided(shape, stride, dtype=tensor.dtype, device="cpu")
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    return {target: parts for target, parts in _table().items() if operator_name(target)[0] not in {*COSTS, *FREE}}
-
-
 @cache
-def _table() -> dict[Any, Callable[..., Any]]:
-    """All of torch's decompositions, those into core ATen operators first."""
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Torch's decompositions of operators without a cost, those into core ATen operators first."""
     from torch._decomp import core_aten_decompositions, global_decomposition_table
 
-    return {**global_decomposition_table["post_autograd"], **core_aten_decompositions()}
+    table = {**global_decomposition_table["post_autograd"], **core_aten_decompositions()}
+    return {target: parts for target, parts in table.items() if operator_name(target)[0] not in {*COSTS, *FREE}}
 
 
 def body_kind(node: fx.Node) -> str:
@@ -113,12 +103,7 @@ def node_lists(node: fx.Node) -> list[list[Any]]:
 
 
 class Constants:
-    """Values of small tensors and numbers that follow from a graph's constants alone.
-
-    Args:
-        module: the graph's module.
-        given: values of nodes that are known otherwise.
-    """
+    """Values of small tensors and numbers that follow from a graph's constants alone, and from the `given` values of nodes."""
 
     def __init__(self, module: fx.GraphModule, given: dict[fx.Node, Any] | None = None) -> None:
         self._module = module

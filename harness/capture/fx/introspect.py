@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.traceback import get_current_meta
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from shmoo.estimators.errors import InputError
@@ -48,11 +51,8 @@ def first_line(problem: object) -> str:
 
 
 class OperatorIntrospector:
-    """Reads FX nodes whose `meta["val"]` holds their results, as tracing with fake tensors leaves it.
-
-    Args:
-        number: gives symbolic sizes and numbers their value; by default the one they had in the example.
-    """
+    """Reads FX nodes whose `meta["val"]` holds their results, as tracing with fake tensors leaves it. `number` gives symbolic
+    sizes and numbers their value; by default the one they had in the example."""
 
     def __init__(self, number: Number | None = None) -> None:
         self.number = number or hint
@@ -80,11 +80,7 @@ class OperatorIntrospector:
         )
 
     def spec(self, tensor: torch.Tensor) -> TensorSpec:
-        """Shape and dtype of a real, meta or fake tensor.
-
-        Raises:
-            CaptureError: it is sparse or nested.
-        """
+        """Shape and dtype of a real, meta or fake tensor; `CaptureError` where it is sparse or nested."""
         if tensor.layout not in (torch.strided, torch._mkldnn):
             raise CaptureError(
                 f"a tensor has the layout {str(tensor.layout).removeprefix('torch.')}: its work depends on its values and is not "
@@ -142,11 +138,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def hint(value: Any) -> Any:
-    """The number itself, or the value a symbolic one had in the example; reading it leaves no guard behind.
-
-    Raises:
-        CaptureError: the number depends on data, so that the example has none.
-    """
+    """The number itself, or the value a symbolic one had in the example; reading it leaves no guard behind. `CaptureError` where
+    the number depends on data, so that the example has none."""
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
     example = value.node.hint
@@ -230,6 +223,40 @@ class RecordLines(TorchFunctionMode):
                 tensors = (value for value in leaves(args) if isinstance(value, torch.Tensor))
                 self.transformed |= any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def module_paths(model: Any, entered: Callable[[str], object]) -> Iterator[None]:
+    """While active, `entered` is told the path of the module whose code runs, whenever another one's does."""
+    names = {id(module): path for path, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
+    stack = [""]
+
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        stack.append(names.get(id(module), stack[-1]))
+        entered(stack[-1])
+
+    def leave(module: torch.nn.Module, _: Any, result: Any) -> None:
+        stack.pop()
+        entered(stack[-1])
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def result_nodes(node: fx.Node, result: Any) -> Iterator[tuple[torch.Tensor, fx.Node]]:
+    """The tensors that a recorded call returned, each with its node: the call's own, or a new one that takes it of several."""
+    if isinstance(result, torch.Tensor):
+        yield result, node
+    elif isinstance(result, (list, tuple)):
+        for i, element in enumerate(result):
+            if isinstance(element, torch.Tensor):
+                item = node.graph.call_function(operator.getitem, (node, i))
+                item.meta["val"] = node.meta["val"][i]
+                yield element, item
 
 
 def _bound(node: fx.Node) -> list[tuple[str, Any, bool]]:

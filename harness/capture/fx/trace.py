@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from shmoo.harness.capture.fx.devices import absent_devices_on_cpu
+from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 
 ENTER, EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
 """Functions whose calls mark a region under autocast in a graph."""
@@ -58,7 +58,6 @@ def trace_aten(module: fx.GraphModule, inputs: Sequence[Any], fake_mode: FakeTen
     Args:
         module: a graph of torch functions, as Dynamo or `symbolic_trace` makes it, or of ATen operators.
         inputs: values of its placeholders, in order; tensors may be real, meta or already fake in `fake_mode`.
-        fake_mode: the mode to trace in; a new one by default.
 
     Returns:
         A graph whose placeholders are those of `module`, followed by one for each of `attribute_tensors(module)`.

@@ -12,7 +12,7 @@ from torch import fx
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from shmoo.estimators.costs import classify, cost_of
-from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value, ValueKind
+from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
 from shmoo.harness.capture.fx.bodies import (
     BODIES,
     BRANCH_NOTE,
@@ -118,7 +118,7 @@ class Walk:
                 continue
             elif node.target is operator.getitem and node.args[0] in self.holders:
                 self._add_item(node)
-            elif self._is_whole(node) or self._is_level(node):
+            elif self._is_whole(node) or (_is_level(node) and node.args and node.args[0] in self.holders):
                 self.holders[node] = list(self.holders[node.args[0]])
             elif body_kind(node) in BODIES:
                 self._add_bodies(node)
@@ -144,15 +144,9 @@ class Walk:
         spec = self.introspector.spec
         return spec(tensor_of(node)) == spec(tensor_of(node.args[0])) and (len(node.args) < 5 or node.args[4] == 1)
 
-    def _is_level(self, node: fx.Node) -> bool:
-        """Whether the node takes a tensor into or out of a functional transform, as `torch.vmap` does."""
-        return (
-            "_functorch" in (getattr(node.target, "__module__", None) or "") and bool(node.args) and node.args[0] in self.holders
-        )
-
     def _computes(self, node: fx.Node) -> bool:
         """Whether the node is a call: not listed in `_NOT_CALLS`, and it reads or returns a tensor."""
-        if node.target in _NOT_CALLS or "_functorch" in (getattr(node.target, "__module__", None) or ""):
+        if node.target in _NOT_CALLS or _is_level(node):
             return False
         if ("val" not in node.meta and "example_value" in node.meta) or node.op in ("call_module", "call_method"):
             raise CaptureError(
@@ -164,7 +158,9 @@ class Walk:
     def _add_call(self, node: fx.Node) -> None:
         call = self.introspector.introspect(node)
         if classify(call) == "unknown" and (parts := parts_of(node, self.introspector.number)) is not None:
-            self._add_parts(node, *parts)
+            module, operands = parts
+            stands = self._stand_for(node, self._body(module, [self._current(operand) for operand in operands]))
+            self._write(self.introspector.written(node), stands)
             return
         reads = tuple(index for _, source in self.introspector.operands(node) for index in self._current(source))
         if self.autocast:
@@ -199,25 +195,11 @@ class Walk:
         """Value `index` in another type, by a call that stands before its reader."""
         if (index, dtype) in self.converted:
             return self.converted[index, dtype]
-        old = self.values[index].spec
-        new = TensorSpec(old.shape, dtype)
-        converted = self._append(Value(new))
+        spec = TensorSpec(self.values[index].spec.shape, dtype)
+        converted = self._emit("aten.to", [index], spec, dtype=dtype, non_blocking=False, copy=False, memory_format=None)
+        self.calls[-1] = msgspec.structs.replace(self.calls[-1], overload="dtype", module=reader.module, source=reader.source)
         if self.values[index].is_weight:
             self.converted[index, dtype] = converted
-        self.calls.append(
-            OpCall(
-                op="aten.to",
-                inputs=(old,),
-                outputs=(new,),
-                operands=("self",),
-                attributes={"dtype": dtype, "non_blocking": False, "copy": False, "memory_format": None},
-                reads=(index,),
-                writes=(converted,),
-                overload="dtype",
-                module=reader.module,
-                source=reader.source,
-            )
-        )
         return converted
 
     # Bodies of branches and loops ------------------------------------------------------------------------------------
@@ -242,13 +224,7 @@ class Walk:
             results = self._scan(node, bodies[0], lists, indices)
         self._stand_for(node, results)
 
-    def _add_parts(self, node: fx.Node, parts: fx.GraphModule, operands: list[fx.Node]) -> None:
-        """The calls that a call consists of; the node then stands for their results."""
-        results = self._stand_for(node, self._body(parts, [self._current(operand) for operand in operands]))
-        self._write(self.introspector.written(node), results)
-
     def _stand_for(self, node: fx.Node, results: list[list[int]]) -> list[_Holder]:
-        """Let a node stand for the results of a body."""
         inner = [index for result in results for index in result]
         outer = self.introspector.results(node)
         holders = [_Holder(index, tensor, self.serial) for index, tensor in zip(inner, outer, strict=False)]
@@ -278,7 +254,7 @@ class Walk:
         spec = self.values[index].spec
         return TensorSpec(spec.shape[1:], spec.dtype)
 
-    def _emit(self, op: str, reads: list[int], spec: TensorSpec, storage: int | None = None, **attributes: int) -> int:
+    def _emit(self, op: str, reads: list[int], spec: TensorSpec, storage: int | None = None, **attributes: Attribute) -> int:
         """A call that is in no graph, and the value that it makes."""
         made = self._append(Value(spec, storage=storage))
         names = ("self",) if len(reads) == 1 and op != "aten.stack" else tuple(f"tensors.{i}" for i in range(len(reads)))
@@ -354,6 +330,11 @@ class Walk:
     def _append(self, value: Value) -> int:
         self.values.append(value)
         return len(self.values) - 1
+
+
+def _is_level(node: fx.Node) -> bool:
+    """Whether the node takes a tensor into or out of a functional transform, as `torch.vmap` does."""
+    return "_functorch" in (getattr(node.target, "__module__", None) or "")
 
 
 def storage_key(tensor: torch.Tensor) -> StorageWeakRef | int:

@@ -22,18 +22,19 @@ _LOCAL = re.compile(r"L\['[^']+'\]")
 _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
-class Origins:
-    """Tells weights from activations while a model runs.
+def weight_origins(model: Any) -> list[tuple[torch.Tensor, Origin]]:
+    """Each parameter, then each buffer of a module, once, with its origin; none for a function."""
+    if not isinstance(model, torch.nn.Module):
+        return []
+    parameters = [(tensor, Origin("parameter", name)) for name, tensor in model.named_parameters()]
+    return [*parameters, *((tensor, Origin("buffer", name)) for name, tensor in model.named_buffers())]
 
-    Args:
-        model: a module, or a function, whose weights are then recognized by where Dynamo found them.
-    """
+
+class Origins:
+    """Tells weights from activations while a model runs: those of a module, or, of a function, by where Dynamo found them."""
 
     def __init__(self, model: Any) -> None:
-        self._weights: dict[int, Origin] = {}
-        if isinstance(model, torch.nn.Module):
-            self._weights |= {id(buffer): Origin("buffer", name) for name, buffer in model.named_buffers()}
-            self._weights |= {id(parameter): Origin("parameter", name) for name, parameter in model.named_parameters()}
+        self._weights = {id(tensor): origin for tensor, origin in reversed(weight_origins(model))}
         self._activations: set[Any] = set()
 
     def flows(self, *values: Any) -> None:
@@ -41,12 +42,8 @@ class Origins:
         self._activations.update(map(storage_key, tensors_in(values)))
 
     def of(self, tensor: Any, source: str = "") -> Origin:
-        """The origin of a graph's input.
-
-        Args:
-            tensor: the tensor itself (a number is an input).
-            source: where Dynamo found it, such as "L['self']._modules['fc']._parameters['weight']".
-        """
+        """The origin of a tensor that enters a graph (a number is an input), found by Dynamo at a `source` such as
+        "L['self']._modules['fc']._parameters['weight']"."""
         if id(tensor) in self._weights:
             return self._weights[id(tensor)]
         keys = [subscript or attribute for subscript, attribute in _SOURCE_KEY.findall(source)]

@@ -11,15 +11,17 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
+from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
+from shmoo.harness.cli.verbs.profiles import show_errors
 from shmoo.harness.defaults import LOCAL, user_profiles
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
-    from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 
 EXAMPLES = """\b
 Examples:
@@ -75,7 +77,10 @@ def calibrate(
     if curve:
         show_curve(sources, profile, seed, as_json)
         return
-    chosen = name or (out.stem if out else None if profile is None else own_name(profile))
+    chosen = name or (out.stem if out else None)
+    if chosen is None and profile is not None:
+        # Never the name of a built-in profile, which it would replace wherever that is named.
+        chosen = f"{profile.name}_calibrated" if profile.name in builtin_names() else profile.name
     expected = out or profile_path(chosen or LOCAL, force)
     output.check_folder(expected.parent)
     if chosen is not None:
@@ -153,19 +158,9 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
     )
 
 
-def own_name(base: ArchitectureProfile) -> str:
-    """The name of a calibration of `base`: never that of a built-in profile, which it would replace wherever that is named."""
-    from shmoo.estimators.machine.profile import builtin_names
-
-    return f"{base.name}_calibrated" if base.name in builtin_names() else base.name
-
-
 def profile_path(name: str, force: bool) -> Path:
     """Where a profile of the user's own goes; `InputError` where `name` is no name, or without --force that of a built-in
     profile, which it would replace wherever it is named."""
-    from shmoo.estimators.machine.profile import builtin_names
-    from shmoo.estimators.machine.validation import check_name
-
     if name in builtin_names() and not force:
         raise InputError(
             f"{name!r} is a built-in profile, which one of yours would replace wherever it is named; "
@@ -188,7 +183,6 @@ def show_calibration(made: Calibration) -> None:
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-    from shmoo.harness.cli.verbs.profiles import show_errors
 
     rows: list[list[str | Cell]] = []
     for name, c in sorted(made.profile.coefficients.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shlex
 import time
@@ -13,16 +14,19 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
+from shmoo.estimators.progress import Standing
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.hurry import resumed
+from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
 from shmoo.harness.cli.layout import View
-from shmoo.harness.cli.previews import Previews
+from shmoo.harness.cli.progress import Display
+from shmoo.harness.cli.verbs import calibrate, doctor
+from shmoo.harness.cli.verbs.measure import shown, tell_failed
+from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
 from shmoo.runs.store.files import own_folder, replace_file
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile
-    from shmoo.harness.cli.hurry import Hurry, Reserve
     from shmoo.runs.store.records import CaseSpec, Machine
     from shmoo.runs.store.store import Run
 
@@ -92,14 +96,9 @@ def characterize(
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
-    from shmoo.estimators.progress import Standing
     from shmoo.harness.campaign.cases import check_device, usable_device
-    from shmoo.harness.cli.hurry import Hurry, Reserve
-    from shmoo.harness.cli.progress import Display
-    from shmoo.harness.cli.verbs.calibrate import profile_path
-    from shmoo.harness.cli.verbs.doctor import show_doctor, show_neighbours
-    from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
-    from shmoo.harness.machine.doctor import doctor, probe_machine
+    from shmoo.harness.machine.doctor import doctor as examine
+    from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
     from shmoo.runs.store.store import holds_run
 
@@ -110,17 +109,17 @@ def characterize(
         )
     target = run_directory(out, resume, "characterize")
     holds_run(target, resume)
-    for folder in (profile_path(name or LOCAL, force).parent, target):
+    for folder in (calibrate.profile_path(name or LOCAL, force).parent, target):
         output.check_folder(folder)
     begin = time.monotonic()
     machine = probe_machine(threads)
     device = usable_device(machine) if device is None else device
     check_device(device, machine)
     name = name or (LOCAL if device == "cpu" else LOCAL_GPU)
-    profile_path(name, force)  # refuses a name before anything is measured
+    calibrate.profile_path(name, force)  # refuses a name before anything is measured
     if not as_json:
-        show_doctor(doctor())
-        show_neighbours(watch_neighbours())
+        doctor.show_doctor(examine())
+        doctor.show_neighbours(watch_neighbours())
         output.result("")
     reserve = Reserve(budget_s)
     run, weak, interrupted = measure_all(target, machine, plan(machine, quick, device), resume, begin, reserve)
@@ -218,7 +217,6 @@ def measure_all(
         The run, one sentence on what is weak about it, empty where nothing is, and whether it was interrupted.
     """
     from shmoo.harness.campaign.cases import measure_cases
-    from shmoo.harness.cli.verbs.measure import shown, tell_failed
     from shmoo.runs.store.store import MANIFEST, Run
 
     # Single operators compile fastest and networks slowest.
@@ -278,19 +276,15 @@ def _full_fit(run: Run, name: str) -> str:
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
-    """The fitted profile, under a name that is free among the user's own (or the same, with force).
-
-    Returns:
-        The profile, and one sentence where too little was measured to fit it: it then is the machine's description.
-    """
+    """The fitted profile, under a name that is free among the user's own (or the same, with force), and one sentence where too
+    little was measured to fit it: it then is the machine's description."""
     from shmoo.calibrate.fit.base import base_profile
-    from shmoo.harness.cli.verbs.calibrate import fit, profile_path
 
-    target, unfitted = profile_path(name, force), ""
+    target, unfitted = calibrate.profile_path(name, force), ""
     if not force:
         target = free_path(target)
     try:
-        made = fit((run.path,), None, target.stem, seed, hurry=hurry)
+        made = calibrate.fit((run.path,), None, target.stem, seed, hurry=hurry)
         profile = made.profile
         if made.hurried:
             output.message(f"the fit was cut short; `{_full_fit(run, target.stem)}` fits in full")
@@ -307,19 +301,15 @@ def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: 
 
 def keep(profile: ArchitectureProfile, run: Run, force: bool) -> None:
     """Write a profile among the user's own and beside the rows of its run, which keeps those that it has."""
-    from shmoo.harness.cli.verbs.calibrate import profile_path
-
     data = profile.to_json()
     replace_file(free_path(run.path / "profile.json"), data)
-    target = profile_path(profile.name, force)
+    target = calibrate.profile_path(profile.name, force)
     output.write(target, data)
     output.message(f"wrote {target}; use it with --arch {target.stem}")
 
 
 def _unkept(write: Callable[[], object]) -> str:
     """Write results; why the system would not take them, empty where it did."""
-    import errno
-
     try:
         write()
     except OSError as error:

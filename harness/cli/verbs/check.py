@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from shmoo.harness.cli import options, output
 
@@ -26,8 +27,6 @@ def check(run: str, as_json: bool) -> None:
     findings = check_run(opened)
     faults = sum(finding.level == "fault" for finding in findings)
     if as_json:
-        import msgspec
-
         output.json_document(
             {"format": 1, "run": run, "rows": len(opened.rows), "faults": faults, "findings": msgspec.to_builtins(findings)}
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import unknown
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
-    from shmoo.runs.analysis.compare import CaseChange, Comparison, Unpaired
+    from shmoo.runs.analysis.compare import Comparison, Unpaired
     from shmoo.runs.analysis.compare_verdict import Verdict
     from shmoo.runs.store.records import CaseSpec
     from shmoo.runs.store.store import Run
@@ -36,35 +37,29 @@ class Gating(NamedTuple):
     junit: str | None
 
 
-def gating(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --fail-on, --threshold, --markdown and --junit; the command takes them together as `gate`. A change that nobody knows
-    and a file that cannot be written are refused before anything is measured or read."""
+def _gating(fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None) -> Gating:
+    """A change that nobody knows and a file that cannot be written are refused before anything is measured or read."""
+    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
 
-    @functools.wraps(command)
-    def with_gate(
-        *, fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None, **given: Any
-    ) -> Any:
-        from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
+    for question in fail_on:
+        if question not in QUESTIONS:
+            raise unknown("change to fail on", question, QUESTIONS)
+    for path in filter(None, (markdown, junit)):
+        output.writing(path)
+    return Gating(fail_on or ("slower",), MIN_CHANGE if threshold is None else threshold, markdown, junit)
 
-        for question in fail_on:
-            if question not in QUESTIONS:
-                raise unknown("change to fail on", question, QUESTIONS)
-        for path in filter(None, (markdown, junit)):
-            output.writing(path)
-        limit = MIN_CHANGE if threshold is None else threshold
-        return command(gate=Gating(fail_on or ("slower",), limit, markdown, junit), **given)
 
-    added: Callable[..., Any] = with_gate
-    for option in (
-        click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
-        click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
-        options.threshold(),
-        options.names(
-            "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
-        ),
-    ):
-        added = option(added)
-    return added
+gating = options.together(
+    "gate",
+    _gating,
+    options.names(
+        "--fail-on", metavar="CHANGE,...", help="Exit with 1 for slower, faster, hungrier or thriftier. Default: slower."
+    ),
+    options.threshold("3%"),
+    click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
+    click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
+)
+"""--fail-on, --threshold, --markdown and --junit, taken together as `gate`."""
 
 
 @click.command(epilog=EXAMPLES, short_help="What changed between runs beyond noise; fails a build.")
@@ -109,12 +104,11 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         if gate.junit:
             output.write(gate.junit, junit(comparison, verdicts, limit))
     if as_json:
-        import msgspec
-
         document = {"format": 1, "a": paths[0], "bases": paths[:-1], "b": paths[-1], "changed": comparison.changed}
         document |= {"threshold": limit, "verdicts": verdicts, **msgspec.structs.asdict(comparison)}
         # As plain types the cases of large runs take several times their memory.
-        document["cases"] = map(_case_record, comparison.cases)
+        asdict, no_energy = msgspec.structs.asdict, {"energy_reason": "a run has no energy of this case"}
+        document["cases"] = (asdict(case) | ({} if case.energy else no_energy) for case in comparison.cases)
         output.json_document(document | _unknown(comparison))
     else:
         _show(comparison, limit)
@@ -124,12 +118,6 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
         raise click.exceptions.Exit(CHANGED)
     if "too noisy" in answers:
         raise click.exceptions.Exit(TOO_NOISY)
-
-
-def _case_record(case: CaseChange) -> dict[str, object]:
-    import msgspec
-
-    return msgspec.structs.asdict(case) | ({} if case.energy else {"energy_reason": "a run has no energy of this case"})
 
 
 def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
@@ -156,8 +144,6 @@ def _unknown(comparison: Comparison) -> dict[str, object]:
 
 
 def _show(comparison: Comparison, min_change: float) -> None:
-    from shmoo.estimators.units import percent, si
-
     if comparison.differences:
         lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in comparison.differences]
         output.table(["differs in", "A", "B", ""], lines, title="Conditions", left=4)
@@ -205,8 +191,6 @@ def _show(comparison: Comparison, min_change: float) -> None:
 
 
 def _noise(comparison: Comparison) -> str:
-    from shmoo.estimators.units import percent
-
     beside = {"runs": "and what the base runs differ by", "pairs": "of which the differences of pairs hold little"}
     if comparison.noise_from in beside:
         known = "not known for one visit" if comparison.noise is None else f"{percent(comparison.noise)} a visit"

@@ -12,7 +12,6 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.units import amount, percent, si
 from shmoo.harness.cli import captures, options, output
-from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
@@ -73,13 +72,10 @@ def explore(
 ) -> None:
     """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
     several models are their geometric mean. Designs whose memory does not hold a model are left out."""
-    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.tabulated import tabulated
     from shmoo.estimators.sweep import explore as spaces
-    from shmoo.harness.machine.architectures import load_architecture
 
-    profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
-    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    profile, chosen = options.one_target(arch, runtime)
     axes = options.machine_axes([part for text in over for part in re.split(r",(?=[^,=]+=)", text)])
     for name, values in axes.items():
         if any(isinstance(value, str) for value in values):

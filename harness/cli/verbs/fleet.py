@@ -11,9 +11,12 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import ShmooError, unknown
+from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.verbs.report import newest_profile
 from shmoo.harness.defaults import run_directory
+from shmoo.harness.fleet.hosts import read_hosts
 
 if TYPE_CHECKING:
     from shmoo.harness.fleet.campaign import Campaign
@@ -69,7 +72,6 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     """
     from shmoo.harness.cli.app import cli
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
-    from shmoo.harness.fleet.hosts import read_hosts
     from shmoo.harness.fleet.status import STARTABLE, begun, status
 
     target = run_directory(out, resume, "fleet", "campaign")
@@ -169,7 +171,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
     """Copy new rows, graphs and profiles from every host into CAMPAIGN/hosts/NAME, checked by hash. It can be repeated and
     interrupted. Exits with 1 when a host could not be fetched from."""
     from shmoo.harness.fleet.campaign import Campaign
-    from shmoo.harness.fleet.fetch import fetch, summary
+    from shmoo.harness.fleet.fetch import fetch
 
     opened = Campaign.open(campaign)
     fetched = fetch(opened)
@@ -179,7 +181,9 @@ def fetch(campaign: Path, as_json: bool) -> None:
     if as_json:
         output.json_document({"format": 1, "campaign": str(opened.path), "hosts": msgspec.to_builtins(fetched)})
     else:
-        output.message(f"{summary(fetched)} into {opened.path / 'hosts'}")
+        count, size = sum(one.files for one in fetched), sum(one.size for one in fetched)
+        hosts = sum(one.files > 0 for one in fetched)
+        output.message(f"fetched {count} files ({size} bytes) from {hosts} hosts into {opened.path / 'hosts'}")
     if any(one.problem for one in fetched):
         raise click.exceptions.Exit(NOT_ALL)
 
@@ -194,12 +198,13 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
     energy per inference. Missing hosts stand at its head."""
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.runs.analysis.fleet import fleet_report
-    from shmoo.runs.fleet_page import write_fleet_page
+    from shmoo.runs.fleet_page import render_fleet
+    from shmoo.runs.plots.page import write
 
     opened = Campaign.open(campaign)
     made = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
     target = output.writing(out if out is not None else opened.path / PAGE)
-    write_fleet_page(made, f"{opened.path.name}: {' '.join(opened.file.command)}", target)
+    write(render_fleet(made, f"{opened.path.name}: {' '.join(opened.file.command)}"), target)
     output.message(f"wrote {target}")
     if as_json:
         hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in made.missing]
@@ -234,8 +239,6 @@ def _specimens(campaign: Campaign) -> list[Specimen]:
 
 
 def _specimen(known: HostStatus, fetched: Path) -> Specimen:
-    from shmoo.estimators.machine.profile import load_profile
-    from shmoo.harness.cli.verbs.report import newest_profile
     from shmoo.harness.fleet.fetch import last_facts
     from shmoo.runs.analysis.fleet import Specimen
     from shmoo.runs.store.store import Run

@@ -9,6 +9,8 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.fusion.rules import fusion_groups
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
@@ -49,15 +51,11 @@ def fusion(
     With --real Inductor compiles the model up to its schedule, and the agreement is given: F1 over pairs of operators that
     share a kernel, and the number of kernels.
     """
-    from shmoo.estimators.fusion.rules import fusion_groups
-    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings, fusion_score
-    from shmoo.harness.machine.architectures import load_architecture
 
     name = options.only_one(arch, "--arch") or LOCAL
-    profile = load_architecture(name)
-    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    profile, chosen = options.one_target(arch, runtime)
     if real and (profile.family != "cpu" or chosen not in REAL):
         raise InputError(
             f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
@@ -121,10 +119,7 @@ def _show_groups(
 ) -> None:
     """A row a kernel; where Inductor's differs, what it makes of the same operators."""
     truth = {} if real is None else {group: None for group in real.groups}
-    by_call: dict[int, list[tuple[int, ...]]] = {}
-    for group in truth:
-        for call in group:
-            by_call.setdefault(call, []).append(group)
+    by_call = grouped((call, group) for group in truth for call in group)
     rows = []
     for calls, pattern in predicted:
         same = calls in truth

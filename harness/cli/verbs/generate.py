@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from shmoo.estimators.progress import Progress, Standing
 from shmoo.estimators.units import si, size, yes_or_no
@@ -56,8 +57,6 @@ def generate(
     The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
     cache lengths and summed over all.
     """
-    from msgspec import structs
-
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record
@@ -117,42 +116,40 @@ def _reporting(
     return reported
 
 
-COLUMNS = (
-    "model", "arch", "batch", "dtype", "runtime", "prompt+new", "first token", "per token", "90 % per token", "rate",
-    "energy/token", "cache", "memory", "fits",
-)  # fmt: skip
-TEXTS = 6
+def _cell(value: object, unit: str) -> Cell:
+    return output.quantity(value["value"] if isinstance(value, dict) else None, unit)
+
+
+def _interval(step: object) -> str:
+    return f"{si(step['low'], 's')} - {si(step['high'], 's')}" if isinstance(step, dict) else ""
+
+
+COLUMNS: Mapping[str, Callable[[Record], str | Cell]] = {
+    "model": lambda r: str(r["model"]),
+    "arch": lambda r: str(r["arch"]),
+    "batch": lambda r: str(r["batch"]),
+    "dtype": lambda r: str(r["dtype"]),
+    "runtime": lambda r: str(r["runtime"]),
+    "prompt+new": lambda r: f"{r['prompt_tokens']}+{r['new_tokens']}",
+    "first token": lambda r: _cell(r["time_to_first_token_s"], "s"),
+    "per token": lambda r: _cell(r["time_per_output_token_s"], "s") if r["time_per_output_token_s"] else Cell("none", None),
+    "90 % per token": lambda r: _interval(r["time_per_output_token_s"]),
+    "rate": lambda r: _cell(r["tokens_per_s"], "/s"),
+    "energy/token": lambda r: _cell(r["energy_per_token_j"], "J"),
+    "cache": lambda r: Cell(size(r["cache_bytes"]), r["cache_bytes"]),
+    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
+    "fits": lambda r: yes_or_no(r["fits"]),
+}
+"""Header -> cell of an estimate."""
+TEXTS = ("model", "arch", "batch", "dtype", "runtime", "prompt+new")
 """Columns that are text, the first ones."""
 DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", "fits")
 """Columns in the order in which a narrow terminal leaves them out."""
 
 
 def _show(records: Sequence[Record], view: View) -> None:
-    def cell(value: object, unit: str) -> Cell:
-        return output.quantity(value["value"] if isinstance(value, dict) else None, unit)
-
-    rows: list[list[str | Cell]] = []
-    for r in records:
-        step = r["time_per_output_token_s"]
-        rows.append(
-            [
-                str(r["model"]),
-                str(r["arch"]),
-                str(r["batch"]),
-                str(r["dtype"]),
-                str(r["runtime"]),
-                f"{r['prompt_tokens']}+{r['new_tokens']}",
-                cell(r["time_to_first_token_s"], "s"),
-                cell(step, "s") if step else Cell("none", None),
-                f"{si(step['low'], 's')} - {si(step['high'], 's')}" if isinstance(step, dict) else "",
-                cell(r["tokens_per_s"], "/s"),
-                cell(r["energy_per_token_j"], "J"),
-                Cell(size(r["cache_bytes"]), r["cache_bytes"]),
-                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-                yes_or_no(r["fits"]),
-            ]
-        )
-    output.table(COLUMNS, rows, left=TEXTS, drop=DROP, common=COLUMNS[:TEXTS], view=view)
+    rows = [[cell(r) for cell in COLUMNS.values()] for r in records]
+    output.table(list(COLUMNS), rows, left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
     if records:
         output.result("")
         output.facts({"rate": "new tokens a second, those of all sequences of a batch, prompt included in the time"})

@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from shmoo.harness.cli import options, output
-from shmoo.runs.store.files import replace_file
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec
@@ -26,7 +25,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Cases over many runs; the first run that differs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@options.threshold()
+@options.threshold("3%")
 @options.out(str(PAGE))
 @options.as_json
 def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as_json: bool) -> None:
@@ -45,9 +44,10 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     found = follow(opened, limit)
     if out is not None or not as_json:
         from shmoo.runs.plots.history import render_history
+        from shmoo.runs.plots.page import write
 
         target = output.writing(out or PAGE)
-        replace_file(target, render_history(found, limit).encode("utf-8", "backslashreplace"))
+        write(render_history(found, limit), target)
         output.message(f"wrote {target}")
     for point in found.runs:
         if point.differs:
@@ -59,8 +59,7 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
         output.json_document({**head, **msgspec.structs.asdict(found)})
         return
-    every = [*([] if found.suite is None else [found.suite]), *found.series]
-    changes = [(series, change) for series in every for change in series.changes]
+    changes = [(series, change) for series in found.every for change in series.changes]
     lines = [
         [
             series.label,

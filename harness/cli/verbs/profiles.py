@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from shmoo.estimators.errors import FormatError
+from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell, View
-
-if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
 
 EXAMPLES = """\b
 Examples:
@@ -36,7 +34,6 @@ def profiles(ctx: click.Context) -> None:
 @options.view("by name")
 def list_profiles(as_json: bool, view: View) -> None:
     """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
-    from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.machine.architectures import default_names, load_architecture, own_profiles
 
     found, own = [], own_profiles()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.estimates import show_models
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
+from shmoo.runs.store.files import blocks_of, csv_of_blocks, own_folder, replace_file
 
 if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
     from shmoo.runs.analysis.error_records import ErrorReport
     from shmoo.runs.store.store import Run
@@ -37,8 +42,6 @@ Examples:
 @options.wide
 def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | None, as_json: bool, wide: bool) -> None:
     """Error of every estimate against the measurement: errors.csv, one self-contained report.html and a table here."""
-    from shmoo.runs.store.files import own_folder
-
     opened = output.open_run(run)
     chosen = choose_profile(opened, profile)
     target = out if out is not None else own_folder(Path(run) / "report")
@@ -53,7 +56,6 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
     """The profile asked for, else the one the run's directory holds, else cpu_local as `profiles list` shows it."""
-    from shmoo.estimators.machine.profile import load_profile
     from shmoo.harness.machine.architectures import load_architecture, own_profiles
 
     if name is not None:
@@ -85,24 +87,18 @@ def judged(run: Run, profile: ArchitectureProfile, archs: Sequence[str]) -> tupl
 
 def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> None:
     """Write the files of a report and of estimates into `out`."""
-    import json
-
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.runs.analysis.predict import network_fusions
     from shmoo.runs.report import write_report
-    from shmoo.runs.store.files import csv_bytes, replace_file
 
     output.writing(out / "report.html")
     write_report(made, estimates, out, network_fusions(run, made.profile))
     replace_file(out / "estimates.json", json.dumps(estimates, indent=1, allow_nan=False).encode() + b"\n")
-    rows = [flatten(record) for record in estimates]
-    replace_file(out / "estimates.csv", csv_bytes(list(dict.fromkeys(name for row in rows for name in row)), rows))
+    replace_file(out / "estimates.csv", csv_of_blocks(list(blocks_of(map(flatten, estimates)))))
 
 
 def report_record(made: ErrorReport) -> dict[str, object]:
     """Figures of merit as plain types."""
-    import msgspec
-
     networks = [
         {
             "network": n.name,
@@ -143,7 +139,6 @@ def _basis(made: ErrorReport) -> str:
 
 def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
-    from shmoo.estimators.units import percent, si
     from shmoo.runs.report import shift_text
 
     if made.networks:
@@ -190,8 +185,6 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
     if made.excluded:
         output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
     if estimates:
-        from shmoo.harness.cli.estimates import show_models
-
         if made.networks or rows:
             output.result("")
         show_models(estimates, view)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell, View, room_beside
 
@@ -44,8 +46,6 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
     if csv_path:
         output.write_csv(csv_path, map(row_record, opened.rows), "rows")
     if as_json:
-        import msgspec
-
         records = map(row_record, opened.rows)
         output.json_document(
             {
@@ -126,8 +126,6 @@ def _why_not_alone(row: Measurement) -> str:
 def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) -> None:
     """Table for people, with the reasons of rows that cannot be used (or of all) under them. On a terminal labels of cases are
     shortened so that a row takes one line where it can."""
-    from shmoo.estimators.units import percent
-
     sums = any(row.operators_s is not None for row in rows)
     shared, settings = _settings([row.case for row in rows])
     differ = any(settings)
@@ -208,8 +206,6 @@ def operator_records(run: Run, row: Measurement) -> list[Record]:
 
 def show_operators(row: Measurement, records: Sequence[Record]) -> None:
     """Table for people of one network's operators, and what their sum is beside the network."""
-    from shmoo.estimators.units import percent, si
-
     total, whole = row.operators_s, row.latency.value_s if row.timing and row.timing.samples_s else None
     lines = [
         [

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
+from shmoo.estimators.units import amount, si, size, yes_or_no
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.progress import track
+from shmoo.harness.fleet.array import ARRAYS, run_array
 
 if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.controller import Columns, SweepController
 
@@ -84,6 +89,8 @@ def sweep(
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
     from shmoo.estimators.sweep.controller import rows_of
+    from shmoo.harness.api import controller_of
+    from shmoo.harness.models.asked import at_ends
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -121,24 +128,29 @@ def sweep(
         if engine is not None:
             groups.append(_array_blocks(engine, jobs))
         else:
+            points = at_ends({**workload_axes, **{name: (value,) for name, value in settings.items()}})
+            job, of_jobs = part or (0, 1)
             for model, wanted in itertools.product(models, types):
-                controller = _controller(model, profiles, workload_axes, machine_axes, settings, asked, wanted, runtime, fused)
+                source = asked.source(asked.request(model, wanted, points))
+                controller = controller_of(model, source, profiles, workload_axes, machine_axes, settings, runtime, fused)
                 if largest_on_chip:
                     groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
-                else:
-                    groups.append(list(_estimates(controller, wanted, threads, *(part or (0, 1)))))
+                    continue
+                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=threads, part=job, parts=of_jobs)
+                stage, rows_in_all = f"estimating {model}", len(controller) // of_jobs
+                groups.append(list(track(blocks, rows_in_all, stage, lambda block: len(block["model"]))))
     if part is not None:
         output.json_document(groups)
         return
-    blocks = [block for group in groups for block in group]
+    blocks_in_all = [block for group in groups for block in group]
     if csv_path:
-        output.write_columns(csv_path, blocks)
-    everything = itertools.chain.from_iterable(map(rows_of, blocks))
+        output.write_columns(csv_path, blocks_in_all)
+    everything = itertools.chain.from_iterable(map(rows_of, blocks_in_all))
     if as_json and not plot_path:
         output.json_document(everything)
         return
     listed = bool(plot_path or largest_on_chip or view.sort or view.top is not None)
-    rows = list(everything) if listed else _worth_showing(blocks)
+    rows = list(everything) if listed else _worth_showing(blocks_in_all)
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 
@@ -158,7 +170,6 @@ def _profiles(
 ) -> list[ArchitectureProfile]:
     """The architectures of the sweep. Those named must have one of the runtimes; where none is named, the built-in ones that have
     one, and everything swept about them."""
-    from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
     from shmoo.estimators.variants import tiling_parameters
     from shmoo.harness.machine.architectures import choose_targets, load_architectures
 
@@ -182,58 +193,15 @@ def _profiles(
     return fitting
 
 
-def _controller(
-    model: str,
-    profiles: Sequence[ArchitectureProfile],
-    axes: Mapping[str, Sequence],
-    machine_axes: Mapping[str, Sequence[float]],
-    settings: Mapping[str, int | float | str],
-    asked: captures.ModelOptions,
-    dtype: str | None,
-    runtimes: Sequence[str],
-    fused: Sequence[bool],
-) -> SweepController:
-    from shmoo.estimators.sweep.controller import SweepController
-    from shmoo.harness.models.asked import at_ends
-
-    points = at_ends({**axes, **{name: (value,) for name, value in settings.items()}})
-    source = asked.source(asked.request(model, dtype, points))
-    fixed = {name: value for name, value in {**source.axes(), **settings}.items() if name not in axes}
-    return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, fixed, runtimes, fused)
-
-
 def _array_blocks(engine: str, jobs: int) -> list[Columns]:
     """The rows of this very command, computed in jobs: each computes its part of every model and type."""
-    from shmoo.harness.fleet.array import ARRAYS, run_array
-
-    context = click.get_current_context()
-    own = ("engine", "jobs", "part", "as_json", "csv_path", "plot_path")
-    again = ["sweep"]
-    models: list[str] = []
-    for option in context.command.params:
-        value = context.params.get(option.name or "")
-        if option.name in own or value in (None, False, (), ""):
-            continue
-        listed = value if isinstance(value, tuple) else (value,)
-        if isinstance(option, click.Argument):
-            models += map(str, listed)
-        else:
-            again += [option.opts[0]] if value is True else [f"{option.opts[0]}={one}" for one in listed]
-    documents = run_array(ARRAYS[engine], [[*again, "--part", str(job), str(jobs), "--", *models] for job in range(jobs)])
+    words, models = given_again(("engine", "jobs", "part", "as_json", "csv_path", "plot_path"))
+    documents = run_array(ARRAYS[engine], [["sweep", *words, "--part", str(job), str(jobs), *models] for job in range(jobs)])
     return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
-
-
-def _estimates(controller: SweepController, dtype: str | None, threads: int | None, part: int, parts: int) -> Iterator[Columns]:
-    from shmoo.estimators.graph.dtypes import matrix_dtype
-    from shmoo.harness.cli.progress import track
-
-    blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=threads, part=part, parts=parts)
-    return track(blocks, len(controller) // parts, f"estimating {controller.model}", lambda block: len(block["model"]))
 
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
-    from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.predict.tabular import flatten, memory_record
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
@@ -254,8 +222,6 @@ def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]
 
 
 def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    from shmoo.estimators.units import size, yes_or_no
-
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     lines: list[list[str | Cell]] = [
         [
@@ -275,37 +241,32 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
 
 def _setting(value: Any, unit: str) -> str | Cell:
     """A value of an axis, sorted by the number where it is one."""
-    from shmoo.estimators.units import amount
-
     text = amount(value, unit)
     return Cell(text, value) if isinstance(value, int | float) and not isinstance(value, bool) else text
 
 
-RESULTS = ("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
+RESULTS: Mapping[str, Callable[[Record], str | Cell]] = {
+    "latency": lambda r: output.quantity(r["latency_s"], "s"),
+    "90 % interval": lambda r: (
+        "" if r["latency_s_low"] is None else f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}"
+    ),
+    "rate": lambda r: output.quantity(r["throughput_per_s"], "/s"),
+    "achieved": lambda r: output.quantity(r["flops"] / r["latency_s"], "flop/s"),
+    "energy": lambda r: output.quantity(r["energy_j"], "J"),
+    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
+    "fits": lambda r: yes_or_no(r["fits"]),
+    "tiles": lambda r: output.quantity(r["tiles"], ""),
+}
+"""Header -> cell of an estimate."""
 DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
 """Columns in the order in which a narrow terminal leaves them out."""
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    from shmoo.estimators.units import si, size, yes_or_no
-
-    lines: list[list[str | Cell]] = []
-    for r in rows:
-        interval = f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}" if r["latency_s_low"] is not None else ""
-        lines.append(
-            [
-                str(r["arch"]),
-                *(_setting(r[name], units.get(name, "")) for name in varied),
-                output.quantity(r["latency_s"], "s"),
-                interval,
-                output.quantity(r["throughput_per_s"], "/s"),
-                output.quantity(r["flops"] / r["latency_s"], "flop/s"),
-                output.quantity(r["energy_j"], "J"),
-                Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-                yes_or_no(r["fits"]),
-                output.quantity(r["tiles"], ""),
-            ]
-        )
+    lines = [
+        [str(r["arch"]), *(_setting(r[name], units.get(name, "")) for name in varied), *(cell(r) for cell in RESULTS.values())]
+        for r in rows
+    ]
     output.table(["arch", *varied, *RESULTS], lines, drop=DROP, common=("arch",), view=view)
 
 

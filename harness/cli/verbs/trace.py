@@ -14,7 +14,6 @@ from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import Cell, View
-from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
@@ -54,13 +53,10 @@ def trace(
 ) -> None:
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
     call that was measured on this machine is a process of its own beside the prediction."""
-    from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
-    from shmoo.harness.machine.architectures import load_architecture
 
-    profile = load_architecture(options.only_one(arch, "--arch") or LOCAL)
-    chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
+    profile, chosen = options.one_target(arch, runtime)
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
         found = asked.source(asked.request(model, asked.dtype, [axes])).at(axes)

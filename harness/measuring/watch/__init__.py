@@ -1,4 +1,1 @@
-"""What the cores, the host and the card do while something is timed.
-
-Timing itself is harness.measuring.
-"""
+"""What the cores, the host and the card do while something is timed. Timing itself is harness.measuring."""

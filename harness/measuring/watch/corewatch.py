@@ -1,10 +1,6 @@
-"""How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there.
-
-A neighbour on the other hardware thread of a physical core leaves no trace in load, CPU time, context switches or steal. On
-shared virtual machines with two cores a product of 24 x 24 matrices took 1.6 to 2 times as long while a neighbour worked, for
-milliseconds to seconds at a time, and operators on both cores up to 2.2 times as long. Nothing is thrown away for it: each block
-of a timing knows how slow the cores were beside it.
-"""
+"""How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there. A neighbour on the
+other hardware thread of a core leaves no other trace (docs/measuring.md). Nothing is thrown away for it: each block of a timing
+knows how slow the cores were beside it."""
 
 from __future__ import annotations
 
@@ -44,15 +40,9 @@ NEIGHBOURS_EVERY_S, VISIT_S = 0.002, 0.1
 
 
 class CoreWatch:
-    """Says how slow the slowest core is.
+    """Says how slow the slowest core is. `probe` times the kernel on each core; `core_watch` has the real one."""
 
-    Args:
-        probe: times the kernel on each core; call `core_watch` for the real one.
-        clock: seconds, monotonic.
-        settling_s: how long to probe at first.
-    """
-
-    def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter, settling_s: float = SETTLING_S) -> None:
+    def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter) -> None:
         self._probe = probe
         self._clock = clock
         self._cores: dict[int, _Core] = {}
@@ -60,7 +50,7 @@ class CoreWatch:
         begin = clock()
         for _ in range(REFRESH):
             self._slowest()
-        while clock() - begin < settling_s:
+        while clock() - begin < SETTLING_S:
             self._slowest()
 
     def slowdown(self) -> float | None:
@@ -117,12 +107,7 @@ class _Core:
 
 
 class PinnedProbe:
-    """One thread for each core this process may use; they take turns, so that none waits for another.
-
-    Args:
-        kernel: what is timed; some microseconds.
-        cores: numbers of the cores.
-    """
+    """One thread for each of `cores`; they take turns, so that none waits for another. `kernel` takes some microseconds."""
 
     REPEATS, CALLS = 5, 4
     """Readings of the clock, the least of which counts (the first calls find cold caches), and calls between two readings."""
@@ -187,8 +172,7 @@ class Neighbours(msgspec.Struct, frozen=True):
         slow_share: share of the time in which some core ran slower than alone.
         slowdown: typical time of the reference kernel over its quiet time while slow; 1 on a quiet machine.
         cores_used: cores that other programs of this system used, on average.
-        spread: relative standard deviation of the rate of a call on all cores between tenths of a second, about as long as visits
-            last.
+        spread: relative standard deviation of the rate of a call on all cores between times of about a visit.
         waiting: how often others used all cores, when threads of a call do little but wait for each other.
     """
 
@@ -213,11 +197,7 @@ def watch_neighbours(
     """Probe the cores for some seconds; `None` where threads cannot be pinned.
 
     A program of this system on the same core does not slow a probe, which is over before the scheduler takes the core away. It is
-    seen by the time it uses: beside it a call has half of the core.
-
-    Args:
-        probe: times the kernel on each core; the real one for `None`.
-        used: seconds that other programs used of each core so far; the system's own counts for `None`.
+    seen by the time it uses, `used` seconds of each core so far: beside it a call has half of the core.
     """
     probe, used = probe or _probe_here(), used or used_by_others
     if probe is None:

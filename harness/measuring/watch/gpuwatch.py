@@ -24,16 +24,7 @@ CLOCK_SM, TEMPERATURE_GPU = 1, 0
 
 
 class GpuWatch:
-    """Reads one card.
-
-    Args:
-        nvml: the initialized binding, or a stand-in.
-        uuid: of the card.
-        pid: of the measured process.
-
-    Raises:
-        OSError: NVML does not know the card.
-    """
+    """Reads the card with that UUID, measured from process `pid`; `OSError` where NVML does not know it."""
 
     def __init__(self, nvml: Any, uuid: str, pid: int | None = None) -> None:
         self._nvml = nvml

@@ -1,10 +1,6 @@
-"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable.
-
-The command line and pytest both time through `observed`.
-
-On a shared machine, with a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, involuntary context switches
-rise from about 40 to 900-2500 a second, and operators take multiples of the scheduler's 8 ms slice.
-"""
+"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable. On a shared machine with a
+busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, and involuntary context switches rise from about 40 to
+900-2500 a second."""
 
 from __future__ import annotations
 
@@ -45,12 +41,9 @@ UNUSABLE = ("throttled", "GPU clock", "GPU throttled", "shared GPU", "recompiled
 
 
 class HostSnapshot(msgspec.Struct, frozen=True):
-    """Counters of this process and of the machine, all in seconds or counts since start; `None` where the system has none.
-
-    Attributes:
-        own_cpu_s: CPU time of this process over all its threads.
-        busy_s, steal_s: CPU time all processes used, and time a hypervisor gave to other guests, summed over cores.
-    """
+    """Counters of this process and of the machine, all in seconds or counts since start; `None` where the system has none. CPU
+    time is that of this process over all its threads; busy and stolen time (a hypervisor's, for other guests) are summed over
+    processes and cores."""
 
     wall_s: float
     own_cpu_s: float
@@ -79,13 +72,9 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
 
 
 def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int | None = None) -> dict[str, AxisValue | None]:
-    """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`.
-
-    Returns:
-        wall_s, cpu_per_thread (own CPU time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding
-        (cores wanted beyond those there are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the
-        end), load_1min.
-    """
+    """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`: wall_s, cpu_per_thread (own CPU
+    time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding (cores wanted beyond those there
+    are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the end), load_1min."""
     wall_s = after.wall_s - before.wall_s
     cores = cores or os.cpu_count() or 1
 
@@ -183,15 +172,12 @@ def observed(
     *,
     device_time: bool = False,
 ) -> tuple[Timing, Host, tuple[Reason, ...]]:
-    """Time once and say what went on meanwhile.
+    """Time once and say what went on meanwhile: the timing, what was observed around it, and the reasons to doubt it.
 
     Args:
         threads: that the timed work uses.
         further: observations and doubts of one's own about the timing, such as a GPU's.
         device_time: a device's own clock took the time, which the host's neighbours do not change.
-
-    Returns:
-        the timing, what was observed around it, and the reasons to doubt it (empty when there are none).
     """
     before = host_snapshot()
     timing = window()

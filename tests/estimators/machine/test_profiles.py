@@ -382,14 +382,17 @@ def test_a_profile_of_an_older_form_opens_where_the_equations_are_known(name, fo
         ArchitectureProfile.from_json(json.dumps(json.loads(load_profile("gpu_t4").to_json()) | {"model_form": 3}))
 
 
-def test_conversions_that_all_cores_shared_are_a_core_s():
-    """Until form 4 a CPU's seconds per converted byte were of all its cores together, 32 here."""
+def test_seconds_a_byte_that_all_cores_shared_are_a_core_s():
+    """Until form 4 a CPU's seconds per converted and per mapped byte were of all its cores together, 32 here."""
     file = json.loads(load_profile("cpu_server_generic").to_json()) | {"model_form": 4}
     file["coefficients"]["layout.inductor.weights"] = {
         "value": 1e-11, "unit": "s/B", "stderr": 1e-12, "source": "fitted", "reference": "a run"
     }  # fmt: skip
-    read = ArchitectureProfile.from_json(json.dumps(file)).coefficients["layout.inductor.weights"]
-    assert (read.value, read.stderr) == (pytest.approx(32e-11), pytest.approx(32e-12))
+    file["coefficients"]["page_fault"] = {"value": 1e-10, "unit": "s/B", "source": "fitted", "reference": "a run"}
+    read = ArchitectureProfile.from_json(json.dumps(file)).coefficients
+    weights, faults = read["layout.inductor.weights"], read["page_fault"]
+    assert (weights.value, weights.stderr) == (pytest.approx(32e-11), pytest.approx(32e-12))
+    assert faults.value == pytest.approx(32e-10)
 
 
 def test_launches_that_held_the_joining_of_threads_hold_it_still():

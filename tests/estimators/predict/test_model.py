@@ -166,6 +166,21 @@ def test_compiled_code_converts_what_enters_and_leaves_and_all_weights():
     assert (with_layout - without).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "rows", "threads"), [("eager", 8, 1), ("eager", 256, 2), ("inductor", 8, 1), ("inductor", 256, 4)]
+)
+def test_threads_that_have_enough_to_do_are_joined(runtime, rows, threads):
+    """256 x 256 results are two of ATen's grains, and sixteen of Inductor's, for four cores."""
+    b = GraphBuilder()
+    graph = b.graph(b.relu(b.tensor((rows, 256))))
+    table = kernel_table(graph, fuse(graph))
+    joined, free = (
+        predict(table, whole(table), Coefficients(machine(**{"count.cores": 4, "join": join})), runtime).latency_s[0]
+        for join in (1e-6, 0.0)
+    )
+    assert joined - free == pytest.approx((threads - 1) * 1e-6)
+
+
 def test_main_memory_is_no_slower_for_loops_that_caches_slow_down():
     """A loop at a quarter of its caches' bandwidth takes four times as long there; from main memory it takes the same."""
     b = GraphBuilder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def test_what_is_not_known_is_refused() -> None:
     many = {name: tuple(np.linspace(1e9, 2e9, 300)) for name in ("bandwidth.dram", "clock", "bandwidth.l3")}
     with pytest.raises(InputError, match="--search"):
         explore_grid(Space(PROFILE, "domainflow", (workload(),), many, ("latency",)))
+
+
+def test_a_search_without_pymoo_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of every other missing package."""
+    monkeypatch.setitem(sys.modules, "pymoo.optimize", None)
+    with pytest.raises(InputError, match=r"need pymoo.*not installed here; install it with: pip install 'pymoo"):
+        search(space(), 400)
 
 
 def test_a_search_comes_near_the_front_of_a_grid() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shmoo.harness.campaign import campaign
+from shmoo.harness.campaign import ahead, campaign
 from shmoo.harness.campaign.ahead import HELPER_BYTES, MOST_PROCESSES, compile_ahead, helpers_for
 from shmoo.harness.campaign.campaign import COMPILING, CampaignSettings, run_campaign
 from shmoo.harness.campaign.worker import DEFAULT_ENTRY, Worker
@@ -46,6 +46,10 @@ class Process:
 
     def interrupt(self) -> None:
         self._interrupted.set()
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted.is_set()
 
     def close(self) -> None:
         self.closed = True
@@ -99,6 +103,15 @@ def test_an_interruption_ends_what_the_processes_do() -> None:
         compile_ahead(worker, [helper], CASES, interrupt)
     assert len(worker.taken) == len(helper.taken) == 1
     assert helper.closed
+
+
+def test_a_compilation_that_hangs_is_ended_soon_after_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for a while when the time is up, and not for as long as a case may take."""
+    monkeypatch.setattr(ahead, "LAST_S", 0.2)
+    worker, helper = Process(hangs=True), Process(hangs=True)
+    assert compile_ahead(worker, [helper], CASES, lambda done: True) == []
+    assert worker.interrupted
+    assert helper.interrupted
 
 
 @pytest.mark.parametrize(

@@ -430,6 +430,15 @@ def test_a_visit_that_was_killed_from_outside_is_made_again(campaign, tmp_path, 
     assert asked == {1: [(0, True), (1, True)], 3: [(0, False), (1, False), (2, True), (3, False)]}[visits]
 
 
+@pytest.mark.parametrize("visits", [1, 2])
+def test_a_case_whose_first_visit_was_lost_has_details_beyond_their_share(campaign, visits):
+    """Its graph comes with them; the other cases go without where the share is used up."""
+    measurer = Killed(CASES[2], 1)
+    campaign(measurer=measurer, visits=visits, budget_s=100.0, details_share=0.0)
+    detailed = {case.identity for (case, number), details in zip(measurer.asked, measurer.details, strict=True) if details}
+    assert detailed == {CASES[2].identity}
+
+
 @pytest.mark.parametrize(("name", "asked"), [("SIGKILL", 2), ("SIGSEGV", 1)])
 def test_a_case_that_is_killed_again_is_left_alone(campaign, name, asked):
     """As it may be the system that lacks memory for it; a segmentation fault is the case's own and would repeat at once."""

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -129,6 +130,18 @@ def test_networks_have_as_many_pairs_as_other_cases(tmp_path):
     for run in (base, new):
         for lines in run.visits.values():
             assert [line.process for line in lines] == list(range(PARTS))
+
+
+def test_a_duel_that_is_refused_leaves_no_run_behind(tmp_path):
+    """The base's folder holds a run already, which the new side's does not: once that is moved away, the same command works."""
+    machine = SharedMachine()
+    fight(tmp_path, machine, machine.side("new"), pairs=1)
+    shutil.rmtree(tmp_path / "duel" / "new")
+    with pytest.raises(InputError, match="holds a run already"):
+        fight(tmp_path, machine, machine.side("new"), pairs=1)
+    assert not (tmp_path / "duel" / "new").exists()
+    shutil.rmtree(tmp_path / "duel" / "base")
+    fight(tmp_path, machine, machine.side("new"), pairs=1)
 
 
 def test_a_disk_that_is_full_says_what_is_kept_of_a_duel(tmp_path, monkeypatch):

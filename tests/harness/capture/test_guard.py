@@ -15,7 +15,7 @@ import torch
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture import CaptureError, capture, capture_training
-from shmoo.harness.capture.guard import hubs_offline
+from shmoo.harness.capture.fx.guard import hubs_offline
 from shmoo.harness.capture.traced import capture_traced
 from shmoo.harness.models.model_graphs import model_graphs
 from shmoo.harness.workloads.configs import load_config

@@ -26,8 +26,7 @@ from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli import output
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.hurry import Hurry, Reserve
-from shmoo.harness.cli.previews import Previews
+from shmoo.harness.cli.hurry import Hurry, Previews, Reserve
 from shmoo.harness.cli.verbs.characterize import (
     COMPILED,
     PREVIEW,

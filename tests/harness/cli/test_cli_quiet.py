@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shmoo.harness.cli import quiet
+from shmoo.harness.cli import output
 from shmoo.harness.cli.output import only_results_on_stdout
 from tests.cli_runner import shmoo
 
@@ -68,7 +68,7 @@ def test_errors_and_a_users_warnings_are_heard(monkeypatch: pytest.MonkeyPatch, 
     assert [str(one.message) for one in caught] == ["the user's"]
     assert [r.getMessage() for r in caplog.records if r.name.startswith(("transformers", "torch"))] == ["broken"]
     caplog.clear()
-    monkeypatch.setenv(quiet.TORCH_LOGS, "+dynamo")
+    monkeypatch.setenv(output.TORCH_LOGS, "+dynamo")
     with only_results_on_stdout():
         logging.getLogger("torch._dynamo").warning("asked for")
     assert [r.getMessage() for r in caplog.records if r.name.startswith("torch")] == ["asked for"]

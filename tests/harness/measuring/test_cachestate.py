@@ -4,7 +4,7 @@ import torch
 from shmoo.estimators.errors import InputError
 from shmoo.harness.energy.sampler import EnergySettings
 from shmoo.harness.energy.virtual import SimulatedProbe
-from shmoo.harness.measuring.cachestate import OtherWork, flusher, prepare
+from shmoo.harness.measuring.cachestate import flusher, other_work, prepare
 from shmoo.harness.measuring.measure import Measurer, MeasureSettings
 from shmoo.harness.measuring.timing import TimingSettings
 from shmoo.harness.module import Built
@@ -92,7 +92,7 @@ def test_interleaved_runs_other_work_in_a_random_repeatable_order():
     """All kinds of work come up, and equal seeds give equal orders."""
 
     def shapes(seed):
-        work = OtherWork("cpu", seed)
+        work = other_work("cpu", seed)
         return [tuple(work().shape) for _ in range(20)]
 
     assert set(shapes(1)) == {(256, 256), (4 << 20,), ()}

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from shmoo.harness.machine.memory import available_bytes
+from shmoo.harness.machine.doctor import available_bytes
 from shmoo.harness.measuring.cachestate import Prepared
-from shmoo.harness.measuring.waiting import LEAST_GROWTH, Session, WaitingCases, freeze
+from shmoo.harness.measuring.memory import LEAST_GROWTH, Session, WaitingCases, freeze
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec
 

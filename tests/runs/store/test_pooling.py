@@ -172,6 +172,15 @@ def test_one_visit_without_waiting_ends_the_doubt() -> None:
     assert 2e-5 / 0.75 < seen.value_s < 2e-5 / 0.25
 
 
+def test_each_visit_s_blocks_last_as_long_as_its_own_calls() -> None:
+    """Two undisturbed blocks of a single call say nothing, two of a thousand calls do, whichever visit was made first."""
+    few = Timing((2e-5,) * 2 + (4e-5,) * 2, switches=(0, 0, 1, 1), cpu_s=8e-5)
+    many = msgspec.structs.replace(few, block_calls=1000, cpu_s=8e-2)
+    first, second = (times(["a"] * 10, [*alike(), pair])[9] for pair in ([few, many], [many, few]))
+    assert first == second
+    assert first != own([*alike(), [few, many]], ["a"] * 10)[9]
+
+
 def test_classes_of_other_lengths_lend_their_shares() -> None:
     """Four decades that share 0.6 but for chance: together they know it better than each by itself."""
     decades, each = (-6, -5, -4, -3), 12
