@@ -138,7 +138,6 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             if coefficients.find(f"layout.{runtime}.{stem}"):
                 add(f"layout.{runtime}.{stem}", (f"layout.{runtime}.{stem}",), here & cases.convolves)
     if profile.family == "cpu":
-        add("join", ("join",), cases.called)
         add("page_fault", ("page_fault",), cases.mapped)
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":

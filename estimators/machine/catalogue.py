@@ -33,8 +33,8 @@ _CACHES = "the system does not tell; typical of CPUs"
 _XEON = "as calibrated on two cores of a fourth-generation Xeon with PyTorch 2.13"
 _I9 = f"{_XEON} and seen in networks compiled for 14 cores of an i9-10940X (timm, 2024)"
 _EAGER = {
-    "pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "gather": 6e-6, "normalization": 8e-6, "gemm": 6e-6,
-    "attention": 1.1e-5, "conv": 7e-5, "depthwise": 7e-5, "conv_native": 8e-6, "conv_transpose": 2e-5, "recurrent": 1e-4,
+    "pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "attention": 1.1e-5, "conv": 7e-5, "depthwise": 7e-5,
+    "conv_native": 8e-6, "conv_transpose": 2e-5, "recurrent": 1e-4,
 }  # fmt: skip
 _COMPILED = {"": 8e-6, ".conv": 6.5e-5, ".depthwise": 5e-5, ".conv_native": 2.5e-5}
 _SWITCH = {"": 8e-6, ".pointwise": 4e-6, ".conv": 5e-5, ".depthwise": 5e-5, ".conv_native": 1e-5}
@@ -237,8 +237,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         *(Guess(1.5e-10, 5e-11, 4e-10, _STRIDED, f".{name}.edge", "cpu") for name in ("inductor", "inductor-freezing")),
         Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
-    "join": Entry("s", "share", "CPU: waking and joining threads, for each beside the first", Space(1e-7, 1e-4, 0.7), assumed=(
-        Guess(1.5e-6, 5e-7, 4e-6, f"threads that still spin from the kernel before, {_I9}", "", "cpu"),)),
+    "join": Entry("s", "share", "CPU: waking and joining threads, for each beside the first", assumed=(
+        Guess(1.5e-6, 1.5e-6, 1.5e-6, f"{_I9}; launches hold its range", "", "cpu"),)),
     "page_fault": Entry("s/B", "share", "a core's first touch of fresh memory, page by page; none is assumed but on CPUs",
                         Space(2e-12, 2e-8, 1.5, 2e-10), assumed=(
         Guess(0.0, 0.0, 0.0), Guess(4e-10, 1.5e-10, 1.2e-9, f"the system clears each page, {_I9}", "", "cpu"))),
