@@ -208,7 +208,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
     "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
         Guess(3e-6, 1e-6, 1e-5, f"layers of Python around a module's forward pass, {_XEON}", ".eager", "cpu"),)),
-    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 2e-4, 1.2),
+    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 2e-4, 0.8),
                     {"gpu": _LAUNCH}, (
         *(Guess(t, t / 4, t * 4, f"a convolution has several generated kernels, {_XEON}", f".eager{of}", "cpu")
           for of, t in _SWITCH.items()),
