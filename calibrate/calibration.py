@@ -13,20 +13,19 @@ import numpy as np
 from shmoo.calibrate.fit.base import base_profile, beside_own_host
 from shmoo.calibrate.fit.dataset import TABLE_DEVICE, Block, Sources, blocks, case_of, read_rows, read_sources, run_cases
 from shmoo.calibrate.fit.energy import FittedEnergy, fit_energy
-from shmoo.calibrate.fit.fit import Fitted, fit_latency, patient, predicted_latency
+from shmoo.calibrate.fit.fit import Fitted, fit_latency, log_errors, patient, ranged
 from shmoo.calibrate.fit.intervals import held_out, reach_of_ranges, spreads
 from shmoo.calibrate.fit.parameters import parameters_for
 from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.graph.records import FAMILIES, NORMAL_90, Coefficient, Source
+from shmoo.estimators.graph.records import FAMILIES, Coefficient, Source
 from shmoo.estimators.machine.catalogue import entry, runtime_of, under
 from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.estimators.table import Floats
 from shmoo.runs.store.records import FINGERPRINT_FIELDS
 from shmoo.runs.store.store import Run
 from shmoo.runs.tables.reading import PRODUCTS
@@ -60,7 +59,7 @@ def calibrate(
     seed: int = 0,
     residual: bool = True,
     reduction: Reduction = "k",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     hurry: Callable[[], bool] = patient,
 ) -> Calibration:
     """Fit a machine's coefficients to what was measured on it.
@@ -79,7 +78,6 @@ def calibrate(
         InputError: sources of different machines, too little to fit, or a name that is none.
         NothingMeasuredError: no usable row.
     """
-    progress = progress or silent
     if name is not None:
         check_name(name)
     progress(_doing("reading sources"))
@@ -122,14 +120,11 @@ def _doing(step: str) -> Standing:
 
 
 def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple[Reduction, str]:
-    """The column that holds the reduction of matrix products in one machine's tables, and the evidence ("" without a comparison).
+    """The column that holds the reduction of matrix products in one machine's tables, and the evidence ("" without a comparison);
+    `InputError` for a source that cannot be read.
 
-    Published tables call it k or n without saying which. Sizes cannot tell, because flops and bytes of (m, k) by (k, n) and of
-    (m, n) by (n, k) are equal; how a library tiles a reduction can. So the model is fitted to both readings of some rows and
-    their held-out errors are compared.
-
-    Raises:
-        InputError: a source that cannot be read.
+    Published tables do not say which it is, and sizes cannot tell, because flops and bytes of (m, k) by (k, n) and of (m, n) by
+    (n, k) are equal. How a library tiles a reduction can: the held-out errors of fits to both readings are compared.
     """
     tables = [path for path in sources if path.suffix == ".csv"]
     if not tables:
@@ -153,11 +148,8 @@ def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple
 
 
 def quick_profile(run: Run) -> ArchitectureProfile:
-    """A profile from an unfinished run, within seconds: one start, no residual, intervals from the fit's noise only.
-
-    Raises:
-        InputError: too little to fit.
-    """
+    """A profile from an unfinished run, within seconds: one start, no residual, intervals from the fit's noise only. `InputError`
+    for too little to fit."""
     cases = tuple(case for case in run_cases(run) if case.case.kind != "network" and case.case.runtime == "eager")
     if not cases:
         raise InputError("no operator was measured yet")
@@ -174,16 +166,12 @@ def calibrate_cases(
     name: str,
     seed: int = 0,
     residual: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     only: Collection[str] | None = None,
     hurry: Callable[[], bool] = patient,
 ) -> Calibration:
-    """`calibrate` on cases already read.
-
-    Args:
-        only: last parts of the names of the coefficients that are fitted, where all others are to stay as they are.
-    """
-    progress = progress or silent
+    """`calibrate` on cases already read. `only` holds last parts of the names of coefficients, where all others stay as they
+    are."""
     progress(_doing(f"tabulating {len(read.cases)} cases"))
     # Measurements include the launches of the machine they were taken on, not those of a named host.
     base = base.replacing(residual=(), host="") if read.machine is None else beside_own_host(base)
@@ -269,8 +257,7 @@ def of_splits(
 
 def _held_out_errors(seen: Sequence[Block], profile: ArchitectureProfile, fitted: Fitted) -> np.ndarray:
     """(S,) log(predicted / measured) of cases of the fit and validation splits, each by a fit without it."""
-    measured = np.concatenate([block.measured_s for block in seen])
-    errors: Floats = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
+    errors = log_errors(seen, Coefficients(profile))
     errors[np.concatenate([block.splits for block in seen]) == "fit"] += fitted.left_out - fitted.residuals
     return errors
 
@@ -278,15 +265,10 @@ def _held_out_errors(seen: Sequence[Block], profile: ArchitectureProfile, fitted
 def _coefficients(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
     coefficients = {}
     for name, value in fitted.values.items():
-        unit = entry(name).unit
-        source: Source = "at bound" if name in fitted.at_bound else "prior" if name in fitted.unidentified else "fitted"
-        if name in fitted.unidentified:
-            coefficients[name] = Coefficient(value, unit, source, reference)
-        else:
-            sd = fitted.log_sd[name]
-            # Beyond a factor of ten the value is unknown, and a wider range would only overflow the draws.
-            spread = float(np.exp(NORMAL_90 * min(sd, 1.4)))
-            coefficients[name] = Coefficient(value, unit, source, reference, value * sd, value / spread, value * spread)
+        unit, known = entry(name).unit, name not in fitted.unidentified
+        source: Source = "at bound" if name in fitted.at_bound else "fitted" if known else "prior"
+        of_value = value, unit, source, reference
+        coefficients[name] = ranged(*of_value, fitted.log_sd[name]) if known else Coefficient(*of_value)
     return coefficients
 
 

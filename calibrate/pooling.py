@@ -1,14 +1,6 @@
-"""A profile of a kind of machine from several machines of that kind: one fit to all, and the spread between them in its ranges.
-
-    value of a coefficient    that of one fit to the cases of all n machines
-    spread between machines   n times the jackknife variance of the fit without one machine (Efron, The jackknife, the bootstrap
-                              and other resampling plans, SIAM, 1982, chapter 3)
-    range for a further one   sqrt(variance of the fit + (1 + 1/n) x variance between machines)
-    sigma of an algorithm     from the cases of each machine, predicted by the fit to the others
-
-A boost bin, a memory timing or a fan differs from board to board. Cases of one board all move together, so that no number of
-cases of one board shows how much another differs.
-"""
+"""A profile of a kind of machine from several machines of that kind: one fit to all, and the spread between them in its ranges: n
+times the jackknife variance of the fit without one machine (Efron, The jackknife, the bootstrap and other resampling plans, SIAM,
+1982, chapter 3). A further machine lies within sqrt(variance of the fit + (1 + 1/n) x variance between machines)."""
 
 from __future__ import annotations
 
@@ -20,17 +12,12 @@ import numpy as np
 
 from shmoo.calibrate.calibration import Calibration, calibrate_cases, error_card, of_splits
 from shmoo.calibrate.fit.dataset import Block, Sources, blocks
-from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.fit import log_errors, ranged
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
-
-WIDEST = 1.4
-"""Log standard deviation beyond which a value is unknown, as in a fit of one machine."""
-SEEN = ("fit", "validation")
 
 
 def pool(
@@ -41,22 +28,19 @@ def pool(
     name: str,
     seed: int = 0,
     residual: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Calibration:
-    """Fit a kind of machine to the measurements of several machines of that kind.
+    """Fit a kind of machine to the measurements of several machines of that kind. Spreads come from the cases of each machine,
+    predicted by the fit to the others.
 
     Args:
         specimens: the cases of each machine; at least two.
-        together: those of all of them, read as if of one machine. Other arguments as of `calibrate_cases`.
-
-    Raises:
-        InputError: a single machine, or what `calibrate_cases` refuses.
+        together: those of all of them, read as if of one machine. Other arguments and errors as of `calibrate_cases`.
     """
     if len(specimens) < 2:
         raise InputError(
             f"pooling needs the runs of at least two machines, got {len(specimens)}; without --pool one is calibrated"
         )
-    progress = progress or silent
     whole = calibrate_cases(together, base, name=name, seed=seed, residual=residual, progress=progress)
     without = []
     for left_out, own in enumerate(specimens):
@@ -67,24 +51,17 @@ def pool(
     reference = (
         f"pooled over {len(specimens)} machines; {next(c.reference for c in whole.profile.coefficients.values() if c.from_fit)}"
     )
-    ranged = _with_ranges(whole.profile, without, reference)
-    seen = [of_splits(blocks(own.cases, ranged), ranged, SEEN) for own in specimens]
+    widened = _with_ranges(whole.profile, without, reference)
+    seen = [of_splits(blocks(own.cases, widened), widened, ("fit", "validation")) for own in specimens]
     listed = [block for of_specimen in seen for block in of_specimen]
-    errors = np.concatenate([_errors(own, profile) for own, profile in zip(seen, without, strict=True)])
-    sigmas = spreads(listed, errors, reach_of_ranges(listed, ranged), ranged, reference)
+    errors = np.concatenate([log_errors(own, Coefficients(profile)) for own, profile in zip(seen, without, strict=True)])
+    sigmas = spreads(listed, errors, reach_of_ranges(listed, widened), widened, reference)
     # Machines can agree by chance: no spread is below that of the cases themselves.
-    kept = {n: max(c, ranged.coefficients.get(n, c), key=lambda one: one.value) for n, c in sigmas.items()}
-    profile = ranged.replacing(coefficients={**ranged.coefficients, **kept})
+    kept = {n: max(c, widened.coefficients.get(n, c), key=lambda one: one.value) for n, c in sigmas.items()}
+    profile = widened.replacing(coefficients={**widened.coefficients, **kept})
     everything = blocks(together.cases, profile)
     profile = profile.replacing(error_card=error_card(everything, profile))
     return Calibration(profile, (*whole.notes, _note(seen, whole.profile, len(specimens))))
-
-
-def _errors(seen: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
-    """(S,) log(predicted / measured) of a machine's cases by a profile that never saw it."""
-    measured = np.concatenate([block.measured_s for block in seen])
-    errors: np.ndarray = np.log(predicted_latency(seen, Coefficients(profile)) / measured)
-    return errors
 
 
 def _with_ranges(profile: ArchitectureProfile, without: Sequence[ArchitectureProfile], reference: str) -> ArchitectureProfile:
@@ -98,12 +75,11 @@ def _with_ranges(profile: ArchitectureProfile, without: Sequence[ArchitecturePro
         logs = np.log(values)
         between = (n - 1) * float(np.sum((logs - logs.mean()) ** 2))
         sd = math.hypot(c.stderr / c.value, math.sqrt((1 + 1 / n) * between))
-        factor = math.exp(NORMAL_90 * min(sd, WIDEST))
-        coefficients[name] = Coefficient(c.value, c.unit, "fitted", reference, c.value * sd, c.value / factor, c.value * factor)
+        coefficients[name] = ranged(c.value, c.unit, "fitted", reference, sd)
     return profile.replacing(coefficients=coefficients)
 
 
 def _note(seen: Sequence[Sequence[Block]], profile: ArchitectureProfile, machines: int) -> str:
     """How far the machines lie apart, by what the common fit says of each."""
-    levels = [-float(np.median(_errors(own, profile))) for own in seen]
+    levels = [-float(np.median(log_errors(own, Coefficients(profile)))) for own in seen]
     return f"pooled over {machines} machines, whose times differ from the common fit by {min(levels):+.1%} to {max(levels):+.1%}"

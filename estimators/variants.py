@@ -3,20 +3,21 @@
 A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
 twice the peak, twice the streaming bandwidth, twice the memory, and draw twice the power, idle and at most. What is named beside
 it keeps the value it was given, and so do the energies of a flop and a byte. A clock moves energy through the voltage
-(`energy.clock`), because the clock at which energies are given (`clock.rated`) stays.
+(`energy.clock`), because the clock at which energies are given (`clock.rated`) stays. A changed part takes silicon, where the
+profile has `area.*` coefficients, of its own process; clocks, launches and the memory behind the interface take none.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.catalogue import entry, followers, under
 from shmoo.estimators.machine.coefficients import Coefficients, listed, voltage_factor
 from shmoo.estimators.machine.hosts import check_host, of_host
@@ -24,6 +25,12 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
+COUNTED: Mapping[str, str] = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
+"""Architecture family -> the count of its parts."""
+_OWN: Mapping[str, tuple[str, ...]] = {"cpu": ("l1", "l2"), "gpu": ("shared", "register"), "tpu": (), "kpu": ("l1",)}
+"""Architecture family -> memories whose capacity is that of one part."""
+_TAKES_AREA = ("count", "size", "rate")
+"""Roles of the coefficients that stand for silicon."""
 _SUFFIXES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "mm2": 1e-6}
 
 
@@ -137,3 +144,54 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
         coefficients={name: c.scaled(factors[name]) if name in factors else c for name, c in profile.coefficients.items()},
         residual=(),
     )
+
+
+def _added(
+    base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]
+) -> Iterator[tuple[Coefficient, Amount]]:
+    """The coefficients of area, and how much of what they are for a variant of a machine has beyond it."""
+    main, counted = base.levels[-1], COUNTED[base.family]
+    stems: dict[str, str] = {}
+    for name in changed:
+        if name in ("clock", f"capacity.{main}") or entry(name).role not in _TAKES_AREA:
+            continue
+        stem = "area.byte" if name.startswith("capacity.") else "area.bandwidth" if name == f"bandwidth.{main}" else "area.unit"
+        if stem == "area.unit" and name != counted:
+            raise InputError(f"the area that {name!r} takes is not known; a profile can state it of memory, {counted} and {main}")
+        stems[stem] = name
+        if stem == "area.unit":
+            stems.setdefault("area.byte", name)
+    amounts: Mapping[str, Callable[[ArchitectureProfile], Amount]] = {
+        "area.byte": on_chip_bytes,
+        "area.bandwidth": lambda profile: profile.value(f"bandwidth.{main}"),
+        "area.unit": lambda profile: profile.value(counted),
+    }
+    for stem, name in stems.items():
+        coefficient = base.get(stem)
+        if coefficient is None:
+            raise InputError(f"profile {base.name!r} has no {stem!r}, so the area that {name!r} takes is not known")
+        yield coefficient, amounts[stem](machine) - amounts[stem](base)
+
+
+def added_area(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Amount:
+    """Area in m2 that a variant of a machine has beyond it, by the coefficients that were set in it, which may be arrays of
+    design points; `InputError` names one whose area is not known."""
+    return sum((c.value * amount for c, amount in _added(base, machine, changed)), 0.0)
+
+
+def added_area_interval(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Interval:
+    """`added_area` of one machine, from the low ends of the coefficients of area to their high ends; same errors."""
+    added = [(c.value, *c.bounds, float(amount)) for c, amount in _added(base, machine, changed)]
+    value, *ends = (sum((one[i] * one[3] for one in added), 0.0) for i in range(3))
+    return Interval(value, min(ends), max(ends))
+
+
+def on_chip_bytes(profile: ArchitectureProfile) -> Amount:
+    """Bytes of all memories on the chip."""
+    total: Amount = 0.0
+    for name in under("capacity", profile.coefficients):
+        level = name.removeprefix("capacity.")
+        if level != profile.levels[-1]:
+            parts = profile.value(COUNTED[profile.family]) if level in _OWN[profile.family] else 1.0
+            total = total + profile.value(name) * parts
+    return total

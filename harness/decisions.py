@@ -104,4 +104,4 @@ def explore(
     axes = {name: tuple(float(value) for value in values) for name, values in over.items()}
     space = spaces.Space(profile, chosen, workloads, axes, tuple(minimize), tuple(limits))
     front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
-    return pd.DataFrame(spaces.front_rows(space, front))
+    return pd.DataFrame(spaces.front_rows(front))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from shmoo.estimators.graph.records import Attribute, Graph, Kernel, OpCall, TensorSpec, Value, ValueKind
 from shmoo.estimators.kernel_rows import Conversion, kernel_tables
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 
 Shape = tuple[int, ...]
@@ -103,3 +106,12 @@ def single_call(op: str, shape: tuple[int, ...], result: tuple[int, ...], **attr
     b = GraphBuilder()
     b.call(op, {"self": b.tensor(shape)}, result, **attributes)
     return b.calls[0]
+
+
+def with_values(profile: ArchitectureProfile, values: Mapping[str, float]) -> ArchitectureProfile:
+    """A machine in which some coefficients, and nothing that follows from them, have another value without uncertainty."""
+    given = {
+        name: msgspec.structs.replace(profile.coefficients[name], value=value, stderr=None, low=None, high=None)
+        for name, value in values.items()
+    }
+    return profile.replacing(coefficients={**profile.coefficients, **given}, residual=())

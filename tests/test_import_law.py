@@ -36,7 +36,6 @@ FLOOR_PLAN = (
     "runs/fleet_page",
     "calibrate/fit",
     "calibrate/design",
-    "calibrate/transfer",
     "calibrate/calibration",
     "calibrate/pooling",
     "harness/defaults",

@@ -1,8 +1,5 @@
-"""Learning curve: held-out error against the number of calibration cases and the minutes to measure them.
-
-A measured run is replayed: some cases of its fit split are drawn, in random or planned order, with the results and the time of
-their first visit; the model is fitted to them and predicts the held-out cases.
-"""
+"""Learning curve: held-out error against the number of calibration cases and the minutes to measure them. A measured run is
+replayed: the model is fitted to the first visits of some cases, in random or planned order, and predicts the held-out cases."""
 
 from __future__ import annotations
 
@@ -29,19 +26,13 @@ from shmoo.runs.store.store import Run
 
 MINUTES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
 REPEATS = 3
-"""Number of random orders whose errors are averaged."""
 LONGEST_S = 300.0
 """Longer gaps between two rows are pauses."""
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
-    """Errors of one calibration.
-
-    Attributes:
-        order: "random", "planned" or "everything" (all visits to all cases of the fit split).
-        cases, minutes: number of calibration cases and the time to measure them.
-        operators: mean absolute error of held-out operators and synthetic models; networks: of networks, `None` without any.
-    """
+    """Mean absolute errors of held-out operators with synthetic models, and of networks (`None` without any), by one calibration
+    in the order "random", "planned" or "everything" (all visits to all cases of the fit split)."""
 
     order: str
     cases: int
@@ -59,13 +50,8 @@ def learning_curve(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[CurvePoint]:
-    """The learning curve of a run with operators, preferably with networks too; `InputError` without a case to fit or to test.
-
-    Args:
-        base: profile to start from; made from the machine's description by default.
-        minutes: measuring times at which to fit.
-        repeats: number of random orders to average.
-    """
+    """The learning curve of a run with operators, preferably with networks too, by measuring times in minutes, with random orders
+    averaged over `repeats`; `InputError` without a case to fit or to test."""
     run = Run.open(path)
     once, everything = run_cases(run, visits=1), run_cases(run)
     devices = {case.case.device for case in everything}

@@ -1,12 +1,6 @@
-"""Order of measurement: the cases that tell most about the time of models, relative to the time they take, come first.
-
-The log latency of a case changes with the logarithms of the coefficients by the rows of a Jacobian, which follows from the model
-at the starting profile: nothing has to be measured. With the priors of the fit, these rows give the covariance C of the
-predictions. Measuring case i with noise s lowers the variance of prediction t by C_ti^2 / (s^2 + C_ii). The order repeatedly
-takes the case that lowers the weighted sum of all variances most per second and updates C by a matrix of rank one (sequential
+"""Order of measurement: the cases that tell most about the time of models, relative to the time they take, come first (sequential
 design: Cohn, Ghahramani and Jordan, "Active learning with statistical models", JAIR 4, 1996; Chaloner and Verdinelli, Statistical
-Science 10(3), 1995). Whole models weigh more than operators, because users ask about models.
-"""
+Science 10(3), 1995)."""
 
 from __future__ import annotations
 
@@ -34,12 +28,8 @@ CHECKED = 8
 
 
 def plan(cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float]) -> list[int]:
-    """Positions of the cases in the order to measure them, the most informative first; their latencies are ignored.
-
-    Args:
-        base: profile from the machine's description.
-        seconds: time to measure each case.
-    """
+    """Positions of the cases in the order to measure them, the most informative first, from a profile of the machine's
+    description and the seconds that each takes; nothing has to be measured, and latencies of the cases are ignored."""
     if not cases or len(cases) != len(seconds):
         raise InputError(
             f"{len(cases)} cases and {len(seconds)} times to plan with; pass one time for each case, and at least one"
@@ -69,12 +59,9 @@ def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> n
 
 
 def most_telling(rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray | None = None) -> list[int]:
-    """Positions of all rows, the most informative per second first.
-
-    Args:
-        rows: (S, P) sensitivities to P independent coefficients of unit variance.
-        weights: (S,) of each prediction; 1 by default.
-    """
+    """Positions of all rows, the most informative per second first. The rows give the covariance C of the predictions; measuring
+    case i with noise s lowers the variance of prediction t by C_ti^2 / (s^2 + C_ii) and updates C by a matrix of rank one. Rows
+    are (S, P) sensitivities to P independent coefficients of unit variance, `weights` (S,) of each prediction, 1 by default."""
     costs = np.maximum(np.asarray(seconds, dtype=np.float64), SHORTEST_S)
     worth = np.ones(len(rows)) if weights is None else weights
     covariance = rows @ rows.T

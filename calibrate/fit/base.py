@@ -17,16 +17,9 @@ _ASSUMED_CLOCK_HZ = 2.5e9
 
 
 def base_profile(machine: Machine, device: str = "cpu") -> ArchitectureProfile:
-    """A profile of `machine` from its description: structure and capacities are given (caches that the system does not report are
-    typical ones), and rates are starting points.
-
-    Args:
-        machine: fingerprint of a run.
-        device: "cpu", or "cuda" for its GPU.
-
-    Raises:
-        InputError: no built-in profile describes the GPU; name one with --base.
-    """
+    """A profile of `machine`, or with the device "cuda" of its GPU, from the fingerprint of a run: structure and capacities are
+    given (caches that the system does not report are typical ones), and rates are starting points. `InputError` where no built-in
+    profile describes the GPU."""
     if device != "cuda":
         return _cpu_profile(machine)
     words = (machine.gpu_model or "").lower().replace("-", " ").split()
@@ -39,13 +32,9 @@ def base_profile(machine: Machine, device: str = "cpu") -> ArchitectureProfile:
 
 
 def beside_own_host(base: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile to fit to runs, without corrections and without the launches of any other host.
-
-    A run holds the launches of the machine that it was measured on. Those that a device's profile carries from another host are
-    of single operators, and would hold for every operator that the run lacks, whatever it says of operators of that kind. A run
-    of an asynchronous device times calls that follow each other without waiting, so that the host's time of one passes beside
-    the device's.
-    """
+    """A profile to fit to runs, without corrections and without launches of another host: a run holds those of its own machine,
+    and those carried over would hold for every operator that the run lacks. Calls of an asynchronous device follow each other
+    without waiting, so that the host's time of one passes beside the device's."""
     base = base.replacing(residual=(), host="")
     if base.family not in ASYNCHRONOUS:
         return base

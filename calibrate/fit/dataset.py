@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.graph.records import RUNTIMES, Graph
 from shmoo.estimators.machine.coefficients import on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -23,8 +23,6 @@ from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow, read_table
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
-TABLE_RUNTIME = {"cpu": "eager", "gpu": "eager", "tpu": "xla", "kpu": "domainflow"}
-"""Runtime of an operator table's rows by architecture family: one call of the framework, or one compiled program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,8 @@ class Sources:
 
 
 def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reduction = "k") -> Sources:
-    """Read runs and operator tables of one machine.
-
-    Args:
-        paths: run directories, or .csv operator tables.
-        family: architecture family on which a table was measured; its rows do not say.
-        reduction: column of tables that holds the reduction of matrix products.
+    """Read run directories and .csv operator tables of one machine, tables as measured on an architecture family, with the
+    reduction of matrix products in a column.
 
     Raises:
         InputError: no source, or runs whose fingerprints differ (each differing field with both values).
@@ -108,8 +102,9 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
 
 def read_rows(path: Path, family: str, reduction: Reduction = "k") -> list[TableRow]:
-    """The measured rows of an operator table; arguments and errors as of `read_sources`."""
-    rows = read_table(path, device=TABLE_DEVICE[family], runtime=TABLE_RUNTIME[family], reduction=reduction)
+    """The measured rows of an operator table; other arguments and errors as of `read_sources`."""
+    # A row is one call of the framework, or one compiled program.
+    rows = read_table(path, device=TABLE_DEVICE[family], runtime=RUNTIMES[family][0], reduction=reduction)
     return [row for row in rows if row.latency_s]
 
 
@@ -124,26 +119,17 @@ def run_cases(run: Run, visits: int | None = None) -> list[MeasuredCase]:
     cases = []
     for row in rows:
         if row.estimable:
-            case = MeasuredCase(row.case, run.graphs(row), row.latency.value_s, relative_se=row.latency.relative_se)
-            if (energy := row.energy_reading) is not None:
-                case = replace(
-                    case,
-                    energy_j=energy.energy_j,
-                    energy_sd_j=energy.sd_j,
-                    energy_pace_s=energy.pace_s,
-                    idle_w=energy.idle_power_w,
-                )
-            cases.append(case)
+            energy = row.energy_reading
+            joules = (None,) * 4 if energy is None else (energy.energy_j, energy.sd_j, energy.pace_s, energy.idle_power_w)
+            latency = row.latency
+            cases.append(MeasuredCase(row.case, run.graphs(row), latency.value_s, *joules, relative_se=latency.relative_se))
     return cases
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, the measurements.
-
-    Attributes:
-        measured_s: (S,) latencies; energy_j: (S,) energies, NaN where there is none.
-    """
+    """Cases of one runtime and one kind of time as arrays: a table with a segment per case, its tiling, (S,) measured latencies,
+    and (S,) energies, NaN where there is none."""
 
     runtime: str
     cases: tuple[MeasuredCase, ...]

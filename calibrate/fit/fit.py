@@ -1,20 +1,19 @@
 """Least squares on the log of the time, with the model's own predicting function.
 
-The residual of a case is log(predicted / measured): the relative error where it is small, and symmetric for factors up and down.
-The loss is soft-L1 beyond 15 %, so that a few disturbed cases do not steer the fit. Parameters are fitted as logarithms inside
-physical bounds. Each has a log-normal prior around its parent's value (an operator's around its algorithm's, that around the
-machine's: partial pooling, Gelman and Hill, 2007) or around its start, so that few cases are weighed against many. The prior's
-weight is the noise found in a first fit, so that noiseless data decide alone. A case weighs less where its time is less certain
-than the model.
+The residual of a case is log(predicted / measured), with a soft-L1 loss, so that a few disturbed cases do not steer the fit; a
+case weighs less where its time is less certain than the model. Parameters are fitted as logarithms inside physical bounds. Each
+has a log-normal prior around its parent's value (an operator's around its algorithm's, that around the machine's: partial
+pooling, Gelman and Hill, 2007) or around its start, whose weight is the noise found in a first fit, so that noiseless data decide
+alone.
 
-Held-out errors come from repeated fits without a part of the cases, starting from the end of the first fit. With thousands of
-cases none can steer a fit, and a first-order formula suffices (approximate leave-one-out: Rad and Maleki, JRSS B 82(4), 2020). So
-no case has to be kept out of the fit to learn its error elsewhere.
+Held-out errors come from repeated fits without a part of the cases, starting from the end of the first fit; with thousands of
+cases a first-order formula suffices (approximate leave-one-out: Rad and Maleki, JRSS B 82(4), 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +22,7 @@ from scipy.optimize import OptimizeResult, least_squares
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Source
 from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -47,6 +47,8 @@ REFITTED, FOLDS, REFIT_EVALUATIONS = 2000, 5, 8
 formula would show only about half of the errors of operators with few cases."""
 HURRIED_EVALUATIONS = 8
 """Steps of the first fit that are taken even in a hurry: the first few remove most of the error."""
+WIDEST = 1.4
+"""Log standard deviation beyond which, at a factor of ten, a value is unknown; a wider range would only overflow the draws."""
 MODEL_NOISE = 0.1
 """Expected relative error of the model before the first fit."""
 LEAST_LEFT = 0.05
@@ -64,7 +66,6 @@ class Fitted:
         residuals: (S,) log(predicted / measured) of every case given.
         left_out: (S,) residual of each case by a fit without it.
         condition: condition number of the scaled normal matrix of the data alone.
-        noise: robust standard deviation of the residuals.
     """
 
     values: dict[str, float]
@@ -74,7 +75,6 @@ class Fitted:
     residuals: np.ndarray
     left_out: np.ndarray
     condition: float
-    noise: float
 
 
 def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, residual: bool = False) -> Floats:
@@ -84,23 +84,30 @@ def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, resid
     return np.concatenate(times, axis=-1)
 
 
+def log_errors(blocks: Sequence[Block], coefficients: Coefficients) -> Floats:
+    """(S,) log(predicted / measured) of every case of every block, in order."""
+    errors: Floats = np.log(predicted_latency(blocks, coefficients) / np.concatenate([block.measured_s for block in blocks]))
+    return errors
+
+
+def ranged(value: float, unit: str, source: Source, reference: str, log_sd: float) -> Coefficient:
+    """A coefficient whose logarithm is known to a standard deviation, with its 90 % range."""
+    factor = math.exp(NORMAL_90 * min(log_sd, WIDEST))
+    return Coefficient(value, unit, source, reference, value * log_sd, value / factor, value * factor)
+
+
 class _StoppedError(Exception):
     """A fit in a hurry has had its steps."""
 
 
 def patient() -> bool:
-    """Where a fit has all the time it wants."""
+    """Never in a hurry."""
     return False
 
 
 class Response:
-    """The model's log latency of S cases as a function of the logarithms of P parameters.
-
-    Args:
-        blocks: the cases.
-        parameters: the free coefficients; each `affects` spans the cases of `blocks` in order.
-        profile: everything else about the machine.
-    """
+    """The model's log latency of the S cases of `blocks` as a function of the logarithms of P parameters, of which each `affects`
+    spans the cases in order; `profile` is everything else about the machine."""
 
     def __init__(self, blocks: Sequence[Block], parameters: Sequence[Parameter], profile: ArchitectureProfile) -> None:
         self._blocks = blocks
@@ -109,7 +116,9 @@ class Response:
         self.start = np.log([p.start for p in parameters])
         self.bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
         self._at_once = max(1, AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
-        self._affects = np.stack([p.affects for p in parameters]) | self._sensitivity_mask()
+        # Cases depend on parameters also through fallbacks of unfitted coefficients.
+        moved = [change != 0 for change in self._changes(self.start, [[column] for column in range(len(parameters))])]
+        self._affects = np.stack([p.affects for p in parameters]) | np.stack(moved)
         self._groups = _column_groups(self._affects)
         self.pull, self.centre = _prior(parameters, self.start)
 
@@ -119,28 +128,21 @@ class Response:
         overrides = dict(zip(self.names, values.tolist() if x.ndim == 1 else list(values.T.copy()), strict=True))
         return np.log(predicted_latency(self._blocks, Coefficients(self._profile, overrides)))
 
-    def _sensitivity_mask(self) -> np.ndarray:
-        """(P, S) which cases depend on which parameter at the start, also through fallbacks of unfitted coefficients."""
-        base = self(self.start)
-        changed = []
-        for first in range(0, len(self.start), self._at_once):
-            moved = np.tile(self.start, (min(self._at_once, len(self.start) - first), 1))
-            moved[np.arange(len(moved)), first + np.arange(len(moved))] += STEP
-            changed.append(self(moved) != base)
-        return np.concatenate(changed)
+    def _changes(self, x: np.ndarray, groups: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+        """(S,) change of the log seconds by a step of each group of parameters at once."""
+        base = self(x)
+        for start in range(0, len(groups), self._at_once):
+            moved = np.tile(x, (len(groups[start : start + self._at_once]), 1))
+            for row, group in zip(moved, groups[start:], strict=False):
+                row[group] += STEP
+            yield from self(moved) - base
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         """(S, P) forward differences, with one evaluation per group of columns that share no case."""
-        base = self(x)
-        result = np.zeros((len(base), len(x)))
-        for start in range(0, len(self._groups), self._at_once):
-            groups = self._groups[start : start + self._at_once]
-            moved = np.tile(x, (len(groups), 1))
-            for row, group in zip(moved, groups, strict=True):
-                row[group] += STEP
-            for change, group in zip((self(moved) - base) / STEP, groups, strict=True):
-                for column in group:
-                    result[self._affects[column], column] = change[self._affects[column]]
+        result = np.zeros((self._affects.shape[1], len(x)))
+        for change, group in zip(self._changes(x, self._groups), self._groups, strict=True):
+            for column in group:
+                result[self._affects[column], column] = change[self._affects[column]] / STEP
         return result
 
 
@@ -169,9 +171,7 @@ def fit_latency(
     """Fit parameters to measured latencies.
 
     Args:
-        blocks: the cases to fit.
-        parameters: the free coefficients; each `affects` spans the cases of `blocks` in order.
-        profile: everything else about the machine.
+        blocks, parameters, profile: as of `Response`.
         seed: of the starts after the first, and of the folds.
         starts: number of starting points; the best result counts.
         folds: number of parts left out in turn for `left_out`; 0 for its first-order formula.
@@ -188,13 +188,10 @@ def fit_latency(
         )
     response = Response(blocks, parameters, profile)
 
+    every = np.ones(len(errors), dtype=bool)
+
     def solve(
-        x0: np.ndarray,
-        weight: float,
-        trust: np.ndarray,
-        used: np.ndarray | slice = slice(None),
-        evaluations: int = 150,
-        least: int = 0,
+        x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray = every, evaluations: int = 150, least: int = 0
     ) -> OptimizeResult:
         best, taken = OptimizeResult(x=x0, cost=np.inf), 0
 
@@ -323,9 +320,8 @@ def _left_out(residuals: Floats, data: Floats, prior: Floats) -> Floats:
 def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: float, trust: np.ndarray) -> Fitted:
     names, bounds, prior = response.names, response.bounds, weight * response.pull
     data = trust[:, None] * response.jacobian(x)
-    noise = _spread(residuals)
     free = max(len(residuals) - len(x), 1)
-    variance = max(noise**2, 1e-12) * len(residuals) / free
+    variance = max(_spread(residuals) ** 2, 1e-12) * len(residuals) / free
     information = data.T @ data + prior.T @ prior
     log_sd = np.sqrt(np.clip(np.diag(np.linalg.pinv(information)) * variance, 0, None))
     scale = np.linalg.norm(data, axis=0)
@@ -340,5 +336,4 @@ def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: 
         residuals=residuals,
         left_out=_left_out(trust * residuals, data, prior) / trust,
         condition=condition,
-        noise=noise,
     )

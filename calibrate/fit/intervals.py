@@ -1,12 +1,7 @@
-"""Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval.
-
-Split conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018): the 90 % point of held-out errors,
-over 1.645, is the standard deviation of a normal law with the same 90 % interval. The contribution of the ranges of unfitted
-coefficients is subtracted first, in squares, so that nothing counts twice.
-
-Held-out cases are the validation split, and each case of the fit with the error of a fit without it (`fit.py`). An algorithm with
-some dozens of cases therefore has a spread of its own; with fewer it leans on the spread of its family and of all cases.
-"""
+"""Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval: split conformal
+prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). The 90 % point of held-out errors, over 1.645, is
+the standard deviation of a normal law with the same 90 % interval, less, in squares, what the ranges of unfitted coefficients
+contribute. Held-out cases are the validation split, and each case of the fit with the error of a fit without it (`fit.py`)."""
 
 from __future__ import annotations
 
@@ -15,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import predicted_latency
-from shmoo.estimators.graph.records import NORMAL_90, Coefficient
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Interval
 from shmoo.estimators.machine.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
 from shmoo.estimators.machine.validation import SHARES
@@ -63,36 +58,29 @@ class HeldOut:
         Raises:
             NothingMeasuredError: the mask selects no case.
         """
-        part = self if of is None else self.where(of)
+        part = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
         card = error_card(part.estimated, part.measured, part.low, part.high, part.noise if part.noise.any() else None)
         if np.allclose(part.estimated, part.physical):
             return card
         return replace(card, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
 
-    def where(self, of: np.ndarray) -> HeldOut:
-        """The cases of an (n,) mask."""
-        return HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
-
 
 def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
     """A profile's estimates of the cases of all blocks, in order."""
     measured = np.concatenate([block.measured_s for block in blocks])
-    estimated, low, high = np.concatenate([case_intervals(block, profile) for block in blocks]).T
+    estimated, low, high = case_intervals(blocks, profile)
     physical = predicted_latency(blocks, Coefficients(profile)) if profile.residual else estimated
     noise = np.concatenate([block.relative_se for block in blocks])
     return HeldOut(estimated, low, high, physical, measured, noise)
 
 
-def together(parts: Sequence[HeldOut]) -> HeldOut:
-    """Cases of several machines, in order."""
-    return HeldOut(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(HeldOut)))
-
-
-def case_intervals(block: Block, profile: ArchitectureProfile) -> Floats:
-    """(S, 3) estimate, low and high end of its interval, in seconds, of every case of a block."""
-    priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
-    estimates = priced.device_intervals() if block.time == "device" else [latency for latency, _ in priced.intervals()]
-    return np.asarray([(latency.value, latency.low, latency.high) for latency in estimates])
+def case_intervals(blocks: Sequence[Block], profile: ArchitectureProfile) -> Floats:
+    """(3, S) estimate, low and high end of its interval, in seconds, of every case of all blocks, in order."""
+    estimates: list[Interval] = []
+    for block in blocks:
+        priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
+        estimates += priced.device_intervals() if block.time == "device" else [latency for latency, _ in priced.intervals()]
+    return np.asarray([astuple(estimate) for estimate in estimates]).T
 
 
 def spreads(
@@ -101,10 +89,8 @@ def spreads(
     """`sigma.<algorithm>`, `sigma.graph` and `sigma.graph.many`; an algorithm without cases keeps what it falls back to.
 
     Args:
-        blocks: the cases.
-        errors: (S,) held-out log(predicted / measured) of all of them in order; NaN for cases to ignore.
-        reach: (S, 2) distance of the intervals' ends below and above the estimates without any spread, as positive logarithms.
-        profile: the machine, which decides the algorithms.
+        errors: (S,) held-out log(predicted / measured) of all cases in order; NaN for cases to ignore.
+        reach: (S, 2) as `reach_of_ranges` gives it.
         reference: the coefficients' `reference` field.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
@@ -146,7 +132,7 @@ def _shrunk(own: np.ndarray, wider: float) -> float:
 def reach_of_ranges(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
     """(S, 2) distance of the intervals' ends below and above the estimates from unfitted coefficients alone, as logarithms."""
     sharp = profile.replacing(coefficients=without_spreads(profile.coefficients), residual=())
-    estimated, low, high = np.concatenate([case_intervals(block, sharp) for block in blocks]).T
+    estimated, low, high = case_intervals(blocks, sharp)
     ends: Floats = np.stack([estimated / low, high / estimated], axis=1)
     return np.log(ends)
 

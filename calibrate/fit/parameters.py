@@ -240,21 +240,14 @@ def allowed(name: str, profile: ArchitectureProfile) -> Space:
 
 def _known_warmth(block: Block) -> Masks:
     """(K,) kernels of cases that say how warm the board was."""
-    told = np.asarray([case.warm is not None for case in block.cases])
-    kernels: Masks = told[block.table.segment - block.table.segment[0]]
+    kernels: Masks = np.asarray([case.warm is not None for case in block.cases])[block.table.segment - block.table.segment[0]]
     return kernels
 
 
-def _stages_far(block: Block) -> np.ndarray:
-    """(K,) whether kernels stage elements from farther away than the address translations at hand reach."""
-    blocks = block.tiling.blocks
-    return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.far, 1e-3), len(block.table))
-
-
-def _stores(block: Block) -> np.ndarray:
-    """(K,) whether kernels store new keys and values in a cache."""
-    blocks = block.tiling.blocks
-    return np.broadcast_to(np.greater(0.0 if blocks is None else blocks.stored, 0.0), len(block.table))
+def _more(block: Block, amount: str, least: float) -> np.ndarray:
+    """(K,) whether the blocks of kernels have more than so much of an amount; blocks that nobody counts have none."""
+    amounts = 0.0 if block.tiling.blocks is None else getattr(block.tiling.blocks, amount)
+    return np.broadcast_to(np.greater(amounts, least), len(block.table))
 
 
 def _offered(block: Block, name: str) -> np.ndarray:
@@ -263,11 +256,7 @@ def _offered(block: Block, name: str) -> np.ndarray:
 
 
 class _Cases:
-    """Masks over the kernels of all blocks together.
-
-    Attributes:
-        using: coefficient -> kernels whose time depends on it.
-    """
+    """Masks over the kernels of all blocks together; `using` has by coefficient those whose time depends on it."""
 
     def __init__(self, blocks: Sequence[Block], profile: ArchitectureProfile) -> None:
         tables = [block.table for block in blocks]
@@ -276,15 +265,15 @@ class _Cases:
         self.count = sum(counts)
         self.names = op_names()
         self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
-        self._runtime = np.concatenate([np.full(len(b.table), self.runtimes.index(b.runtime)) for b in blocks])
         self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=True)])
 
         def joined(column: Callable[[Block], np.ndarray]) -> np.ndarray:
             return np.concatenate([column(block) for block in blocks])
 
+        self._runtime = joined(lambda block: np.full(len(block.table), block.runtime))
         self.algorithm = joined(lambda block: algorithm_codes(block.table, profile))
         self.tensor = in_tensor_kernels(self.algorithm)
-        self.called = np.concatenate([np.full(len(block.table), block.time == "call") for block in blocks])
+        self.called = joined(lambda block: np.full(len(block.table), block.time == "call"))
         self.op = joined(lambda block: block.table.op)
         self.single = joined(lambda block: block.table.calls == 1)
         self.matrix = joined(lambda block: block.table.matrix_flops > 0)
@@ -304,8 +293,8 @@ class _Cases:
         near = profile.value("capacity.l2", math.inf) / 4
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(_known_warmth)
-        self.far = joined(_stages_far)
-        self.stores = joined(_stores)
+        self.far = joined(lambda block: _more(block, "far", 1e-3))  # than the address translations at hand reach
+        self.stores = joined(lambda block: _more(block, "stored", 0.0))  # new keys and values in a cache
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
         self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
@@ -323,8 +312,7 @@ class _Cases:
 
     def in_runtime(self, runtime: str) -> Masks:
         """(K,) kernels of cases measured in this runtime."""
-        code = self.runtimes.index(runtime) if runtime in self.runtimes else -1
-        kernels: Masks = self._runtime == code
+        kernels: Masks = self._runtime == runtime
         return kernels
 
     def with_any(self, kernels: np.ndarray) -> np.ndarray:

@@ -1,10 +1,6 @@
-"""Fitting the residual: boosted symmetric trees on the physical model's errors for each group of kernels.
-
-Cases of a single kernel give r = log(measured / physical). Each tree is fitted to the errors of those before it, clipped at a
-limit (Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with Huber's
-loss), on a random part of the fit cases. The validation split decides the number of trees and whether a group gets any, and sets
-the interval. The physical model is fitted before, without the residual.
-"""
+"""Fitting the residual: boosted symmetric trees on the physical model's errors, log(measured / physical), for each group of
+kernels (Friedman, "Greedy function approximation: a gradient boosting machine", Annals of Statistics 29(5), 2001, with Huber's
+loss). The validation split decides the number of trees and whether a group gets any, and sets the interval."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from shmoo.calibrate.fit.dataset import Block
-from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.fit import log_errors, predicted_latency
 from shmoo.calibrate.fit.intervals import FLOOR, conformal_point
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
@@ -80,14 +76,8 @@ class _Sample:
 def fit_residual(
     everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray, *, seed: int = 0
 ) -> FittedResidual:
-    """Corrections of a fitted machine.
-
-    Args:
-        everything: cases of the fit and validation splits; others are ignored.
-        profile: the fitted machine with its intervals and no residual.
-        reach: (S, 2) how far intervals reach below and above the estimates without any spread, as positive logarithms.
-        seed: of the cases that each tree sees.
-    """
+    """Corrections of a fitted machine, which has its intervals and no residual, from cases of its fit and validation splits;
+    `reach` as of `reach_of_ranges`, the seed of the cases that each tree sees."""
     useful, notes = [], []
     for sample in _samples(everything, profile, reach):
         group = _fitted(sample, seed)
@@ -118,7 +108,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
     starts = np.cumsum([0, *(len(block.cases) for block in everything)])
     for block, start in zip(everything, starts[:-1], strict=True):
         table = block.table
-        ratio = np.log(block.measured_s) - np.log(predicted_latency([block], coefficients))
+        ratio = -log_errors([block], coefficients)
         alone = np.flatnonzero(table.counts == 1)
         kernels = np.searchsorted(table.segment, alone)
         spread = coefficients.by_algorithm(algorithm_codes(table, profile), "sigma")

@@ -1,16 +1,13 @@
-"""Kernels as Inductor makes them: which results get a buffer, and which buffers share a loop nest.
-
-Inductor works in two steps, and so does this module. Lowering walks the operators: a pointwise result stays an expression, which
-each reader computes anew, until it gets a buffer (for a library call that reads it, at the end of the graph, or because several
-readers would repeat a costly computation). Scheduling (`inductor_schedule.py`) then merges buffers whose loops agree. Operators
-that PyTorch decomposes are lowered as their parts: a norm is a reduction and an expression over its result.
-"""
+"""Kernels as Inductor makes them, in its two steps. Lowering walks the operators: a pointwise result stays an expression, which
+each reader computes anew, until it gets a buffer (for a library call, at the end of the graph, or because several readers would
+repeat a costly computation); what PyTorch decomposes is lowered as its parts. Scheduling merges buffers whose loops agree."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import msgspec
 
@@ -26,11 +23,9 @@ from shmoo.estimators.fusion.inductor_expression import (
     SPECIAL,
     Expression,
     align_channels,
-    is_pointwise_norm,
-)
-from shmoo.estimators.fusion.inductor_layout import (
     image_rows,
     inner_extents,
+    is_pointwise_norm,
     keeps_memory,
     part_rows,
     reduces_last,
@@ -53,36 +48,30 @@ def schedule(
         frozen: weights are constants.
     """
     lowering = _Lowering(graph, costs, library, LIMITS[family], frozen)
-    lowering.run()
+    for index, call in enumerate(graph.calls):
+        lowering.lower(index, call)
     return Schedule(Scheduler(lowering.buffers, LIMITS[family]).run(), frozenset(lowering.direct))
 
 
-@dataclass(slots=True)
 class _Lowering:
-    graph: Graph
-    costs: Sequence[Cost | None]
-    library: Mapping[int, tuple[int, ...]]
-    limits: Limits
-    frozen: bool
-    buffers: dict[int, Buffer] = field(default_factory=dict)
-    values: dict[int, Expression] = field(default_factory=dict)
-    readers: Counter[int] = field(default_factory=Counter)
-    for_library: set[int] = field(default_factory=set)
-    written: dict[int, Expression] = field(default_factory=dict)
-    returned: set[int] = field(default_factory=set)
-    names: int = 0
-    direct: set[tuple[int, int]] = field(default_factory=set)
-    first_of: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
-
-    def run(self) -> None:
-        self.names = len(self.graph.values)
-        for index, call in enumerate(self.graph.calls):
-            self.readers.update(set(call.reads))
-            if index in self.library:
-                self.for_library.update(call.reads)
-        self.returned = set(self.graph.outputs)
-        for index, call in enumerate(self.graph.calls):
-            self._call(index, call)
+    def __init__(
+        self,
+        graph: Graph,
+        costs: Sequence[Cost | None],
+        library: Mapping[int, tuple[int, ...]],
+        limits: Limits,
+        frozen: bool,
+    ) -> None:
+        self.graph, self.costs, self.library, self.limits, self.frozen = graph, costs, library, limits, frozen
+        self.readers = Counter(value for call in graph.calls for value in set(call.reads))
+        self.for_library = {value for index in library for value in graph.calls[index].reads}
+        self.returned = set(graph.outputs)
+        self.names = itertools.count(len(graph.values) + 1)
+        self.buffers: dict[int, Buffer] = {}
+        self.values: dict[int, Expression] = {}
+        self.written: dict[int, Expression] = {}
+        self.direct: set[tuple[int, int]] = set()
+        self.first_of: dict[bytes, tuple[int, ...]] = {}
 
     def _value(self, index: int) -> Expression:
         if index not in self.values:
@@ -112,7 +101,7 @@ class _Lowering:
             self.values.update(zip(call.writes, (self._value(v) for v in first), strict=True))
         return first is not call.writes
 
-    def _call(self, index: int, call: OpCall) -> None:
+    def lower(self, index: int, call: OpCall) -> None:
         if self._is_repeated_call(call):
             return
         cost = self.costs[index]
@@ -330,9 +319,9 @@ class _Lowering:
             self.values[value] = Expression(frozenset((name,)), numel=self.graph.values[value].spec.numel, owner=name)
 
     def _add(self, buffer: Buffer) -> int:
-        self.names += 1
-        self.buffers[self.names] = buffer
-        return self.names
+        name = next(self.names)
+        self.buffers[name] = buffer
+        return name
 
     def _realize(self, value: int) -> None:
         """Give a value a buffer if it has none; for a view, give one to its base."""

@@ -80,17 +80,13 @@ class Buffer:
 
 
 class Loops(msgspec.Struct, frozen=True):
-    """Two kernels that may be merged: their loops, whether the second reads the first, and the limits."""
+    """Loops of two kernels that may be merged, and whether the second reads the first. With `numel_only` each kernel splits its
+    loops anew, so that only the number of their points must agree (Triton)."""
 
     first: Buffer
     second: Buffer
     depends: bool
-    limits: Limits
-
-    @property
-    def numel_only(self) -> bool:
-        """Whether each kernel splits its loops anew, so that only the number of their points must agree (Triton)."""
-        return not self.limits.outer_loops
+    numel_only: bool
 
 
 SCHEDULER_RULES: Registry[Callable[[Loops], bool]] = Registry("scheduler rule")
@@ -141,11 +137,8 @@ class Schedule(NamedTuple):
 
 
 class Groups:
-    """Nodes in groups, each named by its smallest node; a merge must not make a cycle between groups.
-
-    Args:
-        sources: nodes, in the order of execution, and the nodes whose results each of them reads.
-    """
+    """Nodes in groups, each named by its smallest node; a merge must not make a cycle between groups. `sources` are nodes, in the
+    order of execution, and the nodes whose results each of them reads."""
 
     def __init__(self, sources: Mapping[int, Sequence[int]]) -> None:
         self.sources = sources
@@ -231,7 +224,7 @@ class Scheduler(Groups):
         # Loops go over as many elements, or over the rows that the other reduces.
         if not (one.outer == two.outer or one.outer == two.outer * two.reduced or two.outer == one.outer * one.reduced):
             return
-        pair = Loops(one, two, depends, self.limits)
+        pair = Loops(one, two, depends, not self.limits.outer_loops)
         rule = next((name for name, allows in self.rules if allows(pair)), None)
         if rule is None:
             return

@@ -1,10 +1,6 @@
-"""Fusion: registered rules, per runtime, decide which calls one launch executes.
-
-A rule looks at one edge, a value that one call produces and a later one consumes, and says whether the consumer may join the
-producer's kernel. The engine walks the edges in execution order and merges where a rule of the runtime allows it and no
-cycle between kernels would arise. Eager has no rules: every call is its own kernel. Bytes follow from the groups (external inputs
-plus final outputs; see `kernel_rows.py`), so a new pattern needs only a rule.
-"""
+"""Fusion: registered rules, per runtime, decide which calls one launch executes. A rule looks at one edge, a value that one call
+produces and a later one consumes; the engine walks the edges in execution order and merges where a rule allows it and no cycle
+between kernels would arise. Bytes follow from the groups (`kernel_rows.py`), so a new pattern needs only a rule."""
 
 from __future__ import annotations
 
@@ -14,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from shmoo.estimators.costs import COSTS, costs_of
+from shmoo.estimators.fusion.inductor_expression import is_pointwise_norm
 from shmoo.estimators.fusion.inductor_lowering import schedule
 from shmoo.estimators.fusion.inductor_schedule import LIMITS, SCHEDULER_RULES, Groups, Schedule
 from shmoo.estimators.graph.records import CONTRACTIONS, CONVOLUTIONS, RUNTIMES, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.registry import Registry, aten
 
-BATCH_NORM = frozenset(name for name in COSTS if "batch_norm" in name)
 LIBRARY_ACTIVATIONS = frozenset(aten("relu relu6 hardtanh leaky_relu elu gelu silu sigmoid tanh hardswish hardsigmoid"))
 """Activations that libraries apply while they write a contraction's result (oneDNN's eltwise post-operations)."""
 
@@ -74,17 +70,13 @@ def fusion_rule(name: str, targets: Sequence[tuple[str, str]]) -> Callable[[Call
 
 def is_pointwise(call: OpCall, cost: Cost) -> bool:
     """Whether each output element depends on the elements at its own place only (inference batch norm among them)."""
-    if call.op in BATCH_NORM:
-        return call.attributes.get("training") is not True
-    return cost.family == "pointwise"
+    return cost.family == "pointwise" or is_pointwise_norm(call)
 
 
 def is_reduction(call: OpCall, cost: Cost) -> bool:
     """Whether rows are reduced, with or without writing the row back: norms, softmax, sums, global pooling; no sliding window."""
-    if is_pointwise(call, cost):
-        return False
     sliding = cost.family == "pooling" and cost.window > 1 and "adaptive" not in call.op
-    return cost.family in ("normalization", "softmax", "pooling") and not sliding
+    return cost.family in ("normalization", "softmax", "pooling") and not sliding and not is_pointwise_norm(call)
 
 
 def _continues(edge: Edge) -> bool:
@@ -95,12 +87,7 @@ def _continues(edge: Edge) -> bool:
 @fusion_rule("conv+bn", FREEZING + WHOLE_PROGRAM)
 def _conv_bn(edge: Edge) -> bool:
     """Inference batch norm folds into the convolution's weights once these are constants."""
-    return (
-        edge.producer_cost.family in CONVOLUTIONS
-        and edge.consumer.op in BATCH_NORM
-        and edge.sole
-        and is_pointwise(edge.consumer, edge.consumer_cost)
-    )
+    return edge.producer_cost.family in CONVOLUTIONS and is_pointwise_norm(edge.consumer) and edge.sole
 
 
 @fusion_rule("contraction+activation", FREEZING)
@@ -142,11 +129,8 @@ def _pointwise_chain(edge: Edge) -> bool:
 @fusion_rule("reduction prologue", WHOLE_PROGRAM)
 def _reduction_prologue(edge: Edge) -> bool:
     """A reduction computes pointwise work on its operand as it reads it."""
-    return (
-        is_pointwise(edge.producer, edge.producer_cost)
-        and edge.head_cost.family not in CONTRACTIONS
-        and is_reduction(edge.consumer, edge.consumer_cost)
-    )
+    loops = is_pointwise(edge.producer, edge.producer_cost) and edge.head_cost.family not in CONTRACTIONS
+    return loops and is_reduction(edge.consumer, edge.consumer_cost)
 
 
 @fusion_rule("reduction epilogue", WHOLE_PROGRAM)
@@ -158,14 +142,11 @@ def _reduction_epilogue(edge: Edge) -> bool:
 def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
     """Group a graph's calls into kernels, in execution order, as a runtime of an architecture family does; "eager" groups
     nothing."""
-    if len(graph.calls) == 1:
-        return _fused(graph, runtime, family)
     registered = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
-    kernels: tuple[Kernel, ...]
-    known, kernels = graph.derived.get(f"kernels {runtime} {family}", (None, ()))
-    if known != registered:  # a registration changes the groups
-        kernels = _fused(graph, runtime, family)
-        graph.derived[f"kernels {runtime} {family}"] = registered, kernels
+    key = f"kernels {runtime} {family}"
+    if graph.derived.get(key, (None,))[0] != registered:  # a registration changes the groups
+        graph.derived[key] = registered, _fused(graph, runtime, family)
+    kernels: tuple[Kernel, ...] = graph.derived[key][1]
     return kernels
 
 

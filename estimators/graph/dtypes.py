@@ -9,6 +9,14 @@ from shmoo.estimators.errors import unknown
 COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64", "float4")
 """Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
 
+COMPUTED_AS = {name: (name,) for name in COMPUTE_DTYPES} | {
+    "float4": ("float4", "float8", "bfloat16", "float16"),
+    "float8": ("float8", "bfloat16", "float16"),
+    "int4": ("int4", "int8", "float16", "bfloat16"),
+    "int8": ("int8", "float16", "bfloat16"),
+}
+"""Type -> itself and the types that hold its values, narrowest first: a machine multiplies in the first for which it has a rate."""
+
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
     **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "float8"),

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -107,12 +107,9 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
-    """One captured graph: values, calls in execution order, and which values the graph returns.
-
-    Attributes:
-        notes: remarks for readers of its numbers, such as the limits assumed for sizes that depend on data.
-        unread_weight_bytes: of weights that no graph of the capture reads, in files of older versions; now they are values.
-    """
+    """One captured graph: values, calls in execution order, which values the graph returns, and notes for readers of its numbers,
+    such as the limits assumed for sizes that depend on data. Files of older versions have `unread_weight_bytes` of weights that
+    no graph of the capture reads; now they are values."""
 
     values: tuple[Value, ...]
     calls: tuple[OpCall, ...]
@@ -141,6 +138,10 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     def root(self, index: int) -> int:
         """The value that owns the memory of value `index`."""
         return self.roots[index]
+
+    def operators(self, calls: Sequence[int]) -> str:
+        """Operators of some calls as text: "conv2d + relu"."""
+        return " + ".join(self.calls[index].op.rpartition(".")[2] for index in calls)
 
     @property
     def params(self) -> int:
@@ -173,14 +174,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
 
 class Geometry(msgspec.Struct, frozen=True):
-    """The images of a convolution.
-
-    Attributes:
-        channels_in, channels_out: of one group.
-        height, width: extents of the points that m counts (of the result; of the input where the convolution is transposed).
-        window_height, window_width: the last two extents of the window.
-        image_elements: of one input image, all channels.
-    """
+    """The images of a convolution: channels of one group, extents of the points that m counts (of the result; of the input where
+    the convolution is transposed), the last two extents of the window, and elements of one input image, all channels."""
 
     channels_in: int = 1
     channels_out: int = 1
@@ -312,13 +307,16 @@ class Interval(msgspec.Struct, frozen=True):
         if not self.low <= self.value <= self.high:
             raise ValueError(f"interval must satisfy low <= value <= high, got {self.low}, {self.value}, {self.high}")
 
+    def scaled(self, factor: float) -> Interval:
+        """Value and ends times a positive factor."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
 
-class _Versioned(Protocol):
-    @property
-    def format(self) -> int: ...
+    def dividing(self, number: float) -> Interval:
+        """A positive number divided by value and ends."""
+        return Interval(number / self.value, number / self.high, number / self.low)
 
 
-T = TypeVar("T", bound=_Versioned)
+T = TypeVar("T")
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
 
@@ -327,14 +325,6 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     """Decode JSON into `kind`. `FormatError`, with file and line (`where`), for invalid JSON, a wrong or missing field (named),
     and a `format` newer than `newest` (both named)."""
     place = f" {where}" if where else ""
-    stated = '"format"' in data if isinstance(data, str) else b'"format"' in data
-    try:
-        decoded = msgspec.json.decode(data, type=kind) if stated else None
-    except UNREADABLE:
-        decoded = None
-    # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
-    if decoded is not None and decoded.format <= newest:
-        return decoded
     try:
         version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:

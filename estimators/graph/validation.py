@@ -24,25 +24,23 @@ def first_problem(graph: Graph) -> str | None:
 def _problems(graph: Graph) -> Iterator[str]:
     count = len(graph.values)
     for index, value in enumerate(graph.values):
-        if not _possible(value.spec):
-            yield from _spec_problems(value.spec, f"value {index}")
+        if (problem := _spec_problem(value.spec)) is not None:
+            yield f"value {index} {problem}"
         if value.storage is not None and not 0 <= value.storage < count:
             yield f"value {index} shares the memory of value {value.storage}, and there are {count}"
     if graph.outputs and not 0 <= min(graph.outputs) <= max(graph.outputs) < count:
         yield f"it returns a value outside of its {count}"
     if not 0 <= graph.unread_weight_bytes < math.inf:
         yield f"its unread weights take {graph.unread_weight_bytes:g} bytes"
-    shared = [value.storage for value in graph.values]
-    if any(index is not None for index in shared):
-        yield from _cycles(shared)
+    yield from _cycles([value.storage for value in graph.values])
     for index, call in enumerate(graph.calls):
         yield from _call_problems(call, f"call {index} ({call.op!r})", count)
 
 
 def _call_problems(call: OpCall, where: str, values: int) -> Iterator[str]:
     for spec in (*call.inputs, *call.outputs):
-        if not _possible(spec):
-            yield from _spec_problems(spec, where)
+        if (problem := _spec_problem(spec)) is not None:
+            yield f"{where} {problem}"
     if len(call.operands) != len(call.inputs):
         yield f"{where} has {len(call.inputs)} inputs and {len(call.operands)} names for them"
     for what, places, specs in (("reads", call.reads, call.inputs), ("writes", call.writes, call.outputs)):
@@ -52,26 +50,20 @@ def _call_problems(call: OpCall, where: str, values: int) -> Iterator[str]:
             yield f"{where} {what} a value outside of the graph's {values}"
 
 
-def _possible(spec: TensorSpec) -> bool:
-    return spec.dtype in BITS and min(spec.shape, default=0) >= 0 and math.prod(spec.shape) <= MOST_ELEMENTS
-
-
-def _spec_problems(spec: TensorSpec, where: str) -> Iterator[str]:
+def _spec_problem(spec: TensorSpec) -> str | None:
     if spec.dtype not in BITS:
-        yield f"{where} has the unknown type {spec.dtype!r}"
-    else:
-        yield f"{where} has the shape {spec.shape}, which no tensor has"
+        return f"has the unknown type {spec.dtype!r}"
+    possible = min(spec.shape, default=0) >= 0 and spec.numel <= MOST_ELEMENTS
+    return None if possible else f"has the shape {spec.shape}, which no tensor has"
 
 
 def _cycles(storage: Sequence[int | None]) -> Iterator[str]:
     """A finding where following `storage` from some value never ends."""
-    seen: set[int] = set()
+    visited_from: dict[int, int] = {}
     for start in range(len(storage)):
-        path: dict[int, None] = {}
         index: int | None = start
-        while index is not None and index not in seen:
-            seen.add(index)
-            path[index] = None
+        while index is not None and index not in visited_from:
+            visited_from[index] = start
             index = storage[index]
-        if index in path:
+        if index is not None and visited_from[index] == start:
             yield f"value {index} shares its own memory in a circle of values"

@@ -125,11 +125,7 @@ def _reshaped(view: StridedView, shape: Sequence[int]) -> StridedView:
 
 
 def view_of(graph: Graph, value: int, producers: Mapping[int, OpCall]) -> StridedView:
-    """The view of memory that a value is; one with memory of its own is whole.
-
-    Args:
-        producers: the call that makes each value that is no input.
-    """
+    """The view of memory that a value is; one with memory of its own is whole. `producers` make each value that is no input."""
     call = producers.get(value)
     if call is None or not call.reads or graph.values[value].storage is None or graph.root(call.reads[0]) != graph.root(value):
         return StridedView.whole(graph.values[value].spec.shape)

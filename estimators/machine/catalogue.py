@@ -1,10 +1,6 @@
-"""The catalogue of coefficients: what is known of each kind, in one entry, and the one module that takes their names apart.
-
-A name is the stem of an entry and what follows it: `peak.matrix.<dtype>`, `bandwidth.<level>`, `launch.<runtime>.<operator>`,
-`efficiency.<algorithm>`. A more particular name falls back to a more general one (`algorithm_names`), in a profile first and
-then in `DEFAULTS`, which holds what the model assumes of a machine that nobody measured: shares, exponents and overheads, never
-rates of a machine. Its ranges are wide on purpose and reach every estimate's interval.
-"""
+"""The catalogue of coefficients: what is known of each kind, in one entry, and the one module that takes their names apart. A
+name is the stem of an entry and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a
+more particular name falls back to a more general one (`algorithm_names`), in a profile first and then in `DEFAULTS`."""
 
 from __future__ import annotations
 
@@ -314,7 +310,8 @@ def _guessed(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coef
 
 
 DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "assumed") for family in RUNTIMES}
-"""Architecture family -> coefficient -> what the model assumes without a measurement."""
+"""Architecture family -> coefficient -> what the model assumes without a measurement: shares, exponents and overheads, never
+rates of a machine. The ranges are wide on purpose and reach every estimate's interval."""
 TYPICAL: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "typical") for family in RUNTIMES}
 """Architecture family -> coefficient -> where a calibration starts from on a machine whose description does not say."""
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS
 from shmoo.estimators.graph.records import FAMILIES, Coefficient
 from shmoo.estimators.machine.catalogue import DEFAULTS, short_op
 from shmoo.estimators.machine.hosts import HOSTS, of_host
@@ -38,16 +38,9 @@ _LAYERS = ("recurrent", "recurrent_tensor")
 """Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
 FAMILY_OF = MappingProxyType(
     {
-        **{"conv_1x1": "conv", "conv_3x3": "conv", "conv_native": "conv"},
-        **{"gemv": "gemm", "gemm_batched": "gemm", "recurrent": "gemm"},
-        **{"gemm_tensor": "gemm", "gemv_tensor": "gemm", "conv_tensor": "conv", "attention_tensor": "attention"},
-        **{
-            "narrow_tensor": "gemm",
-            "scaled_tensor": "gemm",
-            "packed_tensor": "gemm",
-            "float4_tensor": "gemm",
-            "recurrent_tensor": "gemm",
-        },
+        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_tensor"), "conv"),
+        **dict.fromkeys(("gemv", "gemm_batched", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
+        "attention_tensor": "attention",
     }
 )
 """Algorithms that are a part of a family -> that family; the others are families themselves."""
@@ -121,18 +114,23 @@ def dense_3x3(table: KernelTable) -> np.ndarray:
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
-    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for. Other types are multiplied by the
-    units of float32, in which libraries accumulate them anyway."""
+    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for, or that such a type holds. Other types
+    are multiplied by the units of float32, in which libraries accumulate them anyway."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
-    rated = [name != "float32" and f"peak.matrix.{name}" in profile.coefficients for name in COMPUTE_DTYPES]
+    known = {name for name in COMPUTE_DTYPES if name != "float32" and f"peak.matrix.{name}" in profile.coefficients}
+    rated = [not known.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
     return np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
+
+
+def _runs_as(codes: np.ndarray, algorithms: Sequence[str]) -> np.ndarray:
+    mask: Masks = among(tuple(_CODE[name] for name in algorithms), len(ALGORITHMS))[codes]
+    return mask
 
 
 def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms are those of tensor cores."""
-    mask: Masks = among(tuple(_CODE[name] for name in TENSOR), len(ALGORITHMS))[codes]
-    return mask
+    return _runs_as(codes, TENSOR)
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
@@ -145,9 +143,7 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
 
 def converts_layout(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
-    blocked = ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")
-    mask: Masks = among(tuple(_CODE[name] for name in blocked), len(ALGORITHMS))[codes]
-    return mask
+    return _runs_as(codes, ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose"))
 
 
 MANY_KERNELS = 30

@@ -1,7 +1,5 @@
-"""ArchitectureProfile: one machine as named coefficients, each with a value, a unit, an uncertainty and a source.
-
-Names of coefficients are dotted paths, so that a sweep or a user can address any of them; `catalogue.py` lists them.
-"""
+"""ArchitectureProfile: one machine as named coefficients (`catalogue.py`), each with a value, a unit, an uncertainty and a
+source."""
 
 from __future__ import annotations
 
@@ -105,17 +103,10 @@ class ResidualGroup(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def consistent(self) -> bool:
         """Whether the arrays fit together."""
-        d, levels = len(self.features), {len(tree.features) for tree in self.trees}
-        return (
-            len(self.low) == len(self.high) == d
-            and len(levels) == 1
-            and all(
-                len(tree.thresholds) == len(tree.features)
-                and len(tree.values) == 2 ** len(tree.features)
-                and all(0 <= feature < d for feature in tree.features)
-                for tree in self.trees
-            )
-        )
+        d, levels = len(self.features), len(self.trees[0].features) if self.trees else 0
+        sizes = {(len(tree.features), len(tree.thresholds), len(tree.values)) for tree in self.trees}
+        named = all(0 <= feature < d for tree in self.trees for feature in tree.features)
+        return named and len(self.low) == len(self.high) == d and sizes == {(levels, levels, 2**levels)}
 
 
 class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,26 +154,9 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             return default
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
 
-    def looked_up(self) -> dict[str, Coefficient]:
-        """Coefficients that no fit to times wrote, here or elsewhere: datasheets', the literature's, and those of energy,
-        which come from other tables. A voltage curve that was fitted to energies has a floor."""
-        joules = {n for n in self.coefficients if entry(n).role == "energy"} | {"throttle.cap"}
-        joules |= {"energy.clock"} if "energy.floor" in joules else set()
-        return {n: c for n, c in self.coefficients.items() if n in joules or not (c.from_fit or c.source == "transferred")}
-
     def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""
         return msgspec.structs.replace(self, **changes)
-
-    def with_values(self, values: dict[str, float]) -> ArchitectureProfile:
-        """A copy in which some coefficients have another value. A what-if that nobody measured: their uncertainty is dropped, and
-        so is the residual."""
-        changed = dict(self.coefficients)
-        for name, value in values.items():
-            if name not in changed:
-                raise unknown(f"coefficient of profile {self.name!r}", name, changed)
-            changed[name] = msgspec.structs.replace(changed[name], value=value, stderr=None, low=None, high=None)
-        return self.replacing(coefficients=changed, residual=())
 
     @property
     def default_runtime(self) -> str:

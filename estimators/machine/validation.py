@@ -1,8 +1,5 @@
-"""What a profile can say: signs and ranges of coefficients, names of memory levels, and what an architecture family needs.
-
-A profile file is data from anywhere. Whatever passes here gives finite, positive times and energies that are not negative.
-Ranges are wide: they exclude slips of sign, unit and exponent, not unusual machines.
-"""
+"""What a profile can say. A file is data from anywhere; whatever passes here gives finite, positive times and energies that are
+not negative. Ranges are wide: they exclude slips of sign, unit and exponent, not unusual machines."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
 """Memory that an allocator requests from the system: a C library's heap, simulated through a sequence of kernels.
 
-A process writes memory that it owns at the speed of its caches; new memory from the system faults in page by page at the first
-touch. glibc maps each block above a threshold (32 MiB at most) separately and unmaps it when it is freed. All other blocks lie in
-one heap: a block takes the best fit among the freed ones or grows the heap, whose end returns to the system when more than twice
-the threshold of it is free (mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and their dynamic adjustment, here at its maximum,
-which a process reaches after it has freed large blocks). So a model whose activations need a large heap pays for it at every
-call, even if no single block is large.
+New memory from the system faults in page by page at the first touch. glibc maps each block above a threshold separately, and
+unmaps it when it is freed. All other blocks lie in one heap, whose end returns to the system when much of it is free (mallopt(3):
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and their dynamic adjustment, here at its maximum). So a model whose activations need a large
+heap pays for it at every call, even if no single block is large.
 """
 
 from __future__ import annotations
@@ -43,12 +41,8 @@ class Temporary(NamedTuple):
 
 
 def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Temporary | None] | None = None) -> list[Fresh]:
-    """New memory that each kernel touches, in a sequence repeated back to back.
-
-    Args:
-        kernels: the memory each kernel touches; results are allocated when first written and freed after their last use.
-        temporaries: copies that a library allocates around each kernel, `None` where it makes none.
-    """
+    """New memory that each kernel touches, in a sequence repeated back to back. Results are allocated when first written and
+    freed after their last use, as are the copies that a library makes around a kernel (`None` where it makes none)."""
     extra = temporaries or [None] * len(kernels)
     blocks = [(t.storage, max(t.size, t.nbytes)) for touches in kernels for t in touches if t.write and not t.persistent]
     sizes = [size for _, size in blocks] + [size for t in extra if t for size in (t.operand, *[t.result] * t.copies)]

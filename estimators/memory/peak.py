@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -13,12 +14,8 @@ from shmoo.estimators.memory.workspace import workspace_bytes
 
 
 class MemoryStep(msgspec.Struct, frozen=True):
-    """Memory in use while one kernel runs.
-
-    Attributes:
-        calls: that the kernel executes. held_bytes: live activations, including its operands and results.
-        workspace_bytes: buffers that its operators allocate for themselves.
-    """
+    """Memory in use while one kernel of some calls runs: live activations, including its operands and results, and buffers that
+    its operators allocate for themselves."""
 
     calls: tuple[int, ...]
     held_bytes: float
@@ -30,17 +27,14 @@ class MemoryStep(msgspec.Struct, frozen=True):
         return self.held_bytes + self.workspace_bytes
 
 
-def peak_memory_bytes(
-    graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu", threads: int | None = None
-) -> float:
+def peak_memory_bytes(graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu") -> float:
     """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes. The pieces of
-    a model run one after another and share their weights; `None` stands for several threads of a CPU."""
+    a model run one after another and share their weights."""
     listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
     pieces = []
     for graph in listed:
         inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
-        steps = memory_steps(graph, runtime, family, threads)
-        pieces.append(inputs + max((step.bytes for step in steps), default=0.0))
+        pieces.append(inputs + max((step.bytes for step in memory_steps(graph, runtime, family)), default=0.0))
     return resident_weight_bytes(listed) + max(pieces, default=0.0)
 
 
@@ -49,7 +43,7 @@ def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
     return sum(value.spec.nbytes for value in weights_of(graphs)) + sum(graph.unread_weight_bytes for graph in graphs)
 
 
-def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu", threads: int | None = None) -> tuple[MemoryStep, ...]:
+def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu") -> list[MemoryStep]:
     """Activations and workspace in memory while each kernel of a graph runs, in order of execution.
 
     A storage is alive from the kernel that creates it to the last that reads it or a view of it; results of the graph stay alive.
@@ -58,11 +52,7 @@ def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu", thre
     later reader.
     """
     eager = runtime == "eager"
-    steps: list[tuple[int, ...]]
-    if eager:
-        steps = [(index,) for index in range(len(graph.calls))]
-    else:
-        steps = [kernel.calls for kernel in fuse(graph, runtime, family)]
+    steps = [(i,) for i in range(len(graph.calls))] if eager else [kernel.calls for kernel in fuse(graph, runtime, family)]
     first, last = _lifetimes(graph, steps, eager)
     created: list[list[int]] = [[] for _ in steps]
     dying: list[list[int]] = [[] for _ in steps]
@@ -76,18 +66,15 @@ def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu", thre
     contractions = {index for index, cost in costs if cost is not None and cost.matrix_flops > 0}
     listed, alive = [], 0.0
     for position, calls in enumerate(steps):
-        fresh = [size[root] for root in created[position]]
-        freed = [size[root] for root in dying[position]]
+        overwritten = 0.0
         if not eager and contractions.isdisjoint(calls):
-            for nbytes in [size[root] for root in dying[position] if first[root] < position]:
-                if nbytes in fresh:
-                    fresh.remove(nbytes)
-                    freed.remove(nbytes)
-        alive += sum(fresh)
-        own = sum(workspace_bytes(graph.calls[call], family, threads, runtime) for call in calls)
-        listed.append(MemoryStep(tuple(calls), alive, own))
-        alive -= sum(freed)
-    return tuple(listed)
+            operands = Counter(size[root] for root in dying[position] if first[root] < position)
+            overwritten = sum((operands & Counter(size[root] for root in created[position])).elements())
+        alive += sum(size[root] for root in created[position]) - overwritten
+        own = sum(workspace_bytes(graph.calls[call], family, runtime) for call in calls)
+        listed.append(MemoryStep(calls, alive, own))
+        alive -= sum(size[root] for root in dying[position]) - overwritten
+    return listed
 
 
 def _lifetimes(graph: Graph, steps: Sequence[tuple[int, ...]], eager: bool) -> tuple[dict[int, int], dict[int, int]]:
@@ -125,7 +112,7 @@ def _argument_lifetimes(graph: Graph) -> Iterator[tuple[int, int]]:
         maker.update(dict.fromkeys(call.writes, index))
 
 
-def _module_runs(calls: Sequence[OpCall]) -> list[list[tuple[int, int]]]:
+def _module_runs(calls: Sequence[OpCall]) -> list[list[list[int]]]:
     """For each call, the first and last call of every enclosing module, the outermost first, and of its statement in the source:
     the first call of the line, and the last in the same module or in one of its direct submodules. A module that is called
     again after another module's call starts a new run."""
@@ -149,4 +136,4 @@ def _module_runs(calls: Sequence[OpCall]) -> list[list[tuple[int, int]]]:
         for run in (*(run for _, run in open_runs), statement):
             run[1] = index
         runs.append([*(run for _, run in open_runs), statement])
-    return [[(start, end) for start, end in enclosing] for enclosing in runs]
+    return runs

@@ -1,11 +1,6 @@
-"""Reuse distances: which level of the memory hierarchy serves each access of a kernel.
-
-The reuse distance of an access is the number of bytes touched since the same memory was last touched (stack distance in bytes:
-Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970). An access is served by the
-nearest level whose capacity exceeds its distance. Distances are those of a call that is repeated back to back, the canonical
-state of a measurement: weights were last touched one call ago. Freed activations give their memory to later ones of at
-most their size, most recently freed first, as caching allocators do; so a new result lands on memory that is still near.
-"""
+"""Reuse distances: bytes touched since the same memory was last touched, in calls that are repeated back to back (stack distance:
+Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970). The nearest level of the memory
+hierarchy whose capacity exceeds its distance serves an access."""
 
 from __future__ import annotations
 
@@ -25,11 +20,8 @@ class Touch(NamedTuple):
 
 
 def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
-    """Distance in bytes of each access, in the order given.
-
-    The distance counts every byte touched between the two accesses. The footprint of all kernels bounds it, as data that is
-    touched repeatedly in between counts each time.
-    """
+    """Distance in bytes of each access, in the order given, at most the footprint of all kernels: data that is touched repeatedly
+    in between counts each time."""
     if len(kernels) == 1:
         # Between two runs of a lone kernel lies the kernel itself.
         (touches,) = kernels
@@ -93,7 +85,8 @@ def _distances(keys: Sequence[Sequence[Hashable]], kernels: Sequence[Sequence[To
 
 
 def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
-    """A memory block for each access: persistent storages own theirs, activations take blocks that were freed before."""
+    """A memory block for each access: persistent storages own theirs, activations take blocks that were freed before, as with
+    caching allocators; so a new result lands on memory that is still near."""
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
     block_of: dict[int, int] = {}
     size_of: dict[int, float] = {}

@@ -1,8 +1,6 @@
-"""Memory that operators allocate for themselves while they run, beside operands and results.
-
-The table covers the buffers that PyTorch's eager operators allocate on CPUs (ATen's `native` sources of version 2.13, each
-observed in the allocator's events): statistics and indices that the caller drops, copies of operands in a library's own layout.
-"""
+"""Memory that PyTorch's operators allocate for themselves on CPUs while they run, beside operands and results (ATen's `native`
+sources of version 2.13, each observed in the allocator's events): statistics and indices that the caller drops, copies of
+operands in a library's own layout."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ from shmoo.estimators.graph.records import OpCall, TensorSpec
 from shmoo.estimators.registry import Registry, aten
 
 Extent = int | np.ndarray
-WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace")
-"""Operator name -> bytes on a CPU for a call and a number of threads, in eager mode."""
-INDUCTOR_WORKSPACE: Registry[Callable[[OpCall, int], float]] = Registry("workspace under Inductor")
+WORKSPACE: Registry[Callable[[OpCall], float]] = Registry("workspace")
+"""Operator name -> bytes on a CPU for a call, in eager mode."""
+INDUCTOR_WORKSPACE: Registry[Callable[[OpCall], float]] = Registry("workspace under Inductor")
 """The same where Inductor calls the operator; its loops need no workspace."""
 CHANNEL_BLOCK = 16
 """oneDNN stores images in blocks of this many channels on CPUs with 512-bit vectors, and pads the last block."""
@@ -27,14 +25,14 @@ FEW_CHANNELS = 4
 """Images of at most this many channels are read without conversion."""
 SMALL_IMAGE = 20480
 """Elements of a single image up to which PyTorch does not use oneDNN."""
-SEVERAL_THREADS = 2
-"""Number of threads to assume where only one or several matters."""
+THREADS = 2
+"""Number of threads that have a block of attention scores each; that of a machine is not known here."""
 
 
-def workspace_bytes(call: OpCall, family: str = "cpu", threads: int | None = None, runtime: str = "eager") -> float:
-    """Bytes that a call allocates and frees while it runs, 0 for operators without an entry; `None` are several threads."""
+def workspace_bytes(call: OpCall, family: str = "cpu", runtime: str = "eager") -> float:
+    """Bytes that a call allocates and frees while it runs, 0 for operators without an entry."""
     estimate = (WORKSPACE if runtime == "eager" else INDUCTOR_WORKSPACE).get(call.op) if family == "cpu" else None
-    return 0.0 if estimate is None else estimate(call, threads or SEVERAL_THREADS)
+    return 0.0 if estimate is None else estimate(call)
 
 
 def taken_by_onednn(
@@ -47,19 +45,18 @@ def taken_by_onednn(
 
 
 @WORKSPACE.register(*aten("conv1d conv2d conv3d convolution _convolution"))
-def _convolution(call: OpCall, threads: int) -> float:
+def _convolution(call: OpCall) -> float:
     """OneDNN converts image and weights to blocks of channels and the result back to the plain layout. Small images are unrolled
-    into columns instead; pointwise convolutions on one thread need no workspace."""
+    into columns instead."""
     image, weight, result = call.inputs[0], call.operand("weight"), call.outputs[0]
     if weight is None or len(image.shape) != len(weight.shape):
         return 0.0
     if call.attributes.get("transposed") is True:
-        return _transposed(call, threads)
+        return _transposed(call)
     groups, kernel = int(number(call, "groups", 1)), weight.shape[2:]
     strided = any(largest(call, name) > 1 for name in ("stride", "dilation"))
     pointwise = math.prod(kernel) == 1
-    large = taken_by_onednn(groups, image.shape[0], (1, *kernel)[-2], kernel[-1], image.numel)
-    if not large or (pointwise and not strided and image.shape[0] < CHANNEL_BLOCK and threads == 1):
+    if not taken_by_onednn(groups, image.shape[0], (1, *kernel)[-2], kernel[-1], image.numel):
         columns = weight.numel / weight.shape[0] * math.prod(result.shape[2:])
         return 0.0 if pointwise and not strided else bytes_of(image.dtype, columns)
     blocked = _blocked(result, groups)
@@ -68,7 +65,7 @@ def _convolution(call: OpCall, threads: int) -> float:
 
 
 @INDUCTOR_WORKSPACE.register(*aten("conv1d conv2d conv3d"))
-def _channels_last_convolution(call: OpCall, threads: int) -> float:
+def _channels_last_convolution(call: OpCall) -> float:
     """Images are channels-last and need no conversion; the weights are converted to channels-last, then to blocks."""
     weight = call.operand("weight")
     if weight is None or len(weight.shape) != len(call.inputs[0].shape):
@@ -78,19 +75,19 @@ def _channels_last_convolution(call: OpCall, threads: int) -> float:
 
 
 @WORKSPACE.register(*aten("conv_transpose1d conv_transpose2d conv_transpose3d"))
-def _transposed(call: OpCall, threads: int) -> float:
+def _transposed(call: OpCall) -> float:
     """The result in blocks of channels and in the plain layout, before it is copied out."""
     return 2 * call.outputs[0].nbytes
 
 
 @WORKSPACE.register(*aten("max_pool1d max_pool2d max_pool3d adaptive_max_pool2d"))
-def _max_pool(call: OpCall, threads: int) -> float:
+def _max_pool(call: OpCall) -> float:
     """The indices of the maxima, 64-bit integers, which inference drops."""
     return bytes_of("int64", call.outputs[0].numel) if len(call.outputs) == 1 else 0.0
 
 
 @WORKSPACE.register("aten.layer_norm")
-def _layer_norm(call: OpCall, threads: int) -> float:
+def _layer_norm(call: OpCall) -> float:
     """Mean and reciprocal deviation of each row."""
     shape = call.attributes.get("normalized_shape")
     row = math.prod(n for n in shape if isinstance(n, int)) if isinstance(shape, list) else 1
@@ -98,27 +95,27 @@ def _layer_norm(call: OpCall, threads: int) -> float:
 
 
 @WORKSPACE.register("aten.batch_norm")
-def _batch_norm(call: OpCall, threads: int) -> float:
+def _batch_norm(call: OpCall) -> float:
     """Factor and summand of each channel."""
     return 2 * bytes_of("float32", call.inputs[0].shape[1])
 
 
 @WORKSPACE.register("aten.roll")
-def _roll(call: OpCall, threads: int) -> float:
+def _roll(call: OpCall) -> float:
     """An intermediate result: one dimension is rolled after another."""
     shifts = call.attributes.get("shifts")
     return call.outputs[0].nbytes if isinstance(shifts, list) and len(shifts) > 1 else 0.0
 
 
 @WORKSPACE.register(*aten("upsample_bilinear2d upsample_bicubic2d upsample_nearest2d"))
-def _upsample(call: OpCall, threads: int) -> float:
+def _upsample(call: OpCall) -> float:
     """Image and result, channels-last."""
     return call.inputs[0].nbytes + call.outputs[0].nbytes
 
 
 @INDUCTOR_WORKSPACE.register("aten.scaled_dot_product_attention")
 @WORKSPACE.register("aten.scaled_dot_product_attention")
-def _attention(call: OpCall, threads: int) -> float:
+def _attention(call: OpCall) -> float:
     """The logarithms of the sums of exponentials, one float for each query and head; a block of scores, sums and results for each
     thread (`cpu_flash_attention`); a boolean mask as numbers."""
     query, key = call.inputs[0], call.inputs[1]
@@ -131,7 +128,7 @@ def _attention(call: OpCall, threads: int) -> float:
     block = scores + bytes_of("float32", rows * (2 + width))
     mask = call.operand("attn_mask")
     numbers = bytes_of("float32", mask.numel) if mask is not None and mask.dtype == "bool" else 0.0
-    return bytes_of("float32", query.numel / width) + threads * block + numbers
+    return bytes_of("float32", query.numel / width) + THREADS * block + numbers
 
 
 def _blocked(spec: TensorSpec, groups: int) -> float:

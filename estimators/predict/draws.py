@@ -30,7 +30,7 @@ from shmoo.estimators.tiling.base import Tiling
 
 OTHER_TYPE = 0.15
 """Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
-coefficients differ by as well (`calibrate.transfer.LEAST_SPREAD`)."""
+coefficients differ by as well (`tests.evaluation.transfer.LEAST_SPREAD`)."""
 
 
 LAWS = 64

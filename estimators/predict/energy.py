@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, COMPUTED_AS
 from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, voltage_factor
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -28,15 +28,15 @@ LEAST_BUDGET = 0.01
 IN_REGISTERS = 0.1
 """Energy of an operation on registers relative to that of a loop over memory: one instruction of about ten."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
-"""Where a unit has no rate for a type, its rate for the first of these that it has: XLA multiplies float32 in bfloat16 by
-default, and a machine with integer units only runs a quantised model."""
+"""Where a unit has no rate for a type, nor for a wider one (`COMPUTED_AS`), its rate for the first of these that it has: XLA
+multiplies float32 in bfloat16 by default, and a machine with integer units only runs a quantised model."""
 
 
 def candidates(*stems: str) -> list[tuple[str, ...]]:
     """For each compute dtype the coefficient names to look up, most specific first."""
     names = []
     for dtype in COMPUTE_DTYPES:
-        tries = dict.fromkeys((dtype, *_FALLBACK_DTYPES))
+        tries = dict.fromkeys((*COMPUTED_AS[dtype], *_FALLBACK_DTYPES))
         names.append(tuple(f"{stem}.{t}" for stem in stems for t in tries))
     return names
 

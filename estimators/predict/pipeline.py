@@ -137,7 +137,8 @@ def price(
             in_order = replace(prediction, launch_s=twins.spread(prediction.launch_s), device_s=twins.spread(prediction.device_s))
             whole = table, in_order
         latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * segments, least)
-        device = kernels.of_segments(prediction.device_s) * segments
+        # A program's kernels run beside each other.
+        device = np.minimum(kernels.of_segments(prediction.device_s) * segments, latency)
         return prediction, latency, segment_energy(kernels, prediction, latency, c), device
 
     if seed is None:

@@ -1,9 +1,5 @@
-"""What to change about a model on a machine: where its time and energy go, how far its kernels are from their roofs, and what
-each change would bring.
-
-Changes are compared with the model as it is by paired draws: both are priced with the same random values of the coefficients, so
-that an error they share cancels in their ratio. Times and energies of changes are per sample, so that batches compare.
-"""
+"""What to change about a model on a machine, and what each change would bring. Both are priced with the same random values of the
+coefficients, so that an error they share cancels in their ratio, and by sample, so that batches compare."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
-from shmoo.estimators.predict.pipeline import DRAWS, QUANTILES
+from shmoo.estimators.predict.pipeline import DRAWS, intervals_of
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.present.inspection import inspect_estimates
 from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, together
@@ -36,13 +32,8 @@ NEARLY = 0.9
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What a change makes of the model.
-
-    Attributes:
-        latency_s, energy_j: of a call.
-        speedup: time of a sample as it is, over that with the change.
-        energy_ratio: energy of a sample with the change, over that as it is.
-    """
+    """What a change makes of the model: time and energy of a call, `speedup` (time of a sample as it is, over that with the
+    change) and `energy_ratio` (energy of a sample with the change, over that as it is)."""
 
     latency_s: Interval
     energy_j: Interval | None
@@ -51,10 +42,9 @@ class Effect(msgspec.Struct, frozen=True):
 
     def gain(self, aim: Aim) -> Interval | None:
         """By which factor less time or energy is needed; `None` where energy is not known."""
-        if aim == "time" or self.energy_ratio is None:
-            return self.speedup if aim == "time" else None
-        ratio = self.energy_ratio
-        return Interval(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+        if aim == "time":
+            return self.speedup
+        return None if self.energy_ratio is None else self.energy_ratio.dividing(1.0)
 
     def factor(self, aim: Aim) -> float:
         """The value of `gain`; 1 where it is not known."""
@@ -82,13 +72,8 @@ class WhatIf(msgspec.Struct, frozen=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """What to change about a model on a machine.
-
-    Attributes:
-        estimate: of the model as it is, in `setup`.
-        bounds, units, modules, kernels: where time and energy go, as `spending` has it.
-        what_ifs: best first. left_out: name of a change that could not be estimated -> why.
-    """
+    """What to change about a model on a machine: the estimate of the model as it is, in `setup`, where its time and energy go
+    (`spending`), changes with the best first, and by name those that could not be estimated and why."""
 
     model: str
     aim: Aim
@@ -132,11 +117,8 @@ class Comparison:
 def _ratio(
     above: np.ndarray, below: np.ndarray, drawn_above: np.ndarray | None, drawn_below: np.ndarray | None, factor: float
 ) -> Interval:
-    value = float(above[0] / below[0])
-    if drawn_above is None or drawn_below is None:
-        return Interval(value, value, value)
-    low, high = np.quantile(drawn_above[:, 0] / drawn_below[:, 0] * factor, QUANTILES).tolist()
-    return Interval(value, min(low, value), max(high, value))
+    drawn = None if drawn_above is None or drawn_below is None else drawn_above / drawn_below * factor
+    return intervals_of(above / below, drawn)[0]
 
 
 def advise(

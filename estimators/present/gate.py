@@ -1,11 +1,5 @@
-"""A model's footprint on an architecture, to be kept as a baseline and compared with later: a gate without hardware.
-
-    graphs, profile -> Footprint -> JSON; two footprints -> what grew by more than allowed, and which module did it
-
-A kernel belongs to the module of its first operator. Everything is computed from the graphs and the profile, in one order and
-from fixed seeds, so that equal models give equal numbers to the last digit; they are kept with 12 significant digits, beyond
-which machines of different vector units may round differently.
-"""
+"""A model's footprint on an architecture, to be kept as a baseline and compared with later: a gate without hardware. Equal models
+give equal numbers, because everything is computed from the graphs and the profile, in one order and from fixed seeds."""
 
 from __future__ import annotations
 
@@ -13,12 +7,11 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.graph.records import Graph, decode_versioned
+from shmoo.estimators.graph.records import Graph, Interval, decode_versioned
 from shmoo.estimators.memory.peak import memory_steps
 from shmoo.estimators.predict.director import AnalysisDirector, KernelEstimate
 from shmoo.estimators.units import percent, si, size
@@ -36,6 +29,7 @@ QUANTITIES = {
 ALLOWED = dict.fromkeys(QUANTITIES, 0.01) | {"kernels": 0.0}
 """Growth that passes. One kernel more is a lost fusion, however many there are."""
 DIGITS = 12
+"""Significant digits of a baseline; beyond them machines of different vector units may round differently."""
 TELLING = 0.05
 """Share of the growth of all modules from which one is worth naming."""
 NAMED = 5
@@ -43,11 +37,8 @@ NAMED = 5
 
 
 class ModuleShare(msgspec.Struct, frozen=True):
-    """Kernels that begin with an operator of a module, and what they take.
-
-    Attributes:
-        groups: operators of one kernel ("conv2d + batch_norm + relu") -> number of such kernels.
-    """
+    """Kernels that begin with an operator of a module, and what they take. `groups` counts kernels by their operators
+    ("conv2d + batch_norm + relu")."""
 
     kernels: int
     flops: float
@@ -142,12 +133,8 @@ class ModuleGrowth(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """A quantity that grew by more than allowed.
-
-    Attributes:
-        growth: relative, such as 0.05; `None` where there was nothing before, or next to nothing.
-        modules: that grew most.
-    """
+    """A quantity that grew by more than allowed. `growth` is relative, such as 0.05, and `None` where there was nothing before,
+    or next to nothing; `modules` are those that grew most."""
 
     footprint: str
     quantity: str
@@ -172,11 +159,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class GateResult(msgspec.Struct, frozen=True):
-    """What a gate found.
-
-    Attributes:
-        undecided: why a footprint cannot be judged: operators without a cost formula that the baseline did not have.
-    """
+    """What a gate found. `undecided` says why a footprint cannot be judged: operators without a cost formula that the baseline
+    did not have."""
 
     findings: tuple[Finding, ...]
     undecided: tuple[str, ...]
@@ -202,14 +186,8 @@ def footprint(
     by_module: dict[str, list[KernelEstimate]] = {}
     for kernel in estimate.breakdown:
         by_module.setdefault(graphs[kernel.graph].calls[kernel.calls[0]].module, []).append(kernel)
-    totals = {
-        "flops": estimate.flops,
-        "bytes": estimate.bytes,
-        "peak_memory_bytes": estimate.peak_memory_bytes,
-        "kernels": float(estimate.kernels),
-        "latency_s": estimate.latency_s.value,
-        "energy_j": None if estimate.energy_j is None else estimate.energy_j.value,
-    }
+    amounts = {name: getattr(estimate, name) for name in QUANTITIES}
+    values = {name: of.value if isinstance(of, Interval) else of for name, of in amounts.items()}
     return Footprint(
         model=model,
         arch=director.profile.name,
@@ -217,7 +195,7 @@ def footprint(
         dtype=estimate.dtype,
         runtime=estimate.runtime,
         profile=hashlib.sha256(director.profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16],
-        totals={name: _kept(value) for name, value in totals.items()},
+        totals={name: None if value is None else _kept(value) for name, value in values.items()},
         modules={module: _share(graphs, kernels) for module, kernels in by_module.items()},
         peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
         unknown_ops={op.op: op.count for op in estimate.unknown_ops},
@@ -281,26 +259,16 @@ def _listed(groups: Counter[str]) -> tuple[str, ...]:
 
 
 def _share(graphs: Sequence[Graph], kernels: Sequence[KernelEstimate]) -> ModuleShare:
-    groups = Counter(
-        " + ".join(graphs[kernel.graph].calls[call].op.rpartition(".")[2] for call in kernel.calls) for kernel in kernels
-    )
-    sums: dict[str, Any] = {
-        name: _kept(sum(getattr(kernel, field) for kernel in kernels))
-        for name, field in (("flops", "flops"), ("bytes", "bytes"), ("latency_s", "elapsed_s"))
-    }
+    groups = Counter(graphs[kernel.graph].operators(kernel.calls) for kernel in kernels)
+    flops, nbytes, seconds = (_kept(sum(getattr(k, amount) for k in kernels)) for amount in ("flops", "bytes", "elapsed_s"))
     energies = [kernel.energy_j for kernel in kernels if kernel.energy_j is not None]
-    return ModuleShare(len(kernels), **sums, energy_j=_kept(sum(energies)) if energies else None, groups=dict(groups))
+    return ModuleShare(len(kernels), flops, nbytes, seconds, _kept(sum(energies)) if energies else None, dict(groups))
 
 
 def _peak_at(graphs: Sequence[Graph], runtime: str, family: str) -> str:
-    steps = [
-        (step.bytes, graph.calls[step.calls[0]].module)
-        for graph in graphs
-        for step in memory_steps(graph, runtime, family)
-        if step.calls
-    ]
+    steps = [(step.bytes, graph.calls[step.calls[0]].module) for graph in graphs for step in memory_steps(graph, runtime, family)]
     return max(steps, key=lambda step: step[0])[1] if steps else ""
 
 
-def _kept(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{DIGITS}g}")
+def _kept(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

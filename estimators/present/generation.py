@@ -31,44 +31,35 @@ class DecodeStep(msgspec.Struct, frozen=True):
 
 
 class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """Generating `new_tokens` after a prompt, for `batch` sequences at once. Not known: `None` with a sibling `_reason`.
+    """Generating `new_tokens` after a prompt, for as many sequences at once as the batch of the prefill has.
 
     Attributes:
-        time_to_first_token_s: the prefill, which gives the first new token.
+        prefill: gives the first new token.
         time_per_output_token_s: mean over the decode steps that give the others; `None` where there are none.
         first_step_s, last_step_s: of these steps, with the shortest and the longest cache.
         latency_s: prefill and all decode steps. tokens_per_s: new tokens of all sequences over it.
-        prefill_energy_j: of the prefill. energy_per_token_j: mean of a decode step over its `batch` tokens. energy_j: of all.
+        energy_per_token_j: mean of a decode step over its tokens. energy_j: of all.
         cache_bytes: keys and values at the end.
         memory: as in `Estimate`, when most is in memory.
         basis: as in `Estimate`, over all of the time.
     """
 
-    arch: str
-    dtype: str
-    runtime: str
-    threads: int | None
-    batch: int
+    prefill: Estimate
     prompt_tokens: int
     new_tokens: int
-    time_to_first_token_s: Interval
     time_per_output_token_s: Interval | None
     first_step_s: Interval | None
     last_step_s: Interval | None
     latency_s: Interval
     tokens_per_s: Interval
-    prefill_energy_j: Interval | None
     energy_per_token_j: Interval | None
     energy_j: Interval | None
     cache_bytes: float
-    weight_bytes: float
     peak_memory_bytes: float
     memory: MemoryRoom
     flops: float
-    decode_reason: str = ""
-    energy_reason: str = ""
-    unknown_ops: tuple[UnknownOp, ...] = ()
-    basis: dict[str, float] = {}
+    unknown_ops: tuple[UnknownOp, ...]
+    basis: dict[str, float]
 
 
 def decode_contexts(prompt_tokens: int, new_tokens: int) -> tuple[int, ...]:
@@ -121,35 +112,27 @@ def generation(
     cache = prompt_cache_bytes if last is None else last.cache_bytes
     peak = max([prefill.peak_memory_bytes, *(step.estimate.peak_memory_bytes for step in steps)])
     others = max(peak - cache - prefill.memory.weight_bytes, 0.0)
-    weights = [(prefill.latency_s.value, prefill.basis)]
+    parts = [(prefill.latency_s.value, prefill.basis)]
     if decode is not None:
-        weights += [(decode.value / len(steps), step.estimate.basis) for step in steps]
+        parts += [(decode.value / len(steps), step.estimate.basis) for step in steps]
+    whole = sum(seconds for seconds, _ in parts)
     return GenerationEstimate(
-        arch=prefill.arch,
-        dtype=prefill.dtype,
-        runtime=prefill.runtime,
-        threads=prefill.threads,
-        batch=prefill.batch,
+        prefill=prefill,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        time_to_first_token_s=prefill.latency_s,
-        time_per_output_token_s=None if decode is None else _scaled(decode, 1 / count),
+        time_per_output_token_s=None if decode is None else decode.scaled(1 / count),
         first_step_s=steps[0].estimate.latency_s if count else None,
         last_step_s=None if last is None else last.estimate.latency_s,
         latency_s=latency,
-        tokens_per_s=Interval(tokens / latency.value, tokens / latency.high, tokens / latency.low),
-        prefill_energy_j=prefill.energy_j,
-        energy_per_token_j=None if decode_j is None else _scaled(decode_j, 1 / (count * prefill.batch)),
+        tokens_per_s=latency.dividing(tokens),
+        energy_per_token_j=None if decode_j is None else decode_j.scaled(1 / (count * prefill.batch)),
         energy_j=energy,
         cache_bytes=cache,
-        weight_bytes=prefill.weight_bytes,
         peak_memory_bytes=peak,
         memory=msgspec.structs.replace(prefill.memory, cache_bytes=cache, activation_bytes=others),
         flops=prefill.flops + (float(np.interp(contexts, sampled, [s.estimate.flops for s in steps]).sum()) if count else 0.0),
-        decode_reason="" if count else "the prefill gives the only new token",
-        energy_reason=prefill.energy_j_reason,
         unknown_ops=prefill.unknown_ops + (() if last is None else last.estimate.unknown_ops),
-        basis=_mean_basis(weights),
+        basis={name: sum(seconds * basis[name] for seconds, basis in parts) / whole for name in prefill.basis},
     )
 
 
@@ -157,40 +140,27 @@ def _sum(a: Interval, b: Interval | None) -> Interval:
     return a if b is None else Interval(a.value + b.value, a.low + b.low, a.high + b.high)
 
 
-def _scaled(interval: Interval, factor: float) -> Interval:
-    return Interval(interval.value * factor, interval.low * factor, interval.high * factor)
-
-
-def _mean_basis(parts: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    """Shares, weighted by the time they are shares of."""
-    whole = sum(weight for weight, _ in parts)
-    return {name: sum(weight * basis[name] for weight, basis in parts) / whole for name in parts[0][1]}
-
-
-INTERVALS = {
-    "time_to_first_token_s": "",
-    "time_per_output_token_s": "decode_reason",
-    "first_step_s": "decode_reason",
-    "last_step_s": "decode_reason",
-    "latency_s": "",
-    "tokens_per_s": "",
-    "prefill_energy_j": "energy_reason",
-    "energy_per_token_j": "energy_reason",
-    "energy_j": "energy_reason",
-}
-"""Fields with an interval -> the field that says why it may be unknown."""
-_PLAIN = ("batch", "dtype", "runtime", "threads", "prompt_tokens", "new_tokens", "cache_bytes", "weight_bytes")
+INTERVALS = (
+    "time_to_first_token_s", "time_per_output_token_s", "first_step_s", "last_step_s", "latency_s", "tokens_per_s",
+    "prefill_energy_j", "energy_per_token_j", "energy_j",
+)  # fmt: skip
+"""Fields of a record with an interval."""
 
 
 def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     """An estimate as an object of plain types, intervals as {"value", "low", "high"}; `None` beside "<field>_reason"."""
-    record: Record = {"model": model, "arch": estimate.arch}
-    record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "peak_memory_bytes", "flops"))
+    prefill = estimate.prefill
+    record: Record = {"model": model}
+    record |= {name: getattr(prefill, name) for name in ("arch", "batch", "dtype", "runtime", "threads")}
+    record |= {name: getattr(estimate, name) for name in ("prompt_tokens", "new_tokens", "cache_bytes")}
+    record |= {"weight_bytes": prefill.weight_bytes, "peak_memory_bytes": estimate.peak_memory_bytes, "flops": estimate.flops}
     record |= memory_record(estimate.memory)
-    record |= or_reason("threads", estimate.threads, ALL_THREADS)
-    for name, reason in INTERVALS.items():
-        why = getattr(estimate, reason) if reason else ""
-        record |= or_reason(name, interval_record(getattr(estimate, name)), why or estimate.decode_reason)
+    record |= or_reason("threads", prefill.threads, ALL_THREADS)
+    of_prefill = {"time_to_first_token_s": prefill.latency_s, "prefill_energy_j": prefill.energy_j}
+    for name in INTERVALS:
+        value = of_prefill[name] if name in of_prefill else getattr(estimate, name)
+        unknown_energy = prefill.energy_j_reason if "energy" in name else ""
+        record |= or_reason(name, interval_record(value), unknown_energy or "the prefill gives the only new token")
     record["unknown_ops"] = list(map(msgspec.structs.asdict, estimate.unknown_ops))
     record["basis"] = dict(estimate.basis)
     return record

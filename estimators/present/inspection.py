@@ -1,14 +1,14 @@
-"""A model by module and by operator: parameters, work, and where time goes on architectures.
-
-What a kernel adds to the time of the call is split over its operators: by their flops where computing bounds it, by their bytes
-otherwise, evenly where they have neither. A module holds its own operators and those of the modules in it; the whole model also
-holds the entry of its graphs, so that its time is that of the estimate.
-"""
+"""A model by module, by operator and by kernel: parameters, work, and where time goes on architectures. What a kernel adds to the
+time of the call is split over its operators: by their flops where computing bounds it, by their bytes otherwise, evenly where
+they have neither. A module holds its own operators and those of the modules in it; the whole model also holds the entry of its
+graphs."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +17,6 @@ from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Cost, Graph, weights_of
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.present.kernel_graph import KernelNode, kernel_graph
 from shmoo.estimators.units import html_table, percent, si
 
 BOUNDS = ("compute", "memory", "launch")
@@ -25,6 +24,17 @@ ENTRY = "(graph entry)"
 """Name of the row of what enters a model's graphs."""
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
 """What modules can be sorted by; "order" is that of execution."""
+INPUT = -1
+"""Stands for the caller among the producers of a call's operands."""
+
+
+class KernelNode(msgspec.Struct, frozen=True):
+    """One kernel among those of a whole model, in the innermost module that contains all of its calls ("" for the model itself).
+    `sources` are indices, in the estimate's breakdown, of the kernels whose results it reads; all of them precede it."""
+
+    kernel: KernelEstimate
+    module: str
+    sources: tuple[int, ...]
 
 
 class ArchitectureShare(msgspec.Struct, frozen=True):
@@ -79,42 +89,31 @@ class Row(msgspec.Struct, frozen=True):
 
 class Inspection(msgspec.Struct, frozen=True):
     """A model's modules as a tree in order of execution (each before what it holds), its operators, most time first, and on each
-    architecture its kernels as a graph."""
+    architecture its kernels as a graph. `entry` is a row for entering the graphs, before any kernel is launched: no call, time
+    and energy alone."""
 
     model: str
     architectures: tuple[str, ...]
     modules: tuple[Row, ...]
     operators: tuple[Row, ...]
+    entry: Row
     kernels: dict[str, tuple[KernelNode, ...]]
 
     def entry_s(self, arch: str) -> float:
-        """Seconds of a call that go to entering the model's graphs, before any kernel is launched."""
-        return max(self.modules[0].on[arch].latency_s - sum(node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
+        """Seconds of a call that go to entering the model's graphs."""
+        return self.entry.on[arch].latency_s
 
     def hidden_s(self, arch: str) -> float:
         """Seconds of a call during which the host launches kernels while the device works; 0 where nothing is launched ahead."""
         return max(sum(node.kernel.latency_s - node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
-
-    @property
-    def entry(self) -> Row:
-        """Entering the graphs, as a row beside the modules that the model consists of: no call, time and energy alone."""
-        whole, on = self.modules[0], {}
-        for arch, here in whole.on.items():
-            spent = [node.kernel.energy_j or 0.0 for node in self.kernels[arch]]
-            joules = None if here.energy_j is None else max(here.energy_j - sum(spent), 0.0)
-            seconds = self.entry_s(arch)
-            share = seconds / here.latency_s if here.latency_s else 0.0
-            on[arch] = ArchitectureShare(seconds, joules, share, 0.0, {**dict.fromkeys(BOUNDS, 0.0), "launch": seconds})
-        return Row(ENTRY, 1, 0, 0, 0.0, 0.0, 0.0, (), on)
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
         """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of graphs
         among them where it takes time. "time" is that of the first architecture."""
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
-        entry = self.entry
-        takes_time = any(part.latency_s > 0 for part in entry.on.values())
-        listed = [self.modules[0], *[entry] * takes_time, *self.modules[1:]]
+        takes_time = any(part.latency_s > 0 for part in self.entry.on.values())
+        listed = [self.modules[0], *[self.entry] * takes_time, *self.modules[1:]]
         return _in_tree_order(listed, lambda siblings: self._sorted(siblings, sort), depth)
 
     def _sorted(self, rows: list[Row], sort: str) -> list[Row]:
@@ -174,9 +173,9 @@ def inspect_graphs(
 def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
     """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
     spent = {name: _split(estimate, graphs) for name, estimate in estimates.items()}
-    modules, operators = _Sums(estimates), _Sums(estimates)
-    modules.row("")
-    seen: set[str] = set()
+    modules: defaultdict[str, _Members] = defaultdict(_Members)
+    operators: defaultdict[str, _Members] = defaultdict(_Members)
+    whole, entry, seen = modules[""], _Members(), set[str]()
     for g, graph in enumerate(graphs):
         for index, (call, cost) in enumerate(zip(graph.calls, costs_of(graph), strict=True)):
             params = 0
@@ -187,27 +186,37 @@ def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate]
                     seen.add(name)
                     params += root.spec.numel
             if cost is not None or params:
-                parts = {name: by_call.get((g, index)) for name, by_call in spent.items()}
-                for path in paths_to(call.module):
-                    modules.add(path, params, cost, parts)
-                operators.add(call.op, params, cost, parts)
-            if call.outputs:
-                modules.result(call.module, call.outputs[0].shape)
+                parts = {name: by_call[g, index] for name, by_call in spent.items() if (g, index) in by_call}
+                for members in (*(modules[path] for path in paths_to(call.module)), operators[call.op]):
+                    members.add(params, cost, parts)
+            for path in paths_to(call.module):
+                if call.outputs and path in modules:
+                    modules[path].shape = call.outputs[0].shape
     for weight in weights_of(graphs):
         if weight.kind == "parameter" and weight.name and weight.name not in seen:
             for path in paths_to(weight.name.rpartition(".")[0]):
-                modules.add(path, weight.spec.numel, None, {})
-    modules.enter()
-    by_time = sorted(operators.rows(), key=lambda row: -next(iter(row.on.values())).latency_s)
-    label = model or next((graph.name for graph in graphs if graph.name), "model")
-    kernels = {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()}
-    return Inspection(label, tuple(estimates), _in_tree_order(modules.rows(tree=True)), tuple(by_time), kernels)
+                modules[path].params += weight.spec.numel
+    for arch, estimate in estimates.items():
+        seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
+        joules = 0.0 if estimate.energy_j is None else estimate.energy_j.value
+        part = _Part("launch", seconds, max(joules - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0), 0.0)
+        whole.parts[arch].append(part)
+        entry.parts[arch].append(part)
+    rows = [members.row(name, name.count(".") + 1 if name else 0, estimates) for name, members in modules.items()]
+    by_time = [members.row(name, 0, estimates) for name, members in operators.items()]
+    return Inspection(
+        model or next((graph.name for graph in graphs if graph.name), "model"),
+        tuple(estimates),
+        _in_tree_order(rows),
+        tuple(sorted(by_time, key=lambda row: -next(iter(row.on.values())).latency_s)),
+        entry.row(ENTRY, 1, estimates),
+        {name: kernel_graph(graphs, estimate.breakdown) for name, estimate in estimates.items()},
+    )
 
 
 def paths_to(module: str) -> list[str]:
     """A module's path and those of all that hold it, the whole model first: "", "layer1", "layer1.0"."""
-    parts = module.split(".") if module else []
-    return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
+    return ["", *accumulate(module.split("."), "{}.{}".format)] if module else [""]
 
 
 class _Part(NamedTuple):
@@ -222,98 +231,47 @@ class _Part(NamedTuple):
 def _split(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], _Part]:
     parts: dict[tuple[int, int], _Part] = {}
     for kernel in estimate.breakdown:
-        for index, share in zip(kernel.calls, _shares(kernel, costs_of(graphs[kernel.graph])), strict=True):
+        costs = costs_of(graphs[kernel.graph])
+        what = "flops" if kernel.bound == "compute" else "bytes"
+        weights = {index: 0.0 if costs[index] is None else getattr(costs[index], what) for index in kernel.calls}
+        total = sum(weights.values())
+        for index, weight in weights.items():
+            share = weight / total if total else 1 / len(weights)
             joules = None if kernel.energy_j is None else kernel.energy_j * share
             parts[kernel.graph, index] = _Part(kernel.bound, kernel.elapsed_s * share, joules, kernel.tiles * share)
     return parts
 
 
-def _shares(kernel: KernelEstimate, costs: Sequence[Cost | None]) -> list[float]:
-    held = [costs[index] for index in kernel.calls]
-    weights = [0.0 if cost is None else cost.flops if kernel.bound == "compute" else cost.bytes for cost in held]
-    total = sum(weights)
-    return [weight / total for weight in weights] if total else [1 / len(held)] * len(held)
-
-
 @dataclass(slots=True)
-class _Spent:
-    """Running sums on one architecture; `energy_j` is `None` where the profile has no energy coefficients."""
+class _Members:
+    """What a module or an operator consists of: costs of its calls, and by architecture their parts of kernels and entries of
+    graphs. `shape` is that of the last result."""
 
-    energy_j: float | None
-    bound_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(BOUNDS, 0.0))
-    tiles: float = 0.0
-
-    def add(self, bound: str, elapsed_s: float, energy_j: float | None, tiles: float) -> None:
-        self.bound_s[bound] += elapsed_s
-        self.tiles += tiles
-        if self.energy_j is not None:
-            self.energy_j += energy_j or 0.0
-
-
-@dataclass(slots=True)
-class _Sum:
-    """Running sums of one module or operator. The shape is that of the last result."""
-
-    on: dict[str, _Spent]
-    shape: tuple[int, ...] = ()
-    calls: int = 0
     params: int = 0
-    flops: float = 0.0
-    macs: float = 0.0
-    bytes: float = 0.0
+    shape: tuple[int, ...] = ()
+    costs: list[Cost] = field(default_factory=list)
+    parts: defaultdict[str, list[_Part]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, params: int, cost: Cost | None, parts: Mapping[str, _Part]) -> None:
+        self.params += params
+        if cost is not None:
+            self.costs.append(cost)
+            for arch, part in parts.items():
+                self.parts[arch].append(part)
+
+    def row(self, name: str, depth: int, estimates: Mapping[str, Estimate]) -> Row:
+        flops, macs, nbytes = (sum((getattr(c, what) for c in self.costs), 0.0) for what in ("flops", "macs", "bytes"))
+        on = {arch: _taken(self.parts[arch], estimate) for arch, estimate in estimates.items()}
+        return Row(name, depth, len(self.costs), self.params, flops, macs, nbytes, self.shape, on)
 
 
-class _Sums:
-    """Running sums by name, in the order in which names first appear."""
-
-    def __init__(self, estimates: Mapping[str, Estimate]) -> None:
-        self.estimates = estimates
-        self.sums: dict[str, _Sum] = {}
-
-    def row(self, name: str) -> _Sum:
-        if name not in self.sums:
-            on = {arch: _Spent(None if estimate.energy_j is None else 0.0) for arch, estimate in self.estimates.items()}
-            self.sums[name] = _Sum(on)
-        return self.sums[name]
-
-    def enter(self) -> None:
-        """Count the entry of the model's graphs: launching that no operator does."""
-        for arch, estimate in self.estimates.items():
-            seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
-            whole = 0.0 if estimate.energy_j is None else estimate.energy_j.value
-            joules = max(whole - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0)
-            self.row("").on[arch].add("launch", seconds, joules, 0.0)
-
-    def result(self, module: str, shape: tuple[int, ...]) -> None:
-        """Note a call's result, which is that of the modules that hold it until their next call."""
-        for path in paths_to(module):
-            if path in self.sums:
-                self.sums[path].shape = shape
-
-    def add(self, name: str, params: int, cost: Cost | None, parts: Mapping[str, _Part | None]) -> None:
-        row = self.row(name)
-        row.params += params
-        if cost is None:
-            return
-        row.calls += 1
-        row.flops += cost.flops
-        row.macs += cost.macs
-        row.bytes += cost.bytes
-        for arch, part in parts.items():
-            if part is not None:
-                row.on[arch].add(*part)
-
-    def rows(self, tree: bool = False) -> list[Row]:
-        rows = []
-        for name, row in self.sums.items():
-            on = {}
-            for arch, spent in row.on.items():
-                seconds, whole = sum(spent.bound_s.values()), self.estimates[arch].latency_s.value
-                share = seconds / whole if whole else 0.0
-                on[arch] = ArchitectureShare(seconds, spent.energy_j, share, spent.tiles, spent.bound_s)
-            depth = name.count(".") + 1 if tree and name else 0
-            rows.append(Row(name, depth, row.calls, row.params, row.flops, row.macs, row.bytes, row.shape, on))
-        return rows
+def _taken(parts: Sequence[_Part], estimate: Estimate) -> ArchitectureShare:
+    bound_s = {bound: sum((part.elapsed_s for part in parts if part.bound == bound), 0.0) for bound in BOUNDS}
+    seconds, whole = sum(bound_s.values()), estimate.latency_s.value
+    joules = None if estimate.energy_j is None else sum((part.energy_j or 0.0 for part in parts), 0.0)
+    return ArchitectureShare(
+        seconds, joules, seconds / whole if whole else 0.0, sum((part.tiles for part in parts), 0.0), bound_s
+    )
 
 
 def _in_tree_order(rows: list[Row], order: Callable[[list[Row]], list[Row]] = list, depth: int | None = None) -> tuple[Row, ...]:
@@ -328,3 +286,60 @@ def _in_tree_order(rows: list[Row], order: Callable[[list[Row]], list[Row]] = li
             ordered.append(row)
             stack.extend(reversed(order(children.get(row.name, []))))
     return tuple(ordered)
+
+
+def kernel_graph(graphs: Sequence[Graph], breakdown: Sequence[KernelEstimate]) -> tuple[KernelNode, ...]:
+    """The kernels of an estimate of `graphs`, in order of execution. Pieces of a split model follow each other: the first kernels
+    of a piece read the last of the previous piece."""
+    at = {(kernel.graph, call): position for position, kernel in enumerate(breakdown) for call in kernel.calls}
+    sources: list[set[int]] = [set() for _ in breakdown]
+    before: tuple[int, ...] = ()
+    for g, graph in enumerate(graphs):
+        producers = _producers(graph)
+        last = before
+        for index in range(len(graph.calls)):
+            here = at.get((g, index))
+            if here is None:
+                continue
+            last = (here,)
+            seen: set[int] = set()
+            stack = list(producers[index])
+            while stack:
+                producer = stack.pop()
+                if producer == INPUT:
+                    sources[here].update(before)
+                elif producer not in seen:
+                    seen.add(producer)
+                    place = at.get((g, producer))
+                    if place is not None and place < here:
+                        sources[here].add(place)
+                    elif place != here:
+                        # A view, or a call that the compiler computes in several kernels and that is listed in a later one only.
+                        stack.extend(producers[producer])
+        before = last
+    return tuple(
+        KernelNode(kernel, _common([graphs[kernel.graph].calls[call].module for call in kernel.calls]), tuple(sorted(reads)))
+        for kernel, reads in zip(breakdown, sources, strict=True)
+    )
+
+
+def _producers(graph: Graph) -> list[frozenset[int]]:
+    """The calls whose results each call reads, `INPUT` for inputs of the graph."""
+    makers = {index: INPUT for index, value in enumerate(graph.values) if value.kind == "input"}
+    # Every later reader sees a write into memory, through any view.
+    writers: dict[int, int] = {}
+    producers = []
+    for index, call in enumerate(graph.calls):
+        direct = {makers[value] for value in call.reads if value in makers}
+        written = {writers[root] for root in map(graph.root, call.reads) if root in writers}
+        producers.append(frozenset(direct | written))
+        makers.update(dict.fromkeys(call.writes, index))
+        if call.inplace:
+            writers.update(dict.fromkeys(map(graph.root, call.writes), index))
+    return producers
+
+
+def _common(paths: Sequence[str]) -> str:
+    """The longest common module path: "layer1.0" of "layer1.0.conv1" and "layer1.0.bn1"; empty paths are ignored."""
+    levels = zip(*(path.split(".") for path in paths if path), strict=False)
+    return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))

@@ -53,12 +53,8 @@ class FusionSavings(msgspec.Struct, frozen=True):
 
 
 class FusionSummary(msgspec.Struct, frozen=True):
-    """A model fused as a runtime fuses it on an architecture.
-
-    Attributes:
-        groups: operators that share a kernel ("batch_norm + relu") and how many such kernels there are, most frequent first;
-            kernels of one operator are left out.
-    """
+    """A model fused as a runtime fuses it on an architecture. `groups` are operators that share a kernel ("batch_norm + relu")
+    and how many such kernels there are, most frequent first; kernels of one operator are left out."""
 
     model: str
     arch: str
@@ -96,12 +92,8 @@ def summarize_fusion(
     *,
     compute_dtype: str | None = None,
 ) -> FusionSummary:
-    """The operators that share a kernel, and the savings; arguments and errors as of `AnalysisDirector.estimate`.
-
-    Args:
-        runtime: that fuses; `None` is the architecture's default, or its first that fuses where the default does not.
-        model: name for people; the graphs' own for "".
-    """
+    """The operators that share a kernel, and the savings; arguments and errors as of `AnalysisDirector.estimate`. Without a
+    runtime that is the architecture's default, or its first that fuses where the default does not."""
     profile = director.profile
     chosen = runtime or next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")
     counts: Counter[str] = Counter()
@@ -109,19 +101,14 @@ def summarize_fusion(
     for graph in graphs:
         for group in fusion_groups(graph, chosen, profile.family):
             if len(group.calls) > 1:
-                counts[" + ".join(graph.calls[call].op.rpartition(".")[2] for call in group.calls)] += 1
+                counts[graph.operators(group.calls)] += 1
     label = model or next((graph.name for graph in graphs if graph.name), "model")
     return FusionSummary(label, profile.name, chosen, savings, tuple(counts.most_common()))
 
 
 class FusionScore(msgspec.Struct, frozen=True):
-    """Agreement of two groupings of one graph's calls.
-
-    Attributes:
-        precision: share of the predicted pairs that are real; recall: share of the real pairs that are predicted.
-        f1: harmonic mean of both. All three are 1 where neither grouping has a pair.
-        predicted_kernels, real_kernels: kernels of each.
-    """
+    """Agreement of two groupings of one graph's calls: share of the predicted pairs of calls that are real, share of the real
+    pairs that are predicted, and the harmonic mean of both. All three are 1 where neither grouping has a pair."""
 
     precision: float
     recall: float

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import Interval
-from shmoo.estimators.machine.area import COUNTED, added_area_interval
 from shmoo.estimators.machine.catalogue import followers, under
 from shmoo.estimators.machine.coefficients import listed
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient
@@ -15,7 +16,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.advice import Aim, Comparison, Effect
 from shmoo.estimators.present.setups import GraphsOf, Setup
-from shmoo.estimators.variants import variant
+from shmoo.estimators.variants import COUNTED, added_area_interval, variant
 
 FACTOR = 2.0
 """By which each part is multiplied; launches are divided by it."""
@@ -65,11 +66,8 @@ class Sensitivity(msgspec.Struct, frozen=True):
 
 
 def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
-    """What each part of a machine is worth to a model.
-
-    Machines that do not exist have no fitted corrections, so the machine as it is is priced without them too. Errors are those of
-    `advise`.
-    """
+    """What each part of a machine is worth to a model; errors are those of `advise`. Machines that do not exist have no fitted
+    corrections, so the machine as it is is priced without them too."""
     physical = profile.replacing(residual=())
     work = tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
     comparison = Comparison(physical, work, setup.runtime, setup.batch)
@@ -78,8 +76,13 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
     for name, names, factor in parts_of(profile, setup.runtime):
         known = known_values[names[0]]
         machine = variant(physical, {one: known_values[one].value * factor for one in names})
+        brought = dict.fromkeys(other for other, _ in followers(name, profile.family, profile.coefficients))
         effect = comparison.effect(AnalysisDirector(machine), work, setup.runtime, setup.batch)
-        area, no_area = _area(physical, machine, names)
+        area, no_area = None, ""
+        try:
+            area = added_area_interval(physical, machine, names)
+        except InputError as error:
+            no_area = str(error)
         power = None if effect.energy_j is None else effect.energy_j.value / effect.latency_s.value
         levers.append(
             Lever(
@@ -87,36 +90,25 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
                 known.unit,
                 known.value,
                 known.value * factor,
-                tuple(dict.fromkeys(other for other, _ in followers(name, profile.family, profile.coefficients))),
+                tuple(brought),
                 name.startswith("count.") or (name == "clock" and profile.family not in _COUNTED_IN_CYCLES),
                 effect,
                 power,
                 machine.value("power.tdp", 0.0) or None,
                 area,
                 no_area,
-                _note(name, profile, power, machine.value("power.tdp", 0.0)),
+                _note(name, brought, power, machine.value("power.tdp", 0.0)),
             )
         )
     levers.sort(key=lambda lever: -lever.effect.factor(aim))
     return Sensitivity(model, profile.name, aim, setup, profile.get("area.die"), tuple(levers))
 
 
-def _area(base: ArchitectureProfile, machine: ArchitectureProfile, names: list[str]) -> tuple[Interval | None, str]:
-    """The area that changed coefficients add, or why it is not known."""
-    try:
-        return added_area_interval(base, machine, names), ""
-    except InputError as error:
-        return None, str(error)
-
-
 def parts_of(profile: ArchitectureProfile, runtime: str) -> list[tuple[str, list[str], float]]:
     """The parts of a machine to change: name, coefficients, and factor. "peak" are the rates of all units; where the units are
     counted in cycles, the clock is their rate."""
-    names = [
-        COUNTED[profile.family],
-        "clock",
-        *(f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")),
-    ]
+    names = [COUNTED[profile.family], "clock"]
+    names += [f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")]
     parts = [(name, [name], FACTOR) for name in names if name in profile.coefficients]
     if profile.family not in _COUNTED_IN_CYCLES:
         parts.append(("peak", under("peak", profile.coefficients), FACTOR))
@@ -124,12 +116,11 @@ def parts_of(profile: ArchitectureProfile, runtime: str) -> list[tuple[str, list
     return parts + [(name, [name], 1.0 / FACTOR) for name in (f"launch.{runtime}", "launch") if name in known][:1]
 
 
-def _note(name: str, profile: ArchitectureProfile, power_w: float | None, cap_w: float) -> str:
+def _note(name: str, brought: Collection[str], power_w: float | None, cap_w: float) -> str:
     notes = []
     if power_w is not None and name == "clock":
         notes.append("energy at an unchanged voltage, which a higher clock does not allow")
-    brings = [other for other, _ in followers(name, profile.family, profile.coefficients)]
-    if power_w is not None and name.startswith("count.") and "power.static" not in brings:
+    if power_w is not None and name.startswith("count.") and "power.static" not in brought:
         notes.append("static power as it is")
     if power_w is not None and cap_w and power_w > cap_w:
         notes.append(f"{power_w:.0f} W on average is beyond the cap of {cap_w:.0f} W")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -47,11 +48,7 @@ def headline(advice: Advice) -> str:
 
 
 def advice_sentences(advice: Advice, command: str) -> list[str]:
-    """What to know and what to do, most important first.
-
-    Args:
-        command: that estimates the model, without what a setup says.
-    """
+    """What to know and what to do, most important first. `command` estimates the model, without what a setup says."""
     return [
         *_room(advice),
         *_whereabouts(advice),
@@ -109,8 +106,7 @@ def _changes(advice: Advice, command: str) -> Iterator[str]:
         yield f"Not certain, because the interval of the gain holds 1: {', '.join(named)}; measure before you decide."
     if same := [w.change.name for w in single if w.effect.verdict(aim) == "same"]:
         yield f"No difference: {', '.join(same)}."
-    worse = [w for w in single if w.effect.verdict(aim) == "worse" and w.change.kind != "fusion"]
-    if worse:
+    if worse := [w for w in single if w.effect.verdict(aim) == "worse" and w.change.kind != "fusion"]:
         yield f"Worse: {', '.join(f'{w.change.name} ({_worse(w.effect, aim)})' for w in worse)}."
     for what_if in single:
         if what_if.change.kind == "fusion" and what_if.effect.verdict(aim) == "worse":
@@ -124,16 +120,13 @@ def _command(command: str, setup: Setup) -> str:
     """The command that shows a setup; what fusion is worth is shown by `shmoo fusion`, which takes no more than sizes."""
     if setup.fused:
         return f"{command} {setup.options}"
-    model_and_machine = " ".join(command.split()[2:5])
-    return f"shmoo fusion {model_and_machine} --batch {setup.batch} --runtime {setup.runtime}"
+    return f"shmoo fusion {' '.join(command.split()[2:5])} --batch {setup.batch} --runtime {setup.runtime}"
 
 
 def _worse(effect: Effect, aim: Aim) -> str:
-    return (
-        f"{_digits(effect.speedup.value)} times as fast"
-        if aim == "time" or effect.energy_ratio is None
-        else (f"{_digits(effect.energy_ratio.value)} times the energy")
-    )
+    if aim == "time" or effect.energy_ratio is None:
+        return f"{_digits(effect.speedup.value)} times as fast"
+    return f"{_digits(effect.energy_ratio.value)} times the energy"
 
 
 def _effect(what_if: WhatIf, advice: Advice) -> str:
@@ -145,10 +138,8 @@ def _effect(what_if: WhatIf, advice: Advice) -> str:
         parts.append(f"{times(effect.energy_ratio)} times the energy" + (" a sample" if larger else ""))
     if larger:
         parts.append(f"a call takes {si(effect.latency_s.value, 's')} in place of {si(base.latency_s.value, 's')}")
-    changes_results = what_if.change.kind in _CHECK and (
-        what_if.setup.dtype != advice.setup.dtype or what_if.setup.quantize != advice.setup.quantize
-    )
-    if changes_results:
+    types = [(setup.dtype, setup.quantize) for setup in (what_if.setup, advice.setup)]
+    if what_if.change.kind in _CHECK and types[0] != types[1]:
         parts.append("results change, so check the accuracy")
     return ", ".join(parts)
 
@@ -172,35 +163,32 @@ def _caveats(advice: Advice) -> Iterator[str]:
 
 
 def sensitivity_sentences(levers: Sensitivity) -> list[str]:
-    """What the parts of a machine buy, most first."""
-    sentences = []
-    first = levers.bottleneck
-    if first is None:
-        sentences.append(f"No single part saves {levers.aim} by more than the uncertainty of the difference.")
-    else:
-        sentences.append(f"The principal bottleneck is {_lever(first)}.")
-    helping = [lever for lever in levers.levers if lever is not first and lever.effect.verdict(levers.aim) == "better"]
-    much = [lever for lever in helping if lever.effect.factor(levers.aim) > 1 + _ALMOST]
+    """What the parts of a machine buy, most first, the area of its dies, and whose area is not known."""
+    first, aim = levers.bottleneck, levers.aim
+    by_verdict: defaultdict[str, list[Lever]] = defaultdict(list)
+    for lever in levers.levers:
+        by_verdict[lever.effect.verdict(aim)].append(lever)
+    helping = [lever for lever in by_verdict["better"] if lever is not first]
+    much = [lever for lever in helping if lever.effect.factor(aim) > 1 + _ALMOST]
+    sentences = [f"No single part saves {aim} by more than the uncertainty of the difference."]
+    if first is not None:
+        sentences = [f"The principal bottleneck is {_lever(first)}."]
     sentences += [f"Next, {_lever(lever)}." for lever in much if not lever.compound]
     sentences += [f"Several parts at once, {_lever(lever)}." for lever in much if lever.compound]
-    if little := [lever.name for lever in helping if lever not in much]:
-        sentences.append(f"Less than {percent(_ALMOST, digits=0)} each: {', '.join(little)}.")
-    for verdict, text in (("open", "Not certain, because the interval of the gain holds 1"), ("same", "Alone these buy nothing")):
-        if named := [lever.name for lever in levers.levers if lever.effect.verdict(levers.aim) == verdict]:
-            sentences.append(f"{text}: {', '.join(named)}.")
-    worse = [lever.name for lever in levers.levers if lever.effect.verdict(levers.aim) == "worse"]
-    if worse:
-        sentences.append(f"Costs more {levers.aim} than it saves: {', '.join(worse)}.")
-    return [*sentences, *_silicon(levers)]
-
-
-def _silicon(levers: Sensitivity) -> Iterator[str]:
-    """The area of the dies, and whose area is not known."""
+    for text, parts in (
+        (f"Less than {percent(_ALMOST, digits=0)} each", [lever for lever in helping if lever not in much]),
+        ("Not certain, because the interval of the gain holds 1", by_verdict["open"]),
+        ("Alone these buy nothing", by_verdict["same"]),
+        (f"Costs more {aim} than it saves", by_verdict["worse"]),
+    ):
+        if parts:
+            sentences.append(f"{text}: {', '.join(lever.name for lever in parts)}.")
     if levers.die is not None:
-        yield f"The dies of {levers.arch} have {si(levers.die.value, levers.die.unit)} ({levers.die.reference})."
-    unknown = [lever.name for lever in levers.levers if lever.area_m2 is None]
-    if unknown:
-        yield f"No area is known for {', '.join(unknown)}."
+        area = si(levers.die.value, levers.die.unit)
+        sentences.append(f"The dies of {levers.arch} have {area} ({levers.die.reference}).")
+    if unknown := [lever.name for lever in levers.levers if lever.area_m2 is None]:
+        sentences.append(f"No area is known for {', '.join(unknown)}.")
+    return sentences
 
 
 def added_silicon(area: Interval | None) -> str:
@@ -273,16 +261,12 @@ def sensitivity_record(levers: Sensitivity) -> Record:
                 **_effect_record(lever.effect, levers.aim),
                 **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
                 **or_reason("power_cap_w", lever.power_cap_w, no_cap),
-                **or_reason("area_mm2", _in_mm2(lever.area_m2), lever.area_reason),
+                **or_reason("area_mm2", interval_record(lever.area_m2 and lever.area_m2.scaled(1e6)), lever.area_reason),
             }
             for lever in levers.levers
         ],
         "sentences": sensitivity_sentences(levers),
     }
-
-
-def _in_mm2(area: Interval | None) -> Record | None:
-    return None if area is None else interval_record(Interval(*(number * 1e6 for number in (area.value, area.low, area.high))))
 
 
 _NO_ENERGY = "the profile has no energy coefficients"

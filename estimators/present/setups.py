@@ -22,12 +22,7 @@ _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic"
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model is run.
-
-    Attributes:
-        dtype: as --dtype; `None` for the types that the model has.
-        fused: whether calls are fused as the runtime does.
-    """
+    """How a model is run, with `None` for its own types, and calls fused as the runtime does or not at all."""
 
     runtime: str
     batch: int = 1
@@ -39,22 +34,15 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def options(self) -> str:
         """Of the command line, for an estimate of the setup."""
-        parts = [f"--batch {self.batch}", f"--runtime {self.runtime}"]
-        parts += [f"--dtype {self.dtype}"] * (self.dtype is not None) + [f"--quantize {self.quantize}"] * (
-            self.quantize is not None
-        )
+        given = {"batch": self.batch, "runtime": self.runtime, "dtype": self.dtype, "quantize": self.quantize}
+        parts = [f"--{name} {value}" for name, value in given.items() if value is not None]
         return " ".join([*parts, *["--channels-last"] * self.channels_last])
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One thing to do otherwise.
-
-    Attributes:
-        kind: "batch", "type", "8 bits" (of every tensor, as a bound: frameworks keep norms and softmax wider), "quantization"
-            (of linear layers), "runtime", "fusion" or "layout"; "together" for several changes.
-        name: for people.
-        values: fields of a `Setup` and what they become.
-    """
+    """One thing to do otherwise, as fields of a `Setup` and what they become. Its kind is "batch", "type", "8 bits" (of every
+    tensor, as a bound: frameworks keep norms and softmax wider), "quantization" (of linear layers), "runtime", "fusion" or
+    "layout", and "together" for several changes."""
 
     kind: str
     name: str

@@ -152,13 +152,12 @@ def kernel_gaps(
     gaps = []
     for (name, _, _), rows in alike.items():
         roof_s = float(roofs.seconds[rows].sum())
+        kernels = [nodes[i].kernel for i in rows]
         bounds: defaultdict[str, float] = defaultdict(float)
-        for i in rows:
-            bounds[nodes[i].kernel.bound] += nodes[i].kernel.elapsed_s
-        bound = max(bounds, key=bounds.__getitem__)
+        for kernel in kernels:
+            bounds[kernel.bound] += kernel.elapsed_s
+        bound, time_s = max(bounds, key=bounds.__getitem__), sum(bounds.values())
         slowest = max((i for i in rows if nodes[i].kernel.bound == bound), key=lambda i: nodes[i].kernel.elapsed_s)
-        time_s = sum(nodes[i].kernel.elapsed_s for i in rows)
-        known = roofs.energy_j is not None
         gaps.append(
             KernelGap(
                 name=name,
@@ -169,7 +168,7 @@ def kernel_gaps(
                 roof_s=roof_s,
                 roof="compute" if roofs.compute_s[slowest] >= roofs.memory_s[slowest] else "memory",
                 bound=bound,
-                energy_j=sum(nodes[i].kernel.energy_j or 0.0 for i in rows) if known else None,
+                energy_j=None if roofs.energy_j is None else sum(kernel.energy_j or 0.0 for kernel in kernels),
                 roof_j=None if roofs.energy_j is None else float(roofs.energy_j[rows].sum()) + static_w * min(roof_s, time_s),
                 why=_why(slowest, bound, work, priced, roofs, profile),
             )
@@ -183,9 +182,7 @@ def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, prof
         return "the device waits for its launch" if profile.family == "gpu" else "its launch takes longer than its work"
     if roofs.seconds[i] >= priced.prediction.device_s[i]:
         return "nothing: it is at its roof"
-    beside = 1.0 - float(
-        np.maximum(priced.prediction.compute_s[i], priced.prediction.memory_s[i]) / priced.prediction.device_s[i]
-    )
+    beside = 1.0 - float(max(priced.prediction.compute_s[i], priced.prediction.memory_s[i]) / priced.prediction.device_s[i])
     if beside > MOSTLY:
         return f"{percent(beside, digits=0)} of its time goes to {_BESIDE[profile.family]}"
     if bound == "compute":
@@ -195,11 +192,10 @@ def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, prof
             return f"its tiles fill {percent(filled, digits=0)} of the units"
         return f"the units reach {percent(reached, digits=0)} of their peak"
     c = Coefficients(profile)
-    level = max(
-        tiling.call_bytes, key=lambda level: float(tiling.call_bytes[level][i] / np.asarray(c.value(f"bandwidth.{level}")))
-    )
-    again = float(tiling.call_bytes[level][i] / max(work.table.bytes[i], 1.0))
+    moved = {level: float(nbytes[i]) for level, nbytes in tiling.call_bytes.items()}
+    served_s = {level: nbytes / float(c.value(f"bandwidth.{level}")) for level, nbytes in moved.items()}
+    level = max(served_s, key=served_s.__getitem__)
+    again = moved[level] / max(float(work.table.bytes[i]), 1.0)
     if again > READ_AGAIN:
         return f"{level} serves its bytes {again:.1f} times"
-    reached = float(tiling.call_bytes[level][i] / np.asarray(c.value(f"bandwidth.{level}")) / priced.prediction.memory_s[i])
-    return f"{level} reaches {percent(reached, digits=0)} of its bandwidth"
+    return f"{level} reaches {percent(served_s[level] / float(priced.prediction.memory_s[i]), digits=0)} of its bandwidth"

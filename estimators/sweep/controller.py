@@ -14,11 +14,14 @@ import numpy as np
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.catalogue import entry, under
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
+from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits
 from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
-from shmoo.estimators.sweep.points import estimate_points
+from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
 
@@ -31,6 +34,10 @@ GraphSource = Callable[[Mapping[str, AxisValue]], Sequence[Graph]]
 
 DRAWN_POINTS = 256
 """Design points of one machine up to which each has its intervals: a draw costs as much as 200 values."""
+BLOCK_NUMBERS = 2**16
+"""Kernels x points estimated together: arrays of 512 KiB. Of smaller ones the calls take longer than the work."""
+DRAWN_NUMBERS = 2**19
+"""Draws x kernels x points estimated together, where each point has its intervals: enough to hide the overhead of arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,7 @@ class SweepController:
     """Estimates every combination of axis values on every machine.
 
     Attributes:
-        model: name for the rows.
-        source: asked once per combination of workload axes.
-        profiles: machines.
+        model: name for the rows. source: asked once per combination of workload axes.
         axes: workload axis -> its values.
         profile_axes: what is changed about the machine -> its values: a coefficient such as "capacity.l3", in its unit, with
             what follows from it (`variants`), or a parameter of the tiling strategy such as "tile_m". Every profile must have it.
@@ -88,9 +93,7 @@ class SweepController:
             if runtime in RUNTIMES[profile.family]
         ]
 
-    def rows(
-        self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
-    ) -> Iterator[Record]:
+    def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
         """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
@@ -98,18 +101,18 @@ class SweepController:
 
         Args:
             compute_dtype: as `AnalysisDirector.estimate` takes it. threads: likewise; for the CPUs among the machines.
-            part, parts: only the rows of this part of so many, which follow each other: all parts in order are all rows.
 
         Raises:
             InputError: an axis without values, a profile axis that one of the profiles lacks, or what an estimate refuses.
         """
-        for block in self.blocks(compute_dtype=compute_dtype, threads=threads, part=part, parts=parts):
+        for block in self.blocks(compute_dtype=compute_dtype, threads=threads):
             yield from rows_of(block)
 
     def blocks(
         self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
     ) -> Iterator[Columns]:
-        """The same rows as columns, many at a time; arguments and errors as of `rows`."""
+        """The same rows as columns, many at a time; arguments and errors as of `rows`. Only those of one part of so many, which
+        follow each other: all parts in order are all rows."""
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
@@ -145,13 +148,10 @@ class SweepController:
     ) -> list[tuple[dict[str, AxisValue], dict[str, Sequence[AxisValue]]]]:
         """The changes to a machine, in pairs: tiling parameters to set, and coefficients with their values, all combinations of
         which are priced together."""
-        handled = tiling_parameters(profile)
-        by_hand = {name: values for name, values in self.profile_axes.items() if name in handled}
-        numbers = {name: values for name, values in self.profile_axes.items() if name not in handled}
-        alone = profile.family == "cpu" and threads is not None
-        together = not alone and (not self._drawn() or _drawn_alike(numbers))
-        parts: list[dict[str, Sequence[AxisValue]]] = [numbers]
-        if not together:
+        by_hand = {name: values for name, values in self.profile_axes.items() if name in tiling_parameters(profile)}
+        numbers = {name: values for name, values in self.profile_axes.items() if name not in by_hand}
+        parts = [numbers]
+        if (profile.family == "cpu" and threads is not None) or (self._drawn() and not _drawn_alike(numbers)):
             parts = [{name: (value,) for name, value in one.items()} for one in product_of(numbers)]
         return [(tiles, part) for tiles in product_of(by_hand) for part in parts]
 
@@ -187,11 +187,9 @@ class SweepController:
         columns |= {name: numbers.tolist() for name, numbers in points.items()}
         capacity = f"capacity.{machine.levels[-1]}"
         if capacity in axes:
-            rooms = [
-                flatten(memory_record(msgspec.structs.replace(first.memory, capacity_bytes=values[capacity])))
-                for values in combinations
-            ]
-            columns |= {name: [room[name] for room in rooms] for name in rooms[0]}
+            rooms = [msgspec.structs.replace(first.memory, capacity_bytes=values[capacity]) for values in combinations]
+            records = [flatten(memory_record(room)) for room in rooms]
+            columns |= {name: [record[name] for record in records] for name in records[0]}
         return columns
 
 
@@ -214,3 +212,59 @@ def product_of(axes: Mapping[str, Sequence[T]]) -> Iterator[dict[str, T]]:
     """Every combination of axis values; one empty combination where there are no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
+
+
+def estimate_points(
+    profile: ArchitectureProfile,
+    table: KernelTable,
+    runtime: str,
+    axes: Mapping[str, Sequence[float | str]],
+    *,
+    batch: int = 1,
+    strategy: TilingStrategy | None = None,
+    seed: int | None = None,
+) -> dict[str, np.ndarray]:
+    """One call of a model on every combination of a machine's coefficients, the last axis fastest: (P,) columns of the rows of a
+    sweep that differ from point to point, as far as they are known. Every axis is a dimension of its own, so that what an axis
+    does not change is computed once for all its values.
+
+    Args:
+        axes: coefficient -> values, in its unit, as of `variants.variant`, whose errors are raised, too.
+        seed: of the draws behind intervals; no intervals for `None`.
+    """
+    sides = tuple(len(values) for values in axes.values())
+    columns: dict[str, np.ndarray] = {}
+    for block, values in blocks_of(axes, len(table), BLOCK_NUMBERS if seed is None else DRAWN_NUMBERS // DRAWS):
+        director = AnalysisDirector(variant(profile, values), strategy)
+        priced = director.price(table, runtime, seed=seed)
+        basis = time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
+        numbers = _numbers(priced.whole(), batch) | {f"basis_{name}": share for name, share in basis.items()}
+        for name, number in numbers.items():
+            columns.setdefault(name, np.empty(sides))[block] = number
+    return {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
+
+
+def _numbers(whole: Priced, batch: int) -> dict[str, np.ndarray]:
+    """What a block of points costs, and the ends of its intervals where it was drawn."""
+    numbers = {"device_s": whole.device_s}
+    for name, (values, drawn) in whole.quantities().items():
+        numbers[name] = values
+        if drawn is not None:
+            numbers[f"{name}_low"], numbers[f"{name}_high"] = limits(values, drawn)
+    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        if f"latency_s{end}" in numbers:
+            numbers[f"throughput_per_s{other}"] = batch / numbers[f"latency_s{end}"]
+    return {"tiles": whole.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
+
+
+def blocks_of(
+    axes: Mapping[str, Sequence[float | str]], kernels: int, numbers: int = BLOCK_NUMBERS
+) -> Iterator[tuple[tuple[slice, ...], dict[str, np.ndarray]]]:
+    """A grid of design points cut into blocks that are estimated together: the place of each in the grid, and its values, every
+    axis along a dimension of its own, and a last one of extent 1 for the kernels. A block holds about `numbers` kernels x points.
+    """
+    step = max(1, int((numbers / max(kernels, 1)) ** (1.0 / max(len(axes), 1))))
+    for corner in itertools.product(*(range(0, len(values), step) for values in axes.values())):
+        block = tuple(slice(start, start + step) for start in corner)
+        mesh = np.ix_(*(np.asarray(axis[part], dtype=np.float64) for axis, part in zip(axes.values(), block, strict=True)))
+        yield block, {name: values[..., None] for name, values in zip(axes, mesh, strict=True)}

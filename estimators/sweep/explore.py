@@ -1,9 +1,6 @@
 """Exploring a design space: the machines of a grid, or those that a search proposes, that no other is better than in everything.
 
-Every quantity of several workloads is their geometric mean, weighted: a ratio of one workload counts as much as the same ratio of
-another, however long they take (Fleming and Wallace, CACM 29(3), 1986). Limits on predicted quantities hold for every workload.
-A machine whose memory does not hold a workload is out.
-"""
+Quantities of several workloads are weighted geometric means (Fleming and Wallace, CACM 29(3), 1986)."""
 
 from __future__ import annotations
 
@@ -14,18 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shmoo.estimators.errors import InputError, not_installed, unknown
-from shmoo.estimators.machine.area import Amount, added_area
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import Tabulated
-from shmoo.estimators.sweep.pareto import pareto, relative_hypervolume
-from shmoo.estimators.sweep.points import blocks_of
-from shmoo.estimators.variants import is_count, tiling_parameters, variant
+from shmoo.estimators.sweep.controller import blocks_of
+from shmoo.estimators.variants import Amount, added_area, is_count, tiling_parameters, variant
 
 PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
 """Quantity of a call that is predicted -> its unit. Of throughput more is better, of everything else less."""
 AREA = "area"
-"""The machine's silicon: its dies, and what is added to them (`machine.area`)."""
+"""The machine's silicon: its dies, and what is added to them (`variants`)."""
 MOST_POINTS = 5_000_000
 """Points of a grid; a larger space is one for a search."""
 OTHERS = 2000
@@ -48,7 +43,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A bound on a predicted quantity, of every workload, or on a coefficient of the machine."""
+    """A bound on a predicted quantity, for every workload, or on a coefficient of the machine."""
 
     quantity: str
     at_most: bool
@@ -57,12 +52,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Machines to choose from.
-
-    Attributes:
-        profile: the machine that is varied. axes: coefficient -> its values, in its unit.
-        objectives: quantities of `PREDICTED` or coefficients, all to be made better at once.
-    """
+    """Variants of a machine to choose from, by values of coefficients in their units (`axes`), to be better at once in quantities
+    of `PREDICTED` and coefficients (`objectives`)."""
 
     profile: ArchitectureProfile
     runtime: str
@@ -112,8 +103,7 @@ class Front:
     """The designs that no other is better than in all objectives, best in the first objective first.
 
     Attributes:
-        designs: axis -> (F,) values. quantities: name -> (F,) of the mean of all workloads.
-        by_workload: workload -> name -> (F,) of `PREDICTED`.
+        columns: as of `Evaluated`, (F,) each.
         alike: (F,) designs with the same objectives, of which the one with the smallest values of the first axes stands here.
         points: designs looked at. allowed: those within the limits.
         others: name of an objective -> values of some of the designs that are allowed and not on the front.
@@ -121,9 +111,7 @@ class Front:
             best and the worst allowed values span.
     """
 
-    designs: dict[str, np.ndarray]
-    quantities: dict[str, np.ndarray]
-    by_workload: dict[str, dict[str, np.ndarray]]
+    columns: dict[str, np.ndarray]
     alike: np.ndarray
     points: int
     allowed: int
@@ -134,20 +122,25 @@ class Front:
         return len(self.alike)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Evaluated:
-    """P designs: their values by axis, their quantities, those of each workload, and whether they are allowed."""
+    """Designs, in arrays of one shape: by axis its values, by quantity the mean of all workloads, and of several workloads by
+    WORKLOAD_QUANTITY that of one; `excess` sums the relative amounts by which limits are exceeded."""
 
-    designs: dict[str, np.ndarray]
-    quantities: dict[str, np.ndarray]
-    by_workload: dict[str, dict[str, np.ndarray]]
-    allowed: np.ndarray
+    columns: dict[str, np.ndarray]
     excess: np.ndarray
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Which designs keep all limits."""
+        kept: np.ndarray = self.excess <= 0.0
+        return kept
 
 
 def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
-    """Price designs together: axis -> values, each of shape (..., 1) as `variants.variant` takes them; they broadcast.
-    `InputError` for values that the machine does not take, and for a quantity of energy on a machine that knows none."""
+    """Price designs together: axis -> values, each of shape (..., 1) as `variants.variant` takes them; they broadcast. A machine
+    whose memory does not hold a workload is not allowed. `InputError` for values that the machine does not take, and for a
+    quantity of energy on a machine that knows none."""
     machine = variant(space.profile, designs)
     shape = np.broadcast_shapes(*(np.shape(values)[:-1] for values in designs.values()))
     capacity = machine.get(f"capacity.{machine.levels[-1]}")
@@ -177,67 +170,46 @@ def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
         elif name in space.objectives or any(limit.quantity == name for limit in space.limits):
             raise InputError(f"profile {space.profile.name!r} has no energy coefficients, so {name!r} is not known of it")
     for limit in space.limits:
-        values = (
-            [found[limit.quantity] for found in by_workload.values()]
-            if limit.quantity in PREDICTED
-            else [quantities[limit.quantity]]
-        )
-        for value in values:
+        for found in by_workload.values() if limit.quantity in PREDICTED else [quantities]:
+            value = found[limit.quantity]
             beyond = value / limit.value if limit.at_most else limit.value / value
             excess = excess + np.maximum(beyond - 1.0, 0.0)
-    settled = {name: np.broadcast_to(values[..., 0], shape) for name, values in designs.items()}
-    return Evaluated(settled, quantities, by_workload, excess <= 0.0, excess)
+    columns = {name: np.broadcast_to(values[..., 0], shape) for name, values in designs.items()} | quantities
+    if len(by_workload) > 1:
+        columns |= {f"{w}_{name}": values for w, found in by_workload.items() for name, values in found.items()}
+    return Evaluated(columns, excess)
 
 
 def explore_grid(space: Space) -> Front:
     """The front of every combination of the axes' values; `InputError` for too many, or as of `evaluate`."""
     if len(space) > MOST_POINTS:
         raise InputError(f"the grid has {len(space):,} points, at most {MOST_POINTS:,} are allowed; give fewer, or --search N")
-    sides = tuple(len(values) for values in space.axes.values())
+    place = np.arange(len(space)).reshape([len(values) for values in space.axes.values()])
     kernels = max(len(workload.work.table) for workload in space.workloads)
-    grid: dict[str, np.ndarray] = {}
-    own: dict[str, dict[str, np.ndarray]] = {workload.name: {} for workload in space.workloads}
-    allowed = np.zeros(sides, dtype=bool)
+    seen, places = [], []
     for block, values in blocks_of(space.axes, kernels):
-        found = evaluate(space, values)
-        allowed[block] = found.allowed
-        for name, numbers in found.quantities.items():
-            grid.setdefault(name, np.empty(sides))[block] = numbers
-        for workload, quantities in found.by_workload.items():
-            for name in quantities.keys() & {"latency", "energy"}:
-                own[workload].setdefault(name, np.empty(sides))[block] = quantities[name]
-    places = np.flatnonzero(allowed.ravel())
-    values = {name: numbers.ravel()[places] for name, numbers in grid.items()}
-    designs = {
-        name: np.asarray(axis, dtype=np.float64)[index]
-        for (name, axis), index in zip(space.axes.items(), np.unravel_index(places, sides), strict=True)
-    }
-    by_workload = {w: {name: numbers.ravel()[places] for name, numbers in found.items()} for w, found in own.items()}
-    return front_of(space, designs, values, by_workload, len(space))
+        seen.append(evaluate(space, values))
+        places.append(place[block][seen[-1].allowed])
+    return _front(space, seen, np.argsort(np.concatenate(places)))
 
 
-def front_of(
-    space: Space,
-    designs: Mapping[str, np.ndarray],
-    quantities: Mapping[str, np.ndarray],
-    by_workload: Mapping[str, Mapping[str, np.ndarray]],
-    points: int,
-) -> Front:
-    """The front among designs that are allowed, in order of preference among equal ones, of all `points` that were looked at."""
-    costs = np.stack([_cost(name, quantities[name]) for name in space.objectives], axis=1)
+def _front(space: Space, seen: Sequence[Evaluated], order: np.ndarray | None = None) -> Front:
+    """The front among designs that are allowed; of equal ones the first in `order` stands."""
+    columns = {name: np.concatenate([part.columns[name][part.allowed] for part in seen]) for name in seen[0].columns}
+    if order is not None:
+        columns = {name: values[order] for name, values in columns.items()}
+    costs = np.stack([_cost(name, columns[name]) for name in space.objectives], axis=1)
     chosen, alike = pareto(costs)
-    order = np.argsort(costs[chosen, 0], kind="stable")
-    chosen, alike = chosen[order], alike[order]
+    first = np.argsort(costs[chosen, 0], kind="stable")
+    chosen, alike = chosen[first], alike[first]
     rest = np.setdiff1d(np.arange(len(costs)), chosen)
     some = rest[np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int)] if len(rest) else rest
     return Front(
-        {name: values[chosen] for name, values in designs.items()},
-        {name: values[chosen] for name, values in quantities.items()},
-        {w: {name: values[chosen] for name, values in found.items()} for w, found in by_workload.items()},
+        {name: values[chosen] for name, values in columns.items()},
         alike,
-        points,
+        sum(part.excess.size for part in seen),
         len(costs),
-        {name: quantities[name][some] for name in space.objectives},
+        {name: columns[name][some] for name in space.objectives},
         relative_hypervolume(costs, chosen),
     )
 
@@ -271,30 +243,80 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
             values = np.where(whole, np.maximum(np.round(np.exp(x)), 1.0), np.exp(x))
             found = evaluate(space, {name: values[:, i, None] for i, name in enumerate(names)})
             seen.append(found)
-            out["F"] = np.stack([_cost(name, found.quantities[name]) for name in space.objectives], axis=1)
+            out["F"] = np.stack([_cost(name, found.columns[name]) for name in space.objectives], axis=1)
             out["G"] = found.excess[:, None]
 
     population = max(8, min(100, evaluations // 10))
     minimize(Designs(), NSGA2(pop_size=population), ("n_eval", evaluations), seed=seed, verbose=False)
-    return _front_of_seen(space, seen)
+    return _front(space, seen)
 
 
-def _front_of_seen(space: Space, seen: Sequence[Evaluated]) -> Front:
-    allowed = np.concatenate([part.allowed for part in seen])
-
-    def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([part[name] for part in parts])[allowed] for name in parts[0]}
-
-    by_workload = {w.name: joined([part.by_workload[w.name] for part in seen]) for w in space.workloads}
-    designs, quantities = joined([part.designs for part in seen]), joined([part.quantities for part in seen])
-    return front_of(space, designs, quantities, by_workload, len(allowed))
-
-
-def front_rows(space: Space, front: Front) -> list[dict[str, float | int]]:
-    """One row a design of the front: its axes, its quantities in SI units, those of each workload, and how many are alike."""
-    several = len(space.workloads) > 1
-    columns: dict[str, np.ndarray] = {**front.designs, **front.quantities}
-    if several:
-        columns |= {f"{w}_{name}": values for w, found in front.by_workload.items() for name, values in found.items()}
-    columns["alike"] = front.alike
+def front_rows(front: Front) -> list[dict[str, float | int]]:
+    """One row a design of the front: its columns, in SI units, and how many are alike."""
+    columns = {**front.columns, "alike": front.alike}
     return [dict(zip(columns, row, strict=True)) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
+
+
+def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of (P, J) costs that no other row dominates: none is at most as large in every column and smaller in one. Of equal
+    rows the first stands for all.
+
+    Returns:
+        their places, ascending, and how many rows equal each.
+    """
+    if not len(costs):
+        return np.empty(0, dtype=int), np.empty(0, dtype=int)
+    # Ascending in the first column, then in the others: only an earlier row can dominate a later one.
+    distinct, first, counts = np.unique(costs, axis=0, return_index=True, return_counts=True)
+    if distinct.shape[1] == 2:
+        before = np.concatenate(([np.inf], np.minimum.accumulate(distinct[:, 1])[:-1]))
+        kept = np.flatnonzero(distinct[:, 1] < before)
+    else:
+        kept = _undominated(distinct)
+    order = np.argsort(first[kept])
+    return first[kept][order], counts[kept][order]
+
+
+def _undominated(rows: np.ndarray) -> np.ndarray:
+    """Places of the rows, sorted and distinct, that no earlier row is at most as large as in every column."""
+    left, kept = np.arange(len(rows)), []
+    while len(left):
+        kept.append(left[0])
+        smaller = np.any(rows < rows[0], axis=1)
+        left, rows = left[smaller], rows[smaller]
+    return np.asarray(kept, dtype=int)
+
+
+def relative_hypervolume(costs: np.ndarray, front: np.ndarray) -> float:
+    """Share of the box between the best and the worst values in every column that the front dominates: 1 where one row is best
+    in everything."""
+    if not len(costs):
+        return 0.0
+    best, worst = costs.min(axis=0), costs.max(axis=0)
+    span = worst - best
+    if not np.any(span > 0):
+        return 1.0
+    rows = (costs[front][:, span > 0] - best[span > 0]) / span[span > 0]
+    return hypervolume(rows, np.ones(rows.shape[1]))
+
+
+def hypervolume(rows: np.ndarray, reference: np.ndarray) -> float:
+    """Volume that is dominated by rows of costs, up to a reference point, by slices along the last column (Fonseca, Paquete and
+    López-Ibáñez, CEC 2006, without their bookkeeping)."""
+    rows = rows[np.all(rows < reference, axis=1)]
+    if not len(rows):
+        return 0.0
+    if rows.shape[1] == 1:
+        return float(reference[0] - rows[:, 0].min())
+    rows = rows[np.argsort(rows[:, -1], kind="stable")]
+    if rows.shape[1] == 2:
+        lowest = np.minimum.accumulate(rows[:, 0])
+        heights = np.diff(np.append(rows[:, 1], reference[1]))
+        return float(np.sum((reference[0] - lowest) * heights))
+    ends = np.append(rows[1:, -1], reference[-1])
+    slices = (
+        hypervolume(rows[: i + 1, :-1], reference[:-1]) * (end - row[-1])
+        for i, (row, end) in enumerate(zip(rows, ends, strict=True))
+        if end > row[-1]
+    )
+    return float(sum(slices))

@@ -1,10 +1,5 @@
-"""The planner: the largest size of a model that stays on a machine's chip.
-
-A size stays on chip when both hold:
-
-- everything alive at once (weights, inputs, activations: `memory`) fits what the chip keeps from one kernel to the next;
-- cutting its kernels into tiles makes the main memory serve next to nothing twice (`spill_bytes`).
-"""
+"""The planner: the largest size of a model that stays on a machine's chip. Everything alive at once must fit what the chip keeps
+from one kernel to the next, and tiles must not make the main memory serve much twice (`spill_bytes`)."""
 
 from __future__ import annotations
 
@@ -83,20 +78,20 @@ def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None)
     others = {other: members for other, members in sweep.axes.items() if other != name}
 
     @cache
-    def graphs(value: AxisValue, rest: Settings) -> tuple[Graph, ...]:
-        return tuple(sweep.source({**sweep.fixed, **dict(rest), name: value}))
+    def graphs(settings: Settings) -> tuple[Graph, ...]:
+        return tuple(sweep.source(dict(settings)))
 
     @cache
-    def work(rest: Settings, family: str, runtime: str, value: AxisValue) -> Tabulated:
-        return tabulated(graphs(value, rest), runtime, family, compute_dtype)
+    def work(settings: Settings, family: str, runtime: str) -> Tabulated:
+        return tabulated(graphs(settings), runtime, family, compute_dtype)
 
     for rest in product_of(others):
         for (profile, runtime), changed in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):
             machine = AnalysisDirector(variant(profile, changed) if changed else profile, sweep.strategy)
-            of_size = partial(work, tuple(rest.items()), profile.family, runtime)
-            settings = {**sweep.fixed, **rest, **changed}
-            batches = [int({**settings, name: size}.get("batch", 1)) for size in sizes]
-            yield _largest(machine, runtime, {**rest, **changed}, sizes, batches, of_size)
+            points = [{**sweep.fixed, **rest, name: size} for size in sizes]
+            works = [partial(work, tuple(point.items()), profile.family, runtime) for point in points]
+            batches = [int({**point, **changed}.get("batch", 1)) for point in points]
+            yield _largest(machine, runtime, {**rest, **changed}, sizes, batches, works)
 
 
 def _largest(
@@ -105,14 +100,14 @@ def _largest(
     settings: dict[str, AxisValue],
     sizes: Sequence[AxisValue],
     batches: Sequence[int],
-    work_of: Callable[[AxisValue], Tabulated],
+    works: Sequence[Callable[[], Tabulated]],
 ) -> OnChip:
-    """By bisection; `batches` are the samples of a call of each of the `sizes`."""
+    """By bisection; `batches` and `works` are the samples and the kernels of a call of each of the `sizes`."""
     capacity = on_chip_bytes(director.profile)
     limits: dict[int, Limit] = {len(sizes): "none"}
 
     def leaves(position: int) -> bool:
-        work = work_of(sizes[position])
+        work = works[position]()
         fits = work.peak_memory_bytes <= capacity
         spills = fits and spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
         limits[position] = "tiling" if spills else "none" if fits else "memory"
@@ -120,7 +115,7 @@ def _largest(
 
     above = bisect_left(range(len(sizes)), True, key=leaves)
     value, shown = sizes[above - 1] if above else None, max(above - 1, 0)
-    work = work_of(sizes[shown])
+    work = works[shown]()
     room = room_on(director.profile, work.memory, batches[shown])
     return OnChip(
         director.profile.name, work.dtype, runtime, settings, value, work.peak_memory_bytes, capacity, limits[above], room

@@ -12,7 +12,8 @@ import numpy as np
 
 from shmoo.estimators.costs.reductions import BATCH_NORMS
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks
@@ -352,9 +353,9 @@ def structural_rate(table: KernelTable, profile: ArchitectureProfile, flops_per_
     An array of `flops_per_cycle` is counted at one multiply-add per element and cycle. A type that runs at twice the rate (int8)
     takes half the cycles, and a chip whose published peak does not follow from its structure keeps its peak.
     """
-    structural = flops_per_cycle * profile.value("clock")
+    structural, known = flops_per_cycle * profile.value("clock"), Coefficients(profile)
     rate = np.ones(len(table))
     for code in np.unique(table.dtype):
-        published = profile.value(f"peak.matrix.{COMPUTE_DTYPES[code]}", structural)
-        rate = np.where(table.dtype == code, published, rate)
+        published = known.find(*(f"peak.matrix.{name}" for name in COMPUTED_AS[COMPUTE_DTYPES[code]]))
+        rate = np.where(table.dtype == code, structural if published is None else published, rate)
     return structural / rate

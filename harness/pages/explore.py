@@ -35,7 +35,7 @@ BOARD = Markup("""<div class="board"><figure><svg id="front-plot" role="group" a
 def write_page(space: Space, front: Front, path: str | Path) -> None:
     """Write the page."""
     models = ", ".join(workload.name for workload in space.workloads)
-    rows = front_rows(space, front)
+    rows = front_rows(front)
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("explore.css", "explore.js"))
     designs = [{name: Cell(text, number, numeric=True) for name, text, number in _facts(space, row)} for row in rows[:LISTED]]
     text = page(
@@ -59,7 +59,7 @@ def page_data(space: Space, front: Front) -> dict[str, Any]:
     """The data of the page's script: designs of the front with their texts and breakdowns, and others as pairs of numbers."""
     x = space.objectives[0]
     y = space.objectives[1] if len(space.objectives) > 1 else x
-    rows = front_rows(space, front)
+    rows = front_rows(front)
     opened = set(np.linspace(0, len(rows) - 1, min(len(rows), MOST_OPENED)).astype(int).tolist())
     return {
         "x": {"name": x, "unit": space.unit(x)},

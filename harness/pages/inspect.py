@@ -10,8 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from shmoo.estimators.predict.director import KernelEstimate
-from shmoo.estimators.present.inspection import BOUNDS, Inspection, Row, parent_of
-from shmoo.estimators.present.kernel_graph import KernelNode
+from shmoo.estimators.present.inspection import BOUNDS, Inspection, KernelNode, Row, parent_of
 from shmoo.estimators.units import percent, si
 from shmoo.runs.plots.page import Cell, page, section, table, write
 

@@ -86,6 +86,11 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether other weights ran between two calls."""
         return self.state == "cold_weights"
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is a warm float32 call, as in tables without the columns that say otherwise."""
+        return (self.dtype, self.time, self.state, self.weights) == ("float32", "call", "warm", "")
+
     def graph(self) -> Graph:
         """The row as a graph of one operator call."""
         operator = TABLE_OPERATORS[self.op]

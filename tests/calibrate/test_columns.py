@@ -84,3 +84,21 @@ def test_a_profile_reads_tables_as_those_it_was_fitted_to(measured, tmp_path):
     assert errors[0] < 0.5 * errors[1]
     assert "(m, n) by (n, k)" in told
     assert "(m, n) by (n, k)" not in nothing
+
+
+@pytest.mark.parametrize("column", ["dtype", "time", "state"])
+def test_rows_unlike_those_tables_are_read_as_they_say(tmp_path, column):
+    """On a card whose float32 tables have the reduction in column n, a product in bfloat16, timed on the device or with cold
+    weights is (m, k) by (k, n)."""
+    values = {"dtype": "bfloat16", "time": "device", "state": "cold_weights"}
+    path = tmp_path / "ops.csv"
+    path.write_text(f"op,b,m,n,k,{column}\nlinear,1,64,4096,256,{values[column]}\nlinear,1,64,4096,256,\n")
+
+    def estimated(*options):
+        asked = ["estimate", "--ops", str(path), "--arch", "gpu_a100_40g", "--runtime", "eager", "--json", *options]
+        return [row["latency_s"]["value"] for row in json.loads(CliRunner().invoke(cli, asked).stdout)]
+
+    special, plain = estimated()
+    as_k, as_n = estimated("--reduction", "k"), estimated("--reduction", "n")
+    assert (special, plain) == (as_k[0], as_n[1])
+    assert special != as_n[0]

@@ -16,11 +16,11 @@ import numpy as np
 from shmoo.calibrate.calibration import calibrate_cases, groups
 from shmoo.calibrate.fit.base import base_profile
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.fit.intervals import held_out, together
+from shmoo.calibrate.fit.intervals import held_out
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.runs.analysis.metrics import repeat_spread
-from tests.evaluation.results import HOLDS, Result, of_cases
+from tests.evaluation.results import HOLDS, Result, of_cases, together
 
 NETWORKS, FAR, FAR_SHARE = 0.12, 0.20, 0.15
 """Bounds on networks: mean error, and the share of them that may err more than 20 %."""

@@ -16,11 +16,11 @@ import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks, read_sources
-from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
-from shmoo.calibrate.transfer import off_by, transfer, typical
+from shmoo.calibrate.fit.intervals import HeldOut, held_out
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
-from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases
+from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, together
+from tests.evaluation.transfer import looked_up, off_by, transfer, typical
 from tests.evaluation.warmth import warmth_in_turn
 
 DEVICES = {"p100": "P100", "v100": "V100", "t4": "T4", "a100_40g": "A100"}
@@ -173,7 +173,7 @@ def fit_device(table: Sources, device: str) -> ArchitectureProfile:
 def published(name: str) -> ArchitectureProfile:
     """The machine as its datasheet and the literature describe it, without what was fitted or transferred to it."""
     profile = load_profile(name)
-    return profile.replacing(coefficients=profile.looked_up(), host="", fitted_from=None, error_card={}, residual=())
+    return profile.replacing(coefficients=looked_up(profile), host="", fitted_from=None, error_card={}, residual=())
 
 
 def read_device(folder: Path, device: str) -> Sources:

@@ -20,8 +20,7 @@ import numpy as np
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of
-from shmoo.calibrate.fit.intervals import HeldOut, held_out, together
-from shmoo.calibrate.transfer import off_by, transfer, typical
+from shmoo.calibrate.fit.intervals import HeldOut, held_out
 from shmoo.estimators.costs.quantize import quantized
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
@@ -33,6 +32,8 @@ from shmoo.estimators.predict.heat import mean_decay
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.declared import CONTROLLER
+from tests.evaluation.results import together
+from tests.evaluation.transfer import off_by, transfer, typical
 
 PROFILES = MappingProxyType(
     {

@@ -14,6 +14,7 @@ from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import KpuWavefront, Tiling, TilingStrategy
+from tests.build import with_values
 from tests.evaluation.kpu_sim import KpuSimSerial
 from tests.evaluation.results import Result, read_rows
 from tests.evaluation.tpu import product
@@ -50,7 +51,7 @@ def one_tile(side: float, l3_bytes: float) -> ArchitectureProfile:
     peak = 2.0 * side**2 * profile.value("clock")
     rates = dict.fromkeys(under("peak.matrix", profile.coefficients), peak)
     changed = {"count.tiles": 1.0, "array.rows": side, "array.cols": side, "capacity.l3": l3_bytes, "capacity.l2": 65536.0}
-    return profile.with_values({**changed, **rates})
+    return with_values(profile, {**changed, **rates})
 
 
 def _cut(row: dict[str, str], strategy: TilingStrategy) -> Tiling:

@@ -59,7 +59,7 @@ def check_memory(module: DNNModule, batch: int = 1) -> MemoryCheck:
     if measured is None:
         raise InputError(f"the memory of {module.name!r} cannot be checked: {reason}")
     graphs = capture(built.model, built.args, built.kwargs, name=module.name).graphs
-    return MemoryCheck(module.name, batch, resident, measured, peak_memory_bytes(graphs, threads=torch.get_num_threads()))
+    return MemoryCheck(module.name, batch, resident, measured, peak_memory_bytes(graphs))
 
 
 def markdown(checks: Iterable[MemoryCheck]) -> Iterator[str]:

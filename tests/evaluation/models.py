@@ -18,8 +18,7 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from shmoo.calibrate.fit.intervals import HeldOut, together
-from shmoo.calibrate.transfer import transfer
+from shmoo.calibrate.fit.intervals import HeldOut
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -30,7 +29,8 @@ from shmoo.harness.module import Built
 from shmoo.harness.workloads.loading import load_config
 from tests.evaluation.allocator import allocation_time
 from tests.evaluation.gpu import DEVICES, fit_device, left_out_sigma, published, read_device
-from tests.evaluation.results import Kept, Result, of_cases, read_rows
+from tests.evaluation.results import Kept, Result, of_cases, read_rows, together
+from tests.evaluation.transfer import transfer
 
 MODELS = "gpu_models.csv"
 FITTED, LEFT_OUT = "fitted to its operators", "left out"

@@ -20,8 +20,8 @@ UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200", "gpu_a100_sxm_80g", "gpu_l4
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
-    from shmoo.calibrate.transfer import transfer
     from tests.evaluation.gpu import DEVICES, fit_cards, left_out_sigma, measured_cards, published, read_device, results
+    from tests.evaluation.transfer import transfer
 
     tables = {device: read_device(folder, device) for device in DEVICES}
     fitted = {device: fit_cards(table, device) for device, table in tables.items()}
@@ -65,7 +65,7 @@ def _energy(folder: Path) -> Iterator[ArchitectureProfile]:
 def completed(profile: ArchitectureProfile, other: ArchitectureProfile) -> ArchitectureProfile:
     """A fitted profile with what its own rows say nothing about carried from the same chip on another card: coefficients of
     algorithms and operators (the last part of a name) that none of its own fitted ones are of."""
-    from shmoo.calibrate.transfer import transfer
+    from tests.evaluation.transfer import transfer
 
     own = {whose(name) for name, c in profile.coefficients.items() if c.from_fit and not c.assumed}
     carried = {

@@ -17,6 +17,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import KernelTable
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 
 USERS = "zzc0721/torch-performance-test-data, issue {}, 2025-26"
 """PyTorch's `mm` of square matrices of normal random numbers, 30 times in a row after 6 (their `test.py`)."""
@@ -81,7 +82,7 @@ PUBLISHED: tuple[Rate, ...] = (
 def predicted(rate: Rate) -> Interval:
     """flop/s of the device over the whole row of products, with the 90 % interval."""
     profile = load_profile(rate.arch)
-    director = AnalysisDirector(profile.with_values(dict(rate.changed)) if rate.changed else profile)
+    director = AnalysisDirector(with_values(profile, dict(rate.changed)) if rate.changed else profile)
     graph = TableRow(0, "linear", {"b": 1, "m": rate.m, "n": rate.n, "k": rate.k}, rate.dtype).graph()
     one, _ = director.tabulate((graph,), RUNTIME, matrix_dtype(rate.dtype))
     row = KernelTable.concat([one] * rate.times)

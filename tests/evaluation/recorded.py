@@ -14,12 +14,12 @@ from types import MappingProxyType
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import read_sources
-from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import entry, whose
 from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.hosts import of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from tests.evaluation.transfer import transfer
 
 PROFILES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({"h200": ("gpu_h200", ("gpu_h100", "gpu_h20"))})
 """Folder of a machine's runs -> its profile, and those of other cards with its chip."""

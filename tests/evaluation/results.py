@@ -9,13 +9,21 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
+import numpy as np
 
+from shmoo.calibrate.fit.intervals import HeldOut
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.machine.profile import ErrorCardEntry
+
+
+def together(parts: Sequence[HeldOut]) -> HeldOut:
+    """Cases of several machines, in order."""
+    return HeldOut(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(HeldOut)))
 
 
 class Kept(msgspec.Struct, frozen=True):

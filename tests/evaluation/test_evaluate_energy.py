@@ -15,6 +15,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from shmoo.runs.store.records import CaseSpec
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 from tests.evaluation.declared import B200_SHARE, ENERGY_STARTS, VOLTAGES
 from tests.evaluation.energy import (
     MEASURED_HERE,
@@ -31,6 +32,7 @@ from tests.evaluation.energy import (
     without_shares,
 )
 from tests.evaluation.energy import with_latency as watts_with_latency
+from tests.evaluation.transfer import looked_up
 
 A100 = load_profile("gpu_a100_40g")
 NETWORKS = "device,set,model,dtype,batch,seq_len,mode,attention,clock_locked_mhz,clock_mean_mhz,latency_s,energy_j\n"
@@ -127,7 +129,7 @@ def test_a_second_fit_finds_what_the_first_did():
     cases = [as_measured(product(512 * i, 1024, 2048, clock_hz=clock)) for i in (1, 3, 8) for clock in (510e6, 1000e6, 1410e6)]
     once = with_fitted_energy(A100, cases, ENERGY_STARTS[A100.name])
     assert once.value("energy.floor") == ENERGY_STARTS[A100.name]["energy.floor"].value
-    changed = once.with_values({"energy.flop.matrix.bfloat16": 1e-9, "power.static": 1.0, "energy.clock": 2.9})
+    changed = with_values(once, {"energy.flop.matrix.bfloat16": 1e-9, "power.static": 1.0, "energy.clock": 2.9})
     assert with_fitted_energy(changed, cases, ENERGY_STARTS[A100.name]).coefficients == once.coefficients
 
 
@@ -163,7 +165,7 @@ def test_the_next_chip_takes_a_share_of_what_flops_take():
     for dtype in ("bfloat16", "float8"):
         name = f"energy.flop.matrix.{dtype}"
         assert b200.value(name) == pytest.approx(B200_SHARE.value * h200.value(name))
-    assert b200.looked_up()["throttle.cool.tensor"].value == h200.value("throttle.cool.tensor")
+    assert looked_up(b200)["throttle.cool.tensor"].value == h200.value("throttle.cool.tensor")
     assert b200.value("energy.flop.matrix.float4") < 0.5 * b200.value("energy.flop.matrix.bfloat16")
     builtin = load_profile("gpu_b200")
     for name in ("energy.byte.dram", "power.static"):

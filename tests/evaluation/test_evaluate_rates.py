@@ -10,6 +10,7 @@ import pytest
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 from tests.evaluation.rates import PUBLISHED, Rate, predicted, table
 
 
@@ -30,7 +31,7 @@ def test_a_product_of_8192_rows_and_columns_is_two_times_8192_cubed():
     changed = {"throttle.cool.tensor": 0.0}
     rate = Rate("gpu_h100", "bfloat16", 8192, 8192, 8192, 797.5, "test", times=1, changed=changed)
     graph = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16").graph()
-    latency = AnalysisDirector(load_profile("gpu_h100").with_values(changed)).estimate(graph, runtime="cudagraphs").latency_s
+    latency = AnalysisDirector(with_values(load_profile("gpu_h100"), changed)).estimate(graph, runtime="cudagraphs").latency_s
     found = predicted(rate)
     assert (found.value, found.low, found.high) == pytest.approx(
         tuple(2 * 8192**3 / seconds for seconds in (latency.value, latency.high, latency.low))

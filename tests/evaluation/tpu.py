@@ -24,6 +24,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary
 from shmoo.runs.analysis.metrics import error_card
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 from tests.evaluation.results import HOLDS, HOLDS_ELSEWHERE, Kept, Result, of_cases, read_rows
 from tests.evaluation.tpu_buffers import buffered_cycles
 from tests.evaluation.tpu_products import PRODUCTS, products
@@ -176,4 +177,4 @@ def systolic_array(rows: float, cols: float) -> ArchitectureProfile:
     profile = load_profile("tpu_v5e")
     peak = 2.0 * rows * cols * profile.value("clock")
     rates = dict.fromkeys(under("peak.matrix", profile.coefficients), peak)
-    return profile.with_values({"array.rows": rows, "array.cols": cols, "count.units": 1.0, "capacity.vmem": 2.0**50, **rates})
+    return with_values(profile, {"array.rows": rows, "array.cols": cols, "count.units": 1.0, "capacity.vmem": 2.0**50, **rates})

@@ -15,12 +15,12 @@ from msgspec.structs import replace
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit.intervals import held_out
-from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.catalogue import DEFAULTS
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.runs.store.records import CaseSpec
 from tests.evaluation.results import Kept, Result, of_cases, read_rows
+from tests.evaluation.transfer import transfer
 
 PRODUCTS = "measured/tpu_gemm.csv"
 BOUNDS = {"tpu_v5e": 0.12, "tpu_v6e": 0.15}

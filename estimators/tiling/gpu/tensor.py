@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, COMPUTED_AS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, unpacks_weights
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import WRITE, Floats, KernelTable
@@ -170,10 +170,11 @@ def _cluster(
 
 
 def unit_peaks(unit: str, dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:
-    """(R,) operations a second of the matrix or vector units in these types, codes into `COMPUTE_DTYPES`; of float32 where no
-    rate of a type is known."""
+    """(R,) operations a second of the matrix or vector units in these types, codes into `COMPUTE_DTYPES`, or of the next type
+    that holds them; of float32 where no rate of these is known."""
     peaks = np.ones(len(dtype))
     for code in np.unique(dtype):
-        of_float32 = profile.value(f"peak.{unit}.float32", 1.0)
-        peaks = np.where(dtype == code, profile.value(f"peak.{unit}.{COMPUTE_DTYPES[code]}", of_float32), peaks)
+        rated = (f"peak.{unit}.{name}" for name in (*COMPUTED_AS[COMPUTE_DTYPES[code]], "float32"))
+        known = next((profile.value(name) for name in rated if name in profile.coefficients), 1.0)
+        peaks = np.where(dtype == code, known, peaks)
     return peaks

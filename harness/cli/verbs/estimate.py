@@ -113,7 +113,9 @@ def estimate_table(
     host: str | None,
 ) -> list[Record]:
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
-    default the one of the tables that the profile was fitted to."""
+    default the one of the tables that the profile was fitted to, in rows such as theirs: plain float32 calls."""
+    import msgspec
+
     from shmoo.estimators.graph.dtypes import matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
@@ -125,13 +127,14 @@ def estimate_table(
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
     ((profile, _),) = choose_targets(arch, (), None, host)
     chosen = check_runtime(profile, options.only_one(runtime, "--runtime"))
-    column = reduction or profile.table_reduction
-    rows = read_table(path, measured=False, reduction=column)
-    if column == "n" and reduction is None and any(row.op in PRODUCTS for row in rows):
-        output.message(
-            f"columns m, n, k of matrix products read as (m, n) by (n, k), as in the tables that {profile.name} was fitted to; "
-            "--reduction k reads (m, k) by (k, n)"
-        )
+    rows = read_table(path, measured=False, reduction=reduction or profile.table_reduction)
+    if reduction is None:
+        rows = tuple(row if row.plain else msgspec.structs.replace(row, reduction="k") for row in rows)
+        if any(row.op in PRODUCTS and row.reduction == "n" for row in rows):
+            output.message(
+                f"columns m, n, k of float32 products read as (m, n) by (n, k), as in the tables behind {profile.name}; "
+                "--reduction k reads (m, k) by (k, n)"
+            )
     parts = AnalysisDirector(profile, residual=residual).price_cases(
         [row.graph() for row in rows],
         runtime=chosen,

@@ -95,7 +95,7 @@ def explore(
         tuple(_limit(text) for text in within),
     )
     front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
-    rows = spaces.front_rows(space, front)
+    rows = spaces.front_rows(front)
     if csv_path:
         output.write_csv(csv_path, rows, "designs")
     if html_path:

@@ -110,10 +110,6 @@ def _record(graph: Graph, calls: Sequence[int], pattern: str) -> dict[str, objec
     return {"ops": ops, "pattern": pattern}
 
 
-def _text(graph: Graph, calls: Sequence[int]) -> str:
-    return " + ".join(graph.calls[i].op.split(".")[-1] for i in calls)
-
-
 def _show_groups(
     graph: Graph, predicted: Sequence[tuple[tuple[int, ...], str]], real: InductorGroups | None, show_all: bool
 ) -> None:
@@ -126,10 +122,10 @@ def _show_groups(
         if len(calls) == 1 and not show_all and (real is None or same):
             continue
         place = next((graph.calls[i].module for i in calls if graph.calls[i].module), "")
-        row = [place, _text(graph, calls), pattern]
+        row = [place, graph.operators(calls), pattern]
         if real is not None:
             others = dict.fromkeys(group for call in calls for group in by_call.get(call, ()))
-            row.append("same" if same else " | ".join(_text(graph, group) for group in others) or "none")
+            row.append("same" if same else " | ".join(graph.operators(group) for group in others) or "none")
         rows.append(row)
     headers = ["module", "operators in one kernel", "rule", *(["Inductor"] if real is not None else [])]
     if rows:

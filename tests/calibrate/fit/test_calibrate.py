@@ -162,7 +162,7 @@ def test_a_run_on_a_gpu_holds_launches_of_its_own_host_alone():
     run, table = (profile.coefficients for profile in fitted)
     assert table["launch.eager.tanh"] == base.coefficients["launch.eager.tanh"]
     assert "launch.eager.tanh" not in run
-    assert run["launch.eager.pointwise"].value == pytest.approx(HOSTS[base.host].launch_s["eager"][0], rel=0.25)
+    assert run["launch.eager.pointwise"].value == pytest.approx(HOSTS[base.host].seconds["launch.eager"][0], rel=0.25)
 
 
 def test_recurrent_layers_do_not_set_the_launch_of_products():

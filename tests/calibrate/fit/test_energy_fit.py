@@ -16,6 +16,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 from tests.calibrate.fit.test_calibrate import known_cpu
 from tests.harness.energy.test_virtual import physics, work
 
@@ -152,7 +153,7 @@ H200 = load_profile("gpu_h200")
 
 def products_on_a_gpu(dtype: str, joules: float, sizes: list[tuple[int, int, int]]) -> list[MeasuredCase]:
     """Products of an H200 at its own clock, each flop of this type taking the given energy."""
-    machine = H200.with_values({f"energy.flop.matrix.{dtype}": joules, "power.tdp": 1e5, "throttle.cap": 1.0})
+    machine = with_values(H200, {f"energy.flop.matrix.{dtype}": joules, "power.tdp": 1e5, "throttle.cap": 1.0})
     director = AnalysisDirector(machine)
     found = []
     for m, n, k in sizes:

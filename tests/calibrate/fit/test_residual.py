@@ -16,17 +16,17 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
-from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, ResidualGroup, ResidualTree, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
 from shmoo.estimators.predict.residual import Correction, correction, summed, supported
-from shmoo.estimators.variants import with_threads
+from shmoo.estimators.variants import variant, with_threads
 from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder
 from tests.evaluation.gpu import DEVICES, GROUPS, WORST, card_of, read_device, sample_of
+from tests.evaluation.transfer import transfer
 
 REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
 
@@ -234,7 +234,7 @@ def test_it_can_be_taken_off(learned):
 def test_machines_that_were_not_measured_have_none(learned):
     """A what-if, fewer threads, and a machine that coefficients are carried to."""
     _, profile = learned
-    assert profile.with_values({"bandwidth.dram": 1e12}).residual == ()
+    assert variant(profile, {"bandwidth.dram": 1e12}).residual == ()
     assert transfer([profile], profile).residual == ()
     cpu = machine("cpu_server_generic").replacing(residual=profile.residual)
     assert with_threads(cpu, 1).residual == ()

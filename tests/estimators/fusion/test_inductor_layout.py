@@ -1,6 +1,6 @@
 """Which loops stay nested."""
 
-from shmoo.estimators.fusion.inductor_layout import part_rows, stretch
+from shmoo.estimators.fusion.inductor_expression import part_rows, stretch
 from shmoo.estimators.fusion.inductor_schedule import Buffer
 from shmoo.estimators.fusion.rules import fusion_groups
 from tests.build import GraphBuilder, single_call

@@ -52,7 +52,7 @@ def test_its_own_host_gives_a_measured_card_its_measured_launches_back():
     profile = load_profile("gpu_t4")
     fitted = profile.coefficients["launch.eager.linear"].value
     assert Coefficients(with_host(profile, OWN)).value("launch.eager.linear", "launch.eager") == fitted
-    assert Coefficients(profile).value("launch.eager.linear", "launch.eager") == HOSTS["server_2025"].launch_s["eager"][0]
+    assert Coefficients(profile).value("launch.eager.linear", "launch.eager") == HOSTS["server_2025"].seconds["launch.eager"][0]
     assert load_architecture("gpu_t4@host=own").host == ""
 
 

@@ -41,7 +41,7 @@ def norm(op: str) -> Graph:
 
 def test_a_call_by_itself_takes_its_launch_and_one_in_a_model_more():
     """A loop of one call takes what the host takes; two hundred of a model take the switch between them too."""
-    launch, switch = HOST.launch_s["eager"][0], HOST.switch_s[0]
+    launch, switch = HOST.seconds["launch.eager"][0], HOST.seconds["switch.eager"][0]
     assert latency_s(loops(1)) == pytest.approx(launch, rel=0.05)
     assert latency_s(loops(200)) == pytest.approx(200 * (launch + switch), rel=0.05)
 
@@ -61,4 +61,4 @@ def test_kernels_within_a_call_are_launched_too():
 
 def test_compiled_code_calls_the_frameworks_convolution():
     """Its loops are launched directly, its convolutions are not."""
-    assert latency_s(conv("float32"), "inductor") - latency_s(loops(1), "inductor") > 2.0 * HOST.launch_s["inductor"][0]
+    assert latency_s(conv("float32"), "inductor") - latency_s(loops(1), "inductor") > 2.0 * HOST.seconds["launch.inductor"][0]

@@ -12,6 +12,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names,
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from shmoo.runs.tables.reading import TableRow
+from tests.build import with_values
 
 NAMES = [
     *("cpu_server_generic", "cpu_i7_12700k"),
@@ -224,7 +225,7 @@ def test_wrong_digit_is_noticed(name):
         (key, factor)
         for key in keys
         for factor in (0.1, 10.0)
-        if not implausibilities(profile.with_values({key: profile.value(key) * factor}))
+        if not implausibilities(with_values(profile, {key: profile.value(key) * factor}))
     ]
     assert passed == []
 
@@ -407,7 +408,7 @@ def test_a_lower_clock_moves_peak_power_and_energy():
     """A warm A100 at 600 of 1410 MHz: a product that the cap slows takes less than 1410 / 600 times as long, at less power and
     dynamic energy."""
     graph = TableRow(0, "linear", {"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16").graph()
-    fast = load_profile("gpu_a100_40g").with_values({"throttle.cool.tensor": 0.0})
+    fast = with_values(load_profile("gpu_a100_40g"), {"throttle.cool.tensor": 0.0})
     slow = variant(fast, {"clock": 6e8})
     at = {name: AnalysisDirector(p).estimate(graph, runtime="cudagraphs") for name, p in (("fast", fast), ("slow", slow))}
     assert slow.value("peak.matrix.bfloat16") == pytest.approx(fast.value("peak.matrix.bfloat16") * 600 / 1410)

@@ -13,7 +13,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabular import estimate_record, flatten
 from shmoo.estimators.sweep.controller import DRAWN_POINTS, SweepController
 from shmoo.runs.plots.sweeps import sweep_figures
-from tests.build import GraphBuilder
+from tests.build import GraphBuilder, with_values
 
 GIB = 2.0**30
 
@@ -127,7 +127,7 @@ def test_pieces_that_share_a_weight_save_it_once(scheme: str) -> None:
 
 def test_a_record_says_whether_it_fits() -> None:
     """The layer does not fit into 8 MiB: its rows have one value a column."""
-    profile = load_profile("gpu_l4").with_values({"capacity.dram": 8 * 2.0**20})
+    profile = with_values(load_profile("gpu_l4"), {"capacity.dram": 8 * 2.0**20})
     record = estimate_record(AnalysisDirector(profile).estimate(wide_layer(), batch=8), "layer")
     assert record["fits"] is False
     assert record["memory"]["devices"] == 3

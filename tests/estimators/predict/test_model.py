@@ -21,7 +21,7 @@ from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
-from tests.build import GraphBuilder, kernel_table
+from tests.build import GraphBuilder, kernel_table, with_values
 
 PEAK, BANDWIDTH, LAUNCH = 1e12, 1e11, 1e-6
 
@@ -424,7 +424,7 @@ def test_a_cool_board_computes_faster():
 def test_a_product_on_tensor_cores_is_cool_and_a_network_of_them_warm():
     """An H200 that saves half of the joules while it is cool takes longer for a product among others than by itself."""
     h200 = load_profile("gpu_h200")
-    director = AnalysisDirector(h200.replacing(host="", residual=()).with_values({"throttle.cool.tensor": 0.5}))
+    director = AnalysisDirector(with_values(h200.replacing(host="", residual=()), {"throttle.cool.tensor": 0.5}))
     call, weights = TABLE_OPERATORS["linear"].build({"b": 1, "m": 8192, "n": 8192, "k": 8192}, "bfloat16")
     table, _ = director.tabulate([single_call_graph(call, weights, name="linear")], "cudagraphs")
     two = replace(KernelTable.concat([table, table]), segment=np.zeros(2, dtype=np.int64))

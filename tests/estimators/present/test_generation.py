@@ -44,7 +44,7 @@ def test_steps_are_estimated_from_the_first_to_the_last() -> None:
 def test_times_that_grow_with_the_cache_are_summed_exactly() -> None:
     """A step of 1 + c / 100 seconds after c tokens: the mean of 9 of them is that of the middle one."""
     found = generation(estimate(2.0, 4.0), steps(decode_contexts(100, 10), lambda c: 1 + c / 100, lambda c: 3.0), 100, 10)
-    assert found.time_to_first_token_s.value == 2
+    assert found.prefill.latency_s.value == 2
     assert found.time_per_output_token_s.value == pytest.approx(2.04)
     assert found.latency_s.value == pytest.approx(2 + 9 * 2.04)
     assert found.latency_s.low == pytest.approx(0.9 * found.latency_s.value)

@@ -5,7 +5,7 @@ import pytest
 
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.present.kernel_graph import kernel_graph
+from shmoo.estimators.present.inspection import kernel_graph
 from shmoo.harness.capture import capture_workload
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models

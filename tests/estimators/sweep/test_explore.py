@@ -18,9 +18,11 @@ from shmoo.estimators.sweep.explore import (
     Workload,
     explore_grid,
     front_rows,
+    hypervolume,
+    pareto,
+    relative_hypervolume,
     search,
 )
-from shmoo.estimators.sweep.pareto import hypervolume, pareto, relative_hypervolume
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder
 
@@ -92,7 +94,7 @@ def test_nothing_allowed_is_an_empty_front() -> None:
     """A limit that no design keeps."""
     front = explore_grid(space(limits=(Limit("latency", True, 1e-12),)))
     assert (len(front), front.allowed, front.points, front.hypervolume) == (0, 0, 27, 0.0)
-    assert front_rows(space(), front) == []
+    assert front_rows(front) == []
 
 
 def test_hypervolume_by_arithmetic() -> None:
@@ -124,7 +126,7 @@ def test_the_grid_gives_what_machines_one_by_one_give() -> None:
     asked = space(one, two)
     designs = one_by_one(asked)
     costs = np.round(np.log([[d["latency"], d["energy"]] for d in designs]), 9)
-    rows = front_rows(asked, explore_grid(asked))
+    rows = front_rows(explore_grid(asked))
     assert [r["latency"] for r in rows] == sorted(r["latency"] for r in rows)
     assert {(round(np.log(r["latency"]), 9), round(np.log(r["energy"]), 9)) for r in rows} == {
         (round(costs[i][0], 9), round(costs[i][1], 9)) for i in brute_force(costs)
@@ -140,8 +142,8 @@ def test_the_grid_gives_what_machines_one_by_one_give() -> None:
 def test_equal_designs_stand_once_as_the_smallest() -> None:
     """All fits the smallest L3, so larger ones change nothing: one of three stands, the smallest."""
     small = workload(rows=8, width=64)
-    rows = front_rows(space(small), explore_grid(space(small, objectives=("latency",))))
-    (row,) = front_rows(space(small, objectives=("latency",)), explore_grid(space(small, objectives=("latency",))))
+    rows = front_rows(explore_grid(space(small, objectives=("latency",))))
+    (row,) = front_rows(explore_grid(space(small, objectives=("latency",))))
     assert rows[0]["capacity.l3"] == row["capacity.l3"] == 2.0**22
     assert row["alike"] % 3 == 0
 
@@ -151,7 +153,7 @@ def test_limits_hold_coefficients_and_every_workload() -> None:
     cap = PROFILE.value("power.tdp")
     front = explore_grid(space(limits=(Limit("power.tdp", True, cap),), objectives=("latency", "count.tiles")))
     assert front.allowed == 18
-    assert set(front.designs["count.tiles"]) <= {16.0, 64.0}
+    assert set(front.columns["count.tiles"]) <= {16.0, 64.0}
     one, two = workload(), workload("wide", 256, 1024)
     times = sorted(float(w["latency"]) for w in one_by_one(space(two)))
     limit = Limit("latency", True, times[5])
@@ -163,7 +165,7 @@ def test_more_throughput_is_better() -> None:
     """Its front of one design is the fastest."""
     fastest = min(d["latency"] for d in one_by_one(space()))
     front = explore_grid(space(objectives=("throughput",)))
-    assert front.quantities["throughput"][0] == pytest.approx(64 / fastest)
+    assert front.columns["throughput"][0] == pytest.approx(64 / fastest)
 
 
 def test_a_model_that_does_not_fit_excludes_a_design() -> None:
@@ -171,7 +173,7 @@ def test_a_model_that_does_not_fit_excludes_a_design() -> None:
     asked = Space(PROFILE, "domainflow", (workload(),), {"capacity.dram": (2.0**22, 2.0**26)}, ("latency",))
     front = explore_grid(asked)
     assert front.allowed == 1
-    assert front.designs["capacity.dram"].tolist() == [2.0**26]
+    assert front.columns["capacity.dram"].tolist() == [2.0**26]
 
 
 def test_what_is_not_known_is_refused() -> None:
@@ -199,9 +201,9 @@ def test_a_search_comes_near_the_front_of_a_grid() -> None:
     asked = space(limits=(Limit("power.tdp", True, cap),))
     grid, found = explore_grid(asked), search(asked, 400, seed=1)
     assert found.points >= 400
-    assert np.all(found.quantities["power.tdp"] <= cap)
-    assert np.all(found.designs["count.tiles"] == np.round(found.designs["count.tiles"]))
-    costs = [np.log(np.stack([f.quantities["latency"], f.quantities["energy"]], axis=1)) for f in (grid, found)]
+    assert np.all(found.columns["power.tdp"] <= cap)
+    assert np.all(found.columns["count.tiles"] == np.round(found.columns["count.tiles"]))
+    costs = [np.log(np.stack([f.columns["latency"], f.columns["energy"]], axis=1)) for f in (grid, found)]
     worst = np.concatenate(costs).max(axis=0) + 0.1
     assert hypervolume(costs[1], worst) > 0.9 * hypervolume(costs[0], worst)
 
@@ -217,11 +219,11 @@ def test_the_area_of_designs() -> None:
     v = profile.value
     expected = (
         v("area.die")
-        + v("area.byte") * (front.designs["capacity.l2"] - v("capacity.l2"))
-        + v("area.bandwidth") * (front.designs["bandwidth.dram"] - v("bandwidth.dram"))
+        + v("area.byte") * (front.columns["capacity.l2"] - v("capacity.l2"))
+        + v("area.bandwidth") * (front.columns["bandwidth.dram"] - v("bandwidth.dram"))
     )
-    assert front.quantities["area"] == pytest.approx(expected)
-    assert max(front.quantities["area"]) <= 850e-6
+    assert front.columns["area"] == pytest.approx(expected)
+    assert max(front.columns["area"]) <= 850e-6
     with pytest.raises(InputError, match=r"area\.die"):
         space(objectives=("latency", "area"))
     with pytest.raises(InputError, match=r"peak\.matrix\.float32"):

@@ -8,7 +8,7 @@ from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.sweep.controller import SweepController
+from shmoo.estimators.sweep.controller import SweepController, rows_of
 from shmoo.estimators.variants import variant
 from shmoo.runs.plots.chart import Contour, Heat, Points, Regions
 from shmoo.runs.plots.sweeps import Machines, sweep_answer, sweep_figures
@@ -275,5 +275,6 @@ def test_parts_in_order_are_all_rows(parts: int, points: int) -> None:
     sweep = SweepController("linear", source, [load_profile("kpu_t64")], {"n": (64, 128, 256)}, changed)
     whole = list(sweep.rows())
     asked.clear()
-    assert [row for part in range(parts) for row in sweep.rows(part=part, parts=parts)] == whole
+    blocks = (block for part in range(parts) for block in sweep.blocks(part=part, parts=parts))
+    assert [row for block in blocks for row in rows_of(block)] == whole
     assert len(asked) <= parts + 2

@@ -19,13 +19,13 @@ from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
-from shmoo.estimators.sweep.points import estimate_points
+from shmoo.estimators.sweep.controller import estimate_points
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.variants import variant
-from tests.build import GraphBuilder, kernel_table
+from tests.build import GraphBuilder, kernel_table, with_values
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
 ONE = np.ones(1)
@@ -102,7 +102,8 @@ def test_a_single_row_takes_what_reading_the_weights_takes(name):
         ("gpu_a100_40g", "float32", False),
         ("gpu_a100_40g", "tf32", True),
         ("gpu_a100_40g", "bfloat16", True),
-        ("gpu_a100_40g", "float8", False),  # Hopper and Ada are the first
+        ("gpu_a100_40g", "float8", True),  # in bfloat16, which holds it; Hopper and Ada are the first with a rate
+        ("gpu_p100", "int8", False),
         ("gpu_v100", "float16", True),
         ("gpu_v100", "bfloat16", False),
         ("gpu_t4", "int8", True),
@@ -111,7 +112,7 @@ def test_a_single_row_takes_what_reading_the_weights_takes(name):
     ],
 )
 def test_tensor_cores_multiply_the_types_they_have_a_rate_for(name, dtype, on):
-    """Other types run on the units of float32."""
+    """And those that a wider such type holds; others run on the units of float32."""
     profile = load_profile(name)
     table = linear(64, 64, 64, dtype)
     assert on_tensor_cores(table, profile).all() == on
@@ -181,7 +182,7 @@ def test_float32_feels_nothing_of_tensor_cores(name):
     for field in ("latency_s", "dynamic_j"):
         assert getattr(priced(table, name), field)[0] == getattr(priced(table, name, changed), field)[0]
     known = {n: v for n, v in changed.items() if n in profile.coefficients}
-    other = profile.replacing(coefficients=profile.with_values(known).coefficients)
+    other = profile.replacing(coefficients=with_values(profile, known).coefficients)
     both = [AnalysisDirector(p).estimate_cases([linear_graph(512, 512, 512, "float32")]) for p in (profile, other)]
     assert both[0] == both[1]
 

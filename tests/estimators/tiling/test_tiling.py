@@ -22,6 +22,7 @@ from shmoo.estimators.tiling import (
     strategy_for,
 )
 from shmoo.estimators.tiling.base import compulsory_traffic
+from tests.build import with_values
 from tests.measured_rows import measured_rows
 
 REFERENCE = Path(__file__).parents[3].parent / "shared" / "reference"
@@ -86,7 +87,7 @@ def array(rows, cols, units=1, vmem=2.0**50):
     clock = profile.value("clock")
     changed = {"array.rows": rows, "array.cols": cols, "count.units": units, "capacity.vmem": vmem}
     peaks = {f"peak.matrix.{d}": 2 * rows * cols * units * clock for d in ("float32", "bfloat16", "float16", "int8")}
-    return profile.with_values({**changed, **peaks})
+    return with_values(profile, {**changed, **peaks})
 
 
 # --- the face
@@ -189,17 +190,17 @@ def test_shape_passed_to_apply_wins(name):
 
 def test_cpu_block_grows_with_the_root_of_the_private_l2():
     """Three double-buffered square blocks: side = sqrt(L2 / (3 x 2 x 4 B)), in whole vectors."""
-    profile = load_profile("cpu_server_generic").with_values({"count.cores": 1})
+    profile = with_values(load_profile("cpu_server_generic"), {"count.cores": 1})
     table = products(8192, 8192, 8192)
     for l2 in (0.25 * MIB, MIB, 4 * MIB):
-        side = CpuL2Blocking().choose(table, profile.with_values({"capacity.l2": l2})).k[0]
+        side = CpuL2Blocking().choose(table, with_values(profile, {"capacity.l2": l2})).k[0]
         assert side == np.floor((l2 / 24) ** 0.5 / 16) * 16
 
 
 def test_cpu_block_does_not_follow_the_shared_cache_or_the_memory():
     """A larger L3 or DRAM leaves the blocks as they are."""
     profile = load_profile("cpu_server_generic")
-    bigger = profile.with_values({"capacity.l3": 2**33, "capacity.dram": 2**45})
+    bigger = with_values(profile, {"capacity.l3": 2**33, "capacity.dram": 2**45})
     table = products([512, 4096], 4096, 512)
     one, other = (CpuL2Blocking().choose(table, p) for p in (profile, bigger))
     assert one.m.tolist() == other.m.tolist()
@@ -261,7 +262,7 @@ def test_gpu_tile_fits_shared_memory():
     """Two stages of both operands' slices stay within what a multiprocessor has; a small one gets small tiles."""
     table = products(8192, 8192, 8192)
     profile = load_profile("gpu_a100_40g")
-    tiny = profile.with_values({"capacity.shared": 8 * 2**10})
+    tiny = with_values(profile, {"capacity.shared": 8 * 2**10})
     shape = GpuThreadBlocks().choose(table, tiny)
     assert 2 * 4 * 8 * (shape.m[0] + shape.n[0]) <= 8 * 2**10
     assert GpuThreadBlocks().choose(table, profile).m[0] > shape.m[0]
@@ -405,7 +406,7 @@ def fabric(tiles, side, l3=2.0**50):
     profile = load_profile("kpu_t256")
     clock = profile.value("clock")
     peaks = {f"peak.matrix.{d}": 2 * tiles * side**2 * clock for d in ("float32", "bfloat16", "float16", "int8")}
-    return profile.with_values({"count.tiles": tiles, "array.rows": side, "array.cols": side, "capacity.l3": l3, **peaks})
+    return with_values(profile, {"count.tiles": tiles, "array.rows": side, "array.cols": side, "capacity.l3": l3, **peaks})
 
 
 def test_wavefront_takes_the_latency_of_its_recurrence():
@@ -460,7 +461,7 @@ def test_64_mib_stream_a_2048_cube_once_and_1_mib_does_not():
     table = products(2048, 2048, 2048)
     operand = 4 * 2048**2
     l2 = {"capacity.l2": 2.0**10, "capacity.l1": 2.0**10}
-    at = {l3: cut(KpuWavefront(), table, fabric(1, 16, l3 * MIB).with_values(l2)).level_bytes["dram"][0] for l3 in (1, 64)}
+    at = {l3: cut(KpuWavefront(), table, with_values(fabric(1, 16, l3 * MIB), l2)).level_bytes["dram"][0] for l3 in (1, 64)}
     assert at[64] == pytest.approx(3 * operand)
     assert at[1] == pytest.approx((1 + 1 + 22) * operand)
 
@@ -474,7 +475,7 @@ def test_kpu_traffic_lies_between_the_minimum_and_the_simulator():
     for row in rows:
         table = products(*(float(row[key]) for key in ("M", "N", "K")))
         profile = fabric(1, float(row["array_rows"]), float(row["l3_capacity_bytes"]))
-        dram = cut(KpuWavefront(), table, profile.with_values({"capacity.l2": 2.0**10})).level_bytes["dram"][0]
+        dram = cut(KpuWavefront(), table, with_values(profile, {"capacity.l2": 2.0**10})).level_bytes["dram"][0]
         assert table.bytes[0] * (1 - 1e-9) <= dram <= max(float(row["dram_bytes"]), table.bytes[0]) * 1.01
 
 

@@ -126,7 +126,7 @@ def test_generation_is_the_sum_of_its_steps() -> None:
     assert found.time_per_output_token_s.value == pytest.approx(sum(e.latency_s.value for e in alone) / 7, rel=0.01)
     assert found.energy_per_token_j.value == pytest.approx(sum(e.energy_j.value for e in alone) / 7, rel=0.01)
     assert found.cache_bytes == 2 * 3 * 2 * 8 * (16 + 7) * 2
-    assert found.latency_s.value == pytest.approx(found.time_to_first_token_s.value + 7 * found.time_per_output_token_s.value)
+    assert found.latency_s.value == pytest.approx(found.prefill.latency_s.value + 7 * found.time_per_output_token_s.value)
 
 
 def test_decode_lengths_share_one_capture() -> None:

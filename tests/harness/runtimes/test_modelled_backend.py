@@ -17,6 +17,7 @@ from shmoo.estimators.tiling.recurrences import lu
 from shmoo.harness.capture import capture
 from shmoo.harness.runtimes import modelled_backend
 from shmoo.harness.runtimes.modelled_backend import recording
+from tests.build import with_values
 
 PAGE = Path(__file__).parents[3] / "docs" / "backends.md"
 
@@ -123,7 +124,7 @@ def test_every_shape_is_modelled_as_it_comes():
 def test_a_profile_can_be_passed_and_changed():
     """Any `ArchitectureProfile` of the family will do: four times the memory bandwidth streams weights faster."""
     profile = load_profile("kpu_t64")
-    fast = profile.with_values({"bandwidth.dram": 4 * profile.value("bandwidth.dram")})
+    fast = with_values(profile, {"bandwidth.dram": 4 * profile.value("bandwidth.dram")})
     model, x = nn.Linear(4096, 4096).eval(), torch.rand(1, 4096)
     times = []
     for machine in (profile, fast):

@@ -16,6 +16,7 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables.reading import TableRow, read_table
+from tests.build import with_values
 
 H100 = load_profile("gpu_h100")
 
@@ -75,7 +76,7 @@ def test_cold_weights_come_from_main_memory(tmp_path: Path) -> None:
 def test_device_times_leave_launches_alone(tmp_path: Path) -> None:
     """A table of device times: no coefficient of a launch is fitted, and that of the shortest kernel is found again."""
     truth = H100.replacing(coefficients={**H100.coefficients, "device_launch.gemm_tensor": H100.coefficients["launch.eager"]})
-    truth = truth.with_values({"device_launch.gemm_tensor": 3.7e-6})
+    truth = with_values(truth, {"device_launch.gemm_tensor": 3.7e-6})
     sides = (16, 64, 256, 1024, 4096)
     lines = ["op,dtype,m,n,k,time,latency_s"]
     cases = [

@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from shmoo.calibrate.fit.dataset import MeasuredCase
-from shmoo.calibrate.transfer import off_by, transfer, typical
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.gpu import DEVICES, published
+from tests.evaluation.transfer import off_by, transfer, typical
 
 
 def fitted(name: str, **values: float) -> ArchitectureProfile:

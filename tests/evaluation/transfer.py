@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
-from shmoo.calibrate.fit.fit import predicted_latency
+from shmoo.calibrate.fit.fit import log_errors
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
@@ -53,7 +53,7 @@ def transfer(
     names = sorted({name for profile in measured for name in profile.coefficients})
     carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
     return target.replacing(
-        coefficients={**target.looked_up(), **carried, **(sigma or {})},
+        coefficients={**looked_up(target), **carried, **(sigma or {})},
         host="",
         fitted_from=None,
         error_card={},
@@ -62,11 +62,18 @@ def transfer(
     )
 
 
+def looked_up(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    """Coefficients that no fit to times wrote, here or elsewhere: datasheets', the literature's, and those of energy,
+    which come from other tables. A voltage curve that was fitted to energies has a floor."""
+    joules = {n for n in profile.coefficients if entry(n).role == "energy"} | {"throttle.cap"}
+    joules |= {"energy.clock"} if "energy.floor" in joules else set()
+    return {n: c for n, c in profile.coefficients.items() if n in joules or not (c.from_fit or c.source == "transferred")}
+
+
 def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
     """`sigma.*` with which a profile that never saw a machine's measurements covers 90 % of them, beside its ranges."""
     seen = blocks(cases, profile)
-    errors = np.log(predicted_latency(seen, Coefficients(profile)) / np.concatenate([block.measured_s for block in seen]))
-    return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name)
+    return spreads(seen, log_errors(seen, Coefficients(profile)), reach_of_ranges(seen, profile), profile, profile.name)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:

@@ -4,10 +4,9 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.area import added_area, added_area_interval, on_chip_bytes
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.units import si
-from shmoo.estimators.variants import amount_of, variant
+from shmoo.estimators.variants import added_area, added_area_interval, amount_of, on_chip_bytes, variant
 
 A100 = load_profile("gpu_a100_40g")
 
