@@ -14,10 +14,11 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.cpu_calls import RESULT_POINTS, busy_cores, by_result, call_by_call, waking_seconds
+from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder, kernel_table
 
 CORES = 4.0
-MACHINE = load_profile("cpu_server_generic").with_values({"count.cores": CORES})
+MACHINE = variant(load_profile("cpu_server_generic"), {"count.cores": CORES})
 
 
 def table_of(op: str, shape: tuple[int, ...], result: tuple[int, ...] | None = None, **attributes) -> KernelTable:
