@@ -12,10 +12,10 @@ import numpy as np
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONTRACTIONS, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.graph.views import StridedView, view_of
 from shmoo.estimators.memory.heap import MAPPED_BYTES, Temporary, fresh_memory
-from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances, written_in_place
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
 
@@ -74,15 +74,22 @@ def _add_rows(
     results = [sum([t.nbytes for t in ts if t.write and t.storage in returned]) for ts in touches]
     leaving = [sum([t.nbytes for t in ts if t.write and t.storage in images]) if images else 0.0 for ts in touches]
     views: list[int] = []
+    modules: list[int] = []
+    entered = _entered(graph)
     done = 0  # calls up to the end of the last kernel so far
     for kernel in kernels:
         views.append(costs[done : kernel.calls[-1]].count(None))
+        modules.append(sum(entered[done : kernel.calls[-1] + 1]))
         done = max(done, kernel.calls[-1] + 1)
     converted: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
-        if work.cost.family in CONVOLUTIONS and converts != "none":
-            converted[row] = _library_copies(work) if converts == "kernels" else Temporary(entering[row], leaving[row])
+        if converts == "kernels":
+            converted[row] = _temporaries(work)
+        elif converts != "none" and work.cost.family in CONVOLUTIONS:
+            converted[row] = Temporary(entering[row], leaving[row])
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
+    if converts in ("edges", "edges and weights"):
+        touches = written_in_place(touches, [work.cost.family not in CONTRACTIONS for work in works])
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
     multiplies = any([work.call.op == "aten.matmul" for work in works])
@@ -98,10 +105,22 @@ def _add_rows(
             cost.batch or 1, cost.m or 1, cost.n or 1, cost.k or 1,
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
-            len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown, views[row], code[row],
+            len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown,
+            views[row], modules[row], code[row],
             entering[row], results[row], leaving[row], _strided_bytes(work) or copied_bytes(graph, work.call, producers),
             segment, np.nan,
         ))  # fmt: skip
+
+
+def _entered(graph: Graph) -> list[int]:
+    """Modules that a framework enters for each call: those around it that the call before it was not in."""
+    entered, before = [], list[str]()
+    for call in graph.calls:
+        path = call.module.split(".") if call.module else []
+        shared = next((i for i, (own, other) in enumerate(zip(path, before, strict=False)) if own != other), len(before))
+        entered.append(max(len(path) - shared, 0))
+        before = path
+    return entered
 
 
 class _Work(NamedTuple):
@@ -204,11 +223,19 @@ def _is_copied(view: StridedView) -> bool:
     return len(batch) > 1 or (1 not in view.strides[-2:] and 1 not in view.sizes[-2:])
 
 
-def _library_copies(work: _Work) -> Temporary:
-    """Copies of a library that converts the image and the result of a convolution."""
+def _temporaries(work: _Work) -> Temporary | None:
+    """What a library and the framework allocate around a kernel in eager execution: copies of a convolution's image and result in
+    blocks of channels (a transposed one's result in the plain layout too, before it is copied out); the squares of a root mean
+    square norm, which PyTorch composes of other operators, and its result before the weights."""
+    convolves, composed = work.cost.family in CONVOLUTIONS, work.call.op == "aten.rms_norm"
+    if not convolves and not composed:
+        return None
     of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
+    image, result = of.get(READ_ACTIVATION, 0.0), of.get(WRITE, 0.0)
+    if composed:
+        return Temporary(image, result)
     channels = work.cost.geometry.channels_in * work.cost.batch
-    return Temporary(of.get(READ_ACTIVATION, 0.0) if channels > FEW_CHANNELS else 0.0, of.get(WRITE, 0.0))
+    return Temporary(image if channels > FEW_CHANNELS else 0.0, result, 2 if work.cost.family == "conv_transpose" else 1)
 
 
 def _mapped_weights(work: _Work, converts: Conversion) -> float:

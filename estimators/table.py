@@ -77,8 +77,9 @@ class KernelTable:
         batch, m, n, k, window, stride, dilation, images, group, causal: (K,) iteration space of the dominant call, as in `Cost`;
             channels_in to image_elements: of its images, as in `Geometry`.
         calls: (K,) operator calls that the launch executes. views: (K,) free calls since the previous kernel, which a framework
-            still dispatches when it runs a graph call by call. code_distance: (K,) bytes touched since the same operator last ran
-            on the same shapes, a measure of how far its code and its library's state are.
+            still dispatches when it runs a graph call by call; modules: (K,) modules that it enters on the way.
+        code_distance: (K,) bytes touched since the same operator last ran on the same shapes, a measure of how far its code and
+            its library's state are.
         mapped_bytes, grown_bytes: (K,) new memory from the system for the kernel's results and its library's copies, mapped
             separately or at the end of a trimmed heap (`heap.py`).
         entering_bytes: (K,) bytes of the graph's own inputs that the kernel reads.
@@ -120,6 +121,7 @@ class KernelTable:
     mapped_bytes: Floats
     grown_bytes: Floats
     views: Floats
+    modules: Floats
     code_distance: Floats
     entering_bytes: Floats
     result_bytes: Floats

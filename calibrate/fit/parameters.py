@@ -11,7 +11,7 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.catalogue import Space, entry, short_op, whose
+from shmoo.estimators.machine.catalogue import DEFAULTS, entry, short_op, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
     TENSOR,
@@ -21,9 +21,11 @@ from shmoo.estimators.machine.coefficients import (
     converts_layout,
     in_tensor_kernels,
 )
+from shmoo.estimators.machine.entries import Space
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.program import enters_alone
 from shmoo.estimators.table import Masks, op_names
+from shmoo.estimators.tiling.cpu_calls import by_result
 
 MIN_CASES = 2
 """Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.
@@ -56,6 +58,9 @@ LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depth
 COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
 library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
+DISPATCH_SD, ALGORITHM_SD = 0.5, 0.7
+"""The same of an operator's dispatch around that of its algorithm's, and of an algorithm's around what is typical. Large cases
+hardly see it: without any small one the dispatch of hardswish came out five times as long as those of other loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
@@ -100,7 +105,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         within = allowed(name, profile)
         start = float(coefficients.value(*lookup)) or within.start
         start = min(max(start, within.low * 1.01), within.high * 0.99)
-        parent = next((candidate for candidate in lookup if candidate != name and candidate in parameters), None)
+        # A dispatch of its own length is no variety of the average one.
+        own = name.startswith(("launch.", "switch.")) and name in DEFAULTS[profile.family]
+        parent = None if own else next((other for other in lookup if other != name and other in parameters), None)
         sd = prior_sd or within.prior_sd
         parameters[name] = Parameter(name, start, within.low, within.high, sd, affects, parent)
 
@@ -121,6 +128,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         if runtime == "eager":
             add("view.eager", ("view.eager", "launch"), here & cases.views)
             if profile.family == "cpu":
+                add("module.eager", ("module.eager",), here & cases.modules)
                 for stem in ("layout.eager.aligned", "layout.eager.tail"):
                     add(stem, (stem,), here & converts_layout(cases.algorithm))
                 add("switch.eager", ("switch.eager", "launch"), here & cases.away)
@@ -172,7 +180,8 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                 add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime) & cases.called
-            add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled)
+            typical = ALGORITHM_SD if profile.family == "cpu" else None
+            add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled, typical)
             if profile.family == "cpu" and runtime != "eager":
                 # Compiled code uses another image layout, and so other kernels of the library.
                 prefixes = (f"efficiency.{runtime}", "efficiency")
@@ -194,7 +203,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         few = cases.with_any(here & cases.alone).sum() < MIN_CASES
         if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
             continue
-        add_own(op, algorithm, ("launch.eager", "launch"), here)
+        add_own(op, algorithm, ("launch.eager", "launch"), here, DISPATCH_SD if profile.family == "cpu" else None)
         if not (here & cases.matrix).any():
             # Within one operator, work on the two units is proportional, so one coefficient carries both.
             stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
@@ -273,11 +282,14 @@ class _Cases:
         self.blocks = self.matrix & ~streams
         # A loop is attributed to the unit that takes longer at typical rates.
         self.special = joined(lambda block: block.table.special_flops > TYPICAL_SPECIAL_SHARE * block.table.vector_flops)
+        if profile.family == "cpu":
+            self.special = self.special & ~joined(lambda block: by_result(block.table, block.runtime))
         self.vector = ~self.special & joined(lambda block: block.table.vector_flops > 0)
         self.convolves = joined(lambda block: block.table.is_family(*CONVOLUTIONS))
         self.mapped = joined(lambda block: block.table.mapped_bytes > 0)
         self.grown = joined(lambda block: block.table.grown_bytes > 0)
         self.views = joined(lambda block: block.table.views > 0)
+        self.modules = joined(lambda block: block.table.modules > 0)
         near = profile.value("capacity.l2", math.inf) / 4
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(_known_warmth)

@@ -5,65 +5,12 @@ more particular name falls back to a more general one (`algorithm_names`), in a 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Source
-
-Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
-"""What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
-the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
-over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
-drawn even where it was fitted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """How far a fit may move a coefficient: bounds, standard deviation of the log-normal prior, and where it starts from if the
-    machine's own value is 0."""
-
-    low: float
-    high: float
-    prior_sd: float
-    start: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """A value with its 90 % range and why (the entry's meaning for ""), for the name that continues the entry's stem by `of`, on
-    one architecture family or on all."""
-
-    value: float
-    low: float
-    high: float
-    why: str = ""
-    of: str = ""
-    on: str = ""
-    source: Source = "fallback"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What is known of the coefficients under a stem.
-
-    Attributes:
-        fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
-        assumed: without a measurement (`DEFAULTS`). typical: where calibrations start where a machine's description is silent.
-        brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
-            belong to a part: `profiles/__init__.py`.
-    """
-
-    unit: str
-    role: Role
-    meaning: str
-    fit: Space | None = None
-    fit_on: Mapping[str, Space] = field(default_factory=dict)
-    assumed: tuple[Guess, ...] = ()
-    typical: tuple[Guess, ...] = ()
-    brings: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
-
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient
+from shmoo.estimators.machine.entries import Entry, Guess, Space
 
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
@@ -81,8 +28,12 @@ _HOROWITZ = "datapath and DDR4 energies of Horowitz, ISSCC 2014, and Jouppi et a
 _CACHES = "the system does not tell; typical of CPUs"
 _XEON = "as calibrated on two cores of a fourth-generation Xeon with PyTorch 2.13"
 _I9 = f"{_XEON} and seen in networks compiled for 14 cores of an i9-10940X (timm, 2024)"
-_EAGER = {"pointwise": 2.5e-6, "conv": 7e-5, "depthwise": 7e-5, "conv_native": 8e-6, "recurrent": 1.5e-4}
-_COMPILED = {"": 1e-5, ".conv": 8e-5, ".depthwise": 3e-5, ".conv_native": 3.3e-5}
+_EAGER = {
+    "pointwise": 1.2e-6, "copy": 2e-6, "softmax": 2e-6, "pooling": 4e-6, "attention": 1.1e-5, "conv": 7e-5, "depthwise": 7e-5,
+    "conv_native": 8e-6, "conv_transpose": 2e-5, "recurrent": 1e-4,
+}  # fmt: skip
+_COMPILED = {"": 8e-6, ".conv": 6.5e-5, ".depthwise": 5e-5, ".conv_native": 2.5e-5}
+_SWITCH = {"": 8e-6, ".pointwise": 4e-6, ".conv": 5e-5, ".depthwise": 5e-5, ".conv_native": 1e-5}
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
@@ -239,7 +190,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                           assumed=(Guess(0.125, 0.05, 0.25),)),
     "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
         Guess(7e-6, 3e-6, 20e-6, f"dispatch of one operator by a framework, {_XEON}", "", "cpu"),
-        *(Guess(t, t / 2.5, t * 2.5, f"with its parallel region, {_XEON}", f".eager.{of}", "cpu") for of, t in _EAGER.items()),
+        *(Guess(t, t / 2.5, t * 2.5, f"without the waking of cores, {_XEON}", f".eager.{of}", "cpu") for of, t in _EAGER.items()),
         *(Guess(t, t / 2.5, t * 2.5, f"call of compiled code, {_I9}", f".inductor{of}", "cpu") for of, t in _COMPILED.items()),
         Guess(8e-6, 4e-6, 20e-6, "host time to dispatch one operator", "", "gpu"),
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
@@ -251,10 +202,13 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(5e-6, 1.5e-6, 12e-6, _XEON, ".eager", "cpu"),
         Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
-    "switch": Entry("s", "share", "code and library state come back from a farther cache", _LAUNCH,
-                    assumed=(Guess(1e-5, 2e-6, 4e-5, _XEON, ".eager", "cpu"),
-                             Guess(2e-6, 0.5e-6, 8e-6, _XEON, ".eager.pointwise", "cpu"),
-                             Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
+    "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
+        Guess(3e-6, 1e-6, 1e-5, f"layers of Python around a module's forward pass, {_XEON}", ".eager", "cpu"),)),
+    "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 2e-4, 0.8),
+                    {"gpu": _LAUNCH}, (
+        *(Guess(t, t / 4, t * 4, f"a convolution has several generated kernels, {_XEON}", f".eager{of}", "cpu")
+          for of, t in _SWITCH.items()),
+        Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),

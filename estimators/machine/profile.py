@@ -280,14 +280,15 @@ def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
 
 def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
     """A profile of an older form in the newest: a CPU's first touches of memory and conversions of layouts were of all its cores
-    together, and its fitted launches held the joining of threads."""
+    together, and its fitted launches held the joining of threads and the entering of modules."""
     changed = {}
     if profile.family == "cpu":
         cores = profile.value("count.cores", 1.0)
         shared = [*under("layout", profile.coefficients), *under("page_fault", profile.coefficients)]
         changed = {name: profile.coefficients[name].scaled(cores) for name in shared}
         if under("launch", profile.coefficients):
-            changed["join"] = Coefficient(0.0, "s", "fallback", "the launches hold it", low=0.0, high=0.0)
+            held = Coefficient(0.0, "s", "fallback", "the launches hold it", low=0.0, high=0.0)
+            changed |= {"join": held, "module.eager": held}
     return profile.replacing(coefficients={**profile.coefficients, **changed}, model_form=MODEL_FORM)
 
 

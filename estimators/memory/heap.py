@@ -33,10 +33,11 @@ class Fresh(NamedTuple):
 
 class Temporary(NamedTuple):
     """Bytes of the copies that a library makes in its own layout: of a kernel's operand, freed before the result is allocated,
-    and of the result, freed after. Copies of weights fit a hole, or are mapped separately."""
+    and of the result, one or several, freed after. Copies of weights fit a hole, or are mapped separately."""
 
     operand: float
     result: float
+    copies: int = 1
 
 
 def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Temporary | None] | None = None) -> list[Fresh]:
@@ -44,7 +45,7 @@ def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempo
     freed after their last use, as are the copies that a library makes around a kernel (`None` where it makes none)."""
     extra = temporaries or [None] * len(kernels)
     blocks = [(t.storage, max(t.size, t.nbytes)) for touches in kernels for t in touches if t.write and not t.persistent]
-    sizes = [size for _, size in blocks] + [part for temporary in extra for part in temporary or ()]
+    sizes = [size for _, size in blocks] + [size for t in extra if t for size in (t.operand, *[t.result] * t.copies)]
     if sum(sizes) <= TRIMMED_BYTES and max(sizes, default=0.0) <= MAPPED_BYTES:
         return [Fresh(0.0, 0.0)] * len(kernels)
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
@@ -56,13 +57,14 @@ def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempo
         for i, (touches, temporary) in enumerate(zip(kernels, extra, strict=True)):
             mapped, grown = heap.mapped, heap.grown
             if temporary:
-                copies = heap.take(temporary.operand), heap.take(temporary.result)
-                heap.give(copies[0])
+                operand, *copies = map(heap.take, (temporary.operand, *[temporary.result] * temporary.copies))
+                heap.give(operand)
             for touch in touches:
                 if touch.write and not touch.persistent and touch.storage not in blocks_of:
                     blocks_of[touch.storage] = heap.take(max(touch.size, touch.nbytes))
             if temporary:
-                heap.give(copies[1])
+                for copy in copies:
+                    heap.give(copy)
             fresh.append(Fresh(heap.mapped - mapped, heap.grown - grown))
             for storage in {t.storage for t in touches if last_use[t.storage] == i and t.storage in blocks_of}:
                 heap.give(blocks_of.pop(storage))

@@ -37,6 +37,29 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
     return [[min(footprint, distance) for distance in row] for row in _distances(blocks, kernels)]
 
 
+def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) -> list[list[Touch]]:
+    """The same accesses where loops write their result over an operand of its size that nobody reads later, as Inductor's code
+    does (`inplace_buffers` in torch/_inductor/config.py).
+
+    Args:
+        loops: whether each kernel is a loop over elements; a library's kernel writes elsewhere.
+    """
+    last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
+    taken: dict[int, int] = {}  # storage -> the one it is written over
+    result = []
+    for i, (touches, loop) in enumerate(zip(kernels, loops, strict=True)):
+        dead = [t for t in touches if not t.write and not t.persistent and last_use[t.storage] == i]
+        for touch in touches:
+            if not loop or not touch.write or touch.persistent or touch.storage in taken:
+                continue
+            over = next((t for t in dead if t.nbytes == max(touch.size, touch.nbytes) and t.storage != touch.storage), None)
+            if over is not None:
+                dead.remove(over)
+                taken[touch.storage] = taken.get(over.storage, over.storage)
+        result.append([t._replace(storage=taken.get(t.storage, t.storage)) for t in touches])
+    return result
+
+
 def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
     if len(kernels) == 1:

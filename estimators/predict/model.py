@@ -5,13 +5,14 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t_matrix  = F_matrix / (peak x efficiency x utilisation) x (1 + half_m/m)(1 + half_n/n)(1 + half_k/k)
     t_compute = t_matrix + F_vector / (peak_vector x efficiency_vector) + F_special / (peak_special x efficiency_special)
     t_l       = B_l / (bandwidth_l x efficiency_bandwidth)
-    t         = launch x dispatch + view x free calls + switch x away
+    t         = launch x dispatch + view x free calls + module x entered modules + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
                 + (page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes) / cores
-                + join x (threads - 1)
+                + join x (cores at work - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
-On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches.
+On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches. A loop too short for all cores
+has only the share of peaks and caches that those at work have (`tiling/cpu_calls.py`).
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts
@@ -46,18 +47,25 @@ from functools import partial
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import (
     Coefficients,
     algorithm_codes,
-    converts_layout,
     in_tensor_kernels,
     unpacks_weights,
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
+from shmoo.estimators.table import Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
+from shmoo.estimators.tiling.cpu_calls import (
+    RESULT_POINTS,
+    busy_cores,
+    by_result,
+    call_by_call,
+    fresh_seconds,
+    layout_seconds,
+    waking_seconds,
+)
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     by_window,
@@ -77,8 +85,6 @@ ASYNCHRONOUS = frozenset({"gpu"})
 
 AS_STORED = frozenset({"eager", "cudagraphs"})
 """Runtimes that hand images to a GPU's library in the order they are stored in."""
-GRAIN, COMPILED_GRAIN = 32768.0, 4096.0
-"""Results for which a CPU's library wakes a further thread: ATen's `GRAIN_SIZE`, and the least chunk of Inductor's loops."""
 _FLOAT32 = COMPUTE_DTYPES.index("float32")
 _NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
 _MATRIX = candidates("peak.matrix", "peak.vector")
@@ -131,16 +137,17 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
-        fresh = table.mapped_bytes + coefficients.value("heap.returned") * table.grown_bytes
-        body = body + coefficients.value("page_fault") / _cores(coefficients) * fresh
-        body = body + _layout_time(table, coefficients, codes, runtime)
-        body = body + coefficients.value("join") * (_workers(table, coefficients, runtime) - 1.0)
-    launch: Floats = np.broadcast_arrays(coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch"), body)[0]
+        body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
+    launch: Floats = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch")
+    if coefficients.profile.family == "cpu":
+        launch = call_by_call(table, launch + waking_seconds(table, coefficients, runtime), coefficients, runtime)
+    launch = np.broadcast_arrays(launch, body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
         launch = launch + _within_call(table, coefficients, codes, runtime)
-    if coefficients.find(f"view.{runtime}") is not None:
-        launch = launch + coefficients.value(f"view.{runtime}") * table.views
+    for name, count in (("view", table.views), ("module", table.modules)):
+        if coefficients.find(f"{name}.{runtime}") is not None:
+            launch = launch + coefficients.value(f"{name}.{runtime}") * count
     near = coefficients.profile.get("capacity.l2")
     if near is not None and coefficients.find(f"switch.{runtime}") is not None:
         away = 1.0 - hit_share(table.code_distance, near.value)
@@ -163,6 +170,11 @@ def _each_alone(
     but the main memory; joules."""
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
+    cores = c.profile.value("count.cores", 1.0)
+    # A contraction's library cuts it for all cores: `utilisation`.
+    loops = (table.matrix_flops == 0) & (c.profile.family == "cpu")
+    idle = np.where(loops, cores / busy_cores(table, cores, runtime), 1.0)
+    compute = compute * idle
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
     if c.profile.family == "gpu" and "l2" in shares:
@@ -174,6 +186,8 @@ def _each_alone(
     if c.profile.family == "gpu" and runtime in AS_STORED:
         moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
+    # One core reads the caches at its own rate, and the main memory as fast as several.
+    levels = [*(seconds * idle for seconds in levels[:-1]), levels[-1]] if c.profile.family == "cpu" else levels
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
     memory = levels[0]
@@ -239,10 +253,13 @@ def _compute_time(
     widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
     looped = np.where(widened, _FLOAT32, table.dtype)
     vector_peak = c.by_dtype(looped, _VECTOR)
-    vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
+    scalar = by_result(table, runtime) & (c.profile.family == "cpu")
+    vector = (table.vector_flops + RESULT_POINTS * scalar * table.m) / (
+        vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
+    )
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
-    special = table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
+    special = ~scalar * table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
     if tiling.blocks is not None:
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
@@ -291,46 +308,6 @@ def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients,
     transforms and under a mask."""
     codes = algorithm_codes(table, coefficients.profile)
     return _compute_time(table, tiling, coefficients, codes, runtime)[1]
-
-
-def _workers(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
-    """(K,) threads among which a kernel's results are spread."""
-    grains = table.batch * table.m * table.n / (GRAIN if runtime == "eager" else COMPILED_GRAIN)
-    workers: Floats = np.minimum(np.maximum(grains, 1.0), _cores(c))
-    return workers
-
-
-def _cores(c: Coefficients) -> float | Floats:
-    cores = c.find("count.cores")
-    return 1.0 if cores is None else cores
-
-
-def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime: str) -> Floats | float:
-    """What a library's cores together spend on converting a convolution's operands to blocks of channels and back (oneDNN's
-    nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others a slow
-    one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel."""
-    cores = _cores(c)
-    if c.find(f"layout.{runtime}.edge") is not None:
-        # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
-        # every call, and the library puts all weights into blocks.
-        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
-        convolves = table.is_family(*CONVOLUTIONS)
-        crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
-        edges = c.value(f"layout.{runtime}.edge") / cores * crossing
-        return edges + np.where(convolves, c.value(f"layout.{runtime}.weights") / cores * weights, 0.0)
-    if c.find(f"layout.{runtime}.aligned") is None:
-        return 0.0
-    lanes = c.profile.value("vector.lanes", 1.0)
-    blocked = converts_layout(codes)
-    channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
-    moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
-    aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
-    tail = np.zeros(len(table))
-    for kind, (channels, counts) in moved.items():
-        nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
-        fits: Masks = channels % lanes == 0
-        aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
-    return (c.value(f"layout.{runtime}.aligned") * aligned + c.value(f"layout.{runtime}.tail") * tail) / cores
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:

@@ -56,7 +56,7 @@ def test_a_further_machine_of_the_kind_is_inside_the_intervals(specimens: list[S
 def test_ranges_hold_the_spread_between_machines(specimens: list[Sources], made: Calibration) -> None:
     """Values are those of one fit to all machines; ranges are as wide as the machines lie apart, and the notes say how far."""
     joint = calibrate_cases(together(specimens), BASE, name="kind", residual=False).profile
-    for name in ("efficiency.gemm", "bandwidth.l2", "launch.eager.relu"):
+    for name in ("efficiency.gemm", "bandwidth.l2", "launch.eager.linear"):
         kind, one = made.profile.coefficients[name], joint.coefficients[name]
         assert kind.value == one.value, name
         assert math.log(kind.high / kind.low) > 1.5 * math.log(one.high / one.low), name

@@ -78,7 +78,7 @@ def test_energy_read_while_calls_were_slow_is_fitted_at_its_own_pace():
     assert told["power.static"].value == pytest.approx(60.0, rel=0.02)
     for unit in ("matrix", "vector"):
         assert told[f"energy.flop.{unit}.float32"].value == pytest.approx(TRUTH[unit], rel=0.02)
-    assert abs(untold["energy.flop.vector.float32"].value / TRUTH["vector"] - 1.0) > 0.33
+    assert abs(untold["energy.flop.vector.float32"].value / TRUTH["vector"] - 1.0) > 0.25
 
 
 def test_no_operation_takes_less_than_a_tenth_of_what_circuits_need():

@@ -68,6 +68,13 @@ def test_a_librarys_copies_need_memory_too():
     assert fresh_bytes([kernel], [Temporary(0.0, 24 * MIB)]) == [0]  # an image of few channels is read as it lies
 
 
+def test_a_library_may_copy_a_result_twice():
+    """A result of 24 MiB beside two copies: 72 MiB of heap, given back when all is free again; with one copy 48 MiB stay."""
+    kernel = [Touch(0, MIB, persistent=True), Touch(1, 24 * MIB, write=True, size=24 * MIB)]
+    assert fresh_bytes([kernel], [Temporary(0.0, 24 * MIB, 2)]) == [pytest.approx(72 * MIB, abs=1024)]
+    assert fresh_bytes([kernel], [Temporary(0.0, 24 * MIB, 1)]) == [0]
+
+
 def test_what_is_written_in_place_is_not_allocated():
     """The second kernel writes into the first one's result; a persistent memory is there already."""
     kernels = [writes(1, 40), [Touch(1, 40 * MIB), Touch(1, 40 * MIB, write=True, size=40 * MIB)]]

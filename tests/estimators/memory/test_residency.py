@@ -1,6 +1,6 @@
 """Reuse distances, worked out by hand."""
 
-from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances
+from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances, written_in_place
 
 
 def read(storage: int, nbytes: float, persistent: bool = False) -> Touch:
@@ -48,3 +48,16 @@ def test_code_is_as_far_as_the_last_run_of_the_same_call():
     a, b = [read(0, 100, persistent=True)], [read(1, 30, persistent=True)]
     assert code_distances(["a", "b"], [a, b]) == [130, 130]
     assert code_distances(["a", "a"], [a, a]) == [100, 100]
+
+
+def test_a_loop_writes_over_an_operand_that_nobody_reads_later():
+    """The second kernel writes over what the first one wrote, and so does the third; a library's kernel, an operand of another
+    size, of the caller, or one that is read again keep their own memory."""
+    chain = [[read(0, 50, persistent=True), write(1, 50)], [read(1, 50), write(2, 50)], [read(2, 50), write(3, 50)]]
+    loops = [True, True, True]
+    assert [[touch.storage for touch in touches] for touches in written_in_place(chain, loops)] == [[0, 1], [1, 1], [1, 1]]
+    assert written_in_place(chain, [True, False, False]) == chain
+    smaller = [chain[0], [read(1, 50), write(2, 20)]]
+    assert written_in_place(smaller, [True, True]) == smaller
+    again = [chain[0], chain[1], [read(1, 50), read(2, 50), write(3, 50)]]
+    assert [touch.storage for touch in written_in_place(again, loops)[1]] == [1, 2]

@@ -1,0 +1,61 @@
+"""What an entry of the catalogue of coefficients says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shmoo.estimators.graph.records import Source
+
+Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
+"""What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
+the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
+over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
+drawn even where it was fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How far a fit may move a coefficient: bounds, standard deviation of the log-normal prior, and where it starts from if the
+    machine's own value is 0."""
+
+    low: float
+    high: float
+    prior_sd: float
+    start: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A value with its 90 % range and why (the entry's meaning for ""), for the name that continues the entry's stem by `of`, on
+    one architecture family or on all."""
+
+    value: float
+    low: float
+    high: float
+    why: str = ""
+    of: str = ""
+    on: str = ""
+    source: Source = "fallback"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of the coefficients under a stem.
+
+    Attributes:
+        fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
+        assumed: without a measurement (`DEFAULTS`). typical: where calibrations start where a machine's description is silent.
+        brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
+            belong to a part: `profiles/__init__.py`.
+    """
+
+    unit: str
+    role: Role
+    meaning: str
+    fit: Space | None = None
+    fit_on: Mapping[str, Space] = field(default_factory=dict)
+    assumed: tuple[Guess, ...] = ()
+    typical: tuple[Guess, ...] = ()
+    brings: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)

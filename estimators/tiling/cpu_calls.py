@@ -1,0 +1,113 @@
+"""What a framework and its libraries do on a CPU around the arithmetic of a call: cores they wake, conversions of images, new
+memory, and calls within a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from shmoo.estimators.graph.records import CONVOLUTIONS
+from shmoo.estimators.machine.coefficients import Coefficients, converts_layout
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
+from shmoo.estimators.tiling.base import ceil_div
+
+GRAIN = 32768.0
+"""Elements that PyTorch's loops give a core at least (`at::internal::GRAIN_SIZE` of version 2.13, in ATen/TensorIterator.h)."""
+SOFTMAX_GRAIN = GRAIN / 16.0
+"""The same of rows of a softmax (`vec_softmax_lastdim_kernel` in ATen/native/cpu/SoftMaxKernel.cpp)."""
+LEAST_FLOPS = 1e5
+"""Flops of a contraction for which a library wakes another core: what one does in the time that waking takes."""
+COMPILED_GRAIN = 512.0
+"""Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
+RESULT_POINTS = 16.0
+"""Points of a window that take as long as a result's bounds, index and store: on two cores of a Xeon maxima of 4 and 9 points
+take 10 ns a result and 0.7 ns a point, means 4 and 0.2 ns."""
+UNFUSED_CALLS: Mapping[str, float] = MappingProxyType({"aten.gru": 10.0, "aten.rnn_tanh": 2.0, "aten.rnn_relu": 2.0})
+"""Element-wise calls of each step beside its product, of recurrent layers that PyTorch runs call by call (`GRUCell`, `SimpleCell`
+in ATen/native/RNN.cpp). oneDNN runs all steps of an LSTM in one call."""
+
+
+def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
+    """(..., K) cores that a kernel uses: too little work is not worth waking others. Norms give a row to a core, pooling over
+    windows a part of its results, and all other loops of the framework a part of their elements."""
+    elements = table.batch * table.m * table.n
+    if runtime == "eager":
+        parts = ceil_div(elements, np.where(table.is_family("softmax"), SOFTMAX_GRAIN, GRAIN))
+        parts = np.where(table.is_family("softmax"), np.minimum(parts, table.batch * table.m), parts)
+        parts = np.where(table.is_family("normalization"), table.batch * table.m, parts)
+        parts = np.where(by_result(table, runtime), table.m, parts)
+    else:
+        parts = np.where(elements >= COMPILED_GRAIN * cores, cores, 1.0)
+    parts = np.where(table.matrix_flops > 0, ceil_div(table.matrix_flops, LEAST_FLOPS), parts)
+    return np.minimum(parts, cores)
+
+
+def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
+    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them."""
+    waking: Floats = c.value("join") * (busy_cores(table, c.profile.value("count.cores", 1.0), runtime) - 1.0)
+    return waking
+
+
+def by_result(table: KernelTable, runtime: str) -> Masks:
+    """(K,) pooling over windows whose results the framework computes one after the other, without vectors."""
+    windows: Masks = table.is_family("pooling") & (table.window > 1) & (table.m > table.images)
+    return windows & (runtime == "eager")
+
+
+def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
+    """(..., K) what a library's cores together spend on converting a convolution's operands to blocks of channels and back
+    (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others
+    a slow one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel; what it
+    converts itself is a loop of its own each."""
+    if c.find(f"layout.{runtime}.edge", f"layout.{runtime}.aligned") is None:
+        return 0.0
+    cores = c.profile.value("count.cores", 1.0)
+    seconds = sum(c.value(f"layout.{runtime}.{of}") * nbytes for of, nbytes in _converted(table, c, codes, runtime).items())
+    if runtime == "eager":
+        return seconds / cores
+    loops = 1.0 * (table.entering_bytes > 0) + (table.leaving_bytes > 0)
+    loops = loops + (table.window > 1) * (c.value(f"layout.{runtime}.weights") > 0)
+    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + c.value("join") * (cores - 1.0)
+    return seconds / cores + np.where(table.is_family(*CONVOLUTIONS), loops * each, 0.0)
+
+
+def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> dict[str, Floats]:
+    """(K,) bytes that change their layout, by the last part of the coefficient's name."""
+    if runtime != "eager":
+        # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
+        # every call, and the library puts all weights into blocks.
+        convolves = table.is_family(*CONVOLUTIONS)
+        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
+        crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
+        return {"edge": crossing, "weights": np.where(convolves, weights, 0.0)}
+    lanes = c.profile.value("vector.lanes", 1.0)
+    blocked = converts_layout(codes)
+    channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
+    moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
+    aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
+    tail = np.zeros(len(table))
+    for kind, (channels, counts) in moved.items():
+        nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
+        fits: Masks = channels % lanes == 0
+        aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
+    return {"aligned": aligned, "tail": tail}
+
+
+def fresh_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(..., K) what the first touch of new memory by all cores takes."""
+    fresh = table.mapped_bytes + c.value("heap.returned") * table.grown_bytes
+    faults: Floats = c.value("page_fault") * fresh / c.profile.value("count.cores", 1.0)
+    return faults
+
+
+def call_by_call(table: KernelTable, launch: Floats, c: Coefficients, runtime: str) -> Floats:
+    """(..., K) dispatch of every kernel, where `launch` is that of one call: of recurrent layers that run call by call, what they
+    dispatch in all their steps."""
+    calls = sum(table.is_op(op) * count for op, count in UNFUSED_CALLS.items())
+    if not np.any(calls):
+        return launch
+    names = f"launch.{runtime}", "launch"
+    product, loop = (c.value(*(f"{names[0]}.{of}" for of in kinds), *names) for kinds in (("linear", "gemm"), ("pointwise",)))
+    return np.where(np.greater(calls, 0), product + table.batch * (product + calls * loop), launch)
