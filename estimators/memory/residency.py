@@ -5,6 +5,9 @@ Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Jou
 nearest level whose capacity exceeds its distance. Distances are those of a call that is repeated back to back, the canonical
 state of a measurement: weights were last touched one call ago. Freed activations give their memory to later ones of at
 most their size, most recently freed first, as caching allocators do; so a new result lands on memory that is still near.
+
+A device's cache sees kernels one after the other, each of which walks its operands in order, as the kernel before it did: an
+access comes at the middle of its kernel, on average, and finds what was touched at the middle of another.
 """
 
 from __future__ import annotations
@@ -24,11 +27,18 @@ class Touch(NamedTuple):
     size: float = 0.0
 
 
-def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
+def reuse_distances(
+    kernels: Sequence[Sequence[Touch]], overwrites: Sequence[bool] = (), walked: bool = False
+) -> list[list[float]]:
     """Distance in bytes of each access, in the order given.
 
     The distance counts every byte touched between the two accesses. The footprint of all kernels bounds it, as data that is
     touched repeatedly in between counts each time.
+
+    Args:
+        overwrites: for each kernel, whether it puts a result in the place of an operand of its size that nothing reads later, as
+            compiled loops do; none for an empty one.
+        walked: whether kernels walk their operands in order, each memory once; otherwise an access comes at its kernel's end.
     """
     if len(kernels) == 1:
         # Between two runs of a lone kernel lies the kernel itself.
@@ -37,40 +47,57 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
         for touch in touches:
             own[touch.storage] = max(own.get(touch.storage, 0.0), touch.nbytes)
         return [[min(sum(own.values()), sum([touch.nbytes for touch in touches]))] * len(touches)]
-    blocks = _assign_blocks(kernels)
+    blocks = _assign_blocks(kernels, overwrites or (False,) * len(kernels))
     largest: dict[int, float] = {}
     for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
         largest[block] = max(largest.get(block, 0.0), touch.nbytes)
     footprint = sum(largest.values())
-    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, kernels)]
+    if walked:
+        touched = [_once(own, touches) for own, touches in zip(blocks, kernels, strict=True)]
+    else:
+        touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, touched, 0.5 if walked else 1.0)]
 
 
 def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
     if len(kernels) == 1:
         return [sum([touch.nbytes for touch in kernels[0]])]
-    return [row[0] for row in _distances([[identity] for identity in identities], kernels)]
+    touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    return [row[0] for row in _distances([[identity] for identity in identities], touched, 1.0)]
 
 
-def _distances(keys: Sequence[Sequence[Hashable]], kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
-    """Bytes touched since the last kernel with the same key, for each key of each kernel. A kernel's own operands compete with
-    each other, so its distances include all of them."""
+def _once(blocks: Sequence[int], touches: Sequence[Touch]) -> float:
+    """Bytes of the memory that a kernel touches, those of a block that it reads and overwrites once."""
+    largest: dict[int, float] = {}
+    for block, touch in zip(blocks, touches, strict=True):
+        largest[block] = max(largest.get(block, 0.0), touch.nbytes)
+    return sum(largest.values())
+
+
+def _distances(keys: Sequence[Sequence[Hashable]], touched: Sequence[float], place: float) -> list[list[float]]:
+    """Bytes touched since the last kernel with the same key, for each key of each kernel.
+
+    Args:
+        touched: bytes of each kernel. place: of an access in the course of its kernel, 0 at the start and 1 at the end.
+    """
     last: dict[Hashable, float] = {}
     clock = 0.0
-    touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
     for own, together in zip(keys, touched, strict=True):  # the first repetition only fills `last`
+        last.update(dict.fromkeys(own, clock + place * together))
         clock += together
-        last.update(dict.fromkeys(own, clock))
     distances: list[list[float]] = []
     for own, together in zip(keys, touched, strict=True):
-        distances.append([clock - last[key] + together for key in own])
+        now = clock + place * together
+        distances.append([now - last[key] for key in own])
+        last.update(dict.fromkeys(own, now))
         clock += together
-        last.update(dict.fromkeys(own, clock))
     return distances
 
 
-def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
-    """A memory block for each access: persistent storages own theirs, activations take blocks that were freed before."""
+def _assign_blocks(kernels: Sequence[Sequence[Touch]], overwrites: Sequence[bool]) -> list[list[int]]:
+    """A memory block for each access: persistent storages own theirs, activations take blocks that were freed before, or that of
+    an operand that they overwrite."""
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
     block_of: dict[int, int] = {}
     size_of: dict[int, float] = {}
@@ -78,9 +105,17 @@ def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
     assigned = []
     for i, touches in enumerate(kernels):
         row = []
+        dying = [t for t in touches if overwrites[i] and not t.write and not t.persistent and last_use[t.storage] == i]
         for touch in touches:
             if touch.storage not in block_of:
-                block = None if touch.persistent or not touch.write else _reuse(free, size_of, touch.size)
+                block = None
+                if touch.write and not touch.persistent:
+                    operand = next((t for t in dying if t.nbytes == touch.size and t.storage in block_of), None)
+                    if operand is not None:
+                        dying.remove(operand)
+                        block = block_of[operand.storage]
+                    else:
+                        block = _reuse(free, size_of, touch.size)
                 if block is None:
                     block = len(size_of)
                     size_of[block] = max(touch.size, touch.nbytes)
@@ -88,7 +123,8 @@ def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
             row.append(block_of[touch.storage])
         assigned.append(row)
         freed = {t.storage for t in touches if not t.persistent and last_use[t.storage] == i}
-        free.extend(block_of[storage] for storage in freed)
+        living = {block_of[t.storage] for t in touches if t.storage not in freed}
+        free.extend(block_of[storage] for storage in freed if block_of[storage] not in living)
     return assigned
 
 
