@@ -178,8 +178,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
         Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
-        *(Guess(0.8, 0.6, 0.95, "compiled copies are loops over their result", f".{runtime}.copy", "gpu")
-          for runtime in ("inductor", "inductor-freezing")),
+        *(Guess(0.92, 0.75, 1.0, "compiled copies and norms are loops over their results, as others are", f".{runtime}.{loop}",
+                "gpu") for runtime in ("inductor", "inductor-freezing") for loop in ("copy", "normalization")),
         Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",

@@ -59,12 +59,15 @@ from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, 
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
+    adds_bias_after,
+    bias_seconds,
     by_window,
     copies_by_tensor,
     copies_of_words,
     copy_seconds,
     dependent_reads,
     index_bytes,
+    keeps_rows,
     kernels_a_step,
     operands_copied,
     rate_of_words,
@@ -147,7 +150,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + coefficients.by_kernel(table, codes, "device_launch")
         body = body + _transposition_time(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
-            body = body + copy_seconds(table, coefficients)
+            body = body + copy_seconds(table, coefficients) + bias_seconds(table, coefficients)
     latency = launch + body
     return Prediction(compute, memory, launch, body, latency, dynamic)
 
@@ -320,10 +323,9 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
     and after a convolution read and write them once more. A window of one point is a product of the images as they are stored,
-    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last."""
-    if runtime not in AS_STORED:
-        return 0.0
-    moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)
+    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last, but for `keeps_rows`."""
+    stored = True if runtime in AS_STORED else keeps_rows(table)
+    moved = 2.0 * table.strided_bytes * (_transposed(table, codes, c.profile) & stored)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
@@ -349,7 +351,7 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
     converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
     return c.value("launch.driver") * (
-        operands_copied(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
+        operands_copied(table) + adds_bias_after(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
     )
 
 
