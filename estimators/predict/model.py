@@ -66,6 +66,7 @@ from shmoo.estimators.tiling.gpu.threads import (
     copies_of_words,
     copy_seconds,
     dependent_reads,
+    group_filling,
     index_bytes,
     keeps_rows,
     kernels_a_step,
@@ -321,11 +322,16 @@ def _layout_time(table: KernelTable, c: Coefficients, codes: np.ndarray, runtime
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
-    """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored,
-    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last, but for `keeps_rows`."""
+    """What cuDNN spends on images that are not as its tensor-core kernels for windows take them: kernels before and after a
+    convolution read and write them once more. They take them channels-last, and groups whose channels fill whole slices. A window
+    of one point is a product of the images as they are stored, but not for tensor memory accesses where it leaves points out.
+    Compiled code keeps images channels-last, but for `keeps_rows`."""
     stored = True if runtime in AS_STORED else keeps_rows(table)
-    moved = 2.0 * table.strided_bytes * (_transposed(table, codes, c.profile) & stored)
+    filled = group_filling(table)
+    moved = 2.0 * np.where(_transposed(table, codes, c.profile) & stored, table.strided_bytes * filled, 0.0)
+    if np.any(apart := in_tensor_kernels(codes) & (filled > 1.0) & (moved == 0)):
+        # Padded groups are what the convolution itself reads and writes, too.
+        moved = np.where(apart, 2.0 * filled * table.bytes_of_kind(READ_ACTIVATION, WRITE), moved)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
