@@ -250,28 +250,36 @@ TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
 TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
+OLDER, OLDER_TEACHING = "gpu_v100_sxm2", ("DeepBench float16",)
+"""A card whose products in a library of its time are fitted to DeepBench, for cards of its generation, and these rows. Kernels
+from before Ampere copy through registers: what is common to later ones is a third too fast for products of 10 to 100 us."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
 TAUGHT = (*TENSOR, *ROUNDING)
 """Last parts of the names of what is fitted: kernels on tensor cores, and the rounding before them."""
+TABLES = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
+"""What the cards of `FITTED` are fitted to."""
 SPREAD_ROWS = 1500
 """Rows of a device that say how far off coefficients from elsewhere are."""
 
 
 def teaching(rows: Sequence[Row], name: str) -> list[MeasuredCase]:
     """The cases of a device that its kernels on tensor cores are fitted to."""
-    return [row.case for row in rows if row.profile == name and row.group.startswith(TEACHING)]
+    groups = OLDER_TEACHING if name == OLDER else TEACHING
+    return [row.case for row in rows if row.profile == name and row.group.startswith(groups)]
 
 
 def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> ArchitectureProfile:
     """A built-in profile with its kernels on tensor cores fitted to cases of its device; all else as it was."""
     digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
-    sources = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
+    sources = ("products of DeepBench @ da81ba78",) if name == OLDER else TABLES
     base = load_profile(name)
     start = without_tensor(base)
     # Efficiencies and a controller that is slow by so much describe short loops equally well, and long ones differently. With the
-    # controller fitted to them an L40S reaches 0.9 of its peak without a cap, where every other card reaches all of it.
-    start = start.replacing(coefficients={**start.coefficients, "throttle.time": CONTROLLER})
+    # controller fitted to them an L40S reaches 0.9 of its peak without a cap, where every other card reaches all of it. A V100's
+    # is known from its float32 products.
+    if name != OLDER:
+        start = start.replacing(coefficients={**start.coefficients, "throttle.time": CONTROLLER})
     read = Sources(tuple(cases), digest, sources, None)
     made = calibrate_cases(read, start, name=name, residual=residual, only=TAUGHT).profile
     return base.replacing(
@@ -346,8 +354,9 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     measured = {name: fitted(teaching(rows, name), name) for name in FITTED}
     yield from measured.values()
     sigma = left_out_sigma(rows, measured)
+    older = fitted(teaching(rows, OLDER), OLDER, residual=False)
     for name in TRANSFERRED:
-        yield carried(list(measured.values()), load_profile(name), sigma)
+        yield carried([*measured.values(), older], load_profile(name), sigma)
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
