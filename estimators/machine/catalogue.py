@@ -322,7 +322,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                    "kernels of a graph share, `sigma.graph.many` the same of many kernels", assumed=(
         Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of one kernel: {_GUESS}"),
         Guess(0.1, 0.1, 0.1, f"standard deviation of the log error that kernels share: {_GUESS}", ".graph"),
-        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"))),
+        Guess(0.2, 0.2, 0.2, f"standard deviation of the log error of a kernel on tensor cores: {_GUESS}", ".tensor", "gpu"),
+        Guess(0.2, 0.2, 0.2, f"the same of convolutions, which were not measured one by one: {_GUESS}", ".conv_tensor", "gpu"))),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
 _UNLISTED = Entry("", "share", "not in the catalogue")

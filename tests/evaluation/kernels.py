@@ -177,7 +177,7 @@ def _deepbench(x: Mapping[str, str]) -> Row | None:
 
 def _llmcompass(x: Mapping[str, str]) -> Row | None:
     latency = float(x["latency_s"])
-    if latency < FLOOR_S and x["op"] != "matmul":
+    if latency < FLOOR_S:
         return None
     if x["op"] == "matmul":
         row = _table_row("linear", _extents(x, "rows_m", "columns_n", "reduction_k"), "float16", latency)
