@@ -153,8 +153,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.0, 0.9, 1.05, f"an A100 that its cap leaves alone multiplies 8192 x 8192 at 295 of 312 Tflop/s {_HE}: what the "
               "parts below leave", ".tensor", "gpu", "literature"),
         Guess(0.9, 0.7, 1.0, "implicit products, with what products lose on the same card: image networks of large batches on "
-              "V100, T4 and GeForce cards of 2020 and 2022 (NVIDIA, Deep Learning Examples, 2021; Wightman, pytorch-image-models, "
-              "2024)", ".conv_tensor", "gpu", "literature"),
+              "V100, T4 and GeForce cards of 2020 and 2022 (NVIDIA, Deep Learning Examples, 2021; Wightman, "
+              "pytorch-image-models, 2024)", ".conv_tensor", "gpu", "literature"),
         Guess(0.9, 0.4, 1.0, "products, softmax beside them: 0.73 of an A100's peak with both (Dao, FlashAttention-2, 2023); on "
               "an H100 0.35 with Ampere's instructions, 0.75 with its own (Shah et al., FlashAttention-3, 2024)",
               ".attention_tensor", "gpu", "literature"),

@@ -47,8 +47,8 @@ class Blocks:
         pieces: parts of the reduction, whose sums are added up at the end.
         skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
         stored: bytes of new keys and values that go to a cache first.
-        pace: rate of a multiprocessor's units relative to the one that its kernels were written for. Slower units lose less to what
-            takes its own time beside them: filling and draining a block, issuing copies, hiding latency.
+        pace: rate of a multiprocessor's units relative to the one that its kernels were written for. Slower units lose less to
+            what takes its own time beside them: filling and draining a block, issuing copies, hiding latency.
     """
 
     reuse: Floats

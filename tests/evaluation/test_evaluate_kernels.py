@@ -91,8 +91,30 @@ def test_when_a_cap_sets_in_is_the_same_on_every_board_of_the_tables(monkeypatch
     monkeypatch.setattr(kernels, "calibrate_cases", calibrated)
     for name in ("gpu_h100", "gpu_l40s"):
         kernels.fitted([], name)
-    assert asked == dict.fromkeys(("gpu_h100", "gpu_l40s"), (CONTROLLER, kernels.TAUGHT))
+    kernels.fitted([], kernels.OLDER)
+    own = load_profile(kernels.OLDER).coefficients["throttle.time"]
+    taught = kernels.TAUGHT
+    assert asked == {"gpu_h100": (CONTROLLER, taught), "gpu_l40s": (CONTROLLER, taught), kernels.OLDER: (own, taught)}
     assert "time" not in kernels.TAUGHT
+
+
+def test_a_card_of_volta_learns_from_products_of_its_time(tmp_path: Path) -> None:
+    """DeepBench's in float16, which no other card is fitted to."""
+    text = "device,suite,dtype,m,n,k,a_transposed,b_transposed,latency_s,padded\n"
+    for device in ("v100_sxm2_dgx1", "t4"):
+        text += "".join(f"{device},train,{dtype},1760,64,1760,N,N,4e-5,\n" for dtype in ("float32", "float16_float32_accumulate"))
+    rows = read(folder(tmp_path, deepbench_gemm=text), ("deepbench_gemm",))
+    (case,) = teaching(rows, kernels.OLDER)
+    assert case.case.dtype == "float16"
+    assert teaching(rows, "gpu_t4") == []
+
+
+def test_rows_that_wait_for_their_host_are_left_out(tmp_path: Path) -> None:
+    """Below a tenth of a millisecond LLMCompass's table holds launches, of products too."""
+    text = "device,dtype,op,rows_m,columns_n,reduction_k,latency_s\n"
+    text += "".join(f"a100,float16,{op},8192,64,64,{s}\n" for op in ("matmul", "softmax") for s in (2.9e-5, 2e-4))
+    rows = read(folder(tmp_path, llmcompass_ops_fp16=text), ("llmcompass_ops_fp16",))
+    assert [(row.group, row.case.latency_s) for row in rows] == [("LLMCompass float16", 2e-4), ("LLMCompass loops", 2e-4)]
 
 
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ ROW_THREADS = 512.0
 RESIDENT_THREADS = 2048.0
 """Threads that a multiprocessor holds (CUDA C++ Programming Guide, technical specifications; 1024 to 2048)."""
 FEWEST_CHANNELS = 32
-SLICE_CHANNELS = 32.0
-"""Channels of 16 bits that kernels of tensor cores stage at once (`library.TensorKernels.slice_bytes` until Ada)."""
+SLICE_BYTES = 64.0
+"""Of channels that a convolution's kernels on tensor cores stage at once, as of products until Ada (`library.TENSOR_KERNELS`)."""
 SMALL_CHANNELS = 64
 """Channels in and out of a convolution that Inductor calls small."""
 _FLOAT16 = COMPUTE_DTYPES.index("float16")
@@ -164,7 +164,8 @@ def group_filling(table: KernelTable) -> Floats:
     (GeForce RTX 3090 and 4090; Wightman, pytorch-image-models, 2024)."""
     grouped = table.is_family("conv") & (table.batch > 1)
     channels = np.maximum(np.maximum(table.channels_in, table.channels_out), 1.0)
-    whole = np.where(channels > SLICE_CHANNELS / 2, ceil_div(channels, SLICE_CHANNELS) * SLICE_CHANNELS, channels)
+    staged = SLICE_BYTES / element_bytes(table)
+    whole = np.where(channels > staged / 2, ceil_div(channels, staged) * staged, channels)
     filled: Floats = np.where(grouped, whole / channels, 1.0)
     return filled
 

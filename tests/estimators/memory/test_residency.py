@@ -48,3 +48,31 @@ def test_code_is_as_far_as_the_last_run_of_the_same_call():
     a, b = [read(0, 100, persistent=True)], [read(1, 30, persistent=True)]
     assert code_distances(["a", "b"], [a, b]) == [130, 130]
     assert code_distances(["a", "a"], [a, a]) == [100, 100]
+
+
+def test_operands_that_are_walked_in_order_are_met_halfway():
+    """The first byte that b reads was written a whole kernel ago, the last one before all that b has touched: 100 bytes of a and
+    60 of b, half each. A repetition later the same holds."""
+    a, b = [read(0, 60, persistent=True), write(1, 40)], [read(1, 40), write(2, 20)]
+    weight, written = reuse_distances([a, b], walked=True)[0]
+    assert reuse_distances([a, b], walked=True)[1][0] == 50 + 30
+    assert reuse_distances([a, b])[1][0] == 60
+    assert weight == 120  # the footprint: 160 bytes were touched since
+    assert written == 30 + 50  # where b read it
+    assert reuse_distances([a], walked=True) == [[100, 100]]
+
+
+def test_a_loop_overwrites_what_nothing_reads_later():
+    """b puts its result where a's was: 40 bytes, not 80, lie between what it reads and the next kernel's use."""
+    chain = [[read(0, 40, persistent=True), write(1, 40)], [read(1, 40), write(2, 40)], [read(2, 40), write(3, 40)]]
+    apart = reuse_distances(chain, walked=True)
+    together = reuse_distances(chain, (False, True, True), walked=True)
+    assert [row[0] for row in apart[1:]] == [80, 80]
+    assert [row[0] for row in together[1:]] == [40 + 20, 40]
+    assert together[1][0] == together[1][1]  # read and written in one place
+
+
+def test_what_is_read_again_is_not_overwritten():
+    """a's result is read twice: the first reader needs memory of its own."""
+    chain = [[read(0, 40, persistent=True), write(1, 40)], [read(1, 40), write(2, 40)], [read(1, 40), read(2, 40), write(3, 40)]]
+    assert reuse_distances(chain, (False, True, False), walked=True) == reuse_distances(chain, walked=True)
