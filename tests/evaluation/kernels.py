@@ -294,11 +294,11 @@ def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
-    same generation of kernels, only those count, among them those of the same multiprocessors, and what they err is what it errs;
-    elsewhere `sigma` says it. A card that differs in memory alone has its corrections too: its products are cut alike."""
+    same generation of kernels, only those count, among them those with the same chip, and what they err is what it errs; elsewhere
+    `sigma` says it. A card that differs in memory alone has its corrections too: its products are cut alike."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
-    alike = [profile for profile in alike if _capability(profile) == _capability(target)] or alike
+    alike = [profile for profile in alike if _chip(profile)[:2] == _chip(target)[:2]] or alike
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
     boards = {name: c for p in alike for name, c in _controller(p, target).items()}
     if alike:
@@ -317,7 +317,8 @@ def _of_units(profile: ArchitectureProfile) -> tuple[ResidualGroup, ...]:
 
 
 def _chip(profile: ArchitectureProfile) -> tuple[float, ...]:
-    """Multiprocessors of a card, their generation, lanes and clock, and its power cap: cards may differ in their memory."""
+    """What cards with the same chip share, generation and number of multiprocessors, and their lanes, clock and power cap, which
+    such cards share that differ in their memory alone."""
     names = ("compute.capability", "count.sms", "matrix.lanes", "clock", "power.tdp")
     return tuple(profile.value(name, 0.0) for name in names)
 
