@@ -294,7 +294,7 @@ def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
     """A profile with its kernels on tensor cores as those of measured devices, all else as it was. Where one of them runs the
-    same generation of kernels, only those count, among them those with the same chip, and what they err is what it errs; elsewhere
+    same generation of kernels, only those count, among them those of the same chip, and what they err is what it errs; elsewhere
     `sigma` says it. A card that differs in memory alone has its corrections too: its products are cut alike."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]

@@ -339,3 +339,18 @@ def test_convolutions_start_and_copy_as_products_do():
         assert c.by_algorithm(codes, stem) == pytest.approx(profile.value(f"{stem}.gemm_tensor"))
     assert c.by_algorithm(codes, "efficiency") == pytest.approx(DEFAULTS["gpu"]["efficiency.conv_tensor"].value)
     assert c.by_algorithm(codes, "sigma") == pytest.approx(DEFAULTS["gpu"]["sigma.conv_tensor"].value)
+
+
+def test_a_network_whose_contractions_tensor_cores_do_is_warm():
+    """However long the loops between its products take; one in float32 starts on a cool board."""
+    profile = load_profile("gpu_t4")
+    for dtype, warm in (("float16", True), ("float32", False)):
+        b = GraphBuilder(dtype)
+        hidden = b.linear(b.tensor((8192, 2048)), 8192)
+        graph = b.graph(b.linear(b.relu(b.relu(hidden)), 2048))
+        table = kernel_table(graph, fuse(graph))
+        own, hot = (
+            predict(each, tiled(each, profile), Coefficients(profile), "cudagraphs").device_s.sum()
+            for each in (table, replace(table, warm=np.ones(len(table))))
+        )
+        assert bool(own == pytest.approx(hot)) == warm
