@@ -291,7 +291,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                            assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),)),
     "throttle.cool": Entry("1", "board", "no board is assumed to save energy while it is cool unless measured",
                            Space(1e-2, 0.8, 1.0, 0.1), assumed=(
-        Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(0.0, 0.0, 0.0, "", ".tensor", "gpu"))),
     "throttle.cap": Entry("1", "board", "share of the power cap to which the board's controller holds the mean", assumed=(
         Guess(0.98, 0.95, 1.0, "240 of 250 W on an A100, 690 of 700 on an H200, 985 of 1000 on a B200", "", "gpu",
               "literature"),)),

@@ -32,7 +32,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.heat import mean_decay
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
-from tests.evaluation.declared import CONTROLLER
+from tests.evaluation.declared import CONTROLLER, COOL
 
 PROFILES = MappingProxyType(
     {
@@ -357,7 +357,9 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     sigma = left_out_sigma(rows, measured)
     older = fitted(teaching(rows, OLDER), OLDER, residual=False)
     for name in TRANSFERRED:
-        yield carried([*measured.values(), older], load_profile(name), sigma)
+        card = load_profile(name)
+        card = card.replacing(coefficients={**card.coefficients, **COOL.get(name, {})})
+        yield carried([*measured.values(), older], card, sigma)
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:

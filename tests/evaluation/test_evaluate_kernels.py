@@ -14,7 +14,7 @@ from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation import kernels
-from tests.evaluation.declared import CONTROLLER
+from tests.evaluation.declared import CONTROLLER, COOL
 from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
@@ -108,6 +108,17 @@ def test_a_card_of_volta_learns_from_products_of_its_time(tmp_path: Path) -> Non
     (case,) = teaching(rows, kernels.OLDER)
     assert case.case.dtype == "float16"
     assert teaching(rows, "gpu_t4") == []
+
+
+def test_a_t4_starts_cool_on_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing says so, as no meter does; no other carried card is told."""
+    monkeypatch.setattr(kernels, "read", lambda folder: [])
+    monkeypatch.setattr(kernels, "fitted", lambda cases, name, residual=True: load_profile(name))
+    monkeypatch.setattr(kernels, "left_out_sigma", lambda rows, measured: {})
+    made = {profile.name: profile for profile in kernels.published_tensor(Path())}
+    assert made["gpu_t4"].coefficients["throttle.cool.tensor"] == COOL["gpu_t4"]["throttle.cool.tensor"]
+    for name in ("gpu_v100", "gpu_l4"):
+        assert "throttle.cool.tensor" not in made[name].coefficients
 
 
 def test_rows_that_wait_for_their_host_are_left_out(tmp_path: Path) -> None:

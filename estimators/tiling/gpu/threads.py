@@ -133,7 +133,8 @@ def operands_copied(table: KernelTable) -> Floats:
 def copy_seconds(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) what these copies take: each element is read and written once, in L2 where both fit."""
     copies = operands_copied(table)
-    return _pass_seconds(2.0 * table.strided_bytes * (copies > 0), copies, "copy", c)
+    moved: Floats = 2.0 * table.strided_bytes * (copies > 0)
+    return _pass_seconds(moved, copies, "copy", c)
 
 
 def adds_bias_after(table: KernelTable) -> Masks:
@@ -144,8 +145,8 @@ def adds_bias_after(table: KernelTable) -> Masks:
 
 def bias_seconds(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) what adding these biases takes: results are read and written once more."""
-    biased = adds_bias_after(table)
-    return _pass_seconds(2.0 * table.bytes_of_kind(WRITE) * biased, biased * 1.0, "pointwise", c)
+    biased = adds_bias_after(table).astype(np.float64)
+    return _pass_seconds(2.0 * table.bytes_of_kind(WRITE) * biased, biased, "pointwise", c)
 
 
 def _pass_seconds(moved: Floats, kernels: Floats, loop: str, c: Coefficients) -> Floats:
@@ -189,5 +190,5 @@ def keeps_rows(table: KernelTable) -> Masks:
         CHANNELS_LAST_COST["other"],
     )
     flops = table.matrix_flops * table.is_family(*CONVOLUTIONS)
-    slower: Masks = table.to_kernels(table.of_segments(flops * weights) > table.of_segments(flops))
+    slower: Masks = table.to_kernels(table.of_segments(flops * weights) / np.maximum(table.of_segments(flops), 1.0)) > 1.0
     return slower
