@@ -30,18 +30,26 @@ back around each convolution, and its weights before it; at the "edges" of a gra
 and results back; weights that are not frozen are converted at every call."""
 
 
-def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: Conversion = "none") -> KernelTable:
+def kernel_tables(
+    parts: Sequence[tuple[Graph, Sequence[Kernel]]],
+    *,
+    converts: Conversion = "none",
+    overwrites: bool = False,
+    walked: bool = False,
+) -> KernelTable:
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
 
     Args:
         parts: graphs with their kernels: groups of calls in execution order without free calls. `InputError` without a kernel.
         converts: what changes its layout (`CONVERSIONS`).
+        overwrites: whether loops put results in the place of operands that nothing reads later.
+        walked: as of `reuse_distances`.
     """
     rows: list[tuple[float, ...]] = []
     accesses: list[tuple[float, ...]] = []
     labels: list[str] = []
     for segment, (graph, kernels) in enumerate(part for part in parts if part[1]):
-        _add_rows(graph, kernels, converts, segment, rows, accesses)
+        _add_rows(graph, kernels, (converts, overwrites, walked), segment, rows, accesses)
         labels += [_label(graph, kernel) for kernel in kernels]
     if not rows:
         raise InputError(NO_KERNEL)
@@ -57,13 +65,14 @@ def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: 
 def _add_rows(
     graph: Graph,
     kernels: Sequence[Kernel],
-    converts: Conversion,
+    memory: tuple[Conversion, bool, bool],
     segment: int,
     rows: list[tuple[float, ...]],
     accesses: list[tuple[float, ...]],
 ) -> None:
     """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
     costs, consumers = costs_of(graph), _consumers(graph)
+    converts, overwrites, walked = memory
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
     convolves = any([cost is not None and cost.family in CONVOLUTIONS for cost in costs])
     images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
@@ -88,10 +97,10 @@ def _add_rows(
         elif converts != "none" and work.cost.family in CONVOLUTIONS:
             converted[row] = Temporary(entering[row], leaving[row])
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
-    if converts in ("edges", "edges and weights"):
+    if overwrites:
         touches = written_in_place(touches, [work.cost.family not in CONTRACTIONS for work in works])
     fresh = fresh_memory(touches, converted)
-    code, reuse = code_distances(shapes, touches), reuse_distances(touches)
+    code, reuse = code_distances(shapes, touches), reuse_distances(touches, walked)
     multiplies = any([work.call.op == "aten.matmul" for work in works])
     producers = {value: call for call in graph.calls for value in call.writes} if multiplies else {}
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):

@@ -24,8 +24,11 @@ TENSOR = (
 products of operands of 8 bits and less, "scaled" those of them whose groups along the reduction have a scale each, "packed"
 those that unpack weights of fewer bits than they multiply in, "float4" those of operands with a scale for each 16. Coefficients
 that all of these have in common end in ".tensor"."""
-_PRODUCTS = ("gemv_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor")
-"""Products on tensor cores that use the coefficients of 16-bit products where they have none of their own."""
+_PRODUCTS = (
+    "gemv_tensor", "conv_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor",
+)  # fmt: skip
+"""Products on tensor cores that use the coefficients of 16-bit products where they have none of their own; convolutions are
+implicit products in kernels of the same make."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)

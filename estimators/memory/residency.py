@@ -1,6 +1,8 @@
 """Reuse distances: bytes touched since the same memory was last touched, in calls that are repeated back to back (stack distance:
 Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970). The nearest level of the memory
-hierarchy whose capacity exceeds its distance serves an access."""
+hierarchy whose capacity exceeds its distance serves an access. A device's cache sees kernels one after the other, each of which
+walks its operands in order: an access comes at the middle of its kernel, on average, and finds what was touched at the middle of
+another."""
 
 from __future__ import annotations
 
@@ -19,9 +21,13 @@ class Touch(NamedTuple):
     size: float = 0.0
 
 
-def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
+def reuse_distances(kernels: Sequence[Sequence[Touch]], walked: bool = False) -> list[list[float]]:
     """Distance in bytes of each access, in the order given, at most the footprint of all kernels: data that is touched repeatedly
-    in between counts each time."""
+    in between counts each time.
+
+    Args:
+        walked: whether kernels walk their operands in order, each memory once; otherwise an access comes at its kernel's end.
+    """
     if len(kernels) == 1:
         # Between two runs of a lone kernel lies the kernel itself.
         (touches,) = kernels
@@ -34,7 +40,11 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
     for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
         largest[block] = max(largest.get(block, 0.0), touch.nbytes)
     footprint = sum(largest.values())
-    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, kernels)]
+    if walked:
+        touched = [_once(own, touches) for own, touches in zip(blocks, kernels, strict=True)]
+    else:
+        touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, touched, 0.5 if walked else 1.0)]
 
 
 def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) -> list[list[Touch]]:
@@ -64,23 +74,35 @@ def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[To
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
     if len(kernels) == 1:
         return [sum([touch.nbytes for touch in kernels[0]])]
-    return [row[0] for row in _distances([[identity] for identity in identities], kernels)]
+    touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    return [row[0] for row in _distances([[identity] for identity in identities], touched, 1.0)]
 
 
-def _distances(keys: Sequence[Sequence[Hashable]], kernels: Sequence[Sequence[Touch]]) -> list[list[float]]:
-    """Bytes touched since the last kernel with the same key, for each key of each kernel. A kernel's own operands compete with
-    each other, so its distances include all of them."""
+def _once(blocks: Sequence[int], touches: Sequence[Touch]) -> float:
+    """Bytes of the memory that a kernel touches, those of a block that it reads and overwrites once."""
+    largest: dict[int, float] = {}
+    for block, touch in zip(blocks, touches, strict=True):
+        largest[block] = max(largest.get(block, 0.0), touch.nbytes)
+    return sum(largest.values())
+
+
+def _distances(keys: Sequence[Sequence[Hashable]], touched: Sequence[float], place: float) -> list[list[float]]:
+    """Bytes touched since the last kernel with the same key, for each key of each kernel.
+
+    Args:
+        touched: bytes of each kernel. place: of an access in the course of its kernel, 0 at the start and 1 at the end.
+    """
     last: dict[Hashable, float] = {}
     clock = 0.0
-    touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
     for own, together in zip(keys, touched, strict=True):  # the first repetition only fills `last`
+        last.update(dict.fromkeys(own, clock + place * together))
         clock += together
-        last.update(dict.fromkeys(own, clock))
     distances: list[list[float]] = []
     for own, together in zip(keys, touched, strict=True):
-        distances.append([clock - last[key] + together for key in own])
+        now = clock + place * together
+        distances.append([now - last[key] for key in own])
+        last.update(dict.fromkeys(own, now))
         clock += together
-        last.update(dict.fromkeys(own, clock))
     return distances
 
 

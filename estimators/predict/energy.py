@@ -125,12 +125,13 @@ def capped(
     """
     # Kernels of empty tensors take no time on the device, and no power: a picosecond stands for none.
     busy = np.maximum(table.of_segments(body), 1e-12)
-    # A network is measured by itself, from a cool board on, but what tensor cores take is known of boards that work for long: the
-    # share of the time in their kernels counts as warm. A product by itself is repeated for tenths of a second.
+    # A network is measured by itself, from a cool board on, but what tensor cores take is known of boards that work for long: one
+    # whose contractions they do counts as warm. A product by itself is repeated for tenths of a second.
     warm = table.warm
     if np.isnan(warm).any():
         tensor = in_tensor_kernels(codes)
-        sustained = table.of_segments(body * tensor) / busy * (table.of_segments(1.0 * tensor) > 1.0)
+        contracting = np.maximum(table.of_segments(body * (table.matrix_flops > 0)), 1e-12)
+        sustained = table.of_segments(body * tensor) / contracting * (table.of_segments(1.0 * tensor) > 1.0)
         warm = np.where(np.isnan(warm), table.to_kernels(sustained + (1.0 - sustained) * repeated(busy)), warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
     of_chip, of_memory = (table.of_segments(np.broadcast_arrays(of * cool, body)[0]) for of in joules)

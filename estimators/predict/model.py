@@ -55,7 +55,7 @@ from shmoo.estimators.machine.coefficients import (
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
-from shmoo.estimators.table import Floats, Ints, KernelTable, Masks
+from shmoo.estimators.table import READ_ACTIVATION, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
@@ -68,12 +68,16 @@ from shmoo.estimators.tiling.cpu_calls import (
 )
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
+    adds_bias_after,
+    bias_seconds,
     by_window,
     copies_by_tensor,
     copies_of_words,
     copy_seconds,
     dependent_reads,
+    group_filling,
     index_bytes,
+    keeps_rows,
     kernels_a_step,
     operands_copied,
     rate_of_words,
@@ -159,7 +163,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + coefficients.by_kernel(table, codes, "device_launch")
         body = body + _transposition_time(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
-            body = body + copy_seconds(table, coefficients)
+            body = body + copy_seconds(table, coefficients) + bias_seconds(table, coefficients)
     return Prediction(compute, memory, launch, body, dynamic)
 
 
@@ -311,14 +315,16 @@ def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients,
 
 
 def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
-    """What cuDNN spends on images that are not channels-last, as its tensor-core kernels for windows take them: kernels before
-    and after a convolution read and write them once more. A window of one point is a product of the images as they are stored,
-    but not for tensor memory accesses where it leaves points out. Compiled code keeps images channels-last."""
-    if runtime not in AS_STORED:
-        return 0.0
-    moved = 2.0 * table.strided_bytes * _transposed(table, codes, c.profile)
-    if not moved.any():
-        return 0.0
+    """What cuDNN spends on images that are not as its tensor-core kernels for windows take them: kernels before and after a
+    convolution read and write them once more. They take them channels-last, and groups whose channels fill whole slices. A window
+    of one point is a product of the images as they are stored, but not for tensor memory accesses where it leaves points out.
+    Compiled code keeps images channels-last, but for `keeps_rows`."""
+    stored = True if runtime in AS_STORED else keeps_rows(table)
+    filled = group_filling(table)
+    moved = 2.0 * np.where(_transposed(table, codes, c.profile) & stored, table.strided_bytes * filled, 0.0)
+    if np.any(apart := in_tensor_kernels(codes) & (filled > 1.0) & (moved == 0)):
+        # Padded groups are what the convolution itself reads and writes, too.
+        moved = np.where(apart, 2.0 * filled * table.bytes_of_kind(READ_ACTIVATION, WRITE), moved)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
 
@@ -344,7 +350,7 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
     converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
     steps = kernels_a_step(table) * table.batch
     return c.value("launch.driver") * (
-        operands_copied(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
+        operands_copied(table) + adds_bias_after(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
     )
 
 

@@ -48,6 +48,8 @@ class Blocks:
         pieces: parts of the reduction, whose sums are added up at the end.
         skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
         stored: bytes of new keys and values that go to a cache first.
+        pace: rate of a multiprocessor's units relative to the one that its kernels were written for. Slower units lose less to
+            what takes its own time beside them: filling and draining a block, issuing copies, hiding latency.
     """
 
     reuse: Floats
@@ -60,6 +62,7 @@ class Blocks:
     pieces: Floats | float = 1.0
     skipped: Floats | float = 0.0
     stored: Floats | float = 0.0
+    pace: Floats | float = 1.0
 
     def replaced(self, rows: Masks, others: Blocks) -> Blocks:
         """These blocks, with `others` at the rows of a mask."""
@@ -68,9 +71,10 @@ class Blocks:
 
     def ramp(self, value: Value) -> Floats:
         """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
-        `half.<part>`."""
-        ramp = 1.0 + (value("half.tile") + value("half.far") * self.far) / self.reuse
-        return ramp * (1.0 + value("half.k") / self.depth) * (1.0 + value("half.fill") / self.at_work)
+        `half.<part>`, of units at the pace that the kernels were written for."""
+        ramp = 1.0 + self.pace * (value("half.tile") + value("half.far") * self.far) / self.reuse
+        ramp = ramp * (1.0 + self.pace * value("half.k") / self.depth)
+        return ramp * (1.0 + self.pace * value("half.fill") / self.at_work)
 
     def fetch_seconds(self, value: Value, clock: float | Floats) -> Floats:
         """What the busiest multiprocessor takes to copy its operands: it takes in `fetch.width` bytes a clock, and gets no more

@@ -99,7 +99,15 @@ CONTROLLER = Coefficient(
     low=5e-5,
     high=1e-3,
 )
-"""When a power cap sets in, in tables of replayed graphs, of boards whose joules a meter tells."""
+"""When a power cap sets in, in tables of replayed graphs, of boards whose joules a meter tells or nobody knows."""
+_SHORT = (
+    "about as in float32: half a second of products in float16 runs at 38 to 46 Tflop/s (DeepBench, 2019) or at 24 (NVIDIA "
+    "developer forum, 2023), where 70 W leave a warm board 21"
+)
+COOL: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
+    {"gpu_t4": _named(("throttle.cool.tensor", 0.48, _SHORT, 0.3, 0.6))}
+)
+"""Profile -> what tensor cores of a cool board ask for less, where no meter says it."""
 VOLTAGES: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
     {
         "gpu_a100_sxm_80g": _named(

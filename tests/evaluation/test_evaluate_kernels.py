@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation import kernels
-from tests.evaluation.declared import CONTROLLER
+from tests.evaluation.declared import CONTROLLER, COOL
 from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
@@ -80,8 +81,8 @@ def test_layers_of_an_older_library_teach_corrections_alone(tmp_path: Path) -> N
     assert [case.other_release for case in teaching(rows, "gpu_h100")] == [True, False]
 
 
-def test_when_a_cap_sets_in_is_fitted_where_no_meter_says_what_it_meets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An H100's joules are those of an H200's meter, an L40S's are looked up."""
+def test_when_a_cap_sets_in_is_the_same_on_every_board_of_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short loops do not tell a slow controller from slow units."""
     asked = {}
 
     def calibrated(read: Sources, start: ArchitectureProfile, **named: object) -> Calibration:
@@ -91,9 +92,41 @@ def test_when_a_cap_sets_in_is_fitted_where_no_meter_says_what_it_meets(monkeypa
     monkeypatch.setattr(kernels, "calibrate_cases", calibrated)
     for name in ("gpu_h100", "gpu_l40s"):
         kernels.fitted([], name)
-    assert asked["gpu_h100"][0] == CONTROLLER
-    assert "time" not in asked["gpu_h100"][1]
-    assert asked["gpu_l40s"] == (None, kernels.TAUGHT)
+    kernels.fitted([], kernels.OLDER)
+    own = load_profile(kernels.OLDER).coefficients["throttle.time"]
+    taught = kernels.TAUGHT
+    assert asked == {"gpu_h100": (CONTROLLER, taught), "gpu_l40s": (CONTROLLER, taught), kernels.OLDER: (own, taught)}
+    assert "time" not in kernels.TAUGHT
+
+
+def test_a_card_of_volta_learns_from_products_of_its_time(tmp_path: Path) -> None:
+    """DeepBench's in float16, which no other card is fitted to."""
+    text = "device,suite,dtype,m,n,k,a_transposed,b_transposed,latency_s,padded\n"
+    for device in ("v100_sxm2_dgx1", "t4"):
+        text += "".join(f"{device},train,{dtype},1760,64,1760,N,N,4e-5,\n" for dtype in ("float32", "float16_float32_accumulate"))
+    rows = read(folder(tmp_path, deepbench_gemm=text), ("deepbench_gemm",))
+    (case,) = teaching(rows, kernels.OLDER)
+    assert case.case.dtype == "float16"
+    assert teaching(rows, "gpu_t4") == []
+
+
+def test_a_t4_starts_cool_on_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing says so, as no meter does; no other carried card is told."""
+    monkeypatch.setattr(kernels, "read", lambda folder: [])
+    monkeypatch.setattr(kernels, "fitted", lambda cases, name, residual=True: load_profile(name))
+    monkeypatch.setattr(kernels, "left_out_sigma", lambda rows, measured: {})
+    made = {profile.name: profile for profile in kernels.published_tensor(Path())}
+    assert made["gpu_t4"].coefficients["throttle.cool.tensor"] == COOL["gpu_t4"]["throttle.cool.tensor"]
+    for name in ("gpu_v100", "gpu_l4"):
+        assert "throttle.cool.tensor" not in made[name].coefficients
+
+
+def test_rows_that_wait_for_their_host_are_left_out(tmp_path: Path) -> None:
+    """Below a tenth of a millisecond LLMCompass's table holds launches, of products too."""
+    text = "device,dtype,op,rows_m,columns_n,reduction_k,latency_s\n"
+    text += "".join(f"a100,float16,{op},8192,64,64,{s}\n" for op in ("matmul", "softmax") for s in (2.9e-5, 2e-4))
+    rows = read(folder(tmp_path, llmcompass_ops_fp16=text), ("llmcompass_ops_fp16",))
+    assert [(row.group, row.case.latency_s) for row in rows] == [("LLMCompass float16", 2e-4), ("LLMCompass loops", 2e-4)]
 
 
 def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
@@ -117,11 +150,14 @@ def test_what_is_carried_belongs_to_tensor_cores() -> None:
     assert {whose(name) for name in names} & set(TENSOR) >= {"gemm_tensor", "attention_tensor"}
 
 
-def test_the_same_multiprocessors_count_before_others_with_the_same_kernels() -> None:
-    """An A100 and an L40S run kernels of one generation: an L4 takes those of the L40S alone, and when its cap sets in."""
+def test_the_same_chip_counts_before_others_with_the_same_kernels() -> None:
+    """An A100 and an L40S run kernels of one generation: an L4 takes those of both, the nearer one's more, and when its cap sets
+    in as on the L40S; another A100 takes those of the A100 alone."""
     measured = [load_profile(name) for name in ("gpu_a100_sxm_80g", "gpu_l40s", "gpu_h100")]
     made = carried(measured, load_profile("gpu_l4"))
-    names = [name for name, c in of_tensor_cores(made).items() if "geometric mean" in c.reference]
-    assert len(names) > 20
-    assert {made.coefficients[name].reference for name in names} == {"geometric mean of gpu_l40s"}
+    a100, l40s, l4 = (math.log(profile.value("overlap.gemm_tensor")) for profile in (*measured[:2], made))
+    assert l4 == pytest.approx((l40s + math.exp(-0.9) * a100) / (1 + math.exp(-0.9)))
     assert made.coefficients["throttle.time"].value == measured[1].coefficients["throttle.time"].value
+    alone = of_tensor_cores(carried(measured, load_profile("gpu_a100_40g"))).values()
+    means = {c.reference for c in alone if "geometric mean" in c.reference}
+    assert means == {"geometric mean of gpu_a100_sxm_80g"}

@@ -80,7 +80,7 @@ def _walk(
     return _Walk(tile, np.minimum(queries, tile), blocks, pieces, keys, busiest, blocks * tile * keys)
 
 
-def _blocks(table: KernelTable, walk: _Walk) -> Blocks:
+def _blocks(table: KernelTable, walk: _Walk, pace: float | np.ndarray) -> Blocks:
     size = element_bytes(table)
     row = 2.0 * table.k * size
     # Keys and values come in, and so do queries, as which results go out.
@@ -91,7 +91,7 @@ def _blocks(table: KernelTable, walk: _Walk) -> Blocks:
     filled = np.minimum(scores / walk.issued, 1.0)
     skipped = np.maximum(1.0 - walk.issued / scores, 0.0)
     at_work = walk.rows * STEP
-    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, _stored(table))
+    return Blocks(reuse, walk.keys, at_work, filled, 0.0, staged, in_flight, walk.pieces, skipped, _stored(table), pace)
 
 
 def _stored(table: KernelTable) -> np.ndarray:
@@ -122,13 +122,13 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
     share = own("efficiency.bandwidth")
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
-    once = compulsory_traffic(table, profile)
+    once, pace = compulsory_traffic(table, profile), kernels.pace(profile)
 
     def offer(rows: Floats, split: Floats) -> tuple[Floats, Floats]:
         part = np.maximum(STEP * ceil_div(table.n / split, STEP), STEP)
         walk = _walk(table, profile, kernels, rows, part)
         offered = (split == 1) | ((walk.blocks / walk.pieces < multiprocessors) & (part >= 2.0 * STEP))
-        blocks = _blocks(table, walk)
+        blocks = _blocks(table, walk, pace)
         done = table.matrix_flops * (1.0 - blocks.skipped)
         math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
         times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
@@ -152,7 +152,7 @@ def with_flash(
     """A tiling with the blocks and traffic of fused attention at the rows of a mask."""
     shape = tiling.shape
     walk = _walk(table, profile, kernels, shape.m, shape.n)
-    blocks = _blocks(table, walk)
+    blocks = _blocks(table, walk, kernels.pace(profile))
     traffic = _traffic(table, walk, compulsory_traffic(table, profile))
 
     def there(own: np.ndarray, other: np.ndarray) -> np.ndarray:

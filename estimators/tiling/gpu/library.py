@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.table import Floats
+
 Tile = tuple[float, float]
 LONG_PART = 12288.0
 """Shortest part of a reduction that is cut into more than the usual few, as that of weights' gradients over a long batch."""
@@ -86,16 +89,23 @@ class TensorKernels:
         cluster: neighbouring blocks for which one read of L2 serves.
         rows, least: queries that blocks of attention come with, and those that they compute however few there are.
         packs: whether heads that share keys fill blocks of attention together, however many queries each has.
+        lanes: 16-bit multiply-adds of a multiprocessor and clock that the kernels were written for: those of V100, T4, A100, H100
+            and B200. Other cards of a generation have fewer, GeForce cards a quarter of an A100's.
     """
 
     tiles: tuple[Tile, ...]
     slice_bytes: float
     stages: float
     together: Tile
+    lanes: float
     cluster: float = 1.0
     rows: tuple[float, ...] = (128.0, 64.0)
     least: float = 64.0
     packs: bool = False
+
+    def pace(self, profile: ArchitectureProfile) -> float | Floats:
+        """Rate of a card's units relative to the one that the kernels were written for."""
+        return profile.value("matrix.lanes", self.lanes) / self.lanes
 
 
 STREAMED: tuple[Tile, ...] = ((1, 256), (256, 1))
@@ -109,22 +119,22 @@ kernels say: `ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn` (tile
 `turing_fp16_s1688gemm_fp16_256x128_...`, `cutlass_80_wmma_tensorop_f16_s161616gemm_f16_16x16_128x2_tn`."""
 TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
     {
-        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64)),
-        "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64)),
-        "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64)),
+        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
+        "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
+        "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024),
         "hopper": TensorKernels(
             (
                 (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),
                 (64, 128), (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(64, 256), cluster=2, rows=(128,), packs=True,
+            slice_bytes=128, stages=4, together=(64, 256), lanes=2048, cluster=2, rows=(128,), packs=True,
         ),
         "blackwell": TensorKernels(
             (
                 (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64),
                 (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(128, 256), cluster=2, rows=(256,), least=128,
+            slice_bytes=128, stages=4, together=(128, 256), lanes=4096, cluster=2, rows=(256,), least=128,
         ),
     }
 )  # fmt: skip

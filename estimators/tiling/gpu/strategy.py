@@ -211,7 +211,7 @@ class GpuThreadBlocks:
         if tensor.any():
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
-            blocks = blocks.replaced(tensor, tensor_blocks(work, shape, load))
+            blocks = blocks.replaced(tensor, tensor_blocks(work, shape, load, self._tensor_kernels.pace(profile)))
         if stencil.any():
             once = compulsory_traffic(table, profile)
             traffic = {level: np.where(stencil, once[level], nbytes) for level, nbytes in traffic.items()}

@@ -60,6 +60,7 @@ def choose_tensor(
     # 2 ns an element of it in float4 on a B200, 1 ns in float8 with groups of 128 on an H100 (NVIDIA AIConfigurator, 2026).
     unpacks = unpacks_weights(table)
     vector_rate = unit_peaks("vector", table.dtype, profile) * own("efficiency.vector")
+    pace = kernels.pace(profile)
     in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
@@ -69,7 +70,7 @@ def choose_tensor(
         offered = fits & ((split == 1) | splits_here)
         shape = TileShape(tile_m, tile_n, part)
         load = work.load(profile, tile_m, tile_n, part)
-        blocks = tensor_blocks(work, shape, load)
+        blocks = tensor_blocks(work, shape, load, pace)
         traffic = tensor_traffic(table, profile, shape, load, kernels, once)
         math = table.matrix_flops / (rate * load.useful) * blocks.ramp(own)
         if unpacks.any():
@@ -85,13 +86,17 @@ def choose_tensor(
     return TileShape(m, n, k)
 
 
-def tensor_blocks(work: Products, shape: TileShape, load: Load) -> Blocks:
-    """What a multiprocessor works on at once, and what it copies."""
+def tensor_blocks(work: Products, shape: TileShape, load: Load, pace: float | np.ndarray) -> Blocks:
+    """What a multiprocessor works on at once, and what it copies.
+
+    Args:
+        pace: of its units (`TensorKernels.pace`).
+    """
     row = work.staged(shape.m, shape.n)
     staged = load.queue * load.padded_k * row
     together = np.minimum(load.queue, load.resident)
     in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * row
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces)
+    return Blocks(load.reuse, load.depth, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
 
 
 def tensor_traffic(

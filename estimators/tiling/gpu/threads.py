@@ -15,10 +15,11 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import RECURRENT, Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import Floats, KernelTable, Masks, op_code
-from shmoo.estimators.tiling.base import element_bytes, hit_share
+from shmoo.estimators.table import WRITE, Floats, KernelTable, Masks, op_code
+from shmoo.estimators.tiling.base import ceil_div, element_bytes, hit_share
 from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 
 COPY_BYTES = 16.0
@@ -36,6 +37,10 @@ ROW_THREADS = 512.0
 RESIDENT_THREADS = 2048.0
 """Threads that a multiprocessor holds (CUDA C++ Programming Guide, technical specifications; 1024 to 2048)."""
 FEWEST_CHANNELS = 32
+SLICE_BYTES = 64.0
+"""Of channels that a convolution's kernels on tensor cores stage at once, as of products until Ada (`library.TENSOR_KERNELS`)."""
+SMALL_CHANNELS = 64
+"""Channels in and out of a convolution that Inductor calls small."""
 _FLOAT16 = COMPUTE_DTYPES.index("float16")
 _GROUPS = ("aten.group_norm", "aten.native_group_norm", "aten.instance_norm")
 _ROWS = ("aten.layer_norm", "aten.native_layer_norm", "aten.rms_norm", "aten._fused_rms_norm")
@@ -127,11 +132,65 @@ def operands_copied(table: KernelTable) -> Floats:
 
 def copy_seconds(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) what these copies take: each element is read and written once, in L2 where both fit."""
-    copies, last = operands_copied(table), c.profile.levels[-1]
+    copies = operands_copied(table)
     if not copies.any():
         return copies
-    moved = 2.0 * table.strided_bytes * (copies > 0)
+    moved: Floats = 2.0 * table.strided_bytes * (copies > 0)
+    return _pass_seconds(moved, copies, "copy", c)
+
+
+def adds_bias_after(table: KernelTable) -> Masks:
+    """(K,) convolutions of the library with a bias, which eager PyTorch adds in a kernel of its own (ATen's `_convolution`)."""
+    biased: Masks = table.is_family(*CONVOLUTIONS) & (table.calls == 1) & (table.vector_flops > 0) & ~by_window(table)
+    return biased
+
+
+def bias_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(..., K) what adding these biases takes: results are read and written once more."""
+    biased = adds_bias_after(table).astype(np.float64)
+    return _pass_seconds(2.0 * table.bytes_of_kind(WRITE) * biased, biased, "pointwise", c)
+
+
+def _pass_seconds(moved: Floats, kernels: Floats, loop: str, c: Coefficients) -> Floats:
+    """(..., K) seconds of kernels that do nothing but move these bytes, in L2 where it holds them."""
+    last = c.profile.levels[-1]
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
     seconds = moved * (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
-    taken: Floats = seconds / c.value("efficiency.bandwidth.copy", "efficiency.bandwidth") + copies * c.value("device_launch")
+    taken: Floats = seconds / c.value(f"efficiency.bandwidth.{loop}", "efficiency.bandwidth") + kernels * c.value("device_launch")
     return taken
+
+
+def group_filling(table: KernelTable) -> Floats:
+    """(K,) channels of a group as a grouped convolution's kernels on tensor cores have them, relative to those that it has: whole
+    slices of the reduction, or a part that divides one. Channels-last RegNets with groups of 24 to 232 channels take 1.6 to 3.7
+    times as long in these convolutions as counted without the copies that this takes, those with groups of 16 and of 128 do not
+    (GeForce RTX 3090 and 4090; Wightman, pytorch-image-models, 2024)."""
+    grouped = table.is_family("conv") & (table.batch > 1)
+    channels = np.maximum(np.maximum(table.channels_in, table.channels_out), 1.0)
+    staged = SLICE_BYTES / element_bytes(table)
+    whole = np.where(channels > staged / 2, ceil_div(channels, staged) * staged, channels)
+    filled: Floats = np.where(grouped, whole / channels, 1.0)
+    return filled
+
+
+CHANNELS_LAST_COST = {"grouped": 1.358, "small": 0.783, "narrowing": 0.725, "other": 0.823}
+"""Kind of convolution -> its time channels-last relative to that in rows, as Inductor weighs them
+(`torch._inductor.graph.GraphLowering.decide_layout_opt`, version 2.4)."""
+
+
+def keeps_rows(table: KernelTable) -> Masks:
+    """(K,) kernels of graphs whose images Inductor leaves as they are stored, because by its weights channels-last would take
+    longer: those that convolve mostly in groups of several channels."""
+    inputs, outputs = table.channels_in, table.channels_out * table.batch
+    weights = np.select(
+        [
+            (table.batch > 1) & (inputs > 1),
+            (inputs <= SMALL_CHANNELS) & (outputs <= SMALL_CHANNELS),
+            (2 * outputs <= inputs) & (table.window_height > 1),
+        ],
+        [CHANNELS_LAST_COST[name] for name in ("grouped", "small", "narrowing")],
+        CHANNELS_LAST_COST["other"],
+    )
+    flops = table.matrix_flops * table.is_family(*CONVOLUTIONS)
+    slower: Masks = table.to_kernels(table.of_segments(flops * weights) / np.maximum(table.of_segments(flops), 1.0)) > 1.0
+    return slower

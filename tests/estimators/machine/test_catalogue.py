@@ -49,10 +49,13 @@ def test_what_is_looked_up_is_never_fitted():
 
 
 def test_names_fall_back_from_the_particular_to_the_general():
-    """Algorithm, tensor cores in common, family, nothing; runtime by runtime."""
+    """Algorithm, products for convolutions, tensor cores in common, family, nothing; runtime by runtime."""
     names = algorithm_names(("launch.eager", "launch"), "conv_tensor")
     prefixes = ("launch.eager", "launch")
-    assert names == (*(f"{prefix}.{of}" for prefix in prefixes for of in ("conv_tensor", "tensor", "conv")), *prefixes)
+    assert names == (
+        *(f"{prefix}.{of}" for prefix in prefixes for of in ("conv_tensor", "gemm_tensor", "tensor", "conv")),
+        *prefixes,
+    )
     assert energy_names("energy.flop.vector.int8") == ("energy.flop.vector.int8", "energy.flop.vector.float32", "energy.flop")
     assert energy_names("energy.byte.l2") == ("energy.byte.l2",)
     assert whose("half.k.gemm") == "gemm"

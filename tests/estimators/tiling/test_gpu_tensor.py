@@ -316,3 +316,42 @@ def test_types_of_one_width_and_rate_are_measured_together():
     assert told == {"bfloat16": True, "float16": True, "tf32": False, "int8": False}
     assert measured_type(linear(8, 8, 8), load_profile("gpu_h100")).all()
     assert measured_type(linear(8, 8, 8, "bfloat16"), load_profile("tpu_v4")).all()  # whose table says float16
+
+
+def test_slower_units_lose_less_to_what_takes_its_own_time():
+    """A GeForce's multiprocessor does a quarter of an A100's multiply-adds a clock, so filling a block loses a quarter."""
+    for name, pace in (("gpu_a100_40g", 1.0), ("gpu_l4", 0.5), ("gpu_rtx3090", 0.25), ("gpu_h100", 1.0), ("gpu_t4", 1.0)):
+        profile = load_profile(name)
+        kernels = TENSOR_KERNELS[str(profile.tiling.parameters.get("tensor_library") or profile.tiling.parameters["library"])]
+        assert kernels.pace(profile) == pytest.approx(pace)
+        blocks = tiled(linear(4096, 4096, 1024), profile).blocks
+        halves = {"half.tile": 2.0, "half.far": 0.0, "half.k": 128.0, "half.fill": 1000.0}
+        parts = (2.0 / blocks.reuse, 128.0 / blocks.depth, 1000.0 / blocks.at_work)
+        assert blocks.ramp(halves.__getitem__) == pytest.approx(np.prod([1.0 + pace * part for part in parts], axis=0))
+    # Float32 units have 64 or 128 lanes everywhere.
+    assert np.all(tiled(linear(4096, 4096, 1024, "float32"), load_profile("gpu_rtx3090")).blocks.pace == 1.0)
+
+
+def test_convolutions_start_and_copy_as_products_do():
+    """Where a card has nothing of their own, and at an efficiency of theirs."""
+    profile = load_profile("gpu_h100")
+    c, codes = Coefficients(profile), algorithm_codes(conv("float16"), profile)
+    for stem in ("half.k", "fetch.latency", "device_launch", "tile_overhead", "overlap"):
+        assert c.by_algorithm(codes, stem) == pytest.approx(profile.value(f"{stem}.gemm_tensor"))
+    assert c.by_algorithm(codes, "efficiency") == pytest.approx(DEFAULTS["gpu"]["efficiency.conv_tensor"].value)
+    assert c.by_algorithm(codes, "sigma") == pytest.approx(DEFAULTS["gpu"]["sigma.conv_tensor"].value)
+
+
+def test_a_network_whose_contractions_tensor_cores_do_is_warm():
+    """However long the loops between its products take; one in float32 starts on a cool board."""
+    profile = load_profile("gpu_t4")
+    for dtype, warm in (("float16", True), ("float32", False)):
+        b = GraphBuilder(dtype)
+        hidden = b.linear(b.tensor((8192, 2048)), 8192)
+        graph = b.graph(b.linear(b.relu(b.relu(hidden)), 2048))
+        table = kernel_table(graph, fuse(graph))
+        own, hot = (
+            predict(each, tiled(each, profile), Coefficients(profile), "cudagraphs").device_s.sum()
+            for each in (table, replace(table, warm=np.ones(len(table))))
+        )
+        assert bool(own == pytest.approx(hot)) == warm
