@@ -29,7 +29,6 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
 channels and back around each convolution; at the "edges" of a graph, compiled code converts inputs to channels-last and results
 back."""
 
-
 def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: Conversion = "none") -> KernelTable:
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
 
@@ -99,7 +98,7 @@ def _add_rows(
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],
-            entering[row], results[row], leaving[row], _strided_bytes(work) or copied_bytes(graph, work.call, producers),
+            entering[row], results[row], leaving[row], _strided_bytes(graph, work, producers),
             segment, np.nan,
         ))  # fmt: skip
 
@@ -169,11 +168,24 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
     )
 
 
-def _strided_bytes(work: _Work) -> float:
-    """Bytes of a convolution's image and result where its capture does not say that they are channels-last."""
-    if work.cost.family not in CONVOLUTIONS or work.call.attributes.get("memory_format") == CHANNELS_LAST:
-        return 0.0
-    return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall]) -> float:
+    """The column `strided_bytes` of a kernel."""
+    call, family = work.call, work.cost.family
+    if family in CONVOLUTIONS and call.attributes.get("memory_format") != CHANNELS_LAST:
+        return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+    if family == "softmax":
+        return converted_bytes(call)
+    if family == "pointwise" and call.outputs:
+        result = call.outputs[0]
+        return result.nbytes if any(spec.numel > 1 and spec.shape != result.shape for spec in call.inputs) else 0.0
+    return copied_bytes(graph, call, producers)
+
+
+def converted_bytes(call: OpCall) -> float:
+    """Bytes of a softmax's operand in the wider type of its result, to which the framework converts it first (ATen's
+    `SoftMax.cpp`, `softmax`); 0 for float16, which a GPU converts on the way."""
+    wider = call.outputs[0].nbytes > call.inputs[0].nbytes and call.inputs[0].dtype != "float16"
+    return call.outputs[0].nbytes if wider else 0.0
 
 
 def copied_bytes(graph: Graph, call: OpCall, producers: Mapping[int, OpCall]) -> float:

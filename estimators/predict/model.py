@@ -59,16 +59,19 @@ from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, 
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
-    by_window,
+    ISSUED,
+    addresses_points,
     copies_by_tensor,
     copies_of_words,
     copy_seconds,
     dependent_reads,
+    in_vectors,
     index_bytes,
     kernels_a_step,
     operands_copied,
+    point_rate,
     rate_of_words,
-    window_rate,
+    row_work,
 )
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -189,8 +192,9 @@ def _each_alone(
         reads, rounds = dependent_reads(table, c.profile)
         far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
         waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0 + rounds * c.value("read.reduction")
-        # A norm computes its statistics before it normalizes.
-        body = np.where(table.is_family("normalization"), body + waiting, np.maximum(body, waiting))
+        # A norm computes its statistics before it normalizes; rows that are read in vectors hide behind each other.
+        behind = ~table.is_family("normalization") | in_vectors(table)
+        body = np.where(behind, np.maximum(body, waiting), body + waiting)
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
     return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
@@ -236,6 +240,9 @@ def _compute_time(
     widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
     looped = np.where(widened, _FLOAT32, table.dtype)
     vector_peak = c.by_dtype(looped, _VECTOR)
+    if tiling.blocks is not None:
+        issued = c.value("count.sms") * ISSUED * c.value("clock")
+        vector_peak = np.where(table.matrix_flops > 0, vector_peak, np.minimum(vector_peak, issued))
     vector = table.vector_flops / (vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime)))
     rated = c.find(*_SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
@@ -246,11 +253,14 @@ def _compute_time(
         vector, special = vector * softmax, special * softmax
         if unpacks.any():
             vector = vector * np.where(unpacks, unpacked(table, tiling.shape.m, tiling.utilisation), 1.0)
-    if tiling.blocks is not None and runtime in AS_STORED and (windows := by_window(table)).any():
-        points, cycles = window_rate(table, c.profile)
+    if tiling.blocks is not None and runtime in AS_STORED:
+        by_row = row_work(table)
+        vector, special = vector * by_row, special * by_row
+        points, cycles = point_rate(table, c.profile)
+        one_by_one = addresses_points(table)
         addressed = points * c.by_algorithm(codes, "point") / cycles
-        matrix = np.where(windows & stencil, addressed, matrix)
-        vector = np.where(windows & ~stencil, addressed, vector)
+        matrix = np.where(one_by_one & stencil, addressed, matrix)
+        vector = np.where(one_by_one & ~stencil, addressed, vector)
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.

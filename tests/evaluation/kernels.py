@@ -66,6 +66,10 @@ ROUNDED_BEFORE = ("fp8_block",)
 DEEPBENCH_PRODUCTS, DEEPBENCH_CALLS = 1e11, 10
 """Multiply-adds that DeepBench repeats a call for, and the fewest calls (gemm_bench.cu). It fills new matrices before each case,
 so that a board starts cool."""
+OF_VLLM = ("rms_norm",)
+"""Operators of Vidur that run in kernels of vLLM, whose threads read one element of 2 bytes at a time; others are PyTorch's."""
+TWICE = (("add", "phi-2"),)
+"""Operators and models of Vidur whose rows hold two kernels: attention and layer of Phi-2 are parallel, and both are added."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -157,8 +161,11 @@ def _vidur(x: Mapping[str, str]) -> Row | None:
         return None if row is None else replace(row, case=replace(row.case, other_release=True))
     if x["op"] not in ("add", "gelu", "layer_norm", "rms_norm"):
         return None
-    row = _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency)
-    return _row(x["device"], "LLM loops float16", row)
+    group = f"{'vLLM' if x['op'] in OF_VLLM else 'LLM'} loops float16"
+    found = _row(x["device"], group, _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency))
+    if found is None or (x["op"], x["models"]) not in TWICE:
+        return found
+    return replace(found, case=replace(found.case, graphs=found.case.graphs * 2))
 
 
 def _deepbench(x: Mapping[str, str]) -> Row | None:
@@ -252,6 +259,10 @@ TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "D
 """Groups of rows that are fitted, by how their names start."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
+LOOPS = ("LLM loops", "LLMCompass loops")
+"""Groups of rows of loops in 16 bits."""
+OF_LOOPS = ("pointwise", "normalization", "softmax", "add", "gelu", "layer_norm")
+"""Last parts of the names of what these rows say."""
 TAUGHT = (*TENSOR, *ROUNDING, "time")
 """Last parts of the names of what is fitted: kernels on tensor cores, the rounding before them, and when a power cap sets in,
 where no meter says what the cap meets (`METERED`)."""
@@ -284,6 +295,18 @@ def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> A
         fitted_from=made.fitted_from if base.fitted_from is None else base.fitted_from,
         error_card={**base.error_card, **made.error_card},
     )
+
+
+def with_loops(rows: Sequence[Row], profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile with its loops fitted to rows in 16 bits of its device; itself where there are none."""
+    cases = tuple(row.case for row in rows if row.profile == profile.name and row.group.startswith(LOOPS))
+    if not cases:
+        return profile
+    digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
+    read = Sources(cases, digest, ("loops of vidur @ 7d475133 and LLMCompass @ 2e015fd2",), None)
+    made = calibrate_cases(read, profile, name=profile.name, residual=False, only=OF_LOOPS).profile
+    own = {n: c for n, c in made.coefficients.items() if whose(n) in OF_LOOPS and (c.from_fit or n.startswith("sigma"))}
+    return profile.replacing(coefficients={**profile.coefficients, **own})
 
 
 def carried(
@@ -347,7 +370,7 @@ def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfi
 def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     """Every built-in GPU with tensor cores: fitted where rows are at hand, carried from those elsewhere."""
     rows = read(folder)
-    measured = {name: fitted(teaching(rows, name), name) for name in FITTED}
+    measured = {name: with_loops(rows, fitted(teaching(rows, name), name)) for name in FITTED}
     yield from measured.values()
     sigma = left_out_sigma(rows, measured)
     for name in TRANSFERRED:
