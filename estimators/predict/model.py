@@ -61,6 +61,7 @@ from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     ISSUED,
     addresses_points,
+    bytes_read_again,
     copies_by_tensor,
     copies_of_words,
     copy_seconds,
@@ -172,7 +173,10 @@ def _each_alone(
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
     moved = tiling.call_bytes
     if c.profile.family == "gpu" and runtime in AS_STORED:
+        last = c.profile.levels[-1]
+        missed = np.minimum(moved[last] / np.maximum(table.bytes, 1.0), 1.0)
         moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
+        moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
@@ -190,8 +194,7 @@ def _each_alone(
     body, clocked = body + beside, clocked + beside
     if tiling.blocks is not None and runtime in AS_STORED:
         reads, rounds = dependent_reads(table, c.profile)
-        far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
-        waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0 + rounds * c.value("read.reduction")
+        waiting = reads * c.value("read.latency") * (1.0 + missed) / 2.0 + rounds * c.value("read.reduction")
         # A norm computes its statistics before it normalizes; rows that are read in vectors hide behind each other.
         behind = ~table.is_family("normalization") | in_vectors(table)
         body = np.where(behind, np.maximum(body, waiting), body + waiting)

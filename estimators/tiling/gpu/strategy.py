@@ -51,6 +51,7 @@ from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, LONG_PART, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
+from shmoo.estimators.tiling.gpu.threads import reach
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
 
 BLOCK_TILES: tuple[Tile, ...] = (
@@ -63,11 +64,6 @@ SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
 _USUAL_SPLITS = 4
 """Up to so many parts are taken where each has a few slices, more only where parts stay long (`Library.long_part`)."""
-PARTED = (8.0, 9.0, 10.0)
-"""Capabilities whose L2 is in two parts."""
-REACH = 0.7
-"""Share of such an L2 whose contents a later loop still finds: additions, products and activations of float32 on an A100 stop
-gaining at 0.64 to 0.72 of 40 MB (Lee et al., ASPLOS 2025)."""
 _STATE_SLICE = 32
 """Extent of k that is staged at once, at most, for the memory that tiles occupy."""
 
@@ -260,7 +256,7 @@ def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape,
     capacities = resident(profile)
     used = operands(table)
     share = np.minimum(passes(table), 1.0)
-    traffic = compulsory_traffic(_seen_from_far(table, profile), profile)
+    traffic = compulsory_traffic(_seen_by_loops(table, profile), profile)
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
     again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
     partial = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
@@ -279,13 +275,10 @@ def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape,
     return {**traffic, "shared": traffic["shared"] + again + partial, "l2": traffic["l2"] + again + partial, level: outside}
 
 
-def _seen_from_far(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
-    """A table whose loops find in L2 what a share `REACH` of it holds, where it lies in two parts: each keeps copies of what its
-    multiprocessors read in the other (NVIDIA A100 Tensor Core GPU Architecture, 2020)."""
-    if profile.value("compute.capability", 0.0) not in PARTED:
-        return table
+def _seen_by_loops(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
+    """A table whose loops find in L2 what they can reach of it."""
     of_loops = (table.matrix_flops == 0)[table.access_kernel]
-    return replace(table, access_distance=np.where(of_loops, table.access_distance / REACH, table.access_distance))
+    return replace(table, access_distance=np.where(of_loops, table.access_distance / reach(profile), table.access_distance))
 
 
 def _joined(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu, CUDALoops.cuh, 
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
@@ -46,8 +48,13 @@ on an H200 (runs/recorded/h200)."""
 ISSUED = 128.0
 """Lanes that the four schedulers of a multiprocessor serve a clock (CUDA C++ Programming Guide, 2024, capabilities 6.0 to 10.0):
 loops are chains of single instructions, so lanes that do two flops at once do not help them."""
-RESIDENT_THREADS = 2048.0
-"""Threads that a multiprocessor holds (CUDA C++ Programming Guide, technical specifications; 1024 to 2048)."""
+RESIDENT_THREADS = MappingProxyType({7.5: 1024.0, 8.6: 1536.0, 8.7: 1536.0, 8.9: 1536.0})
+"""Compute capability -> threads that a multiprocessor holds, 2048 elsewhere (CUDA C++ Programming Guide, technical specifications,
+2024)."""
+PARTED, REACH = (8.0, 9.0, 10.0), 0.7
+"""Capabilities whose L2 is in two parts, each of which keeps copies of what its multiprocessors read in the other (NVIDIA A100
+Tensor Core GPU Architecture, 2020), and the share of it whose contents a loop still finds: additions, products and activations of
+float32 on an A100 stop gaining at 0.64 to 0.72 of 40 MB (Lee et al., ASPLOS 2025)."""
 FEWEST_CHANNELS = 32
 _FLOAT16 = COMPUTE_DTYPES.index("float16")
 _GROUPS = ("aten.group_norm", "aten.native_group_norm", "aten.instance_norm")
@@ -81,14 +88,14 @@ def point_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats
 def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, Floats]:
     """(K,) reads that one thread does one after the other, over all rounds of blocks, and rounds that end with a reduction of a
     block; 0 for loops that stream."""
-    multiprocessors = profile.value("count.sms")
+    at_once = _threads_at_once(profile)
     vectors = in_vectors(table)
     rows = table.is_op(*_ROWS, *_GROUPS)
     planes = table.is_op(*_PLANES)
     threads = np.where(vectors, VECTOR_THREADS, ROW_THREADS)
-    rounds = np.where(rows, np.ceil(table.m * threads / (multiprocessors * RESIDENT_THREADS)), 0.0)
+    rounds = np.where(rows, np.ceil(table.m * threads / at_once), 0.0)
     along_rows = np.ceil(table.n / np.where(vectors, VECTOR_THREADS * _VECTOR, ROW_THREADS)) * rounds
-    through_channels = table.images * np.ceil(table.m / table.images / (multiprocessors * RESIDENT_THREADS))
+    through_channels = table.images * np.ceil(table.m / table.images / at_once)
     return np.where(planes, through_channels, along_rows), rounds
 
 
@@ -98,10 +105,29 @@ def in_vectors(table: KernelTable) -> Masks:
     return whole
 
 
+def reach(profile: ArchitectureProfile) -> float:
+    """Share of the capacity of L2 whose contents a loop finds."""
+    return REACH if profile.value("compute.capability", 0.0) in PARTED else 1.0
+
+
+def _threads_at_once(profile: ArchitectureProfile) -> float:
+    held = RESIDENT_THREADS.get(profile.value("compute.capability", 0.0), 2048.0)
+    return profile.value("count.sms") * held
+
+
+def bytes_read_again(table: KernelTable, profile: ArchitectureProfile) -> Floats:
+    """(K,) bytes of rows that a norm reads from main memory once more to normalize them: those that L2 does not hold of all rows
+    in work."""
+    row = table.n * element_bytes(table)
+    working = np.minimum(table.m, _threads_at_once(profile) / VECTOR_THREADS) * row
+    lost = table.m * row * (1.0 - hit_share(working, reach(profile) * profile.value("capacity.l2", 0.0)))
+    return np.where(in_vectors(table), lost, 0.0)
+
+
 def row_work(table: KernelTable) -> Floats:
     """(K,) work of a row's threads relative to that of its elements; 1 for other loops."""
     per_round = VECTOR_THREADS * _VECTOR
-    norm = np.ceil(table.n / per_round) * per_round / table.n
+    norm = (np.ceil(table.n / per_round) + 1.0) * per_round / table.n  # one round joins what the threads found
     softmax = np.where(table.n <= WARP_ROW, 2.0 ** np.ceil(np.log2(table.n)) / table.n, PASSES)
     return np.where(in_vectors(table), norm, np.where(table.is_family("softmax"), softmax, 1.0))
 
