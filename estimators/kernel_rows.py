@@ -29,6 +29,7 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
 channels and back around each convolution; at the "edges" of a graph, compiled code converts inputs to channels-last and results
 back."""
 
+
 def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: Conversion = "none") -> KernelTable:
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
 

@@ -169,8 +169,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
         Guess(0.4, 0.15, 0.9, "of its unit, beside 10 to 20 instructions around each", "", "gpu"),
         Guess(0.17, 0.12, 0.25, "40 to 50 instructions: 16 bits on A100 and H100 (Vidur, 2024)", ".gelu", "gpu", "literature"),
-        Guess(2.0, 1.2, 3.0, "one exponential a score; the division is left for the end of a row (Dao, FlashAttention-2, 2023)",
-              ".attention_tensor", "gpu", "literature"))),
+        Guess(2.0, 1.2, 3.0, "an exponential a score, a division a row (Dao, 2023)", ".attention_tensor", "gpu", "literature"))),
     "efficiency.append": Entry("1", "share", "of main memory's bandwidth that storing new keys and values in a cache reaches",
                                Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.4, 0.15, 0.9, f"scattered token by token, a few hundred bytes each: {_GUESS}", "", "gpu"),)),
@@ -186,7 +185,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
     "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
-        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"))),
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"),
+        Guess(0.7, 0.5, 1.0, "additions in 16 bits on an A100 and an H100 (Vidur, 2024)", ".pointwise", "gpu", "literature"))),
     "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(
         Guess(64.0, 64.0, 64.0, "", "", "gpu"),
         Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature"))),

@@ -70,6 +70,8 @@ OF_VLLM = ("rms_norm",)
 """Operators of Vidur that run in kernels of vLLM, whose threads read one element of 2 bytes at a time; others are PyTorch's."""
 TWICE = (("add", "phi-2"),)
 """Operators and models of Vidur whose rows hold two kernels: attention and layer of Phi-2 are parallel, and both are added."""
+COMPILED = ("layernorm", "gelu")
+"""Loops of LLMCompass that torch.compile made."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -190,7 +192,8 @@ def _llmcompass(x: Mapping[str, str]) -> Row | None:
         row = _table_row("linear", _extents(x, "rows_m", "columns_n", "reduction_k"), "float16", latency)
         return _row(x["device"], "LLMCompass float16", row)
     op = {"layernorm": "layer_norm"}.get(x["op"], x["op"])
-    return _row(x["device"], "LLMCompass loops", _table_row(op, {"shape": f"{x['rows_m']}x{x['columns_n']}"}, "float16", latency))
+    group = "LLMCompass compiled loops" if x["op"] in COMPILED else "LLMCompass loops"
+    return _row(x["device"], group, _table_row(op, {"shape": f"{x['rows_m']}x{x['columns_n']}"}, "float16", latency))
 
 
 READERS: Mapping[str, Callable[[Mapping[str, str]], Row | None]] = MappingProxyType(
@@ -309,6 +312,16 @@ def with_loops(rows: Sequence[Row], profile: ArchitectureProfile) -> Architectur
     return profile.replacing(coefficients={**profile.coefficients, **own})
 
 
+def beside_loops(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile) -> ArchitectureProfile:
+    """A card with the loops of a measured one of its generation in place of those that came from farther machines."""
+    alike = [p for p in measured if _capability(p) == _capability(target) and "device_launch.add" in p.coefficients]
+    if not alike:
+        return target
+    own = {whose(n) for n, c in target.coefficients.items() if c.from_fit and not c.assumed}
+    moved = {n: c for n, c in transfer(alike, target).coefficients.items() if whose(n) in OF_LOOPS and whose(n) not in own}
+    return target.replacing(coefficients={**target.coefficients, **moved})
+
+
 def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
@@ -374,7 +387,7 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     yield from measured.values()
     sigma = left_out_sigma(rows, measured)
     for name in TRANSFERRED:
-        yield carried(list(measured.values()), load_profile(name), sigma)
+        yield beside_loops(list(measured.values()), carried(list(measured.values()), load_profile(name), sigma))
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
