@@ -227,9 +227,10 @@ def _demand(profile: ArchitectureProfile) -> float:
 
 def allowed(name: str, profile: ArchitectureProfile) -> Space:
     """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
-    the machine's highest clock, and no loop moves more than the bandwidth of a GPU."""
+    the machine's highest clock; no loop on a GPU moves more than its bandwidth or evaluates more than its units do."""
     found = space(name, profile.family)
-    if profile.family == "gpu" and name.startswith("efficiency.bandwidth.") and not whose(name).startswith(_CUT):
+    loops = profile.family == "gpu" and not whose(name).startswith(_CUT)
+    if loops and name.startswith(("efficiency.bandwidth.", "efficiency.special")):
         return replace(found, high=1.0)
     half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
     if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:

@@ -62,6 +62,7 @@ from shmoo.estimators.tiling.gpu.threads import (
     ISSUED,
     addresses_points,
     bytes_read_again,
+    bytes_read_near,
     copies_by_tensor,
     copies_of_words,
     copy_seconds,
@@ -177,6 +178,7 @@ def _each_alone(
         missed = np.minimum(moved[last] / np.maximum(table.bytes, 1.0), 1.0)
         moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
         moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
+        moved["l2"] = moved["l2"] + bytes_read_near(table)
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))

@@ -42,15 +42,14 @@ VECTOR_THREADS = 128.0
 """Threads of a block that normalizes a row of whole vectors (`LaunchVectorizedLayerNormKernel`)."""
 WARP_ROW = 1024.0
 """Longest row of a softmax that one warp keeps in its registers (`dim_size <= 1024`)."""
-PASSES = 2.4
-"""Work of a softmax whose rows are read three times, relative to that of one that keeps them: 106 and 45 instructions an element
-on an H200 (runs/recorded/h200)."""
+PASSES = 1.5
+"""Work of a softmax whose rows are read three times, relative to that of one that keeps them: it takes exponentials twice and
+divides once."""
 ISSUED = 128.0
 """Lanes that the four schedulers of a multiprocessor serve a clock (CUDA C++ Programming Guide, 2024, capabilities 6.0 to 10.0):
 loops are chains of single instructions, so lanes that do two flops at once do not help them."""
 RESIDENT_THREADS = MappingProxyType({7.5: 1024.0, 8.6: 1536.0, 8.7: 1536.0, 8.9: 1536.0})
-"""Compute capability -> threads that a multiprocessor holds, 2048 elsewhere (CUDA C++ Programming Guide, technical specifications,
-2024)."""
+"""Compute capability -> threads that a multiprocessor holds, 2048 elsewhere (CUDA C++ Programming Guide, 2024)."""
 PARTED, REACH = (8.0, 9.0, 10.0), 0.7
 """Capabilities whose L2 is in two parts, each of which keeps copies of what its multiprocessors read in the other (NVIDIA A100
 Tensor Core GPU Architecture, 2020), and the share of it whose contents a loop still finds: additions, products and activations of
@@ -67,8 +66,9 @@ _PLANES = ("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample
 
 
 def addresses_points(table: KernelTable) -> Masks:
-    """(K,) kernels with a thread for each result of a window, or for elements of operands of several shapes. Depthwise convolutions in float16 with windows of 1, 3 or 5 by as
-    many are cuDNN's, as are those of channels-last images (ATen's `use_cudnn_depthwise`)."""
+    """(K,) kernels with a thread for each result of a window, or for elements of operands of several shapes. Depthwise
+    convolutions in float16 with windows of 1, 3 or 5 by as many are cuDNN's, as are those of channels-last images (ATen's
+    `use_cudnn_depthwise`)."""
     square = (table.window_height == table.window_width) & np.isin(table.window_height, (1.0, 3.0, 5.0))
     channels = table.channels_in * table.batch
     library = (table.dtype == _FLOAT16) & square & (table.dilation == 1) & (table.stride <= 2) & (channels >= FEWEST_CHANNELS)
@@ -122,6 +122,12 @@ def bytes_read_again(table: KernelTable, profile: ArchitectureProfile) -> Floats
     working = np.minimum(table.m, _threads_at_once(profile) / VECTOR_THREADS) * row
     lost = table.m * row * (1.0 - hit_share(working, reach(profile) * profile.value("capacity.l2", 0.0)))
     return np.where(in_vectors(table), lost, 0.0)
+
+
+def bytes_read_near(table: KernelTable) -> Floats:
+    """(K,) bytes of rows that a softmax reads twice more, for the sum and for the results; L2 holds the rows in work."""
+    longer = table.is_family("softmax") & (table.n > WARP_ROW)
+    return np.where(longer, 2.0 * table.m * table.n * element_bytes(table), 0.0)
 
 
 def row_work(table: KernelTable) -> Floats:
