@@ -14,7 +14,18 @@ from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation import kernels
 from tests.evaluation.declared import CONTROLLER
-from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
+from tests.evaluation.kernels import (
+    LOOPS,
+    beside_loops,
+    carried,
+    estimates,
+    lines,
+    of_tensor_cores,
+    read,
+    teaching,
+    with_loops,
+    without_tensor,
+)
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
 ATTENTION = "device,phase,batch,q_len,kv_len,heads,kv_heads,head_dim,latency_s,power_w,framework,kernel\n"
@@ -125,3 +136,41 @@ def test_the_same_multiprocessors_count_before_others_with_the_same_kernels() ->
     assert len(names) > 20
     assert {made.coefficients[name].reference for name in names} == {"geometric mean of gpu_l40s"}
     assert made.coefficients["throttle.time"].value == measured[1].coefficients["throttle.time"].value
+
+
+def test_loops_are_told_apart_by_whose_kernels_ran(tmp_path: Path) -> None:
+    """Phi-2 adds two sums; norms by mean squares are vLLM's, and LLMCompass compiled its layer norms."""
+    text = "device,op,m_tokens,n_out,k_in,latency_s,models\n" + "".join(
+        f"h100_sxm_80gb,{op},64,{n},,1e-5,{model}\n"
+        for op, n, model in (("add", 2560, "phi-2"), ("add", 4096, "Llama-2-7b-hf"), ("rms_norm", 4096, "Llama-2-7b-hf"))
+    )
+    compass = "device,dtype,op,rows_m,columns_n,reduction_k,latency_s\n"
+    compass += "a100,float16,softmax,8192,4096,,2e-4\na100,float16,layernorm,8192,4096,,2e-4\n"
+    tables = folder(tmp_path, vidur_ops_fp16=text, llmcompass_ops_fp16=compass)
+    rows = read(tables, ("vidur_ops_fp16", "llmcompass_ops_fp16"))
+    assert [(row.group, len(row.case.graphs)) for row in rows] == [
+        ("LLM loops float16", 2), ("LLM loops float16", 1), ("vLLM loops float16", 1),
+        ("LLMCompass loops", 1), ("LLMCompass compiled loops", 1),
+    ]  # fmt: skip
+    assert [row.group.startswith(LOOPS) for row in rows] == [True, True, False, True, False]
+
+
+def test_loops_of_a_card_teach_it_and_others_of_its_generation(tmp_path: Path) -> None:
+    """Additions at a known rate are found; an H200 takes what an H100 showed, a V100 does not, and no other coefficient moves."""
+    moved, rate = 6 * 4096, 3.0e12
+    text = "device,op,m_tokens,n_out,k_in,latency_s,models\n" + "".join(
+        f"h100_sxm_80gb,add,{tokens},4096,,{2e-6 + moved * tokens / rate},x\n" for tokens in range(4000, 60000, 1500)
+    )
+    rows = read(folder(tmp_path, vidur_ops_fp16=text), ("vidur_ops_fp16",))
+    base = load_profile("gpu_h100")
+    made = with_loops(rows, base)
+    found = estimates([row.case for row in rows], made)
+    assert abs(found.estimated / found.measured - 1.0).max() < 0.05
+    changed = {n for n, c in made.coefficients.items() if base.coefficients.get(n) != c}
+    assert changed
+    assert {whose(n) for n in changed} <= {"pointwise", "add"}
+    assert with_loops(rows, load_profile("gpu_l40s")) == load_profile("gpu_l40s")
+    bare = {n: c for n, c in load_profile("gpu_h200").coefficients.items() if not c.from_fit}
+    h200, v100 = load_profile("gpu_h200").replacing(coefficients=bare), load_profile("gpu_v100")
+    assert beside_loops([made], h200).value("device_launch.add") == pytest.approx(made.value("device_launch.add"))
+    assert beside_loops([made], v100) == v100
