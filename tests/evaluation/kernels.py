@@ -8,7 +8,6 @@ with different weights, those of the others repeat the same operands.
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from shmoo.estimators.predict.heat import mean_decay
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.declared import CONTROLLER
+from tests.evaluation.loops import capability, digest_of, with_loops, with_loops_of
 
 PROFILES = MappingProxyType(
     {
@@ -263,9 +263,7 @@ TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "D
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
 LOOPS = ("LLM loops", "LLMCompass loops")
-"""Groups of rows of loops in 16 bits."""
-OF_LOOPS = ("pointwise", "normalization", "softmax", "add", "gelu", "layer_norm")
-"""Last parts of the names of what these rows say."""
+"""Groups of rows of loops in 16 bits, in PyTorch's own kernels."""
 TAUGHT = (*TENSOR, *ROUNDING, "time")
 """Last parts of the names of what is fitted: kernels on tensor cores, the rounding before them, and when a power cap sets in,
 where no meter says what the cap meets (`METERED`)."""
@@ -282,7 +280,7 @@ def teaching(rows: Sequence[Row], name: str) -> list[MeasuredCase]:
 
 def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> ArchitectureProfile:
     """A built-in profile with its kernels on tensor cores fitted to cases of its device; all else as it was."""
-    digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
+    digest = digest_of(cases)
     sources = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
     base = load_profile(name)
     start, taught = without_tensor(base), TAUGHT
@@ -300,28 +298,6 @@ def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> A
     )
 
 
-def with_loops(rows: Sequence[Row], profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile with its loops fitted to rows in 16 bits of its device; itself where there are none."""
-    cases = tuple(row.case for row in rows if row.profile == profile.name and row.group.startswith(LOOPS))
-    if not cases:
-        return profile
-    digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
-    read = Sources(cases, digest, ("loops of vidur @ 7d475133 and LLMCompass @ 2e015fd2",), None)
-    made = calibrate_cases(read, profile, name=profile.name, residual=False, only=OF_LOOPS).profile
-    own = {n: c for n, c in made.coefficients.items() if whose(n) in OF_LOOPS and (c.from_fit or n.startswith("sigma"))}
-    return profile.replacing(coefficients={**profile.coefficients, **own})
-
-
-def beside_loops(measured: Sequence[ArchitectureProfile], target: ArchitectureProfile) -> ArchitectureProfile:
-    """A card with the loops of a measured one of its generation in place of those that came from farther machines."""
-    alike = [p for p in measured if _capability(p) == _capability(target) and "device_launch.add" in p.coefficients]
-    if not alike:
-        return target
-    own = {whose(n) for n, c in target.coefficients.items() if c.from_fit and not c.assumed}
-    moved = {n: c for n, c in transfer(alike, target).coefficients.items() if whose(n) in OF_LOOPS and whose(n) not in own}
-    return target.replacing(coefficients={**target.coefficients, **moved})
-
-
 def carried(
     measured: Sequence[ArchitectureProfile], target: ArchitectureProfile, sigma: Mapping[str, Coefficient] | None = None
 ) -> ArchitectureProfile:
@@ -330,7 +306,7 @@ def carried(
     elsewhere `sigma` says it. A card that differs in memory alone has its corrections too: its products are cut alike."""
     known = without_tensor(target)
     alike = [profile for profile in measured if _library(profile) == _library(target)]
-    alike = [profile for profile in alike if _capability(profile) == _capability(target)] or alike
+    alike = [profile for profile in alike if capability(profile) == capability(target)] or alike
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
     boards = {name: c for p in alike for name, c in _controller(p, target).items()}
     if alike:
@@ -358,7 +334,7 @@ def _controller(measured: ArchitectureProfile, target: ArchitectureProfile) -> d
     """When a board's power cap sets in, as on a measured one of its generation, where its own rows say nothing of it."""
     c, own = measured.coefficients.get("throttle.time"), target.coefficients.get("throttle.time")
     told = own is not None and own.from_fit and not own.assumed
-    if c is None or told or _capability(measured) != _capability(target):
+    if c is None or told or capability(measured) != capability(target):
         return {}
     why = f"as of {measured.name}"
     return {"throttle.time": Coefficient(c.value, c.unit, "transferred", why, low=c.bounds[0], high=c.bounds[1])}
@@ -383,11 +359,12 @@ def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfi
 def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     """Every built-in GPU with tensor cores: fitted where rows are at hand, carried from those elsewhere."""
     rows = read(folder)
-    measured = {name: with_loops(rows, fitted(teaching(rows, name), name)) for name in FITTED}
+    loops = {name: [row.case for row in rows if row.profile == name and row.group.startswith(LOOPS)] for name in FITTED}
+    measured = {name: with_loops(loops[name], fitted(teaching(rows, name), name)) for name in FITTED}
     yield from measured.values()
     sigma = left_out_sigma(rows, measured)
     for name in TRANSFERRED:
-        yield beside_loops(list(measured.values()), carried(list(measured.values()), load_profile(name), sigma))
+        yield with_loops_of(list(measured.values()), carried(list(measured.values()), load_profile(name), sigma))
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
@@ -400,11 +377,6 @@ def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
     """A profile without what was fitted or transferred of kernels on tensor cores."""
     taken = of_tensor_cores(profile)
     return profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if n not in taken})
-
-
-def _capability(profile: ArchitectureProfile) -> float | None:
-    own = profile.get("compute.capability")
-    return None if own is None else own.value
 
 
 def _generation(profile: ArchitectureProfile) -> dict[str, Coefficient]:

@@ -16,16 +16,15 @@ from tests.evaluation import kernels
 from tests.evaluation.declared import CONTROLLER
 from tests.evaluation.kernels import (
     LOOPS,
-    beside_loops,
     carried,
     estimates,
     lines,
     of_tensor_cores,
     read,
     teaching,
-    with_loops,
     without_tensor,
 )
+from tests.evaluation.loops import with_loops, with_loops_of
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
 ATTENTION = "device,phase,batch,q_len,kv_len,heads,kv_heads,head_dim,latency_s,power_w,framework,kernel\n"
@@ -163,14 +162,15 @@ def test_loops_of_a_card_teach_it_and_others_of_its_generation(tmp_path: Path) -
     )
     rows = read(folder(tmp_path, vidur_ops_fp16=text), ("vidur_ops_fp16",))
     base = load_profile("gpu_h100")
-    made = with_loops(rows, base)
-    found = estimates([row.case for row in rows], made)
+    cases = [row.case for row in rows]
+    made = with_loops(cases, base)
+    found = estimates(cases, made)
     assert abs(found.estimated / found.measured - 1.0).max() < 0.05
     changed = {n for n, c in made.coefficients.items() if base.coefficients.get(n) != c}
     assert changed
     assert {whose(n) for n in changed} <= {"pointwise", "add"}
-    assert with_loops(rows, load_profile("gpu_l40s")) == load_profile("gpu_l40s")
+    assert with_loops([], base) == base
     bare = {n: c for n, c in load_profile("gpu_h200").coefficients.items() if not c.from_fit}
     h200, v100 = load_profile("gpu_h200").replacing(coefficients=bare), load_profile("gpu_v100")
-    assert beside_loops([made], h200).value("device_launch.add") == pytest.approx(made.value("device_launch.add"))
-    assert beside_loops([made], v100) == v100
+    assert with_loops_of([made], h200).value("device_launch.add") == pytest.approx(made.value("device_launch.add"))
+    assert with_loops_of([made], v100) == v100
