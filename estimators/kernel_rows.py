@@ -29,6 +29,9 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
 channels and back around each convolution; at the "edges" of a graph, compiled code converts inputs to channels-last and results
 back."""
 
+_WITH_RUNNING = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
+"""Norms of images by running statistics, where they do not train."""
+
 
 def kernel_tables(parts: Sequence[tuple[Graph, Sequence[Kernel]]], *, converts: Conversion = "none") -> KernelTable:
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
@@ -86,6 +89,7 @@ def _add_rows(
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches)
     multiplies = any([work.call.op == "aten.matmul" for work in works])
+    in_rows = not any([call.attributes.get("memory_format") == CHANNELS_LAST for call in graph.calls])
     producers = {value: call for call in graph.calls for value in call.writes} if multiplies else {}
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
         cost = work.cost
@@ -99,7 +103,7 @@ def _add_rows(
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped, fresh[row].grown, views[row], code[row],
-            entering[row], results[row], leaving[row], _strided_bytes(graph, work, producers),
+            entering[row], results[row], leaving[row], _strided_bytes(graph, work, producers, in_rows),
             segment, np.nan,
         ))  # fmt: skip
 
@@ -169,8 +173,8 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
     )
 
 
-def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall]) -> float:
-    """The column `strided_bytes` of a kernel."""
+def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall], in_rows: bool) -> float:
+    """The column `strided_bytes` of a kernel; whether the graph's images are stored in rows, not channels-last."""
     call, family = work.call, work.cost.family
     if family in CONVOLUTIONS and call.attributes.get("memory_format") != CHANNELS_LAST:
         return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
@@ -179,6 +183,8 @@ def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall]) -
     if family == "pointwise" and call.outputs:
         result = call.outputs[0]
         return result.nbytes if any(spec.numel > 1 and spec.shape != result.shape for spec in call.inputs) else 0.0
+    if call.op in _WITH_RUNNING and not call.attributes.get("training"):
+        return call.outputs[0].nbytes if in_rows and len(call.outputs[0].shape) > 2 else 0.0
     return copied_bytes(graph, call, producers)
 
 

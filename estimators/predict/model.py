@@ -178,7 +178,8 @@ def _each_alone(
         missed = np.minimum(moved[last] / np.maximum(table.bytes, 1.0), 1.0)
         moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
         moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
-        moved["l2"] = moved["l2"] + bytes_read_near(table)
+        if "l2" in moved:
+            moved["l2"] = moved["l2"] + bytes_read_near(table)
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
@@ -263,7 +264,8 @@ def _compute_time(
         vector, special = vector * by_row, special * by_row
         points, cycles = point_rate(table, c.profile)
         one_by_one = addresses_points(table)
-        addressed = points * c.by_algorithm(codes, "point") / cycles
+        windows = table.is_family("pooling", "depthwise")
+        addressed = points * np.where(windows, c.by_algorithm(codes, "point"), c.value("point.pointwise", "point")) / cycles
         matrix = np.where(one_by_one & stencil, addressed, matrix)
         vector = np.where(one_by_one & ~stencil, addressed, vector)
     if tiling.cycles is None:

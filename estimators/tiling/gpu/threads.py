@@ -5,7 +5,8 @@ DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu, CUDALoops.cuh, 
 
 - a thread for each result of a window: pooling and depthwise convolutions of images in rows. Each point of the window takes the
   integer arithmetic of an address and of its bounds, so that points a second are the same for all windows and types.
-- elementwise operators that broadcast an operand: each element takes the divisions of its place into the operands' dimensions.
+- elementwise operators that broadcast an operand, and norms of images in rows by running statistics (Normalization.cuh): each
+  element takes the divisions of its place into the operands' dimensions.
 - a block or a warp for each row. Layer norm has 128 threads for a row, which read vectors of 4, and threads without elements
   take as long as the others. Softmax gives a row of up to 1024 elements to one warp, as the next power of two; a block goes
   through longer ones three times. Group norm, and layer norm of rows that are no multiple of 4 elements, have 512 threads, which
@@ -66,16 +67,16 @@ _PLANES = ("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample
 
 
 def addresses_points(table: KernelTable) -> Masks:
-    """(K,) kernels with a thread for each result of a window, or for elements of operands of several shapes. Depthwise
-    convolutions in float16 with windows of 1, 3 or 5 by as many are cuDNN's, as are those of channels-last images (ATen's
-    `use_cudnn_depthwise`)."""
+    """(K,) kernels with a thread for each result of a window, for elements of operands of several shapes, or for those of images
+    in rows that running statistics normalize. Depthwise convolutions in float16 with windows of 1, 3 or 5 by as many are
+    cuDNN's, as are those of channels-last images (ATen's `use_cudnn_depthwise`)."""
     square = (table.window_height == table.window_width) & np.isin(table.window_height, (1.0, 3.0, 5.0))
     channels = table.channels_in * table.batch
     library = (table.dtype == _FLOAT16) & square & (table.dilation == 1) & (table.stride <= 2) & (channels >= FEWEST_CHANNELS)
     alone: Masks = table.is_family("depthwise") & (table.strided_bytes > 0) & ~library
     # Pooling to one point is a mean over rows.
     windows = alone | (table.is_family("pooling") & (table.window > 1) & (table.m > table.images))
-    return windows | (table.is_family("pointwise") & (table.strided_bytes > 0))
+    return windows | (table.is_family("pointwise", "normalization") & (table.strided_bytes > 0))
 
 
 def point_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, float]:
