@@ -29,6 +29,9 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
 back around each convolution, and its weights before it; at the "edges" of a graph, compiled code converts inputs to channels-last
 and results back; weights that are not frozen are converted at every call."""
 
+_WITH_RUNNING = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
+"""Norms of images by running statistics, where they do not train."""
+
 
 def kernel_tables(
     parts: Sequence[tuple[Graph, Sequence[Kernel]]],
@@ -102,6 +105,7 @@ def _add_rows(
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches, walked)
     multiplies = any([work.call.op == "aten.matmul" for work in works])
+    in_rows = not any([call.attributes.get("memory_format") == CHANNELS_LAST for call in graph.calls])
     producers = {value: call for call in graph.calls for value in call.writes} if multiplies else {}
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
         cost = work.cost
@@ -116,7 +120,7 @@ def _add_rows(
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown,
             views[row], modules[row], code[row],
-            entering[row], results[row], leaving[row], _strided_bytes(work) or copied_bytes(graph, work.call, producers),
+            entering[row], results[row], leaving[row], _strided_bytes(graph, work, producers, in_rows),
             segment, np.nan,
         ))  # fmt: skip
 
@@ -197,11 +201,26 @@ def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consume
     )
 
 
-def _strided_bytes(work: _Work) -> float:
-    """Bytes of a convolution's image and result where its capture does not say that they are channels-last."""
-    if work.cost.family not in CONVOLUTIONS or work.call.attributes.get("memory_format") == CHANNELS_LAST:
-        return 0.0
-    return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall], in_rows: bool) -> float:
+    """The column `strided_bytes` of a kernel; whether the graph's images are stored in rows, not channels-last."""
+    call, family = work.call, work.cost.family
+    if family in CONVOLUTIONS and call.attributes.get("memory_format") != CHANNELS_LAST:
+        return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+    if family == "softmax":
+        return converted_bytes(call)
+    if family == "pointwise" and call.outputs:
+        result = call.outputs[0]
+        return result.nbytes if any(spec.numel > 1 and spec.shape != result.shape for spec in call.inputs) else 0.0
+    if call.op in _WITH_RUNNING and not call.attributes.get("training"):
+        return call.outputs[0].nbytes if in_rows and len(call.outputs[0].shape) > 2 else 0.0
+    return copied_bytes(graph, call, producers)
+
+
+def converted_bytes(call: OpCall) -> float:
+    """Bytes of a softmax's operand in the wider type of its result, to which the framework converts it first (ATen's
+    `SoftMax.cpp`, `softmax`); 0 for float16, which a GPU converts on the way."""
+    wider = call.outputs[0].nbytes > call.inputs[0].nbytes and call.inputs[0].dtype != "float16"
+    return call.outputs[0].nbytes if wider else 0.0
 
 
 def copied_bytes(graph: Graph, call: OpCall, producers: Mapping[int, OpCall]) -> float:

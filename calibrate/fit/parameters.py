@@ -86,6 +86,10 @@ _BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overl
 """Coefficients that each algorithm has of its own."""
 _OF_COPIES = ("efficiency.l2", "fetch.latency", "fetch.width", "split_overhead", "device_launch")
 """The same of kernels on tensor cores, which copy operands ahead of the math."""
+_BY_ROW = ("normalization", "softmax")
+"""Families of loops whose threads share rows, with instructions for each element."""
+_CUT = ("gem", "conv", "winograd", *TENSOR)
+"""How the names of a GPU's contractions start, whose blocks bring in fewer bytes than counted where they share operands."""
 _TENSOR_SHARES = frozenset(f"efficiency.{algorithm}" for algorithm in TENSOR)
 """Shares of a peak that follows from the units and their clock."""
 _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
@@ -192,22 +196,28 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             add_own(algorithm, algorithm, ("launch_tail",), here & cases.called)
         if profile.family == "cpu":
             add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
-    # The shortest kernel of a loop is seen where nothing but the device was timed.
+    # The shortest kernel of a loop, and the share of L2's bandwidth, are seen where nothing but the device was timed.
+    if profile.family == "gpu":
+        streams = (cases.algorithm == ALGORITHMS.index("pointwise")) & cases.alone & ~cases.called
+        add_own("pointwise", "pointwise", ("efficiency.l2",), streams)
     for code, algorithm in cases.pairs(cases.single & ~cases.matrix & ~cases.called):
         here = cases.single & ~cases.called & (cases.op == code)
         add_own(short_op(cases.names[code]), algorithm, ("device_launch",), here)
     # Operators measured alone have their own dispatch and, without a contraction, their own loop.
-    for code, algorithm in cases.pairs(cases.eager & cases.alone & cases.called):
-        here = cases.eager & cases.called & cases.single & (cases.op == code)
+    timed = cases.alone & (cases.eager & cases.called | ~cases.called)
+    for code, algorithm in cases.pairs(timed):
+        here = cases.single & (cases.op == code) & (cases.eager & cases.called | ~cases.called)
         op = short_op(cases.names[code])
         few = cases.with_any(here & cases.alone).sum() < MIN_CASES
         if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
             continue
-        add_own(op, algorithm, ("launch.eager", "launch"), here, DISPATCH_SD if profile.family == "cpu" else None)
+        add_own(op, algorithm, ("launch.eager", "launch"), here & cases.called, DISPATCH_SD if profile.family == "cpu" else None)
         if not (here & cases.matrix).any():
             # Within one operator, work on the two units is proportional, so one coefficient carries both.
-            stem = "efficiency.special" if (here & cases.special).any() else "efficiency.vector"
-            add_own(op, algorithm, (stem,), here)
+            if (here & cases.special).any():
+                add_own(op, algorithm, ("efficiency.special",), here)
+            elif (here & cases.vector).any() or profile.family != "gpu":
+                add_own(op, algorithm, ("efficiency.vector",), here)
             if algorithm != "pointwise":
                 # So does its access to rows or windows.
                 add_own(op, algorithm, ("efficiency.bandwidth",), here)
@@ -226,11 +236,15 @@ def _demand(profile: ArchitectureProfile) -> float:
 
 def allowed(name: str, profile: ArchitectureProfile) -> Space:
     """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
-    the machine's highest clock; `KeyError` for one that is looked up and never fitted."""
+    the machine's highest clock; no loop on a GPU moves more than its bandwidth or evaluates more than its units do. `KeyError`
+    for a coefficient that is looked up and never fitted."""
     listed = entry(name)
     found = listed.fit_on.get(profile.family, listed.fit)
     if found is None:
         raise KeyError(f"coefficient {name!r} has no range to fit it in")
+    loops = profile.family == "gpu" and not whose(name).startswith(_CUT)
+    if loops and name.startswith(("efficiency.bandwidth.", "efficiency.special")):
+        return replace(found, high=1.0)
     half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
     if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:
         return found
@@ -280,11 +294,13 @@ class _Cases:
         # A GPU's depthwise convolutions stream: their rate is none of blocks, so it is not drawn towards that of blocks.
         streams = joined(lambda block: block.table.is_family("depthwise")) & (profile.family == "gpu")
         self.blocks = self.matrix & ~streams
-        # A loop is attributed to the unit that takes longer at typical rates.
-        self.special = joined(lambda block: block.table.special_flops > TYPICAL_SPECIAL_SHARE * block.table.vector_flops)
+        # A loop is attributed to the unit that takes longer at typical rates. A GPU's loops over elements wait for memory, in
+        # float32 above all, so that their times say nothing of its units.
+        working = joined(lambda block: block.table.is_family(*_BY_ROW)) | (profile.family != "gpu") | self.matrix
+        self.special = working & joined(lambda b: b.table.special_flops > TYPICAL_SPECIAL_SHARE * b.table.vector_flops)
         if profile.family == "cpu":
             self.special = self.special & ~joined(lambda block: by_result(block.table, block.runtime))
-        self.vector = ~self.special & joined(lambda block: block.table.vector_flops > 0)
+        self.vector = working & ~self.special & joined(lambda block: block.table.vector_flops > 0)
         self.convolves = joined(lambda block: block.table.is_family(*CONVOLUTIONS))
         self.mapped = joined(lambda block: block.table.mapped_bytes > 0)
         self.grown = joined(lambda block: block.table.grown_bytes > 0)

@@ -113,17 +113,19 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               f"{_GUESS}", ".depthwise", "tpu"),
         *(Guess(0.75, 0.5, 0.95, _COUNTED, f".{name}", "kpu") for name in _COUNTED_ON_KPU))),
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
-                               Space(1e-3, 4.0, 1.0), assumed=(
+                               Space(1e-3, 4.0, 1.0), {"gpu": Space(0.03, 4.0, 0.3)}, (
         Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
         Guess(0.18, 0.07, 0.5, f"of the multiply-add peak, {_I9}", "", "cpu"),
         Guess(0.02, 0.005, 0.08, f"windows point by point, {_XEON}", ".pooling", "cpu"),
         Guess(0.06, 0.02, 0.2, f"compiled windows, {_XEON}", ".inductor.pooling", "cpu"),
+        Guess(0.15, 0.05, 0.4, "flops of an instruction: addresses, loads and conversions beside each", "", "gpu"),
         Guess(0.9, 0.6, 1.0, "arithmetic on registers beside products, as of softmax in the same kernels", ".tensor", "gpu"))),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
-                                Space(0.05, 4.0, 1.0), assumed=(
+                                Space(0.05, 4.0, 1.0), {"gpu": Space(0.05, 4.0, 0.3)}, (
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
-        Guess(2.0, 1.2, 3.0, "one exponential a score; the division is left for the end of a row (Dao, FlashAttention-2, 2023)",
-              ".attention_tensor", "gpu", "literature"))),
+        Guess(0.45, 0.2, 0.9, "of its unit, beside 10 to 20 instructions around each", "", "gpu"),
+        Guess(0.17, 0.12, 0.25, "40 to 50 instructions: 16 bits on A100 and H100 (Vidur, 2024)", ".gelu", "gpu", "literature"),
+        Guess(2.0, 1.2, 3.0, "an exponential a score, a division a row (Dao, 2023)", ".attention_tensor", "gpu", "literature"))),
     "efficiency.append": Entry("1", "share", "of main memory's bandwidth that storing new keys and values in a cache reaches",
                                Space(0.05, 4.0, 1.0), assumed=(
         Guess(0.4, 0.15, 0.9, f"scattered token by token, a few hundred bytes each: {_GUESS}", "", "gpu"),)),
@@ -139,7 +141,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
     "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
-        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"))),
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"),
+        Guess(0.7, 0.5, 1.0, "additions in 16 bits on an A100 and an H100 (Vidur, 2024)", ".pointwise", "gpu", "literature"))),
     "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(
         Guess(64.0, 64.0, 64.0, "", "", "gpu"),
         Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature"))),
@@ -218,7 +221,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "point": Entry("1", "share", "cycles of an integer lane for a point of a window, where a thread makes each result: eager "
                    "PyTorch on an H200, 0.62e12 points a second of poolings, 1.45e12 of depthwise convolutions, for windows of 3 "
                    "to 14 a side and three types (runs/recorded/h200)", Space(1.0, 200.0, 0.3), assumed=(
-        Guess(25.0, 15.0, 45.0, "", "", "gpu", "literature"), Guess(11.5, 6.0, 20.0, "", ".depthwise", "gpu", "literature"))),
+        Guess(25.0, 15.0, 45.0, "", "", "gpu", "literature"), Guess(11.5, 6.0, 20.0, "", ".depthwise", "gpu", "literature"),
+        Guess(42.0, 25.0, 65.0, "an element of a product with a column, likewise", ".pointwise", "gpu", "literature"))),
     "read.latency": Entry("s", "share", "from a thread's read of the main memory to the next one that waits for it; half of it "
                           "where L2 holds the data", Space(1e-7, 3e-6, 0.4), assumed=(
         Guess(4.2e-7, 2.5e-7, 9e-7, f"480 to 740 clocks of main memory, half of them of L2 {_LUO}", "", "gpu", "literature"),)),

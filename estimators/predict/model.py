@@ -68,20 +68,25 @@ from shmoo.estimators.tiling.cpu_calls import (
 )
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
+    ISSUED,
+    addresses_points,
     adds_bias_after,
     bias_seconds,
-    by_window,
+    bytes_read_again,
+    bytes_read_near,
     copies_by_tensor,
     copies_of_words,
     copy_seconds,
     dependent_reads,
     group_filling,
+    in_vectors,
     index_bytes,
     keeps_rows,
     kernels_a_step,
     operands_copied,
+    point_rate,
     rate_of_words,
-    window_rate,
+    row_work,
 )
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -188,7 +193,12 @@ def _each_alone(
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
     moved = tiling.call_bytes
     if c.profile.family == "gpu" and runtime in AS_STORED:
+        last = c.profile.levels[-1]
+        missed = np.minimum(moved[last] / np.maximum(table.bytes, 1.0), 1.0)
         moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
+        moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
+        if "l2" in moved:
+            moved["l2"] = moved["l2"] + bytes_read_near(table)
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     # One core reads the caches at its own rate, and the main memory as fast as several.
     levels = [*(seconds * idle for seconds in levels[:-1]), levels[-1]] if c.profile.family == "cpu" else levels
@@ -208,10 +218,10 @@ def _each_alone(
     body, clocked = body + beside, clocked + beside
     if tiling.blocks is not None and runtime in AS_STORED:
         reads, rounds = dependent_reads(table, c.profile)
-        far = np.minimum(moved[c.profile.levels[-1]] / np.maximum(table.bytes, 1.0), 1.0)
-        waiting = reads * c.value("read.latency") * (1.0 + far) / 2.0 + rounds * c.value("read.reduction")
-        # A norm computes its statistics before it normalizes.
-        body = np.where(table.is_family("normalization"), body + waiting, np.maximum(body, waiting))
+        waiting = reads * c.value("read.latency") * (1.0 + missed) / 2.0 + rounds * c.value("read.reduction")
+        # A norm computes its statistics before it normalizes; rows that are read in vectors hide behind each other.
+        behind = ~table.is_family("normalization") | in_vectors(table)
+        body = np.where(behind, np.maximum(body, waiting), body + waiting)
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
     return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
@@ -257,6 +267,9 @@ def _compute_time(
     widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
     looped = np.where(widened, _FLOAT32, table.dtype)
     vector_peak = c.by_dtype(looped, _VECTOR)
+    if tiling.blocks is not None:
+        issued = c.value("count.sms") * ISSUED * c.value("clock")
+        vector_peak = np.where(table.matrix_flops > 0, vector_peak, np.minimum(vector_peak, issued))
     scalar = by_result(table, runtime) & (c.profile.family == "cpu")
     vector = (table.vector_flops + RESULT_POINTS * scalar * table.m) / (
         vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
@@ -270,11 +283,15 @@ def _compute_time(
         vector, special = vector * softmax, special * softmax
         if unpacks.any():
             vector = vector * np.where(unpacks, unpacked(table, tiling.shape.m, tiling.utilisation), 1.0)
-    if tiling.blocks is not None and runtime in AS_STORED and (windows := by_window(table)).any():
-        points, cycles = window_rate(table, c.profile)
-        addressed = points * c.by_algorithm(codes, "point") / cycles
-        matrix = np.where(windows & stencil, addressed, matrix)
-        vector = np.where(windows & ~stencil, addressed, vector)
+    if tiling.blocks is not None and runtime in AS_STORED:
+        by_row = row_work(table)
+        vector, special = vector * by_row, special * by_row
+        points, cycles = point_rate(table, c.profile)
+        one_by_one = addresses_points(table)
+        windows = table.is_family("pooling", "depthwise")
+        addressed = points * np.where(windows, c.by_algorithm(codes, "point"), c.value("point.pointwise", "point")) / cycles
+        matrix = np.where(one_by_one & stencil, addressed, matrix)
+        vector = np.where(one_by_one & ~stencil, addressed, vector)
     if tiling.cycles is None:
         return matrix + vector + special, worked
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.

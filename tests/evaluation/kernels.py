@@ -8,7 +8,6 @@ with different weights, those of the others repeat the same operands.
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from shmoo.estimators.predict.heat import mean_decay
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.declared import CONTROLLER, COOL
+from tests.evaluation.loops import capability, digest_of, with_loops, with_loops_of
 from tests.evaluation.results import together
 from tests.evaluation.transfer import off_by, transfer, typical
 
@@ -67,6 +67,12 @@ ROUNDED_BEFORE = ("fp8_block",)
 DEEPBENCH_PRODUCTS, DEEPBENCH_CALLS = 1e11, 10
 """Multiply-adds that DeepBench repeats a call for, and the fewest calls (gemm_bench.cu). It fills new matrices before each case,
 so that a board starts cool."""
+OF_VLLM = ("rms_norm",)
+"""Operators of Vidur that run in kernels of vLLM, whose threads read one element of 2 bytes at a time; others are PyTorch's."""
+TWICE = (("add", "phi-2"),)
+"""Operators and models of Vidur whose rows hold two kernels: attention and layer of Phi-2 are parallel, and both are added."""
+COMPILED = ("layernorm", "gelu")
+"""Loops of LLMCompass that torch.compile made."""
 FLOOR_S = 1e-4
 """Rows of a table whose host is inside count from here."""
 
@@ -158,8 +164,11 @@ def _vidur(x: Mapping[str, str]) -> Row | None:
         return None if row is None else replace(row, case=replace(row.case, other_release=True))
     if x["op"] not in ("add", "gelu", "layer_norm", "rms_norm"):
         return None
-    row = _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency)
-    return _row(x["device"], "LLM loops float16", row)
+    group = f"{'vLLM' if x['op'] in OF_VLLM else 'LLM'} loops float16"
+    found = _row(x["device"], group, _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency))
+    if found is None or (x["op"], x["models"]) not in TWICE:
+        return found
+    return replace(found, case=replace(found.case, graphs=found.case.graphs * 2))
 
 
 def _deepbench(x: Mapping[str, str]) -> Row | None:
@@ -184,7 +193,8 @@ def _llmcompass(x: Mapping[str, str]) -> Row | None:
         row = _table_row("linear", _extents(x, "rows_m", "columns_n", "reduction_k"), "float16", latency)
         return _row(x["device"], "LLMCompass float16", row)
     op = {"layernorm": "layer_norm"}.get(x["op"], x["op"])
-    return _row(x["device"], "LLMCompass loops", _table_row(op, {"shape": f"{x['rows_m']}x{x['columns_n']}"}, "float16", latency))
+    group = "LLMCompass compiled loops" if x["op"] in COMPILED else "LLMCompass loops"
+    return _row(x["device"], group, _table_row(op, {"shape": f"{x['rows_m']}x{x['columns_n']}"}, "float16", latency))
 
 
 READERS: Mapping[str, Callable[[Mapping[str, str]], Row | None]] = MappingProxyType(
@@ -256,6 +266,8 @@ OLDER, OLDER_TEACHING = "gpu_v100_sxm2", ("DeepBench float16",)
 from before Ampere copy through registers: what is common to later ones is a third too fast for products of 10 to 100 us."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
+LOOPS = ("LLM loops", "LLMCompass loops")
+"""Groups of rows of loops in 16 bits, in PyTorch's own kernels."""
 TAUGHT = (*TENSOR, *ROUNDING)
 """Last parts of the names of what is fitted: kernels on tensor cores, and the rounding before them."""
 TABLES = ("products and attention of aiconfigurator @ 095f58a5, linear layers of vidur @ 7d475133",)
@@ -272,7 +284,7 @@ def teaching(rows: Sequence[Row], name: str) -> list[MeasuredCase]:
 
 def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> ArchitectureProfile:
     """A built-in profile with its kernels on tensor cores fitted to cases of its device; all else as it was."""
-    digest = hashlib.sha256("".join(f"{case.case.identity}{case.latency_s!r}" for case in cases).encode()).hexdigest()[:16]
+    digest = digest_of(cases)
     sources = ("products of DeepBench @ da81ba78",) if name == OLDER else TABLES
     base = load_profile(name)
     start = without_tensor(base)
@@ -328,7 +340,7 @@ def _controller(measured: ArchitectureProfile, target: ArchitectureProfile) -> d
     """When a board's power cap sets in, as on a measured one of its generation, where its own rows say nothing of it."""
     c, own = measured.coefficients.get("throttle.time"), target.coefficients.get("throttle.time")
     told = own is not None and own.from_fit and not own.assumed
-    if c is None or told or _capability(measured) != _capability(target):
+    if c is None or told or capability(measured) != capability(target):
         return {}
     why = f"as of {measured.name}"
     return {"throttle.time": Coefficient(c.value, c.unit, "transferred", why, low=c.bounds[0], high=c.bounds[1])}
@@ -353,14 +365,15 @@ def left_out_sigma(rows: Sequence[Row], measured: Mapping[str, ArchitectureProfi
 def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     """Every built-in GPU with tensor cores: fitted where rows are at hand, carried from those elsewhere."""
     rows = read(folder)
-    measured = {name: fitted(teaching(rows, name), name) for name in FITTED}
+    loops = {name: [row.case for row in rows if row.profile == name and row.group.startswith(LOOPS)] for name in FITTED}
+    measured = {name: with_loops(loops[name], fitted(teaching(rows, name), name)) for name in FITTED}
     yield from measured.values()
     sigma = left_out_sigma(rows, measured)
     older = fitted(teaching(rows, OLDER), OLDER, residual=False)
     for name in TRANSFERRED:
         card = load_profile(name)
         card = card.replacing(coefficients={**card.coefficients, **COOL.get(name, {})})
-        yield carried([*measured.values(), older], card, sigma)
+        yield with_loops_of(list(measured.values()), carried([*measured.values(), older], card, sigma))
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:
@@ -372,11 +385,6 @@ def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
     """A profile without what was fitted or transferred of kernels on tensor cores."""
     taken = of_tensor_cores(profile)
     return profile.replacing(coefficients={n: c for n, c in profile.coefficients.items() if n not in taken})
-
-
-def _capability(profile: ArchitectureProfile) -> float | None:
-    own = profile.get("compute.capability")
-    return None if own is None else own.value
 
 
 def _generation(profile: ArchitectureProfile) -> dict[str, Coefficient]:

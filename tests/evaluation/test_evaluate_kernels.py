@@ -15,7 +15,17 @@ from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation import kernels
 from tests.evaluation.declared import CONTROLLER, COOL
-from tests.evaluation.kernels import carried, estimates, lines, of_tensor_cores, read, teaching, without_tensor
+from tests.evaluation.kernels import (
+    LOOPS,
+    carried,
+    estimates,
+    lines,
+    of_tensor_cores,
+    read,
+    teaching,
+    without_tensor,
+)
+from tests.evaluation.loops import with_loops, with_loops_of
 
 GEMM = "device,dtype,m,n,k,trtllm_s,vllm_s,sglang_s\n"
 ATTENTION = "device,phase,batch,q_len,kv_len,heads,kv_heads,head_dim,latency_s,power_w,framework,kernel\n"
@@ -161,3 +171,42 @@ def test_the_same_chip_counts_before_others_with_the_same_kernels() -> None:
     alone = of_tensor_cores(carried(measured, load_profile("gpu_a100_40g"))).values()
     means = {c.reference for c in alone if "geometric mean" in c.reference}
     assert means == {"geometric mean of gpu_a100_sxm_80g"}
+
+
+def test_loops_are_told_apart_by_whose_kernels_ran(tmp_path: Path) -> None:
+    """Phi-2 adds two sums; norms by mean squares are vLLM's, and LLMCompass compiled its layer norms."""
+    text = "device,op,m_tokens,n_out,k_in,latency_s,models\n" + "".join(
+        f"h100_sxm_80gb,{op},64,{n},,1e-5,{model}\n"
+        for op, n, model in (("add", 2560, "phi-2"), ("add", 4096, "Llama-2-7b-hf"), ("rms_norm", 4096, "Llama-2-7b-hf"))
+    )
+    compass = "device,dtype,op,rows_m,columns_n,reduction_k,latency_s\n"
+    compass += "a100,float16,softmax,8192,4096,,2e-4\na100,float16,layernorm,8192,4096,,2e-4\n"
+    tables = folder(tmp_path, vidur_ops_fp16=text, llmcompass_ops_fp16=compass)
+    rows = read(tables, ("vidur_ops_fp16", "llmcompass_ops_fp16"))
+    assert [(row.group, len(row.case.graphs)) for row in rows] == [
+        ("LLM loops float16", 2), ("LLM loops float16", 1), ("vLLM loops float16", 1),
+        ("LLMCompass loops", 1), ("LLMCompass compiled loops", 1),
+    ]  # fmt: skip
+    assert [row.group.startswith(LOOPS) for row in rows] == [True, True, False, True, False]
+
+
+def test_loops_of_a_card_teach_it_and_others_of_its_generation(tmp_path: Path) -> None:
+    """Additions at a known rate are found; an H200 takes what an H100 showed, a V100 does not, and no other coefficient moves."""
+    moved, rate = 6 * 4096, 3.0e12
+    text = "device,op,m_tokens,n_out,k_in,latency_s,models\n" + "".join(
+        f"h100_sxm_80gb,add,{tokens},4096,,{2e-6 + moved * tokens / rate},x\n" for tokens in range(4000, 60000, 1500)
+    )
+    rows = read(folder(tmp_path, vidur_ops_fp16=text), ("vidur_ops_fp16",))
+    base = load_profile("gpu_h100")
+    cases = [row.case for row in rows]
+    made = with_loops(cases, base)
+    found = estimates(cases, made)
+    assert abs(found.estimated / found.measured - 1.0).max() < 0.05
+    changed = {n for n, c in made.coefficients.items() if base.coefficients.get(n) != c}
+    assert changed
+    assert {whose(n) for n in changed} <= {"pointwise", "add"}
+    assert with_loops([], base) == base
+    bare = {n: c for n, c in load_profile("gpu_h200").coefficients.items() if not c.from_fit}
+    h200, v100 = load_profile("gpu_h200").replacing(coefficients=bare), load_profile("gpu_v100")
+    assert with_loops_of([made], h200).value("device_launch.add") == pytest.approx(made.value("device_launch.add"))
+    assert with_loops_of([made], v100) == v100

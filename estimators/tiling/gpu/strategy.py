@@ -51,6 +51,7 @@ from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, LONG_PART, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
+from shmoo.estimators.tiling.gpu.threads import reach
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
 
 BLOCK_TILES: tuple[Tile, ...] = (
@@ -255,7 +256,7 @@ def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape,
     capacities = resident(profile)
     used = operands(table)
     share = np.minimum(passes(table), 1.0)
-    traffic = compulsory_traffic(table, profile)
+    traffic = compulsory_traffic(_seen_by_loops(table, profile), profile)
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
     again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
     partial = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
@@ -272,6 +273,12 @@ def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape,
     level = profile.levels[-1]
     outside = traffic[level] + lost
     return {**traffic, "shared": traffic["shared"] + again + partial, "l2": traffic["l2"] + again + partial, level: outside}
+
+
+def _seen_by_loops(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
+    """A table whose loops find in L2 what they can reach of it."""
+    of_loops = (table.matrix_flops == 0)[table.access_kernel]
+    return replace(table, access_distance=np.where(of_loops, table.access_distance / reach(profile), table.access_distance))
 
 
 def _joined(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:

@@ -1,16 +1,22 @@
 """Kernels on a GPU whose threads are bound by their own instructions or by waiting, not by a memory or by the matrix units.
 
-Loops over elements stream. Three kinds of loops of PyTorch do not (aten/src/ATen/native/cuda: AveragePool2d.cu,
-DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu):
+Loops over elements stream. Four kinds of loops of PyTorch do not (aten/src/ATen/native/cuda: AveragePool2d.cu,
+DepthwiseConv2d.cu, group_norm_kernel.cu, UpSampleBilinear2d.cu, CUDALoops.cuh, layer_norm_kernel.cu, SoftMax.cu):
 
 - a thread for each result of a window: pooling and depthwise convolutions of images in rows. Each point of the window takes the
   integer arithmetic of an address and of its bounds, so that points a second are the same for all windows and types.
-- a block for each row of statistics: group norm, and layer norm of rows that are no multiple of 4 elements, which vectors cannot
-  read. Its threads read one element after the other, then reduce what they have.
+- elementwise operators that broadcast an operand, and norms of images in rows by running statistics (Normalization.cuh): each
+  element takes the divisions of its place into the operands' dimensions.
+- a block or a warp for each row. Layer norm has 128 threads for a row, which read vectors of 4, and threads without elements
+  take as long as the others. Softmax gives a row of up to 1024 elements to one warp, as the next power of two; a block goes
+  through longer ones three times. Group norm, and layer norm of rows that are no multiple of 4 elements, have 512 threads, which
+  read one element after the other, then reduce what they have.
 - a thread for each point of the result's plane: bilinear interpolation. It goes through all channels of all images.
 """
 
 from __future__ import annotations
+
+from types import MappingProxyType
 
 import numpy as np
 
@@ -34,8 +40,22 @@ INTEGER_LANES = 64.0
 throughput of native arithmetic instructions, 2024, capabilities 6.0 to 9.0)."""
 ROW_THREADS = 512.0
 """Threads of a block that reduces a row (`cuda_utils::kCUDABlockReduceNumThreads`)."""
-RESIDENT_THREADS = 2048.0
-"""Threads that a multiprocessor holds (CUDA C++ Programming Guide, technical specifications; 1024 to 2048)."""
+VECTOR_THREADS = 128.0
+"""Threads of a block that normalizes a row of whole vectors (`LaunchVectorizedLayerNormKernel`)."""
+WARP_ROW = 1024.0
+"""Longest row of a softmax that one warp keeps in its registers (`dim_size <= 1024`)."""
+PASSES = 1.5
+"""Work of a softmax whose rows are read three times, relative to that of one that keeps them: it takes exponentials twice and
+divides once."""
+ISSUED = 128.0
+"""Lanes that the four schedulers of a multiprocessor serve a clock (CUDA C++ Programming Guide, 2024, capabilities 6.0 to 10.0):
+loops are chains of single instructions, so lanes that do two flops at once do not help them."""
+RESIDENT_THREADS = MappingProxyType({7.5: 1024.0, 8.6: 1536.0, 8.7: 1536.0, 8.9: 1536.0})
+"""Compute capability -> threads that a multiprocessor holds, 2048 elsewhere (CUDA C++ Programming Guide, 2024)."""
+PARTED, REACH = (8.0, 9.0, 10.0), 0.7
+"""Capabilities whose L2 is in two parts, each of which keeps copies of what its multiprocessors read in the other (NVIDIA A100
+Tensor Core GPU Architecture, 2020), and the share of it whose contents a loop still finds: additions, products and activations of
+float32 on an A100 stop gaining at 0.64 to 0.72 of 40 MB (Lee et al., ASPLOS 2025)."""
 FEWEST_CHANNELS = 32
 SLICE_BYTES = 64.0
 """Of channels that a convolution's kernels on tensor cores stage at once, as of products until Ada (`library.TENSOR_KERNELS`)."""
@@ -51,18 +71,20 @@ _INDEX_BYTES = 8.0
 _PLANES = ("aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_linear1d", "aten.upsample_trilinear3d")
 
 
-def by_window(table: KernelTable) -> Masks:
-    """(K,) kernels with a thread for each result of a window. Depthwise convolutions in float16 with windows of 1, 3 or 5 by as
-    many are cuDNN's, as are those of channels-last images (ATen's `use_cudnn_depthwise`)."""
+def addresses_points(table: KernelTable) -> Masks:
+    """(K,) kernels with a thread for each result of a window, for elements of operands of several shapes, or for those of images
+    in rows that running statistics normalize. Depthwise convolutions in float16 with windows of 1, 3 or 5 by as many are
+    cuDNN's, as are those of channels-last images (ATen's `use_cudnn_depthwise`)."""
     square = (table.window_height == table.window_width) & np.isin(table.window_height, (1.0, 3.0, 5.0))
     channels = table.channels_in * table.batch
     library = (table.dtype == _FLOAT16) & square & (table.dilation == 1) & (table.stride <= 2) & (channels >= FEWEST_CHANNELS)
     alone: Masks = table.is_family("depthwise") & (table.strided_bytes > 0) & ~library
     # Pooling to one point is a mean over rows.
-    return alone | (table.is_family("pooling") & (table.window > 1) & (table.m > table.images))
+    windows = alone | (table.is_family("pooling") & (table.window > 1) & (table.m > table.images))
+    return windows | (table.is_family("pointwise", "normalization") & (table.strided_bytes > 0))
 
 
-def window_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, float]:
+def point_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, float]:
     """(K,) points of all windows, and cycles a second of the integer lanes that find their addresses."""
     points = table.batch * table.m * np.where(table.is_family("depthwise"), table.window, table.n)
     lanes = min(profile.value("vector.lanes", INTEGER_LANES), INTEGER_LANES)
@@ -72,14 +94,54 @@ def window_rate(table: KernelTable, profile: ArchitectureProfile) -> tuple[Float
 def dependent_reads(table: KernelTable, profile: ArchitectureProfile) -> tuple[Floats, Floats]:
     """(K,) reads that one thread does one after the other, over all rounds of blocks, and rounds that end with a reduction of a
     block; 0 for loops that stream."""
-    multiprocessors = profile.value("count.sms")
-    rows = table.is_op(*_ROWS) & (np.mod(table.n, _VECTOR) > 0)
-    rows = rows | table.is_op(*_GROUPS)
+    at_once = _threads_at_once(profile)
+    vectors = in_vectors(table)
+    rows = table.is_op(*_ROWS, *_GROUPS)
     planes = table.is_op(*_PLANES)
-    rounds = np.where(rows, np.ceil(table.m / (multiprocessors * RESIDENT_THREADS / ROW_THREADS)), 0.0)
-    along_rows = np.ceil(table.n / ROW_THREADS) * rounds
-    through_channels = table.images * np.ceil(table.m / table.images / (multiprocessors * RESIDENT_THREADS))
+    threads = np.where(vectors, VECTOR_THREADS, ROW_THREADS)
+    rounds = np.where(rows, np.ceil(table.m * threads / at_once), 0.0)
+    along_rows = np.ceil(table.n / np.where(vectors, VECTOR_THREADS * _VECTOR, ROW_THREADS)) * rounds
+    through_channels = table.images * np.ceil(table.m / table.images / at_once)
     return np.where(planes, through_channels, along_rows), rounds
+
+
+def in_vectors(table: KernelTable) -> Masks:
+    """(K,) norms of rows that a block reads in vectors."""
+    whole: Masks = table.is_op(*_ROWS) & (np.mod(table.n, _VECTOR) == 0)
+    return whole
+
+
+def reach(profile: ArchitectureProfile) -> float:
+    """Share of the capacity of L2 whose contents a loop finds."""
+    return REACH if profile.value("compute.capability", 0.0) in PARTED else 1.0
+
+
+def _threads_at_once(profile: ArchitectureProfile) -> float:
+    held = RESIDENT_THREADS.get(profile.value("compute.capability", 0.0), 2048.0)
+    return profile.value("count.sms") * held
+
+
+def bytes_read_again(table: KernelTable, profile: ArchitectureProfile) -> Floats:
+    """(K,) bytes of rows that a norm reads from main memory once more to normalize them: those that L2 does not hold of all rows
+    in work."""
+    row = table.n * element_bytes(table)
+    working = np.minimum(table.m, _threads_at_once(profile) / VECTOR_THREADS) * row
+    lost = table.m * row * (1.0 - hit_share(working, reach(profile) * profile.value("capacity.l2", 0.0)))
+    return np.where(in_vectors(table), lost, 0.0)
+
+
+def bytes_read_near(table: KernelTable) -> Floats:
+    """(K,) bytes of rows that a softmax reads twice more, for the sum and for the results; L2 holds the rows in work."""
+    longer = table.is_family("softmax") & (table.n > WARP_ROW)
+    return np.where(longer, 2.0 * table.m * table.n * element_bytes(table), 0.0)
+
+
+def row_work(table: KernelTable) -> Floats:
+    """(K,) work of a row's threads relative to that of its elements; 1 for other loops."""
+    per_round = VECTOR_THREADS * _VECTOR
+    norm = (np.ceil(table.n / per_round) + 1.0) * per_round / table.n  # one round joins what the threads found
+    softmax = np.where(table.n <= WARP_ROW, 2.0 ** np.ceil(np.log2(table.n)) / table.n, PASSES)
+    return np.where(in_vectors(table), norm, np.where(table.is_family("softmax"), softmax, 1.0))
 
 
 def index_bytes(table: KernelTable) -> Floats:
@@ -125,38 +187,46 @@ def kernels_a_step(table: KernelTable) -> Floats:
 
 
 def operands_copied(table: KernelTable) -> Floats:
-    """(K,) operands of products that the framework copies before it multiplies (`kernel_rows.copied_bytes`)."""
+    """(K,) operands of products that the framework copies before it multiplies, and of a softmax that it converts first
+    (`kernel_rows`)."""
     larger = table.batch * table.k * np.maximum(table.m, table.n) * element_bytes(table)
-    return np.where(table.is_family("gemm"), np.ceil(table.strided_bytes / larger - 1e-9), 0.0)
+    converted = table.is_family("softmax") & (table.strided_bytes > 0)
+    return np.where(table.is_family("gemm"), np.ceil(table.strided_bytes / larger - 1e-9), converted)
 
 
 def copy_seconds(table: KernelTable, c: Coefficients) -> Floats:
-    """(..., K) what these copies take: each element is read and written once, in L2 where both fit."""
+    """(..., K) what these copies take: each element is read and written once, in L2 where both fit. A converted one is read in
+    few bytes and written in many, and the softmax then reads as many in place of the few."""
     copies = operands_copied(table)
     if not copies.any():
         return copies
     moved: Floats = 2.0 * table.strided_bytes * (copies > 0)
-    return _pass_seconds(moved, copies, "copy", c)
+    scattered = c.value("efficiency.bandwidth.copy", "efficiency.bandwidth")
+    return _pass_seconds(moved, copies, np.where(table.is_family("gemm"), scattered, _loop_share(c)), c)
 
 
 def adds_bias_after(table: KernelTable) -> Masks:
     """(K,) convolutions of the library with a bias, which eager PyTorch adds in a kernel of its own (ATen's `_convolution`)."""
-    biased: Masks = table.is_family(*CONVOLUTIONS) & (table.calls == 1) & (table.vector_flops > 0) & ~by_window(table)
+    biased: Masks = table.is_family(*CONVOLUTIONS) & (table.calls == 1) & (table.vector_flops > 0) & ~addresses_points(table)
     return biased
 
 
 def bias_seconds(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) what adding these biases takes: results are read and written once more."""
     biased = adds_bias_after(table).astype(np.float64)
-    return _pass_seconds(2.0 * table.bytes_of_kind(WRITE) * biased, biased, "pointwise", c)
+    return _pass_seconds(2.0 * table.bytes_of_kind(WRITE) * biased, biased, _loop_share(c), c)
 
 
-def _pass_seconds(moved: Floats, kernels: Floats, loop: str, c: Coefficients) -> Floats:
-    """(..., K) seconds of kernels that do nothing but move these bytes, in L2 where it holds them."""
+def _loop_share(c: Coefficients) -> float | Floats:
+    return c.value("efficiency.bandwidth.pointwise", "efficiency.bandwidth")
+
+
+def _pass_seconds(moved: Floats, kernels: Floats, share: float | Floats, c: Coefficients) -> Floats:
+    """(..., K) seconds of kernels that do nothing but move these bytes at a share of the bandwidth, in L2 where it holds them."""
     last = c.profile.levels[-1]
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
     seconds = moved * (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
-    taken: Floats = seconds / c.value(f"efficiency.bandwidth.{loop}", "efficiency.bandwidth") + kernels * c.value("device_launch")
+    taken: Floats = seconds / share + kernels * c.value("device_launch")
     return taken
 
 

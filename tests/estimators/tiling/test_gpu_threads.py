@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from shmoo.estimators.graph.records import CHANNELS_LAST, Graph, OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.table import KernelTable
+from shmoo.estimators.tiling.gpu.threads import bytes_read_again, bytes_read_near, dependent_reads, reach, row_work
+from tests.build import GraphBuilder, kernel_table
 
 CARDS = ("gpu_v100", "gpu_a100_40g", "gpu_h200")
 
@@ -147,3 +152,105 @@ def conv_1x1(side: int, stride: int = 1, last: bool = False) -> Graph:
 def _with_op(call: OpCall, op: str) -> OpCall:
     attributes = {**call.attributes, "dilation": [1, 1]}
     return OpCall(op, call.inputs, call.outputs, call.operands, attributes)
+
+
+def softmax(n: int, rows: int = 65536, dtype: str = "bfloat16", result: str | None = None) -> Graph:
+    source, written = TensorSpec((rows, n), dtype), TensorSpec((rows, n), result or dtype)
+    return single_call_graph(OpCall("aten.softmax", (source,), (written,), ("input",), {"dim": -1, "dtype": result}))
+
+
+def sum_of(*shapes: tuple[int, ...], dtype: str = "bfloat16") -> Graph:
+    specs = tuple(TensorSpec(shape, dtype) for shape in shapes)
+    return single_call_graph(OpCall("aten.add", specs, (TensorSpec(shapes[0], dtype),), ("self", "other")))
+
+
+def table(graph: Graph) -> KernelTable:
+    return kernel_table(graph, fuse(graph))
+
+
+def test_threads_of_a_row_work_in_rounds():
+    """A warp takes a softmax's row as the next power of two, a block three times; a norm's 128 threads take 4 elements a round,
+    and a round to join what they found. Rows that vectors cannot read are counted by their reads."""
+    counted = {n: row_work(table(softmax(n)))[0] for n in (368, 1024, 2048)}
+    assert counted == {368: 512 / 368, 1024: 1.0, 2048: 1.5}
+    counted = {n: row_work(table(layer_norm(n)))[0] for n in (512, 1048, 237)}
+    assert counted == {512: 2.0, 1048: 4 * 512 / 1048, 237: 1.0}
+
+
+def test_rows_in_work_are_read_again_where_no_cache_holds_them():
+    """An H200 has 132 x 16 rows of a norm in work: 2,112 of 8 KiB are 17 MB, of 64 KiB 138 MB, which 35 of its 50 MB do not hold.
+    A softmax of long rows reads them twice more, near the multiprocessors."""
+    card = load_profile("gpu_h200")
+    near, far = (bytes_read_again(table(layer_norm(n)), card)[0] / (7616 * n * 4) for n in (2048, 16384))
+    held = reach(card) * card.value("capacity.l2")
+    assert near == pytest.approx(1.0 - 1.0 / (1.0 + (2112 * 8192 / held) ** 4))
+    assert far > 0.98
+    assert bytes_read_near(table(softmax(4096)))[0] == 2 * 65536 * 4096 * 2
+    assert bytes_read_near(table(softmax(1024)))[0] == 0.0
+
+
+def test_few_rows_take_as_long_as_one():
+    """Each round of blocks waits for its reads: 2,560 elements are five of 512, for up to 2,112 rows on an H200."""
+    card = load_profile("gpu_h200")
+    for rows, rounds in ((1, 1), (2112, 1), (2113, 2)):
+        reads, done = dependent_reads(table(layer_norm(2560, rows)), card)
+        assert (reads[0], done[0]) == (5 * rounds, rounds)
+    one, many = (device_s("gpu_h200", layer_norm(2560, rows)) for rows in (1, 300))
+    assert many == pytest.approx(one, rel=0.05)
+
+
+def test_a_softmax_in_a_wider_type_converts_first():
+    """In bfloat16 it takes a conversion and a softmax in float32; a GPU reads float16 on the way, and compiled code either."""
+    wide = softmax(512, result="float32")
+    assert table(wide).strided_bytes[0] == 65536 * 512 * 4
+    assert table(softmax(512, dtype="float16", result="float32")).strided_bytes[0] == 0.0
+    source, result = TensorSpec((65536, 512), "bfloat16"), TensorSpec((65536, 512), "float32")
+    convert = single_call_graph(OpCall("aten.to", (source,), (result,), ("self",), {"dtype": "float32"}))
+    apart = device_s("gpu_h200", convert) + device_s("gpu_h200", softmax(512, dtype="float32"))
+    assert device_s("gpu_h200", wide) == pytest.approx(apart, rel=0.12)
+    assert device_s("gpu_h200", wide, "inductor") < 0.6 * device_s("gpu_h200", wide)
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_an_operand_of_another_shape_costs_addresses(card):
+    """A mask that heads share takes longer than its bytes; a number in memory and compiled code cost nothing."""
+    scores = (8, 16, 512, 512)
+    same, mask = sum_of(scores, scores), sum_of(scores, (8, 1, 512, 512))
+    bytes_alone = 2 * 2 * 8 * 16 * 512 * 512 / load_profile(card).value("bandwidth.dram")
+    assert [table(graph).strided_bytes[0] for graph in (same, mask, sum_of(scores, (1,)))] == [0.0, 2 * 8 * 16 * 512 * 512, 0.0]
+    assert device_s(card, mask) > 1.4 * bytes_alone
+    assert device_s(card, mask, "inductor") < 1.3 * bytes_alone
+    assert device_s(card, same) < 1.3 * 1.5 * bytes_alone
+
+
+def test_images_in_rows_are_normalized_point_by_point():
+    """An image stored channels-last, as the convolution before it says, streams; in training rows have statistics."""
+
+    def normed(last: bool, training: bool = False) -> Graph:
+        b = GraphBuilder("float16")
+        image, scale = (16, 64, 112, 112), (64,)
+        attributes: dict[str, Attribute] = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+        attributes |= {"memory_format": CHANNELS_LAST} if last else {}
+        made = b.call("conv2d", {"input": b.tensor(image), "weight": b.tensor((64, 64, 3, 3), "parameter")}, image, **attributes)
+        names = ("weight", "bias", "running_mean", "running_var")
+        operands = {"input": made, **{name: b.tensor(scale, "parameter") for name in names}}
+        return b.graph(b.call("batch_norm", operands, image, training=training))
+
+    rows, last, trains = (table(normed(*case)).strided_bytes[-1] for case in ((False,), (True,), (False, True)))
+    assert (rows, last, trains) == (16 * 64 * 112 * 112 * 2, 0.0, 0.0)
+
+
+def test_loops_take_single_instructions():
+    """Lanes that do two flops at once do not help them: an H100 with half of the lanes normalizes as fast."""
+    card = load_profile("gpu_h100")
+    peak = card.coefficients["peak.vector.float32"]
+    half = card.replacing(
+        coefficients={**card.coefficients, "peak.vector.float32": msgspec.structs.replace(peak, value=peak.value / 2)}
+    )
+    times = [AnalysisDirector(p).estimate(layer_norm(4096, 65536), runtime="eager").device_s for p in (card, half)]
+    assert times[1] == pytest.approx(times[0], rel=0.01)
+
+
+def test_loops_find_less_in_an_l2_of_two_parts():
+    """They reach 0.7 of an A100's 40 MB and all of a V100's 6."""
+    assert [reach(load_profile(card)) for card in CARDS] == [1.0, 0.7, 0.7]
