@@ -212,3 +212,18 @@ def test_a_value_that_cannot_be_is_answered_with_those_that_can(command: tuple[s
     result = shmoo(*command)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("dtype", ["float8", "int8", "nvfp4", "tf32"])
+def test_a_type_that_the_device_cannot_be_measured_in_is_refused_before_a_run_is_made(dtype: str, tmp_path: Path) -> None:
+    result = shmoo("measure", "--suite", "quick", "--dtype", dtype, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert "allowed there: float64, float32, bfloat16, float16" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_runtime_that_the_device_lacks_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    result = shmoo("measure", "--model", "mlp", "--runtime", "cudagraphs", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert "allowed there: eager, inductor, inductor-freezing" in result.stderr
+    assert not (tmp_path / "run").exists()
