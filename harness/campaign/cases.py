@@ -114,6 +114,13 @@ def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpe
     return tuple(msgspec.structs.replace(case, cache_state=state) for state in states or ("warm",) for case in cases)
 
 
+def on_threads(cases: Sequence[CaseSpec], threads: Sequence[int]) -> tuple[CaseSpec, ...]:
+    """Every case with every number of threads; with one number at most, the machine's own fingerprint says it."""
+    if len(threads) < 2:
+        return tuple(cases)
+    return tuple(msgspec.structs.replace(case, threads=count) for count in threads for case in cases)
+
+
 def measure_cases(
     cases: Sequence[CaseSpec],
     out: Path,

@@ -35,6 +35,7 @@ OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
 FLOAT32 = "float32"
 OWN_DTYPES, ONE_DTYPE = "a user's model's own types, else float32", "a user's model's own types, else float32; takes one"
 OWN_RUNTIME, ONE_RUNTIME = "the architecture's own", "the architecture's own; takes one"
+OWN_THREADS = "all physical cores; when measuring, OMP_NUM_THREADS where set"
 NEW_RUN = "a new run under ./shmoo-runs"
 
 
@@ -175,6 +176,14 @@ archs = _told(
     help="Architectures: names from `shmoo profiles list` or .json files.",
 )
 batches = _told("--batch", multiple=True, callback=_split_counts, metavar="N,...", help="Batch sizes.")
+thread_counts = _told(
+    "--threads",
+    multiple=True,
+    callback=_split_counts,
+    metavar="T,...",
+    help="CPU threads of an operator; of several numbers, each case is measured with each.",
+    usual=OWN_THREADS,
+)
 dtypes = _told(
     "--dtype",
     multiple=True,
@@ -232,7 +241,7 @@ seq_len = click.option("--seq-len", type=WholeRange(min=1), help="Sequence lengt
 threads = click.option(
     "--threads",
     type=WholeRange(min=1),
-    help="CPU threads. Default: all physical cores; when measuring, OMP_NUM_THREADS where set.",
+    help=f"CPU threads. Default: {OWN_THREADS}.",
 )
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")

@@ -72,10 +72,11 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @property
     def label(self) -> str:
-        """Workload, axes, type and runtime as one text; the cache state where it is not warm."""
+        """Workload, axes, type and runtime as one text; the cache state where it is not warm, the threads where one says."""
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
-        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"
+        threads = "" if self.threads is None else f" threads={self.threads}"
+        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}{threads}"
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
