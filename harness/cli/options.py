@@ -48,6 +48,10 @@ def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[
     return tuple(positive_int(text, parameter.opts[0]) for text in _split(ctx, parameter, values))
 
 
+def _one_count(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> int | None:
+    return only_one(_split_counts(ctx, parameter, values), parameter.opts[0])
+
+
 def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Canonical names, each once: bf16 and bfloat16 are one type."""
     return tuple(dict.fromkeys(map(compute_dtype, _split(ctx, parameter, values))))
@@ -176,14 +180,15 @@ archs = _told(
     help="Architectures: names from `shmoo profiles list` or .json files.",
 )
 batches = _told("--batch", multiple=True, callback=_split_counts, metavar="N,...", help="Batch sizes.")
-thread_counts = _told(
+_threads = functools.partial(
+    _told,
     "--threads",
     multiple=True,
-    callback=_split_counts,
     metavar="T,...",
-    help="CPU threads of an operator; of several numbers, each case is measured with each.",
-    usual=OWN_THREADS,
+    help="CPU threads of an operator; `measure` takes several numbers, and measures each case with each.",
 )
+thread_counts = _threads(callback=_split_counts, usual=OWN_THREADS)
+threads = _threads(callback=_one_count, usual=f"{OWN_THREADS}; takes one")()
 dtypes = _told(
     "--dtype",
     multiple=True,
@@ -238,11 +243,6 @@ as_html = click.option("--html", "html_path", type=click.Path(), help="Also writ
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
 seq_len = click.option("--seq-len", type=WholeRange(min=1), help="Sequence length of a language model.")
-threads = click.option(
-    "--threads",
-    type=WholeRange(min=1),
-    help=f"CPU threads. Default: {OWN_THREADS}.",
-)
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
 

@@ -196,5 +196,5 @@ def test_each_case_is_measured_with_each_number_of_threads(tmp_path, monkeypatch
 
     monkeypatch.setattr("shmoo.harness.campaign.cases.measure_cases", measure_cases)
     for threads in ("1,2", "2"):
-        shmoo("measure", "--model", "mlp", "--batch", "1", "--threads", threads, "--out", str(tmp_path / "run"))
+        shmoo("measure", "--model", "mlp", "--threads", threads, "--out", str(tmp_path / "run"))
     assert asked == [(2, [1, 2]), (2, [None])]

@@ -200,7 +200,7 @@ def test_nothing_is_resumed_where_nothing_is(command: tuple[str, ...]) -> None:
         (("measure", "--budget", "abc"), "'abc' is not a finite number; allowed is one above 0"),
         (("measure", "--budget", "nan"), "'nan' is not a finite number; allowed is one above 0"),
         (("measure", "--threads", "two"), "--threads must be a positive whole number, got 'two'"),
-        (("estimate", "relu", "--threads", "two"), "'two' is not a whole number; allowed is one from 1"),
+        (("estimate", "relu", "--threads", "1,2"), "--threads takes one value here, got 1, 2"),
         (("sweep", "relu", "--axis", "m=1,2", "--jobs", "x"), "allowed is one from 1 to 10000"),
         (("measure", "--suite", "foo"), "allowed: compiled, micro, nets, planned, quick, shmoo"),
         (("measure", "--device", "tpu"), "allowed: cpu, cuda"),
