@@ -39,7 +39,7 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
+class CaseSpec(msgspec.Struct, frozen=True, dict=True):
     """What is asked, apart from what came out.
 
     Attributes:
@@ -59,8 +59,13 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @cached_property
     def identity(self) -> str:
-        """Stable 16-hex-digit identity over every field."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+        """Stable 16-hex-digit identity over every field that has not its default value."""
+        told = {"workload": self.workload, "kind": self.kind} | {
+            name: value for name, usual in _DEFAULTS.items() if (value := getattr(self, name)) != usual
+        }
+        if self.axes:
+            told["axes"] = dict(sorted(self.axes.items()))
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
     @property
     def split(self) -> Split:
@@ -77,6 +82,12 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         threads = "" if self.threads is None else f" threads={self.threads}"
         return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}{threads}"
+
+
+_DEFAULTS = {
+    field.name: field.default for field in msgspec.structs.fields(CaseSpec) if field.name not in ("workload", "kind")
+} | {"axes": {}}
+"""Field of a case -> its default, which the identity leaves out."""
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
