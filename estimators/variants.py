@@ -21,6 +21,7 @@ from shmoo.estimators.machine.catalogue import entry, followers, under
 from shmoo.estimators.machine.coefficients import Coefficients, listed, voltage_factor
 from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
+from shmoo.estimators.machine.validation import changed_problem, power_problem
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
@@ -33,7 +34,8 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     Args:
         values: coefficient (its uncertainty is dropped) or parameter of the tiling strategy ("tile_m") -> value. A coefficient
             may be an array (..., 1), a dimension an axis of design points; such a profile is for predicting and has no file form.
-            `InputError` for another name, and a value that is no number, negative, a rate of 0, or a count below 1.
+            `InputError` for another name, and a value that is no number, negative, a rate of 0, a count below 1, or that a
+            profile's file could not have either.
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
@@ -61,9 +63,17 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     for name, value in changed.items():
         description = _described(description, name, profile.value(name), value)
     # A machine nobody measured: what was measured beyond the physics does not hold.
-    return profile.replacing(
+    made = profile.replacing(
         coefficients=coefficients, tiling=tiling, description=description, residual=() if values else profile.residual
     )
+    if not any(np.ndim(value) for value in changed.values()):
+        problem = changed_problem(made, profile)
+    else:
+        problem = power_problem(made) if changed.keys() & {"power.tdp", "power.static"} else None
+    if problem is not None:
+        told = ", ".join(name if np.ndim(value) else f"{name}={value:g}" for name, value in changed.items())
+        raise InputError(f"{profile.name!r} with {told}: {problem}")
+    return made
 
 
 def _described(description: str, name: str, before: float, value: Amount) -> str:

@@ -333,12 +333,14 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
     except UNREADABLE:
         decoded = None
     # A newer format may be read as if it were this one, and one that does not say which it is as the newest.
-    if decoded is not None and decoded.format <= newest:
+    if decoded is not None and 1 <= decoded.format <= newest:
         return decoded
     try:
         version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
+    if version < 1:
+        raise FormatError(f"{what}{place} has format {version}; there are 1 to {newest}, and shmoo did not write it")
     if version > newest:
         raise NewerFormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:

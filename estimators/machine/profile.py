@@ -15,7 +15,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import entry, under
+from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry, under
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
@@ -206,7 +206,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
                 with (`validation`; the field is named).
         """
-        data = _on_base(data)
+        data = _on_base(data, builtin=Path(where).parent == BUILTIN_DIR)
         profile = decode_versioned(data, cls, PROFILE_FORMAT, "profile", where)
         if msgspec.json.decode(data, type=_Form).model_form is None:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
@@ -221,10 +221,16 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             profile = _from_format_1(profile)
         if profile.host and profile.host not in HOSTS:
             raise FormatError(f"profile {profile.name!r} {where} names the host {profile.host!r}; known are {', '.join(HOSTS)}")
-        problem = first_problem(profile)
+        problem = first_problem(profile) or _without_reference(profile)
         if problem is not None:
             raise FormatError(f"profile {profile.name!r} {where}: {problem}")
         return profile
+
+
+def _without_reference(profile: ArchitectureProfile) -> str | None:
+    """The first coefficient of a file that does not say where its value is from, as a problem."""
+    name = next((name for name, c in profile.coefficients.items() if not c.reference.strip()), None)
+    return None if name is None else f"coefficient {name!r} has no 'reference'; name the source of its value"
 
 
 class _Form(msgspec.Struct):
@@ -235,7 +241,7 @@ CARRIED = 1.28
 """Factor to either side of a fitted coefficient on another board: 90 % of a log-normal spread of 0.15."""
 
 
-def _on_base(data: bytes | str) -> bytes | str:
+def _on_base(data: bytes | str, builtin: bool) -> bytes | str:
     """A file that describes a machine by what differs from another (`base`), completed: what was fitted to that one is
     transferred, wider, a coefficient given as null is left out, and so is the area, which is a chip's own. Other files as they
     are."""
@@ -248,11 +254,21 @@ def _on_base(data: bytes | str) -> bytes | str:
     if described["base"] not in builtin_names():
         raise unknown(f"base of profile {described.get('name')!r}", str(described["base"]), builtin_names())
     base = load_profile(described["base"])
+    if not builtin:
+        known = {*base.coefficients, *DEFAULTS[base.family], *TYPICAL[base.family]}
+        for name in described.get("coefficients", {}):
+            if name not in known and name not in (known := known | _builtin_coefficients()):
+                raise unknown(f"coefficient of profile {described.get('name')!r}", name, known)
     carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not n.startswith("area.")}
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
     fields = msgspec.to_builtins(whole) | {name: value for name, value in described.items() if name != "base"}
     coefficients = msgspec.to_builtins(carried) | described.get("coefficients", {})
     return msgspec.json.encode({**fields, "coefficients": {name: c for name, c in coefficients.items() if c is not None}})
+
+
+def _builtin_coefficients() -> set[str]:
+    """Names of the coefficients of all built-in profiles, which any other may have, too."""
+    return {name for path in BUILTIN_DIR.glob("*.json") for name in msgspec.json.decode(path.read_bytes())["coefficients"]}
 
 
 def _carried(name: str, c: Coefficient, base: str) -> Coefficient:
@@ -305,7 +321,10 @@ def builtin_names() -> list[str]:
 
 def means_profile(path: Path) -> bool:
     """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
-    return _is_file(path) and b'"coefficients"' in path.read_bytes()
+    if not _is_file(path):
+        return False
+    data = path.read_bytes()
+    return b'"coefficients"' in data and (b'"model_form"' in data or b'"base"' in data)
 
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:

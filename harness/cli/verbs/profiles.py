@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shmoo.estimators.errors import FormatError
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
@@ -40,7 +40,7 @@ def list_profiles(as_json: bool, view: View) -> None:
     for name in sorted({*default_names(), *own}):
         try:
             profile = load_profile(own[name]) if name in own else load_architecture(name)
-        except FormatError as error:
+        except InputError as error:
             output.message(str(error))
             continue
         found.append((str(own.get(name, "built in")), profile))
