@@ -39,7 +39,7 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class CaseSpec(msgspec.Struct, frozen=True, dict=True):
+class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """What is asked, apart from what came out.
 
     Attributes:
@@ -88,6 +88,10 @@ _DEFAULTS = {
     field.name: field.default for field in msgspec.structs.fields(CaseSpec) if field.name not in ("workload", "kind")
 } | {"axes": {}}
 """Field of a case -> its default, which the identity leaves out."""
+
+
+class WholeCase(CaseSpec, frozen=True, omit_defaults=False):
+    """A case whose JSON has every field, as scripts that read rows expect."""
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -24,3 +24,9 @@ def test_a_row_says_every_field_of_its_case_and_the_identity_stays(tmp_path):
     short = b'{"workload":"linear","kind":"operator","axes":{"m":8}}'
     assert case.identity == hashlib.sha256(short).hexdigest()[:16]
     assert msgspec.json.decode(short, type=CaseSpec).identity == case.identity == Run.open(tmp_path).rows[0].case.identity
+
+
+def test_a_run_names_every_suite_that_was_measured_into_it(tmp_path):
+    for suite in ("quick", "nets", "quick"):
+        RunWriter(tmp_path, RunManifest(Machine("Example CPU", 2, 2, 2**30), suite), resume=True).close()
+    assert Run.open(tmp_path).manifest.suite == "quick+nets"
