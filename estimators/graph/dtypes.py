@@ -31,14 +31,20 @@ STORED_AS: Mapping[str, str] = {"tf32": "float32"}
 """Compute types that no tensor is stored in -> storage type of the tensors whose contractions compute in them."""
 
 
-def _resolved(name: str) -> str:
+def resolved(name: str) -> str:
+    """The vocabulary's name where `name` is an alias, and `name` where it is none, known or not."""
     short = name.removeprefix("torch.")
     return ALIASES.get(short, short)
 
 
+def shown_dtype(name: str) -> str:
+    """The name of a type as users see it: the coefficients' "float4" is "nvfp4"."""
+    return "nvfp4" if name == "float4" else name
+
+
 def canonical_dtype(name: str) -> str:
     """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32"; `InputError` for an unknown one."""
-    dtype = _resolved(name)
+    dtype = resolved(name)
     if dtype not in BITS:
         raise unknown("dtype", name, {*BITS, *ALIASES})
     return dtype
@@ -46,9 +52,9 @@ def canonical_dtype(name: str) -> str:
 
 def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
-    dtype = _resolved(name)
+    dtype = resolved(name)
     if dtype not in COMPUTE_DTYPES:
-        raise unknown("compute dtype", name, {*COMPUTE_DTYPES, "fp32", "bf16", "fp16"})
+        raise unknown("compute dtype", name, {*map(shown_dtype, COMPUTE_DTYPES), "fp32", "bf16", "fp16"})
     return dtype
 
 

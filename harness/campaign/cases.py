@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.dtypes import STORED_AS, compute_dtype
+from shmoo.estimators.graph.dtypes import STORED_AS, compute_dtype, shown_dtype
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
@@ -82,7 +82,9 @@ def plan_cases(
     measurable = [name for name in STORAGE_DTYPES if device == "cuda" or name not in STORED_AS]
     for dtype in types:
         if dtype not in measurable:
-            raise InputError(f"dtype {dtype!r} cannot be measured on {device!r}; allowed there: {', '.join(measurable)}")
+            raise InputError(
+                f"dtype {shown_dtype(dtype)!r} cannot be measured on {device!r}; allowed there: {', '.join(measurable)}"
+            )
     sizes = tuple(batches) or (1,)
     cases: list[CaseSpec] = []
     if suite is not None or not models:

@@ -194,7 +194,7 @@ dtypes = _told(
     multiple=True,
     callback=_split_dtypes,
     metavar="D,...",
-    help="Element types: float32, tf32, bfloat16, float16, float8, float4, int8, int4.",
+    help="Element types: float32, tf32, bfloat16, float16, float8, nvfp4, int8, int4.",
 )
 runtimes = _told(
     "--runtime",
@@ -262,6 +262,13 @@ def view(order: str, rows: str = "all") -> Decorator:
     """--wide, --columns, --sort and --top, taken together as `view`; the order of rows, and how many are shown, by default."""
     columns = names("--columns", help="Columns of the table to show, in this order.")
     return together("view", output.View, wide, columns, sort(order), top(rows))
+
+
+def alone(ctx: click.Context, as_json: bool) -> bool:
+    """Whether a group is called without a sub-command; `InputError` for a --json before one, which has its own."""
+    if ctx.invoked_subcommand is not None and as_json:
+        raise InputError(f"write --json after {ctx.invoked_subcommand!r}")
+    return ctx.invoked_subcommand is None
 
 
 def positive_int(text: str, what: str) -> int:

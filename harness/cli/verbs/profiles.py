@@ -22,11 +22,12 @@ Examples:
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")
+@options.as_json
 @click.pass_context
-def profiles(ctx: click.Context) -> None:
+def profiles(ctx: click.Context, as_json: bool) -> None:
     """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_profiles)
+    if options.alone(ctx, as_json):
+        ctx.invoke(list_profiles, as_json=as_json)
 
 
 @profiles.command("list", epilog="Example: shmoo profiles list --json", short_help="Built-in profiles and your own.")
