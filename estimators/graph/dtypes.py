@@ -9,6 +9,9 @@ from shmoo.estimators.errors import unknown
 COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64", "float4")
 """Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
 
+COMPLEX_DTYPES = ("complex64", "complex128")
+"""Types of operators alone: a multiply-add is four of the parts', 8 flops, so that no unit has a peak for them."""
+
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
     **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "float8"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
@@ -186,6 +187,7 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     """An estimate as an object of plain types, intervals as {"value", "low", "high"}; `None` beside "<field>_reason"."""
     record: Record = {"model": model, "arch": estimate.arch}
     record.update((name, getattr(estimate, name)) for name in (*_PLAIN, "peak_memory_bytes", "flops"))
+    record["dtype"] = shown_dtype(estimate.dtype)
     record |= memory_record(estimate.memory)
     record |= or_reason("threads", estimate.threads, ALL_THREADS)
     for name, reason in INTERVALS.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shmoo.estimators.graph.dtypes import BITS
+from shmoo.estimators.graph.dtypes import BITS, shown_dtype
 from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES, Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import AS_STORED
@@ -40,7 +40,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> str:
         """Of the command line, for an estimate of the setup."""
         parts = [f"--batch {self.batch}", f"--runtime {self.runtime}"]
-        parts += [f"--dtype {self.dtype}"] * (self.dtype is not None) + [f"--quantize {self.quantize}"] * (
+        parts += [f"--dtype {shown_dtype(self.dtype)}"] * (self.dtype is not None) + [f"--quantize {self.quantize}"] * (
             self.quantize is not None
         )
         return " ".join([*parts, *["--channels-last"] * self.channels_last])
@@ -74,7 +74,7 @@ def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: Kernel
     the model's work is in, `table` its kernels as they are."""
     found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        found += [Change("type", name, {"dtype": name}) for name in _narrower(profile, dtype)]
+        found += [Change("type", shown_dtype(name), {"dtype": name}) for name in _narrower(profile, dtype)]
         found += [
             Change("8 bits", f"all in {name}", {"dtype": name})
             for name in _EVERYWHERE

@@ -13,7 +13,7 @@ import msgspec
 
 from shmoo.estimators.costs.quantize import SMALL_TYPES, STANDARD, Scheme, quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.graph.dtypes import compute_dtype, resolved, shown_dtype
+from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, compute_dtype, resolved, shown_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
 from shmoo.runs.store import records
@@ -157,7 +157,8 @@ def _row(
     if op not in TABLE_OPERATORS:
         raise InputError(f"{where}: {unknown('operator', cells['op'], {*TABLE_OPERATORS, *ALIASES})}")
     try:
-        dtype = compute_dtype(cells.get("dtype") or "float32")
+        named = resolved(cells.get("dtype") or "float32")
+        dtype = named if named in COMPLEX_DTYPES else compute_dtype(named)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     latency = _amount(cells, "latency_s", where, records.SHORTEST_S, records.LONGEST_S, required=measured)
@@ -201,9 +202,9 @@ def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
         raise FormatError(f"{where}: column 'weights' is {text!r}, but {op!r} has no weight to quantise; only linear has")
     if name not in WEIGHTS:
         raise InputError(f"{where}: {unknown('type of weights', str(text), map(shown_dtype, WEIGHTS))}")
-    if dtype in SMALL_TYPES:
+    if dtype in SMALL_TYPES or dtype in COMPLEX_DTYPES:
         raise FormatError(
-            f"{where}: column 'weights' is {text!r}, which takes activations of 16 bits or more, not in {shown_dtype(dtype)!r}"
+            f"{where}: column 'weights' is {text!r}, which takes real activations of 16 bits or more, not {shown_dtype(dtype)!r}"
         )
     return name
 
