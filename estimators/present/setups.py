@@ -40,7 +40,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> str:
         """Of the command line, for an estimate of the setup."""
         parts = [f"--batch {self.batch}", f"--runtime {self.runtime}"]
-        parts += [f"--dtype {shown_dtype(self.dtype)}"] * (self.dtype is not None) + [f"--quantize {self.quantize}"] * (
+        parts += ([] if self.dtype is None else [f"--dtype {shown_dtype(self.dtype)}"]) + [f"--quantize {self.quantize}"] * (
             self.quantize is not None
         )
         return " ".join([*parts, *["--channels-last"] * self.channels_last])
