@@ -94,7 +94,7 @@ def read_for(
     read = read_sources(paths, "cpu" if base is None else base.family, reduction)
     devices = sorted({case.case.device for case in read.cases})
     if base is None:
-        if read.machine is None:
+        if read.machine is None or any(path.suffix == ".csv" for path in paths):
             raise InputError(
                 "an operator table does not say which machine it is from; name the nearest profile with --base PROFILE"
             )

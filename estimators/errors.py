@@ -47,6 +47,8 @@ def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> I
     if near:
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
         hint += f" allowed: {', '.join(names)}" if len(names) <= 12 else ""
+    elif not names:
+        hint = "there is none"
     elif len(names) <= 12:
         hint = f"allowed: {', '.join(names)}"
     else:

@@ -22,6 +22,7 @@ from shmoo.estimators.machine.catalogue import entry, followers, under
 from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
 from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
+from shmoo.estimators.machine.validation import changed_problem, power_problem
 from shmoo.estimators.tiling import TILINGS
 
 Amount = float | np.ndarray
@@ -40,7 +41,8 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     Args:
         values: coefficient (its uncertainty is dropped) or parameter of the tiling strategy ("tile_m") -> value. A coefficient
             may be an array (..., 1), a dimension an axis of design points; such a profile is for predicting and has no file form.
-            `InputError` for another name, and a value that is no number, negative, a rate of 0, or a count below 1.
+            `InputError` for another name, and a value that is no number, negative, a rate of 0, a count below 1, or that a
+            profile's file could not have either.
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
@@ -72,9 +74,17 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     same = not parameters and all(
         entry(name).role in ("rating", "energy", "board") or name == f"capacity.{profile.levels[-1]}" for name in changed
     )
-    return profile.replacing(
+    made = profile.replacing(
         coefficients=coefficients, tiling=tiling, description=description, residual=profile.residual if same else ()
     )
+    if not any(np.ndim(value) for value in changed.values()):
+        problem = changed_problem(made, profile)
+    else:
+        problem = power_problem(made) if changed.keys() & {"power.tdp", "power.static"} else None
+    if problem is not None:
+        told = ", ".join(name if np.ndim(value) else f"{name}={value:g}" for name, value in changed.items())
+        raise InputError(f"{profile.name!r} with {told}: {problem}")
+    return made
 
 
 def _described(description: str, name: str, before: float, value: Amount) -> str:

@@ -287,7 +287,7 @@ def measure(
     runtime: str | Sequence[str] = (),
     dtype: str | Sequence[str] = (),
     batch: int | Sequence[int] = (),
-    threads: int | None = None,
+    threads: int | Sequence[int] | None = None,
     visits: int = VISITS,
     budget_s: float | None = None,
     operators: bool = False,
@@ -300,6 +300,7 @@ def measure(
 
     Args:
         models: networks by name; the suite "quick" where neither a model nor a suite is named.
+        threads: CPU threads of each operator; of several numbers, each case is measured with each.
         budget_s: no visit to a case starts after this time; `None` for no limit.
         out: directory of the run; a new one under ./shmoo-runs for `None`.
         resume: go on with the run in `out`.
@@ -311,14 +312,16 @@ def measure(
     Raises:
         InputError: an unknown name, a run that is there already, or another campaign on this machine.
     """
-    from shmoo.harness.campaign.cases import check_device, measure_cases, plan_cases
+    from shmoo.harness.campaign.cases import check_device, measure_cases, on_threads, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
 
     if resume and out is None:
         raise InputError("resume=True needs out=: which run to go on with")
-    machine = probe_machine(threads)
+    counts = _listed(threads)
+    machine = probe_machine(max(counts, default=None))
     check_device(device, machine)
     cases = plan_cases(suite, _listed(models), machine, device, _listed(runtime), _listed(dtype), _listed(batch), trust, progress)
+    cases = on_threads(cases, counts)
     label = suite or ("models" if models else "quick")
     target = run_directory(out, resume, label)
     return measure_cases(

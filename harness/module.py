@@ -259,7 +259,7 @@ class DNNModule(msgspec.Struct, frozen=True):
             device: "cpu", "cuda", or "meta" for shapes without memory or values.
 
         Raises:
-            InputError: an axis, its value or the dtype cannot be used.
+            InputError: an axis, its value or the dtype cannot be used, or the model does not take its inputs.
         """
         import torch
 
@@ -271,10 +271,12 @@ class DNNModule(msgspec.Struct, frozen=True):
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(SEED)
             try:
-                return self.factory(Maker(canonical, device, dtype is None), **values)
+                built = self.factory(Maker(canonical, device, dtype is None), **values)
             except (ValueError, RuntimeError) as error:
                 shown = " with " * bool(values) + " ".join(f"{name}={value}" for name, value in values.items())
                 raise InputError(f"cannot build {self.name!r}{shown}: {error}") from error
+        _check_call(built, self.name)
+        return built
 
     def footprint_bytes(self, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> float | None:
         """Bytes of all operands, weights and results; `None` for a workload without a `size`."""
@@ -285,6 +287,27 @@ class DNNModule(msgspec.Struct, frozen=True):
     def flops(self, axes: Mapping[str, AxisValue] | None = None) -> float | None:
         """Flops of one call, for planning; `None` for a workload without a `size`."""
         return None if self.size is None else self.size(**self.resolve(axes)).flops
+
+
+def _check_call(built: Built, name: str) -> None:
+    """`InputError` where a model's signature refuses its inputs. Hooks may change these before the call, and inputs in several
+    forms are tried one after the other."""
+    if built.others or built.optional or getattr(built.model, "_forward_pre_hooks", None):
+        return
+    try:
+        signature = inspect.signature(getattr(built.model, "forward", built.model))
+    except (TypeError, ValueError):
+        return  # written in another language
+    try:
+        signature.bind(*built.args, **built.kwargs)
+    except TypeError as error:
+        positional = len(built.args)
+        given = f"{positional} input{'s' * (positional != 1)}" + "".join(f", {key}" for key in built.kwargs)
+        taken = ", ".join(signature.parameters) or "nothing"
+        raise InputError(
+            f"{name!r} is called with {given}, but its forward takes {taken}: {error}; let the factory return "
+            "(model, (x, mask), {'name': value}) with every input (--input-shape makes a single one)"
+        ) from None
 
 
 WORKLOADS: Registry[DNNModule] = Registry("workload")

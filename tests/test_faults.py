@@ -23,7 +23,8 @@ from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampler
-from shmoo.harness.energy.virtual import SimulatedProbe
+from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
 from shmoo.harness.measuring import measure as measure_module
 from shmoo.harness.measuring.measure import Measurer
 from shmoo.harness.measuring.timing import MeasureSettings, TimingSettings
@@ -32,8 +33,7 @@ from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec, Reason, Timing
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow
-from tests.stand_ins import Clock, ZoneFiles, write_powercap_tree
-from tests.virtual_device import VirtualDevice, VirtualNvml
+from tests.stand_ins import Clock
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"

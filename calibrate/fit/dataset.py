@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
@@ -21,6 +23,8 @@ from shmoo.runs.store.records import CaseSpec, Machine, Time
 from shmoo.runs.store.store import Run, machine_differences
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow, read_table
+
+logger = logging.getLogger(__name__)
 
 TABLE_DEVICE = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu", "kpu": "kpu"}
 
@@ -71,34 +75,60 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     reduction of matrix products in a column.
 
     Raises:
-        InputError: no source, or runs whose fingerprints differ (each differing field with both values).
+        InputError: no source, runs whose fingerprints differ (each differing field with both values), a run on several numbers
+            of threads, or on another kind of device than a table.
         NothingMeasuredError: no usable row among them.
     """
     if not paths:
         raise InputError("no source to calibrate from; name a run directory or an operator table (.csv)")
     cases: list[MeasuredCase] = []
-    digests: list[str] = []
+    digests: dict[str, Path] = {}
     machine: Machine | None = None
     first: Path | None = None
+    table = next((path for path in paths if path.suffix == ".csv"), None)
     for path in paths:
-        if path.suffix == ".csv":
-            cases += [case_of(row) for row in read_rows(path, family, reduction)]
-            digests.append(hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        run = None if path.suffix == ".csv" else Run.open(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16] if run is None else run.rows_hash
+        if digest in digests and (run is None or run.rows):
+            logger.warning("%s holds the same rows as %s and is taken once", path, digests[digest])
             continue
-        run = Run.open(path)
+        digests[digest] = path
+        if run is None:
+            cases += [case_of(row) for row in read_rows(path, family, reduction)]
+            continue
+        measured = run_cases(run)
+        here = msgspec.structs.replace(run.manifest.machine, threads=_threads(run, measured))
         if machine is not None:
-            differences = machine_differences(machine, run.manifest.machine)
+            differences = machine_differences(machine, here)
             if differences:
                 listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
                 raise InputError(
                     f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each separately"
                 )
-        machine, first = run.manifest.machine, first or path
-        cases += run_cases(run)
-        digests.append(run.rows_hash)
+        others = sorted({case.case.device for case in measured} - {TABLE_DEVICE[family]})
+        if table is not None and others:
+            raise InputError(
+                f"{path} was measured on {', '.join(others)}, and {table} is read as a table of a {family}; "
+                "calibrate each separately, or name another --base"
+            )
+        machine, first = here, first or path
+        cases += measured
     if not cases:
         raise NothingMeasuredError(f"no usable row in {', '.join(map(str, paths))}; `shmoo show RUN` lists why rows failed")
-    return Sources(tuple(cases), "+".join(digests), tuple(path.name for path in paths), machine, reduction)
+    names = tuple(path.name for path in digests.values())
+    return Sources(tuple(cases), "+".join(digests), names, machine, reduction)
+
+
+def _threads(run: Run, cases: Sequence[MeasuredCase]) -> int:
+    """The number of threads of a run's cases; `InputError` for several, which no one set of coefficients describes."""
+    by_number = {case.case.threads or run.manifest.machine.threads: case.case for case in cases}
+    if len(by_number) > 1:
+        (one, a), (other, b), *_ = sorted(by_number.items())
+        raise InputError(
+            f"{run.path} holds cases of {one} thread{'s' * (one != 1)} ({a.label}) and of {other} ({b.label}), and a profile "
+            f"describes one number; measure each in a run of its own, such as `shmoo measure --threads {other}`"
+        )
+    return next(iter(by_number), run.manifest.machine.threads)
 
 
 def read_rows(path: Path, family: str, reduction: Reduction = "k") -> list[TableRow]:

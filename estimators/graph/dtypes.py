@@ -17,6 +17,9 @@ COMPUTED_AS = {name: (name,) for name in COMPUTE_DTYPES} | {
 }
 """Type -> itself and the types that hold its values, narrowest first: a machine multiplies in the first that it rates."""
 
+COMPLEX_DTYPES = ("complex64", "complex128")
+"""Types of operators alone: a multiply-add is four of the parts', 8 flops, so that no unit has a peak for them."""
+
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
     **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "float8"),
@@ -39,14 +42,20 @@ STORED_AS: Mapping[str, str] = {"tf32": "float32"}
 """Compute types that no tensor is stored in -> storage type of the tensors whose contractions compute in them."""
 
 
-def _resolved(name: str) -> str:
+def resolved(name: str) -> str:
+    """The vocabulary's name where `name` is an alias, and `name` where it is none, known or not."""
     short = name.removeprefix("torch.")
     return ALIASES.get(short, short)
 
 
+def shown_dtype(name: str) -> str:
+    """The name of a type as users see it: the coefficients' "float4" is "nvfp4"."""
+    return "nvfp4" if name == "float4" else name
+
+
 def canonical_dtype(name: str) -> str:
     """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32"; `InputError` for an unknown one."""
-    dtype = _resolved(name)
+    dtype = resolved(name)
     if dtype not in BITS:
         raise unknown("dtype", name, {*BITS, *ALIASES})
     return dtype
@@ -54,9 +63,9 @@ def canonical_dtype(name: str) -> str:
 
 def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
-    dtype = _resolved(name)
+    dtype = resolved(name)
     if dtype not in COMPUTE_DTYPES:
-        raise unknown("compute dtype", name, {*COMPUTE_DTYPES, "fp32", "bf16", "fp16"})
+        raise unknown("compute dtype", name, {*map(shown_dtype, COMPUTE_DTYPES), "fp32", "bf16", "fp16"})
     return dtype
 
 

@@ -329,6 +329,8 @@ def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, w
         version = msgspec.json.decode(data, type=Version).format
     except UNREADABLE as error:
         raise FormatError(f"cannot read {what}{place}: {error}; it is damaged, or shmoo did not write it") from None
+    if version < 1:
+        raise FormatError(f"{what}{place} has format {version}; there are 1 to {newest}, and shmoo did not write it")
     if version > newest:
         raise NewerFormatError(f"{what}{place} has format {version}, this shmoo reads up to {newest}; upgrade shmoo")
     try:

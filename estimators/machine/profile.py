@@ -15,7 +15,7 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import DEFAULTS, entry, under
+from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry, under
 from shmoo.estimators.machine.hosts import HOSTS, of_host
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
@@ -191,8 +191,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
                 with (`validation`; the field is named).
         """
-        head = _head(data)
-        profile = decode_versioned(_on_base(data, head.base), cls, PROFILE_FORMAT, "profile", where)
+        head, builtin = _head(data), Path(where).parent == BUILTIN_DIR
+        profile = decode_versioned(_on_base(data, head.base, builtin), cls, PROFILE_FORMAT, "profile", where)
         if head.model_form is None and head.base is msgspec.UNSET:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
         if _OLDEST_FORM[profile.family] <= profile.model_form < MODEL_FORM:
@@ -206,10 +206,16 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             profile = _from_format_1(profile)
         if profile.host and profile.host not in HOSTS:
             raise FormatError(f"profile {profile.name!r} {where} names the host {profile.host!r}; known are {', '.join(HOSTS)}")
-        problem = first_problem(profile)
+        problem = first_problem(profile) or _without_reference(profile)
         if problem is not None:
             raise FormatError(f"profile {profile.name!r} {where}: {problem}")
         return profile
+
+
+def _without_reference(profile: ArchitectureProfile) -> str | None:
+    """The first coefficient of a file that does not say where its value is from, as a problem."""
+    name = next((name for name, c in profile.coefficients.items() if not c.reference.strip()), None)
+    return None if name is None else f"coefficient {name!r} has no 'reference'; name the source of its value"
 
 
 class _Head(msgspec.Struct):
@@ -230,7 +236,7 @@ CARRIED = 1.28
 """Factor to either side of a fitted coefficient on another board: 90 % of a log-normal spread of 0.15."""
 
 
-def _on_base(data: bytes | str, base: Any) -> bytes | str:
+def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
     """A file that describes a machine by what differs from another (`base`), completed: a coefficient given as null is left out.
     Other files as they are."""
     if base is msgspec.UNSET:
@@ -240,10 +246,20 @@ def _on_base(data: bytes | str, base: Any) -> bytes | str:
         return data  # reading the profile says what is wrong
     if not isinstance(base, str) or base not in builtin_names():
         raise unknown(f"base of profile {described.get('name')!r}", str(base), builtin_names())
+    if not builtin:
+        _check_names(described, load_profile(base))
     fields = _carried_fields(base)
     coefficients = fields["coefficients"] | described.pop("coefficients", {})
     del described["base"]
     return msgspec.json.encode(fields | described | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
+
+
+def _check_names(described: dict[str, Any], base: ArchitectureProfile) -> None:
+    """Refuse coefficients that neither the base, the catalogue nor any built-in profile has."""
+    known = {*base.coefficients, *DEFAULTS[base.family], *TYPICAL[base.family]}
+    for name in described.get("coefficients", {}):
+        if name not in known and name not in (known := known | _builtin_coefficients()):
+            raise unknown(f"coefficient of profile {described.get('name')!r}", name, known)
 
 
 @cache
@@ -255,6 +271,11 @@ def _carried_fields(name: str) -> dict[str, Any]:
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
     fields: dict[str, Any] = msgspec.to_builtins(whole)
     return fields
+
+
+def _builtin_coefficients() -> set[str]:
+    """Names of the coefficients of all built-in profiles, which any other may have, too."""
+    return {name for path in BUILTIN_DIR.glob("*.json") for name in msgspec.json.decode(path.read_bytes())["coefficients"]}
 
 
 def _carried(name: str, c: Coefficient, base: str) -> Coefficient:
@@ -308,7 +329,10 @@ def builtin_names() -> list[str]:
 
 def means_profile(path: Path) -> bool:
     """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
-    return _is_file(path) and b'"coefficients"' in path.read_bytes()
+    if not _is_file(path):
+        return False
+    data = path.read_bytes()
+    return b'"coefficients"' in data and (b'"model_form"' in data or b'"base"' in data)
 
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:

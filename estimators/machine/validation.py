@@ -10,6 +10,8 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient
@@ -109,10 +111,29 @@ def _values(profile: ArchitectureProfile) -> Iterator[str]:
     for name, c in profile.coefficients.items():
         if (problem := _coefficient_problem(name, c)) is not None:
             yield f"coefficient {name!r} {problem}"
+    if (problem := power_problem(profile)) is not None:
+        yield problem
+
+
+def power_problem(profile: ArchitectureProfile) -> str | None:
+    """A cap that idle power leaves nothing of, at one design point at least."""
     cap, static = profile.get("power.tdp"), profile.get("power.static")
-    slowed = profile.family == "gpu" and under("energy.flop", profile.coefficients)
-    if cap is not None and static is not None and slowed and static.value >= cap.value:
-        yield f"'power.static' is {static.value:g} W, which leaves nothing of the cap 'power.tdp' of {cap.value:g} W to work with"
+    if cap is None or static is None or profile.family != "gpu" or not under("energy.flop", profile.coefficients):
+        return None
+    idle, most = np.broadcast_arrays(static.value, cap.value)
+    beyond = idle >= most
+    if not beyond.any():
+        return None
+    static_w, cap_w = idle[beyond][0], most[beyond][0]
+    return f"'power.static' is {static_w:g} W, which leaves nothing of the cap 'power.tdp' of {cap_w:g} W to work with"
+
+
+def changed_problem(profile: ArchitectureProfile, before: ArchitectureProfile) -> str | None:
+    """As `first_problem`, of the coefficients alone that have another value than `before`."""
+    for name, c in profile.coefficients.items():
+        if c is not before.coefficients.get(name) and (problem := _coefficient_problem(name, c)) is not None:
+            return f"coefficient {name!r} {problem}"
+    return power_problem(profile)
 
 
 def _coefficient_problem(name: str, c: Coefficient) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.units import html_table, percent, si, size, yes_or_no
@@ -42,7 +43,7 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
         "model": model,
         "arch": estimate.arch,
         "batch": estimate.batch,
-        "dtype": estimate.dtype,
+        "dtype": shown_dtype(estimate.dtype),
         "runtime": estimate.runtime,
         **or_reason("threads", estimate.threads, ALL_THREADS),
     }
@@ -115,5 +116,5 @@ def estimate_html(estimate: Estimate) -> str:
         ["kernels", f"{estimate.kernels:,}", ""],
         ["rests on", ", ".join(f"{name} {percent(share, digits=0)}" for name, share in estimate.basis.items() if share > 0), ""],
     ]
-    title = f"{estimate.arch}, {estimate.runtime}, {estimate.dtype}, batch {estimate.batch}"
+    title = f"{estimate.arch}, {estimate.runtime}, {shown_dtype(estimate.dtype)}, batch {estimate.batch}"
     return html_table(["", "estimate", "90 % interval"], rows, title)

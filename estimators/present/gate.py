@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Graph, Interval, decode_versioned
 from shmoo.estimators.memory.peak import memory_steps
 from shmoo.estimators.predict.director import AnalysisDirector, KernelEstimate
@@ -77,7 +78,7 @@ class Footprint(msgspec.Struct, frozen=True):
     @property
     def label(self) -> str:
         """The key as text."""
-        return f"{self.model} on {self.arch}, batch {self.batch} {self.dtype} {self.runtime}"
+        return f"{self.model} on {self.arch}, batch {self.batch} {shown_dtype(self.dtype)} {self.runtime}"
 
 
 class Baseline(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
@@ -152,6 +153,7 @@ def generation_record(estimate: GenerationEstimate, model: str) -> Record:
     prefill = estimate.prefill
     record: Record = {"model": model}
     record |= {name: getattr(prefill, name) for name in ("arch", "batch", "dtype", "runtime", "threads")}
+    record["dtype"] = shown_dtype(prefill.dtype)
     record |= {name: getattr(estimate, name) for name in ("prompt_tokens", "new_tokens", "cache_bytes")}
     record |= {"weight_bytes": prefill.weight_bytes, "peak_memory_bytes": estimate.peak_memory_bytes, "flops": estimate.flops}
     record |= memory_record(estimate.memory)

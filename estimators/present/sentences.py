@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.tabular import Record, estimate_record, interval_record, memory_record, or_reason
 from shmoo.estimators.present.advice import Advice, Aim, Effect, WhatIf, best_of_each_kind
@@ -42,7 +43,8 @@ def headline(advice: Advice) -> str:
     joules = f", {si(e.energy_j.value, 'J')} ({si(e.energy_j.low, 'J')} to {si(e.energy_j.high, 'J')})" if e.energy_j else ""
     quantized = f", {advice.setup.quantize}" if advice.setup.quantize else ""
     return (
-        f"{advice.model} on {e.arch}, batch {e.batch}, {e.dtype}{quantized}, {e.runtime}: a call takes {latency}{joules}; "
+        f"{advice.model} on {e.arch}, batch {e.batch}, {shown_dtype(e.dtype)}{quantized}, {e.runtime}: "
+        f"a call takes {latency}{joules}; "
         f"it needs {size(e.memory.needed_bytes)} of {size(e.memory.capacity_bytes)}"
     )
 

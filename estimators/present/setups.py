@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shmoo.estimators.graph.dtypes import BITS
+from shmoo.estimators.graph.dtypes import BITS, shown_dtype
 from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES, Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import AS_STORED
@@ -34,7 +34,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def options(self) -> str:
         """Of the command line, for an estimate of the setup."""
-        given = {"batch": self.batch, "runtime": self.runtime, "dtype": self.dtype, "quantize": self.quantize}
+        dtype = None if self.dtype is None else shown_dtype(self.dtype)
+        given = {"batch": self.batch, "runtime": self.runtime, "dtype": dtype, "quantize": self.quantize}
         parts = [f"--{name} {value}" for name, value in given.items() if value is not None]
         return " ".join([*parts, *["--channels-last"] * self.channels_last])
 
@@ -62,7 +63,7 @@ def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: Kernel
     the model's work is in, `table` its kernels as they are."""
     found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        found += [Change("type", name, {"dtype": name}) for name in _narrower(profile, dtype)]
+        found += [Change("type", shown_dtype(name), {"dtype": name}) for name in _narrower(profile, dtype)]
         found += [
             Change("8 bits", f"all in {name}", {"dtype": name})
             for name in _EVERYWHERE

@@ -8,13 +8,14 @@ from pathlib import Path
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.graph.dtypes import STORED_AS, compute_dtype, shown_dtype
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
 from shmoo.harness.machine.doctor import commit_here
 from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
+from shmoo.harness.module import STORAGE_DTYPES
 from shmoo.harness.runtimes.backends import RUNTIMES
 from shmoo.harness.workloads.loading import find_workload, resolve_model
 from shmoo.harness.workloads.suites import PLANNED, plan_suite
@@ -68,12 +69,22 @@ def plan_cases(
     progress: Progress | None = None,
 ) -> tuple[CaseSpec, ...]:
     """Cases of a suite, of named networks, or of both; `progress` is told while those of "planned" are put in order. `InputError`
-    for an unknown suite, model, runtime or dtype, a model that cannot be loaded, or a batch without a network."""
+    for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
+    batch without a network."""
+    here = [name for name in RUNTIMES if device in RUNTIMES[name].devices]
     for runtime in runtimes:
         if runtime not in RUNTIMES:
             raise unknown("runtime", runtime, RUNTIMES)
+        if runtime not in here:
+            raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")
     run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
     types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
+    measurable = [name for name in STORAGE_DTYPES if device == "cuda" or name not in STORED_AS]
+    for dtype in types:
+        if dtype not in measurable:
+            raise InputError(
+                f"dtype {shown_dtype(dtype)!r} cannot be measured on {device!r}; allowed there: {', '.join(measurable)}"
+            )
     sizes = tuple(batches) or (1,)
     cases: list[CaseSpec] = []
     if suite is not None or not models:
@@ -103,6 +114,13 @@ def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpe
         if state not in CACHE_STATES:
             raise unknown("cache state", state, CACHE_STATES)
     return tuple(msgspec.structs.replace(case, cache_state=state) for state in states or ("warm",) for case in cases)
+
+
+def on_threads(cases: Sequence[CaseSpec], threads: Sequence[int]) -> tuple[CaseSpec, ...]:
+    """Every case with every number of threads; with one number at most, the machine's own fingerprint says it."""
+    if len(threads) < 2:
+        return tuple(cases)
+    return tuple(msgspec.structs.replace(case, threads=count) for count in threads for case in cases)
 
 
 def measure_cases(

@@ -147,6 +147,9 @@ class _Recorder(ProxyTorchDispatchMode):
 
 def _inputs(model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The leaves of the arguments, each with its name: that of the parameter, and keys inside it ("x", "images_0")."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CaptureError(f"{type(model).__name__}.forward does not take these inputs: {error}") from None
     for path, leaf in tree_flatten_with_path(bound)[0]:
         yield "_".join(str(getattr(key, "idx", getattr(key, "key", key))) for key in path), leaf

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import notes_of
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
@@ -150,7 +151,7 @@ def tell_about(model: str, found: ModelGraphs) -> None:
 def mode_record(mode: Mode, found: ModelGraphs) -> Record:
     """What a record of an estimate says about the inputs, the mode and the capture; empty texts for nothing."""
     values = [value for value in found.graphs[0].values if value.kind == "input"] if found.graphs else []
-    counts = Counter(f"{'x'.join(map(str, value.spec.shape)) or 'scalar'} {value.spec.dtype}" for value in values)
+    counts = Counter(f"{'x'.join(map(str, value.spec.shape)) or 'scalar'} {shown_dtype(value.spec.dtype)}" for value in values)
     return {
         "inputs": ", ".join(text if count == 1 else f"{count} times {text}" for text, count in counts.items()),
         "mode": mode.name,

@@ -35,6 +35,7 @@ OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
 FLOAT32 = "float32"
 OWN_DTYPES, ONE_DTYPE = "a user's model's own types, else float32", "a user's model's own types, else float32; takes one"
 OWN_RUNTIME, ONE_RUNTIME = "the architecture's own", "the architecture's own; takes one"
+OWN_THREADS = "all physical cores; when measuring, OMP_NUM_THREADS where set"
 NEW_RUN = "a new run under ./shmoo-runs"
 
 
@@ -45,6 +46,10 @@ def _split(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 
 def _split_counts(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(positive_int(text, parameter.opts[0]) for text in _split(ctx, parameter, values))
+
+
+def _one_count(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> int | None:
+    return only_one(_split_counts(ctx, parameter, values), parameter.opts[0])
 
 
 def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -175,12 +180,21 @@ archs = _told(
     help="Architectures: names from `shmoo profiles list` or .json files.",
 )
 batches = _told("--batch", multiple=True, callback=_split_counts, metavar="N,...", help="Batch sizes.")
+_threads = functools.partial(
+    _told,
+    "--threads",
+    multiple=True,
+    metavar="T,...",
+    help="CPU threads of an operator; `measure` takes several numbers, and measures each case with each.",
+)
+thread_counts = _threads(callback=_split_counts, usual=OWN_THREADS)
+threads = _threads(callback=_one_count, usual=f"{OWN_THREADS}; takes one")()
 dtypes = _told(
     "--dtype",
     multiple=True,
     callback=_split_dtypes,
     metavar="D,...",
-    help="Element types: float32, tf32, bfloat16, float16, float8, float4, int8, int4.",
+    help="Element types: float32, tf32, bfloat16, float16, float8, nvfp4, int8, int4.",
 )
 runtimes = _told(
     "--runtime",
@@ -229,11 +243,6 @@ as_html = click.option("--html", "html_path", type=click.Path(), help="Also writ
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
 seq_len = click.option("--seq-len", type=WholeRange(min=1), help="Sequence length of a language model.")
-threads = click.option(
-    "--threads",
-    type=WholeRange(min=1),
-    help="CPU threads. Default: all physical cores; when measuring, OMP_NUM_THREADS where set.",
-)
 trust = click.option("--trust", is_flag=True, help="Allow loading a file that can run code (.pt2).")
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
 
@@ -253,6 +262,13 @@ def view(order: str, rows: str = "all") -> Decorator:
     """--wide, --columns, --sort and --top, taken together as `view`; the order of rows, and how many are shown, by default."""
     columns = names("--columns", help="Columns of the table to show, in this order.")
     return together("view", output.View, wide, columns, sort(order), top(rows))
+
+
+def alone(ctx: click.Context, as_json: bool) -> bool:
+    """Whether a group is called without a sub-command; `InputError` for a --json before one, which has its own."""
+    if ctx.invoked_subcommand is not None and as_json:
+        raise InputError(f"write --json after {ctx.invoked_subcommand!r}")
+    return ctx.invoked_subcommand is None
 
 
 def positive_int(text: str, what: str) -> int:

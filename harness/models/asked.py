@@ -86,7 +86,9 @@ def at_batches(batches: Sequence[int | None]) -> tuple[Point, ...]:
 
 
 def at_ends(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[Point, ...]:
-    """The first and the last point of axes, which show what changes between them."""
+    """The first and the last point of axes, which show what changes between them; `InputError` for an axis without values."""
+    if empty := [axis for axis, values in axes.items() if not values]:
+        raise InputError(f"axis {empty[0]!r} has no values; give one at least")
     return tuple({axis: values[end] for axis, values in axes.items()} for end in (0, -1))
 
 

@@ -59,8 +59,13 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @cached_property
     def identity(self) -> str:
-        """Stable 16-hex-digit identity over every field."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+        """Stable 16-hex-digit identity over every field that has not its default value."""
+        told = {"workload": self.workload, "kind": self.kind} | {
+            name: value for name, usual in _DEFAULTS.items() if (value := getattr(self, name)) != usual
+        }
+        if self.axes:
+            told["axes"] = dict(sorted(self.axes.items()))
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
     @property
     def split(self) -> Split:
@@ -72,10 +77,21 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @property
     def label(self) -> str:
-        """Workload, axes, type and runtime as one text; the cache state where it is not warm."""
+        """Workload, axes, type and runtime as one text; the cache state where it is not warm, the threads where one says."""
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
-        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}"
+        threads = "" if self.threads is None else f" threads={self.threads}"
+        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}{threads}"
+
+
+_DEFAULTS = {
+    field.name: field.default for field in msgspec.structs.fields(CaseSpec) if field.name not in ("workload", "kind")
+} | {"axes": {}}
+"""Field of a case -> its default, which the identity leaves out."""
+
+
+class WholeCase(CaseSpec, frozen=True, omit_defaults=False):
+    """A case whose JSON has every field, as scripts that read rows expect."""
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -20,7 +20,7 @@ from shmoo.estimators.errors import FormatError, InputError, NewerFormatError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
 from shmoo.estimators.registry import grouped
 from shmoo.runs.store import files
-from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest
+from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest, WholeCase
 from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
 
 MANIFEST = "run.json"
@@ -192,15 +192,21 @@ class RunWriter:
         try:
             self._lock = _locked(self.path)
             if exists:
-                check_same_machine(read_manifest(self.path).machine, manifest.machine, str(self.path))
+                recorded = read_manifest(self.path)
+                check_same_machine(recorded.machine, manifest.machine, str(self.path))
                 self._set_torn_row_aside()
+                if manifest.suite not in recorded.suite.split("+"):
+                    self._write_manifest(msgspec.structs.replace(recorded, suite=f"{recorded.suite}+{manifest.suite}"))
             else:
-                files.replace_file(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+                self._write_manifest(manifest)
             self._file = files.open_unlinked(self.path / ROWS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             files.sync_directory(self.path)
         except BaseException:
             self.close()
             raise
+
+    def _write_manifest(self, manifest: RunManifest) -> None:
+        files.replace_file(self.path / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
 
     def append(self, row: Measurement, graphs: Iterable[Graph] = ()) -> None:
         """Store one line and the graphs it names; both are on disk when this returns.
@@ -212,7 +218,8 @@ class RunWriter:
         """
         if self._file is None:
             raise ValueError(f"the writer of {self.path} is closed")
-        line = msgspec.json.encode(row) + b"\n"
+        whole = WholeCase(*(getattr(row.case, name) for name in row.case.__struct_fields__))
+        line = msgspec.json.encode(msgspec.structs.replace(row, case=whole)) + b"\n"
         decode_row(line, f"of {row.case.label}")
         if not os.path.samestat(os.stat(self.path / ROWS), os.fstat(self._file)):
             raise FileNotFoundError(

@@ -11,9 +11,9 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from shmoo.estimators.costs.quantize import STANDARD, Scheme, quantized
+from shmoo.estimators.costs.quantize import SMALL_TYPES, STANDARD, Scheme, quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.graph.dtypes import canonical_dtype, compute_dtype
+from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, compute_dtype, resolved, shown_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
 from shmoo.runs.store import records
@@ -162,14 +162,15 @@ def _row(
     if op not in TABLE_OPERATORS:
         raise InputError(f"{where}: {unknown('operator', cells['op'], {*TABLE_OPERATORS, *ALIASES})}")
     try:
-        dtype = compute_dtype(cells.get("dtype") or "float32")
+        named = resolved(cells.get("dtype") or "float32")
+        dtype = named if named in COMPLEX_DTYPES else compute_dtype(named)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     latency = _amount(cells, "latency_s", where, records.SHORTEST_S, records.LONGEST_S, required=measured)
     energy = _energy(cells, latency, where)
     operator = TABLE_OPERATORS[op]
     axes = _shape(cells, operator, where) if isinstance(operator, ShapedOperator) else _extents(cells, operator, where)
-    if op == "attention" and cells.get("heads"):
+    if op == "attention" and any(cells.get(column) for column in HEADS):
         axes = axes | _heads(cells, axes, where)
     time, state = _one_of(cells, "time", TIMES, where), _one_of(cells, "state", STATES, where)
     weights = _weights(cells, op, dtype, where)
@@ -199,22 +200,30 @@ def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: s
 def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
     """The type of a layer's weight; "" where it is that of the row."""
     text = cells.get("weights")
-    if not text or (name := canonical_dtype(text)) == dtype:
+    name = resolved(text) if text else dtype
+    if name == dtype:
         return ""
     if op != "linear":
         raise FormatError(f"{where}: column 'weights' is {text!r}, but {op!r} has no weight to quantise; only linear has")
     if name not in WEIGHTS:
-        raise InputError(f"{where}: {unknown('type of weights', text, WEIGHTS)}")
+        raise InputError(f"{where}: {unknown('type of weights', str(text), map(shown_dtype, WEIGHTS))}")
+    if dtype in SMALL_TYPES or dtype in COMPLEX_DTYPES:
+        raise FormatError(
+            f"{where}: column 'weights' is {text!r}, which takes real activations of 16 bits or more, not {shown_dtype(dtype)!r}"
+        )
     return name
 
 
 def _heads(cells: dict[str, str], axes: Mapping[str, records.AxisValue], where: str) -> dict[str, records.AxisValue]:
+    if not cells.get("heads"):
+        column = next(column for column in HEADS if cells.get(column))
+        raise FormatError(f"{where}: column {column!r} needs column 'heads', which is empty or absent")
     heads = _whole(cells["heads"], "heads", where)
     kv_heads = _whole(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
     if heads % kv_heads:
         raise FormatError(f"{where}: column 'kv_heads' is {kv_heads}, which must divide the {heads} heads")
-    causal = _whole(cells["causal"], "causal", where, least=0) if cells.get("causal") else int(int(axes["m"]) > 1)
-    return {"heads": heads, "kv_heads": kv_heads, "causal": min(causal, 1)}
+    causal = _one_of(cells, "causal", ("", "0", "1"), where) or int(axes["m"]) > 1
+    return {"heads": heads, "kv_heads": kv_heads, "causal": int(causal)}
 
 
 def _amount(cells: dict[str, str], column: str, where: str, least: float, most: float, required: bool = False) -> float | None:

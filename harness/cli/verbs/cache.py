@@ -27,16 +27,17 @@ _AGES = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Captured graphs that are kept: list them, clear them.")
+@options.as_json
 @click.pass_context
-def cache(ctx: click.Context) -> None:
+def cache(ctx: click.Context, as_json: bool) -> None:
     """Captured graphs that are kept. Without a sub-command, list them.
 
     A model that was captured before is read from disk while the request, every file its code read, its environment variables, the
     installed packages and Shmoo's own code are the same. The folder is that of SHMOO_CACHE_DIR, or the platform's cache; beyond
     256 MiB the captures that were used longest ago are removed.
     """
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_cache, as_json=False)
+    if options.alone(ctx, as_json):
+        ctx.invoke(list_cache, as_json=as_json)
 
 
 @cache.command("list", epilog="Example: shmoo cache list --json", short_help="What is kept.")
@@ -61,12 +62,17 @@ def list_cache(as_json: bool) -> None:
 
 @cache.command("clear", epilog="Example: shmoo cache clear resnet18", short_help="Remove what is kept.")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
-def clear_cache(models: tuple[str, ...]) -> None:
+@options.as_json
+def clear_cache(models: tuple[str, ...], as_json: bool) -> None:
     """Remove the captures of each MODEL, or all captures where none is named."""
     from shmoo.harness.models.capture_cache import clear_captures
 
     folder = capture_folder()
-    output.message(f"removed {clear_captures(folder, models)} captures from {folder}")
+    removed = clear_captures(folder, models)
+    if as_json:
+        output.json_document({"format": 1, "folder": str(folder), "removed": removed})
+    else:
+        output.message(f"removed {removed} captures from {folder}")
 
 
 def _rows(listed: Sequence[Listed]) -> list[list[str]]:

@@ -13,6 +13,7 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
 from shmoo.estimators.machine.validation import check_name
+from shmoo.estimators.progress import Standing
 from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import Cell
@@ -83,12 +84,17 @@ def calibrate(
         chosen = f"{profile.name}_calibrated" if profile.name in builtin_names() else profile.name
     expected = out or profile_path(chosen or LOCAL, force)
     output.check_folder(expected.parent)
+
+    def target_of(named: str) -> Path:
+        target = out or profile_path(named, force)
+        refuse_existing(target, force)
+        return target
+
+    # Before the fit, which takes a while.
     if chosen is not None:
-        # Before the fit, which takes a while.
-        refuse_existing(expected, force)
-    made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool)
-    target = out if out is not None else profile_path(made.profile.name, force)
-    refuse_existing(target, force)
+        target_of(chosen)
+    made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool, before=target_of)
+    target = target_of(made.profile.name)
     output.write(target, made.profile.to_json())
     output.message(f"wrote {target}")
     if as_json:
@@ -108,11 +114,11 @@ def fit(
     reduction: Reduction | None = None,
     pool: bool = False,
     hurry: Callable[[], bool] | None = None,
+    before: Callable[[str], object] = check_name,
 ) -> Calibration:
     """The calibration, of one machine or pooled over several, with what it does told on stderr; `hurry` as for
-    `calibration.calibrate`, for one machine."""
-    from shmoo.calibrate.calibration import calibrate as calibrate_sources
-    from shmoo.calibrate.calibration import read_for, table_reduction
+    `calibration.calibrate`, for one machine. `before` is told the name of the profile ahead of the fit, and may refuse it."""
+    from shmoo.calibrate.calibration import calibrate_cases, read_for, table_reduction
     from shmoo.calibrate.fit.fit import patient
     from shmoo.calibrate.pooling import pool as pool_sources
 
@@ -122,20 +128,16 @@ def fit(
             output.message(f"calibrate: {why}")
     column = reduction or "k"
     with Display() as display:
-        if not pool:
-            return calibrate_sources(
-                sources,
-                base=base,
-                name=name,
-                seed=seed,
-                residual=residual,
-                reduction=column,
-                progress=display,
-                hurry=hurry or patient,
-            )
+        display(Standing("calibrating", now="reading sources"))
         together, kind = read_for(sources, base, column)
-        specimens = [read_for(source, kind, column)[0] for source in sources]
-        return pool_sources(specimens, together, kind, name=name or kind.name, seed=seed, residual=residual, progress=display)
+        chosen = name or kind.name
+        before(chosen)
+        if not pool:
+            return calibrate_cases(
+                together, kind, name=chosen, seed=seed, residual=residual, progress=display, hurry=hurry or patient
+            )
+        specimens = {read.rows_hash: read for source in sources for read in (read_for(source, kind, column)[0],)}
+        return pool_sources([*specimens.values()], together, kind, name=chosen, seed=seed, residual=residual, progress=display)
 
 
 def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed: int, as_json: bool) -> None:

@@ -52,7 +52,7 @@ def duel(
     --resume goes on with a duel that was interrupted, or whose --budget was used up, where both sides are what they were.
     """
     from shmoo.harness.campaign.campaign import CampaignSettings
-    from shmoo.harness.campaign.cases import check_device, in_states, plan_cases
+    from shmoo.harness.campaign.cases import check_device, in_states, on_threads, plan_cases
     from shmoo.harness.campaign.duel import run_duel
     from shmoo.harness.campaign.sides import describe, side_of
     from shmoo.harness.machine.doctor import probe_machine
@@ -65,7 +65,8 @@ def duel(
         if asked[name]:
             before = "" if name == "operators" else "; write it before --"
             raise InputError(f"--{name.removeprefix('as_')} of `measure` has no place in a duel{before}")
-    machine = probe_machine(asked["threads"])
+    threads = max(asked["threads"], default=None)
+    machine = probe_machine(threads)
     check_device(asked["device"], machine)
     output.tell_of_code(asked["model"])
     with output.only_results_on_stdout():
@@ -85,10 +86,10 @@ def duel(
     )
     with ExitStack() as stack:
         sides = stack.enter_context(side_of(base, setup)), stack.enter_context(side_of(new, setup))
-        described = describe(sides[0], asked["threads"]), describe(sides[1], asked["threads"])
+        described = describe(sides[0], threads), describe(sides[1], threads)
         progress = stack.enter_context(shown(len(cases), target, f"duel of {base} and {new}"))
         runs = run_duel(
-            in_states(cases, asked["cache_state"]),
+            on_threads(in_states(cases, asked["cache_state"]), asked["threads"]),
             target,
             sides,
             described,

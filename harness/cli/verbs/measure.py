@@ -26,6 +26,7 @@ Examples:
   shmoo measure --suite micro --dtype float32,bfloat16 --out runs-of-mine/first
   shmoo measure --suite quick --cache-state warm,cold
   shmoo measure --model resnet18 --model vit_b_16 --batch 1,8 --runtime eager,inductor
+  shmoo measure --model resnet18 --threads 1,2,4
   shmoo measure --model my_package.models:build
   shmoo measure --suite micro --out runs-of-mine/first --resume
 """
@@ -44,7 +45,7 @@ Examples:
 @options.runtimes("eager")
 @options.dtypes(options.FLOAT32)
 @options.batches("1, for networks")
-@options.threads
+@options.thread_counts()
 @options.names(
     "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
 )
@@ -68,7 +69,7 @@ def measure(
     runtime: tuple[str, ...],
     dtype: tuple[str, ...],
     batch: tuple[int, ...],
-    threads: int | None,
+    threads: tuple[int, ...],
     cache_state: tuple[str, ...],
     visits: int | None,
     operators: bool,
@@ -80,19 +81,19 @@ def measure(
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
-    from shmoo.harness.campaign.cases import check_device, in_states, measure_cases, plan_cases
+    from shmoo.harness.campaign.cases import check_device, in_states, measure_cases, on_threads, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
 
     label = suite or ("models" if model else "quick")
     target = run_directory(out, resume, label)
-    machine = probe_machine(threads)
+    machine = probe_machine(max(threads, default=None))
     check_device(device, machine)
     output.tell_of_code(model)
     planned = suite == PLANNED
     with output.only_results_on_stdout(), Display() as display:
         cases = plan_cases(suite, model, machine, device, runtime, dtype, batch, trust, display)
-    cases = in_states(cases, cache_state)
+    cases = on_threads(in_states(cases, cache_state), threads)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
     with shown(len(cases), target, label) as progress:

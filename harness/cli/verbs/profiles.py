@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shmoo.estimators.errors import FormatError
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
@@ -22,11 +22,12 @@ Examples:
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")
+@options.as_json
 @click.pass_context
-def profiles(ctx: click.Context) -> None:
+def profiles(ctx: click.Context, as_json: bool) -> None:
     """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_profiles)
+    if options.alone(ctx, as_json):
+        ctx.invoke(list_profiles, as_json=as_json)
 
 
 @profiles.command("list", epilog="Example: shmoo profiles list --json", short_help="Built-in profiles and your own.")
@@ -40,7 +41,7 @@ def list_profiles(as_json: bool, view: View) -> None:
     for name in sorted({*default_names(), *own}):
         try:
             profile = load_profile(own[name]) if name in own else load_architecture(name)
-        except FormatError as error:
+        except InputError as error:
             output.message(str(error))
             continue
         found.append((str(own.get(name, "built in")), profile))

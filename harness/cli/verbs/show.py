@@ -158,10 +158,10 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
 
 def _settings(cases: Sequence[CaseSpec]) -> tuple[str, list[str]]:
     """What the settings of all cases have in common, and what each has beside it."""
-    names = ("dtype", "runtime", "device", "cache_state")
-    common = [name for name in names if len({getattr(case, name) for case in cases}) == 1]
-    shared = " ".join(getattr(cases[0], name) for name in common) if cases else ""
-    return shared, [" ".join(getattr(case, name) for name in names if name not in common) for case in cases]
+    each = [(c.dtype, c.runtime, c.device, "" if c.threads is None else f"{c.threads} threads", c.cache_state) for c in cases]
+    common = [len(set(values)) == 1 for values in zip(*each, strict=True)]
+    shared = " ".join(value for value, same in zip(each[0], common, strict=True) if same and value) if each else ""
+    return shared, [" ".join(v for v, same in zip(values, common, strict=True) if not same and v) for values in each]
 
 
 def _labels(cases: Sequence[CaseSpec], room: int | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -244,18 +245,20 @@ def test_caches_that_a_machine_does_not_tell_are_typical_ones(told, levels):
 
 
 def test_rows_of_another_device_do_not_calibrate_a_profile(tmp_path, caplog):
-    """A GPU is not fitted to a CPU's rows: refused where there are no others, left out where there are."""
+    """A GPU is not fitted to a CPU's rows: refused where there are no others, left out of a run that holds both."""
     table = tmp_path / "cpu.csv"
     table.write_text("op,m,n,k,latency_s\n" + "".join(f"linear,{m},64,64,1e-3\n" for m in (8, 16, 32)))
     cases = [MeasuredCase(row.case, (row.graph(),), 1e-3) for row in read_table(table)]
-    with RunWriter(tmp_path / "run", RunManifest(Machine("Example CPU", 2, 2, 2**30), "micro")) as writer:
-        for case in cases:
-            hashes = tuple(graph.content_hash for graph in case.graphs)
-            writer.append(Measurement(case.case, "ok", (), hashes, Timing((1e-3,))), case.graphs)
+    for name, devices in (("run", ("cpu",)), ("both", ("cpu", "cuda"))):
+        with RunWriter(tmp_path / name, RunManifest(Machine("Example CPU", 2, 2, 2**30), "micro")) as writer:
+            for case, device in itertools.product(cases, devices):
+                hashes = tuple(graph.content_hash for graph in case.graphs)
+                spec = msgspec.structs.replace(case.case, device=device)
+                writer.append(Measurement(spec, "ok", (), hashes, Timing((1e-3,))), case.graphs)
     with pytest.raises(InputError, match=r"run holds rows of cpu, and 'gpu_t4' is a gpu"):
         calibrate([tmp_path / "run"], base=load_profile("gpu_t4"))
     with pytest.raises(InputError, match="hardly vary"):
-        calibrate([tmp_path / "run", table], base=load_profile("gpu_t4"))
+        calibrate([tmp_path / "both"], base=load_profile("gpu_t4"))
     assert "3 cases of other devices than 'cuda' are left out" in caplog.messages
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 
+import msgspec
+import numpy as np
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, entry
-from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile, means_profile
 from shmoo.estimators.machine.validation import RANGES, SHARES, check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.variants import variant
 from tests.hostile import profile_json
 
 
@@ -152,3 +155,40 @@ def test_ordinary_names_pass(name):
 def test_entries_without_a_unit_are_not_checked_for_one():
     """What nobody listed is ignored by the model and stays as it is."""
     assert entry("made.up").unit == ""
+
+
+def on_base(**coefficients):
+    return msgspec.json.encode({"name": "mine", "base": "gpu_h100", "coefficients": coefficients})
+
+
+def test_a_misspelled_coefficient_beside_a_base_is_refused_with_the_nearest():
+    """It would change nothing; what other built-in machines have may be added."""
+    given = {"value": 300.0, "unit": "W", "source": "datasheet", "reference": "vendor"}
+    with pytest.raises(InputError, match=r"'power\.tpd'.*did you mean 'power\.tdp'"):
+        ArchitectureProfile.from_json(on_base(**{"power.tpd": given}))
+    peak = {**given, "value": 9e15, "unit": "flop/s"}
+    assert ArchitectureProfile.from_json(on_base(**{"peak.matrix.float4": peak})).value("peak.matrix.float4") == 9e15
+
+
+def test_a_coefficient_of_a_file_names_its_source():
+    with pytest.raises(FormatError, match=r"'power\.tdp' has no 'reference'"):
+        ArchitectureProfile.from_json(on_base(**{"power.tdp": {"value": 300.0, "unit": "W", "source": "datasheet"}}))
+
+
+def test_format_0_never_was():
+    fields = msgspec.to_builtins(load_profile("gpu_h100")) | {"format": 0}
+    with pytest.raises(FormatError, match="format 0; there are 1 to"):
+        ArchitectureProfile.from_json(msgspec.json.encode(fields))
+
+
+@pytest.mark.parametrize(("name", "value"), [("power.tdp", 10.0), ("power.tdp", np.array([[400.0], [10.0]])), ("clock", 1e30)])
+def test_a_variant_that_no_file_could_be_is_refused(name, value):
+    """A cap below the power of an idle board, also at one point of a sweep, and a clock out of any range."""
+    with pytest.raises(InputError, match=f"'gpu_h100' with {name}"):
+        variant(load_profile("gpu_h100"), {name: value})
+
+
+def test_json_of_others_is_no_profile(tmp_path):
+    """Also where it has a key of that name."""
+    (tmp_path / "stray.json").write_text('{"coefficients": [1, 2]}')
+    assert not means_profile(tmp_path / "stray.json")

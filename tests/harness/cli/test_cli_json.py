@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Interval
+from shmoo.harness.api import sweep
 from shmoo.harness.cli import output
 from tests.cli_runner import shmoo
 from tests.harness.cli.test_cli import write_run
@@ -89,3 +91,23 @@ def test_a_document_in_parts_is_the_document_in_one(document: object, capsys: py
     whole = json.dumps(msgspec.to_builtins(document), allow_nan=False).replace(r" \udc80", r" \\udc80")
     output.json_document(document)
     assert capsys.readouterr().out == msgspec.json.format(whole, indent=1) + "\n"
+
+
+@pytest.mark.usefixtures("own_home")
+def test_groups_answer_in_json_as_their_first_command_does(monkeypatch, tmp_path):
+    """`profiles --json` is `profiles list --json`; a --json before another command is told where it belongs."""
+    monkeypatch.setenv("SHMOO_CACHE_DIR", str(tmp_path))
+    assert json.loads(shmoo("profiles", "--json").stdout) == json.loads(shmoo("profiles", "list", "--json").stdout)
+    assert json.loads(shmoo("cache", "--json").stdout)["captures"] == []
+    assert json.loads(shmoo("cache", "clear", "--json").stdout)["removed"] == 0
+    result = shmoo("profiles", "--json", "list")
+    assert (result.exit_code, "write --json after 'list'" in result.stderr) == (2, True)
+
+
+def test_an_axis_without_values_and_a_module_without_functions_are_told(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="axis 'n' has no values"):
+        sweep("linear", {"n": ()}, "cpu_server_generic")
+    (tmp_path / "nothing_here.py").write_text("X = 1\n")
+    monkeypatch.chdir(tmp_path)
+    result = shmoo("estimate", "nothing_here:build", "--arch", "cpu_server_generic")
+    assert (result.exit_code, "there is none" in result.stderr) == (2, True)

@@ -183,3 +183,18 @@ def test_the_command_that_goes_on_is_the_one_that_began(given: str, said: str) -
     with cli.commands[verb].make_context(verb, arguments, parent=parent) as ctx:
         assert ctx.params
         assert resumed(Path("RUN")) == said
+
+
+@pytest.mark.usefixtures("own_home")
+def test_each_case_is_measured_with_each_number_of_threads(tmp_path, monkeypatch):
+    """The machine's fingerprint has the largest number; with one number cases name none, as ever."""
+    asked = []
+
+    def measure_cases(cases, out, suite, machine, **_):
+        asked.append((machine.threads, [case.threads for case in cases]))
+        raise InputError("measured")
+
+    monkeypatch.setattr("shmoo.harness.campaign.cases.measure_cases", measure_cases)
+    for threads in ("1,2", "2"):
+        shmoo("measure", "--model", "mlp", "--threads", threads, "--out", str(tmp_path / "run"))
+    assert asked == [(2, [1, 2]), (2, [None])]

@@ -83,3 +83,14 @@ def test_a_sweep_in_python(tmp_path: Path) -> None:
 
     frame = package.sweep("typed_models:half", {"batch": (2, 4)}, "tpu_v4")
     assert set(frame["dtype"]) == {"bfloat16"}
+
+
+@pytest.mark.usefixtures("own_home")
+@pytest.mark.parametrize("given", ["nvfp4", "float4"])
+def test_nvfp4_is_answered_by_its_name(given):
+    """Coefficients are called float4, and so may be what is asked for."""
+    result = shmoo("estimate", "mlp", "--dtype", given, "--arch", "gpu_b200", "--json")
+    (record,) = json.loads(result.stdout)
+    assert record["dtype"] == "nvfp4"
+    assert record["inputs"] == "1x784 nvfp4"
+    assert "float4" not in shmoo("estimate", "mlp", "--dtype", "foo").stderr

@@ -199,7 +199,8 @@ def test_nothing_is_resumed_where_nothing_is(command: tuple[str, ...]) -> None:
     [
         (("measure", "--budget", "abc"), "'abc' is not a finite number; allowed is one above 0"),
         (("measure", "--budget", "nan"), "'nan' is not a finite number; allowed is one above 0"),
-        (("measure", "--threads", "two"), "'two' is not a whole number; allowed is one from 1"),
+        (("measure", "--threads", "two"), "--threads must be a positive whole number, got 'two'"),
+        (("estimate", "relu", "--threads", "1,2"), "--threads takes one value here, got 1, 2"),
         (("sweep", "relu", "--axis", "m=1,2", "--jobs", "x"), "allowed is one from 1 to 10000"),
         (("measure", "--suite", "foo"), "allowed: compiled, micro, nets, planned, quick, shmoo"),
         (("measure", "--device", "tpu"), "allowed: cpu, cuda"),
@@ -212,3 +213,18 @@ def test_a_value_that_cannot_be_is_answered_with_those_that_can(command: tuple[s
     result = shmoo(*command)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("dtype", ["float8", "int8", "nvfp4", "tf32"])
+def test_a_type_that_the_device_cannot_be_measured_in_is_refused_before_a_run_is_made(dtype: str, tmp_path: Path) -> None:
+    result = shmoo("measure", "--suite", "quick", "--dtype", dtype, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert "allowed there: float64, float32, bfloat16, float16" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_runtime_that_the_device_lacks_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    result = shmoo("measure", "--model", "mlp", "--runtime", "cudagraphs", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert "allowed there: eager, inductor, inductor-freezing" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -11,8 +11,8 @@ from shmoo.harness.energy.nvml import NvmlProbe, list_gpus
 from shmoo.harness.energy.probe import UNMOVED, Snapshot, counter_step, trail_energy
 from shmoo.harness.energy.rapl import PowercapProbe, RaplProbe, disagreement, import_pyrapl, powercap_zones
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, measure_update_period
-from shmoo.harness.energy.virtual import SimulatedProbe
-from tests.stand_ins import Clock, ZoneFiles, no_nvml, write_powercap_tree
+from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from tests.stand_ins import Clock, no_nvml
 
 needs_pyrapl = pytest.mark.skipif(importlib.util.find_spec("pyRAPL") is None, reason="pyRAPL is installed on Linux only")
 RANGE = 262_143_328_850.0

@@ -3,7 +3,7 @@ import torch
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.energy.virtual import SimulatedProbe
+from shmoo.harness.energy.simulated import SimulatedProbe
 from shmoo.harness.measuring.cachestate import flusher, other_work, prepare
 from shmoo.harness.measuring.measure import Measurer, MeasureSettings
 from shmoo.harness.measuring.timing import TimingSettings

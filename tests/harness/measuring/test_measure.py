@@ -11,7 +11,7 @@ from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, Value
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.energy.sampler import EnergySettings
-from shmoo.harness.energy.virtual import SimulatedProbe
+from shmoo.harness.energy.simulated import SimulatedProbe
 from shmoo.harness.measuring import replay
 from shmoo.harness.measuring.measure import Measurer, failure
 from shmoo.harness.measuring.memory import highest_sum, peak_cpu_bytes, resident_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 
 import pytest
@@ -31,6 +32,13 @@ class Batch:
 instance = Net()
 x = torch.randn(2, 8)
 
+class Scaled(Net):
+    def forward(self, input, *, scale):
+        return super().forward(input * scale)
+
+def two_needed(): return Scaled(), (x,), {"scale": x}
+def too_many(): return Net(), (x, x, x)
+def misnamed(): return Net(), (x,), {"masc": x}
 def tensor(): return Net(), x
 def listed(): return [Net(), [x]]
 def named(): return Net(), {"input": x}
@@ -188,3 +196,17 @@ def test_weights_that_cannot_be_counted_are_refused(theirs, form, said):
 def test_a_shape_for_a_model_of_tokens_is_explained(theirs):
     with pytest.raises(InputError, match=r"floating-point tensor.*\(model, \(tokens,\)\)"):
         graphs_of(f"{theirs}:tokens", input_shape=(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "said"),
+    [
+        ("two_needed", (2, 8), "with 1 input, but its forward takes input, scale: missing a required argument: 'scale'"),
+        ("too_many", None, "with 3 inputs, but its forward takes input, mask: too many positional arguments"),
+        ("misnamed", None, "with 1 input, masc, but its forward takes input, mask: got an unexpected keyword argument 'masc'"),
+    ],
+)
+def test_inputs_that_the_model_does_not_take_are_refused_with_its_parameters(theirs, form, shape, said):
+    """One sentence instead of a traceback: given by shape, too many, and with a misspelled name."""
+    with pytest.raises(InputError, match=re.escape(said)):
+        graphs_of(f"{theirs}:{form}", input_shape=shape)

@@ -11,6 +11,7 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of, blocks, read_sources
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.calibrate.fit.parameters import parameters_for
+from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
@@ -99,3 +100,39 @@ def test_device_times_leave_launches_alone(tmp_path: Path) -> None:
     made = calibrate_cases(Sources(read_back.cases, "", ("t",), None), H100, name="t", residual=False).profile
     assert made.value("device_launch.gemm_tensor") == pytest.approx(3.7e-6, rel=0.15)
     assert np.isfinite(made.value("fetch.latency.gemm_tensor"))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [
+        ("dtype,weights", "bfloat16,foo", r":2: unknown type of weights 'foo'.*allowed: float8, int4, int8, nvfp4"),
+        ("dtype,weights", "int4,float8", r":2: column 'weights' is 'float8', which takes real activations of 16 bits"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_with_their_row(tmp_path: Path, header: str, row: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read(tmp_path / "t.csv", f"op,m,n,k,latency_s,{header}", f"linear,8,8,8,1e-6,{row}")
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "said"),
+    [
+        ("kv_heads", "2", "'kv_heads' needs column 'heads'"),
+        ("causal", "1", "'causal' needs column 'heads'"),
+        ("heads,causal", "4,2", "unknown causal '2'"),
+    ],
+)
+def test_heads_and_masks_that_cannot_be_are_refused(tmp_path: Path, header: str, row: str, said: str) -> None:
+    with pytest.raises(InputError, match=f":2: .*{said}"):
+        read(tmp_path / "t.csv", f"op,b,m,n,k,latency_s,{header}", f"attention,1,8,8,8,1e-6,{row}")
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_complex_multiply_add_is_four_of_reals_and_eight_flops(tmp_path: Path, dtype: str) -> None:
+    """bmm of 8 x 16 x 32, and an addition of two parts an element."""
+    product, loop = read(
+        tmp_path / "t.csv", "op,dtype,m,n,k,rows,cols,latency_s", f"bmm,{dtype},8,16,32,,,1e-6", f"add,{dtype},,,,4,4,1e-6"
+    )
+    cost = graph_cost(product.graph())
+    assert (cost.macs, cost.flops) == (4 * 8 * 16 * 32, 8 * 8 * 16 * 32)
+    assert graph_cost(loop.graph()).flops == 2 * 16
