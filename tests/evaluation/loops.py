@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources
-from shmoo.calibrate.transfer import transfer
 from shmoo.estimators.machine.catalogue import entry, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from tests.evaluation.transfer import transfer
 
 OF_LOOPS = ("pointwise", "normalization", "softmax", "add", "gelu", "layer_norm")
 """Last parts of the names of what such rows say."""
