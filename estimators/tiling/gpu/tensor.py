@@ -91,7 +91,7 @@ def tensor_blocks(work: Products, shape: TileShape, load: Load) -> Blocks:
     staged = load.queue * load.padded_k * row
     together = np.minimum(load.queue, load.resident)
     in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * row
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces)
+    return Blocks(load.reuse, load.padded_k, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces)
 
 
 def tensor_traffic(
