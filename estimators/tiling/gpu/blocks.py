@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,6 +16,13 @@ from shmoo.estimators.tiling.base import Blocks, TileShape, Value, ceil_div, hit
 STAGES = 2
 SLICE = 8
 """Extent of k that is staged at once; a reduction is padded to whole slices."""
+TYPICAL: Mapping[str, float] = MappingProxyType(
+    {"efficiency": 1.0, "half.tile": 6.0, "half.far": 0.0, "half.k": 48.0, "half.fill": 4096.0}
+)
+"""What units take at typical efficiency, for choices that a machine's own coefficients do not guide; extents at which half of a
+multiprocessor's rate is reached: multiply-adds per staged element, as operands enter registers from shared memory at 32 elements
+a clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
+latency; outputs at work, as fewer threads do not hide the units' latency."""
 _LEAST_OUTPUTS = 4096.0
 """Outputs that keep as many threads busy as the smallest blocks have: smaller tiles share a reduction among their threads."""
 ACCUMULATOR_BYTES = 4.0
