@@ -133,6 +133,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                                   {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
         Guess(0.4, 0.15, 0.8, f"rows from random places: {_GUESS}", ".gather"),
+        Guess(0.92, 0.75, 1.0, "by running statistics, a loop over elements as any other", ".batch_norm", "gpu"),
         Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
         *(Guess(0.92, 0.75, 1.0, "compiled copies and norms are loops over their results, as others are", f".{runtime}.{loop}",
                 "gpu") for runtime in ("inductor", "inductor-freezing") for loop in ("copy", "normalization")),

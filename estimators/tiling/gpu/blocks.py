@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 import numpy as np
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats
-from shmoo.estimators.tiling.base import ceil_div, hit_share
+from shmoo.estimators.tiling.base import Blocks, TileShape, Value, ceil_div, hit_share
 
 STAGES = 2
 SLICE = 8
 """Extent of k that is staged at once; a reduction is padded to whole slices."""
-_HALF_TILE, _HALF_K, _HALF_FILL = 6.0, 48.0, 4096.0
-"""What the choice of a tile takes for the extents at which half of a multiprocessor's rate is reached (`half.tile`, `half.k`,
-`half.fill` of the model): multiply-adds per staged element, as operands enter registers from shared memory at 32 elements a
-clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
+TYPICAL: Mapping[str, float] = MappingProxyType(
+    {"efficiency": 1.0, "half.tile": 6.0, "half.far": 0.0, "half.k": 48.0, "half.fill": 4096.0}
+)
+"""What units take at typical efficiency, for choices that a machine's own coefficients do not guide; extents at which half of a
+multiprocessor's rate is reached: multiply-adds per staged element, as operands enter registers from shared memory at 32 elements
+a clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
 latency; outputs at work, as fewer threads do not hide the units' latency."""
 _LEAST_OUTPUTS = 4096.0
 """Outputs that keep as many threads busy as the smallest blocks have: smaller tiles share a reduction among their threads."""
@@ -45,7 +48,7 @@ class Load:
         queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
         padded_k: a block's reduction in whole slices.
         useful: share of the lanes' work that is neither padding nor idle.
-        reuse, depth, at_work, filled: of `Blocks`.
+        reuse, at_work, filled: of `Blocks`.
     """
 
     blocks: Floats
@@ -55,13 +58,12 @@ class Load:
     padded_k: Floats
     useful: Floats
     reuse: Floats
-    depth: Floats
     at_work: Floats
     filled: Floats
 
 
-Seconds = Callable[[Load, Floats, Floats, Floats], Floats]
-"""How blocks share the multiprocessors, extents m and n of their tile, and parts of the reduction -> (..., R) seconds."""
+Seconds = Callable[[TileShape, Load], Floats]
+"""Blocks, and how they share the multiprocessors -> (..., R) seconds."""
 Offer = Callable[..., tuple[Floats, Floats]]
 """The numbers of C candidates, (C, ..., 1) each -> (C, ..., R) seconds of R kernels, infinite where a candidate is not offered,
 and the extent of a block that follows from the kernel."""
@@ -113,26 +115,20 @@ class Products:
         multiprocessors = profile.value("count.sms")
         pieces = ceil_div(self.k, part)
         blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
-        depth = ceil_div(self.k, pieces)
-        padded = self.slices * ceil_div(depth, self.slices)
+        padded = self.slices * ceil_div(ceil_div(self.k, pieces), self.slices)
         queue = ceil_div(blocks, multiprocessors)
         holds = np.maximum(blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
         useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
         reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
         at_work = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
         filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded), 1.0)
-        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, depth, at_work, filled)
+        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, at_work, filled)
 
 
-def unit_seconds(profile: ArchitectureProfile) -> Seconds:
-    """Of blocks of the float32 units: whole rounds at the tile's efficiency."""
-    rate = profile.value("peak.matrix.float32", 1.0) / profile.value("count.sms") / 2.0
-
-    def seconds(load: Load, tile_m: Floats, tile_n: Floats, part: Floats) -> Floats:
-        ramp = (1.0 + _HALF_TILE / load.reuse) * (1.0 + _HALF_K / part) * (1.0 + _HALF_FILL / load.at_work)
-        return load.queue * tile_m * tile_n * load.padded_k * ramp / rate
-
-    return seconds
+def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blocks: Blocks, value: Value) -> Floats:
+    """Of blocks of the float32 units: whole rounds at the tile's efficiency, with an algorithm's coefficients."""
+    rate = profile.value("peak.matrix.float32", 1.0) * value("efficiency") / profile.value("count.sms") / 2.0
+    return load.queue * shape.m * shape.n * load.padded_k * blocks.ramp(value) / rate
 
 
 def blocks_per_multiprocessor(
@@ -143,6 +139,13 @@ def blocks_per_multiprocessor(
     by_shared = np.floor(shared / (work.stages * work.staged(tile_m, tile_n) * work.slices))
     by_registers = np.floor(registers / (1.5 * ACCUMULATOR_BYTES * tile_m * tile_n))
     return np.minimum(np.minimum(by_shared, by_registers), MOST_BLOCKS)
+
+
+def longest_extent(profile: ArchitectureProfile, work: Products, *, along_m: bool) -> float:
+    """The largest extent of a block, beside one of 1, that shared memory and the register file hold for every product."""
+    own, beside = (work.size, work.stored) if along_m else (work.stored, work.size)
+    by_shared = np.min((profile.value("capacity.shared") / (work.stages * work.slices) - beside) / own)
+    return float(np.floor(min(by_shared, np.min(profile.value("capacity.register", np.inf)) / (1.5 * ACCUMULATOR_BYTES))))
 
 
 def fastest(

@@ -13,11 +13,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from shmoo.estimators.errors import unknown
-from shmoo.estimators.machine.coefficients import batched_product, dense_3x3, on_tensor_cores
+from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, batched_product, dense_3x3, on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
@@ -33,6 +34,7 @@ from shmoo.estimators.tiling.base import (
     element_bytes,
     hit_share,
     operands,
+    overlapped,
     passes,
     resident,
 )
@@ -41,10 +43,13 @@ from shmoo.estimators.tiling.gpu.blocks import (
     MOST_BLOCKS,
     SLICE,
     STAGES,
+    TYPICAL,
     Load,
     Products,
+    Seconds,
     blocks_per_multiprocessor,
     fastest,
+    longest_extent,
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
@@ -99,8 +104,8 @@ class GpuThreadBlocks:
         return TENSOR_KERNELS.get(self.tensor_library or self.library or "", TENSOR_KERNELS["ampere"])
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        """The fastest of the tiles and splits by a proxy: whole rounds at the tile's efficiency, and partial sums through L2.
-        Kernels that are alike, as those of equal layers are, take the same."""
+        """The tiles and splits with which the model's own time of each kernel is least. Kernels that are alike, as those of equal
+        layers are, take the same."""
         rows, kind = table.kinds()
         shape = self._choose(table.take(rows), profile)
         return TileShape(*(np.take(getattr(shape, axis), kind, axis=-1) for axis in "mnk"))
@@ -113,15 +118,17 @@ class GpuThreadBlocks:
             rows = np.flatnonzero(here)
             if not len(rows):
                 continue
+            some = work.take(rows)
+            contracts = table.matrix_flops[rows] > 0
+            tiles = self._by_hand(tiles, some.take(np.flatnonzero(contracts)), profile)
             if not tensor[rows[0]]:
-                shape = self._fastest(work.take(rows), tiles, splits, profile)
+                shape = self._fastest(some, tiles, splits, profile, _block_seconds(table.take(rows), some, profile))
             elif table.is_family("attention")[rows[0]]:
                 shape = choose_flash(table.take(rows), profile, self._tensor_kernels)
             else:
-                some = work.take(rows)
                 if self.tile_k is not None:
                     some, splits = replace(some, k=np.minimum(some.k, self.tile_k)), (1,)
-                shape = choose_tensor(table.take(rows), some, profile, self._tensor_kernels, self._by_hand(tiles), splits)
+                shape = choose_tensor(table.take(rows), some, profile, self._tensor_kernels, tiles, splits)
             chosen.append(shape)
             places.append(rows)
         order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=int)
@@ -131,9 +138,30 @@ class GpuThreadBlocks:
             m, n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
         return TileShape(m, n, clip_shape(table, 1, 1, self.tile_k or k).k)
 
-    def _by_hand(self, tiles: tuple[Tile, ...]) -> tuple[Tile, ...]:
-        """The tiles, with the extents that were set by hand."""
-        return tuple(dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles))
+    def _by_hand(self, tiles: tuple[Tile, ...], work: Products, profile: ArchitectureProfile) -> tuple[Tile, ...]:
+        """The tiles, with the extents that were set by hand. Where none of these fits beside one that was set, the other extent
+        is halved until a block fits every product."""
+        offered = tuple(dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles))
+        if not offered or not len(work.m) or (self.tile_m is None) == (self.tile_n is None):
+            return offered
+
+        def fits(tile: Tile) -> bool:
+            return bool(np.all(blocks_per_multiprocessor(profile, work, *tile) >= 1.0))
+
+        if any(map(fits, offered)):
+            return offered
+        name, by_hand = ("tile_m", self.tile_m) if self.tile_n is None else ("tile_n", self.tile_n)
+        other = min(n if self.tile_n is None else m for m, n in offered)
+        while other > 1.0:
+            other = max(1.0, other // 2.0)
+            tile = (self.tile_m or other, self.tile_n or other)
+            if fits(tile):
+                return (*offered, tile)
+        most = longest_extent(profile, work, along_m=self.tile_n is None)
+        raise InputError(
+            f"{name}={by_hand:g}: no block of this extent fits a multiprocessor of {profile.name!r}; "
+            f"{name} must be {most:.0f} or less"
+        )
 
     def _work(self, table: KernelTable, tensor: np.ndarray) -> Products:
         """The products of every kernel, staged as its units have them; `tensor` are those on tensor cores."""
@@ -164,24 +192,23 @@ class GpuThreadBlocks:
         yield tensor & ~gemm & ~attends, kernels.tiles, (1,)
 
     def _fastest(
-        self, work: Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile
+        self, work: Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile, seconds: Seconds
     ) -> TileShape:
-        """(R,) extents of the tile of float32 units that takes least time with the traffic of partial sums."""
-        multiprocessors, bandwidth, seconds = profile.value("count.sms"), profile.value("bandwidth.l2"), unit_seconds(profile)
+        """(R,) extents of the tile of float32 units that takes least time."""
+        multiprocessors = profile.value("count.sms")
         library = LIBRARIES.get(self.library or "")
         long_part = LONG_PART if library is None else library.long_part
 
         def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
             part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
             load = work.load(profile, tile_m, tile_n, part)
-            partial = np.where(load.pieces > 1, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
-            time = seconds(load, tile_m, tile_n, part) + partial / bandwidth
             least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, long_part)
             few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
+            time = seconds(TileShape(tile_m, tile_n, part), load)
             return np.where(fits & ((split == 1) | few), time, np.inf), part
 
-        offered = itertools.product(self._by_hand(tiles), splits if self.tile_k is None else (1,))
+        offered = itertools.product(tiles, splits if self.tile_k is None else (1,))
         m, n, _, k = fastest([(*tile, split) for tile, split in offered], work.k, profile, offer)
         return TileShape(m, n, k)
 
@@ -206,9 +233,8 @@ class GpuThreadBlocks:
         staged = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
         state = np.where(contracts, staged + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
-        traffic = _traffic(table, profile, shape, load)
-        far = np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
-        blocks = Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
+        traffic = _traffic(table, profile, shape, load, compulsory_traffic(_seen_by_loops(table, profile), profile))
+        blocks = _blocks(load, _far(table, work, shape, load))
         if tensor.any():
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
@@ -235,7 +261,12 @@ class GpuThreadBlocks:
         size = element_bytes(direct)
         work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size, size)
         offers = BLOCK_TILES if library is None else library.transformed
-        shape = self._fastest(work, offers, (1,), profile)
+        c = Coefficients(profile)
+
+        def seconds(shape: TileShape, load: Load) -> Floats:
+            return unit_seconds(profile, shape, load, _blocks(load), lambda stem: c.value(f"{stem}.winograd", stem))
+
+        shape = self._fastest(work, self._by_hand(offers, work, profile), (1,), profile, seconds)
         load = work.load(profile, shape.m, shape.n, shape.k)
         moved = 36 * size * np.stack([tiles * channels, tiles * direct.n, channels * direct.n])
         products = Transformed(
@@ -243,7 +274,7 @@ class GpuThreadBlocks:
             offered=offered,
             share=36 * tiles / (9 * direct.m),
             utilisation=load.useful,
-            blocks=Blocks(load.reuse, load.depth, load.at_work, load.filled),
+            blocks=_blocks(load),
             moved=written_and_read(moved, profile),
             kernels=4,
         )
@@ -251,12 +282,51 @@ class GpuThreadBlocks:
         return tuple(placed(way, offered) for way in (fused, products))
 
 
-def _traffic(table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Load) -> dict[str, np.ndarray]:
-    """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold."""
+def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProfile) -> Seconds:
+    """The model's own time of blocks of the float32 units: of their arithmetic and of each memory, as far as they overlap.
+    Batches of products have few tiles to choose from, and coefficients that carry over badly from one generation's tiles to the
+    next: theirs are ranked by arithmetic at typical efficiency, with partial sums through L2."""
+    c = Coefficients(profile)
+    own = partial(c.by_algorithm, algorithm_codes(table, profile))
+    share = own("efficiency.bandwidth")
+    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
+    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    once = compulsory_traffic(table, profile)
+    batched = table.is_family("gemm") & batched_product(table, "gpu")
+
+    def seconds(shape: TileShape, load: Load) -> Floats:
+        blocks = _blocks(load, _far(table, work, shape, load))
+        traffic = _traffic(table, profile, shape, load, once)
+        math = unit_seconds(profile, shape, load, blocks, own)
+        times = overlapped([math, *(nbytes / speeds[level] for level, nbytes in traffic.items())], own("overlap"))
+        rounds = ceil_div(load.blocks, profile.value("count.sms") * load.resident)
+        summed = np.where(load.pieces > 1.0, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
+        typical = unit_seconds(profile, shape, load, blocks, TYPICAL.__getitem__) + summed / profile.value("bandwidth.l2")
+        return np.where(batched, typical, times + own("tile_overhead") * rounds)
+
+    return seconds
+
+
+def _blocks(load: Load, far: Floats | float = 0.0) -> Blocks:
+    """What a multiprocessor works on at once in kernels of the float32 units."""
+    return Blocks(load.reuse, load.padded_k, load.at_work, load.filled, far)
+
+
+def _far(table: KernelTable, work: Products, shape: TileShape, load: Load) -> Floats:
+    return np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
+
+
+def _traffic(
+    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Load, traffic: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold.
+
+    Args:
+        traffic: `compulsory_traffic` of the kernels.
+    """
     capacities = resident(profile)
     used = operands(table)
     share = np.minimum(passes(table), 1.0)
-    traffic = compulsory_traffic(_seen_by_loops(table, profile), profile)
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
     again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
     partial = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)

@@ -17,8 +17,8 @@ from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES
 from tests.build import GraphBuilder, kernel_table
 
 
-def linear(m: int, n: int, k: int) -> KernelTable:
-    b = GraphBuilder()
+def linear(m: int, n: int, k: int, dtype: str = "float32") -> KernelTable:
+    b = GraphBuilder(dtype)
     graph = b.graph(b.linear(b.tensor((m, k)), n))
     return kernel_table(graph, fuse(graph))
 
@@ -81,6 +81,42 @@ def test_products_take_tiles_of_their_library(library):
     shape = strategy.choose(conv(1, 512, 7, 512), profile)
     assert (shape.m[0], shape.n[0]) in DIRECT
     assert shape.k[0] == 512 * 9
+
+
+@pytest.mark.parametrize(("dtype", "extent"), [("float32", 2048), ("bfloat16", 448)])
+@pytest.mark.parametrize("axis", "mn")
+def test_an_extent_set_by_hand_stays_and_the_other_shrinks(dtype: str, extent: int, axis: str) -> None:
+    """Beside it none of the library's extents fits shared memory and the registers."""
+    profile = load_profile("gpu_h100")
+    table = linear(4096, 4096, 4096, dtype)
+    strategy = replace(strategy_for(profile), **{f"tile_{axis}": float(extent)})
+    shape = strategy.choose(table, profile)
+    assert getattr(shape, axis)[0] == extent
+    other = getattr(shape, "n" if axis == "m" else "m")[0]
+    assert 1.0 <= other <= 32.0
+    assert strategy.apply(table, profile, shape).tiles[0] == pytest.approx(
+        np.ceil(4096 / extent) * np.ceil(4096 / other) * np.ceil(4096 / shape.k[0])
+    )
+
+
+@pytest.mark.parametrize(("dtype", "extent", "most"), [("float32", 4096, 3647), ("bfloat16", 512, 455)])
+def test_an_extent_that_fits_beside_no_other_is_refused(dtype: str, extent: int, most: int) -> None:
+    """Two stages of 8 x (m + n) x 4 bytes, and four of 64 x (m + n) x 2, fill 228 KiB where m + n is 3648 and 456."""
+    profile = load_profile("gpu_h100")
+    table = linear(4096, 4096, 4096, dtype)
+    for axis in "mn":
+        with pytest.raises(InputError, match=f"tile_{axis} must be {most} or less"):
+            replace(strategy_for(profile), **{f"tile_{axis}": float(extent)}).choose(table, profile)
+        shape = replace(strategy_for(profile), **{f"tile_{axis}": float(most)}).choose(table, profile)
+        assert getattr(shape, axis)[0] == most
+
+
+def test_a_product_of_less_than_a_slice_takes_as_long_as_a_slice() -> None:
+    """Reductions of 1 and of 8 are one slice of the float32 units; those of 1 and of 32 are one of the tensor cores."""
+    profile = load_profile("gpu_rtx3090")
+    for slice_k, dtype in ((8, "float32"), (32, "bfloat16")):
+        one, whole = (cut(linear(64, 64, k, dtype), profile).blocks.depth[0] for k in (1, slice_k))
+        assert one == whole == slice_k
 
 
 def test_a_misspelt_library_suggests_the_nearest():
