@@ -26,8 +26,8 @@ MODEL_FORM = 5
 """Version of the equations (`model.py`) that coefficients belong to. 1: first. 2: blocks of GPU libraries, power as a roof,
 mapped memory from a simulated heap, conversions of compiled code. 3: compiled loops on a CPU, main memory alike for all loops,
 kernels of tensor cores, warmth at a power cap. 4: on GPUs, one set of joules prices energy and meets the power cap. 5: on CPUs,
-all cores touch memory and convert layouts together, and threads are joined."""
-_OLDEST_FORM: Mapping[str, int] = {"cpu": 3, "gpu": 4, "tpu": 3, "kpu": 3}
+all cores touch memory and convert layouts together, and threads are joined; on GPUs, loops by the instructions they issue."""
+_OLDEST_FORM: Mapping[str, int] = {"cpu": 3, "gpu": 5, "tpu": 3, "kpu": 3}
 """Family -> the oldest form whose coefficients are known in the newest."""
 
 Family = Literal["cpu", "gpu", "tpu", "kpu"]

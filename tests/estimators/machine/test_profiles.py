@@ -376,11 +376,11 @@ def test_a_damaged_description_is_refused(changed):
 @pytest.mark.parametrize("name", ["cpu_server_generic", "tpu_v4", "kpu_t64"])
 @pytest.mark.parametrize("form", [3, 4])
 def test_a_profile_of_an_older_form_opens_where_the_equations_are_known(name, form):
-    """Machines without a power cap; a GPU's coefficients of form 3 had other joules for time than for energy."""
+    """Machines without a power cap; a GPU's coefficients had other joules for time than for energy, then other rates of loops."""
     file = json.loads(load_profile(name).to_json()) | {"model_form": form}
     assert ArchitectureProfile.from_json(json.dumps(file)) == load_profile(name)
-    with pytest.raises(FormatError, match="model form 3"):
-        ArchitectureProfile.from_json(json.dumps(json.loads(load_profile("gpu_t4").to_json()) | {"model_form": 3}))
+    with pytest.raises(FormatError, match=f"model form {form}"):
+        ArchitectureProfile.from_json(json.dumps(json.loads(load_profile("gpu_t4").to_json()) | {"model_form": form}))
 
 
 def test_seconds_a_byte_that_all_cores_shared_are_a_core_s():
