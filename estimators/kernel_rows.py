@@ -100,7 +100,7 @@ def _add_rows(
         elif converts != "none" and work.cost.family in CONVOLUTIONS:
             converted[row] = Temporary(entering[row], leaving[row])
     shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
-    if overwrites:
+    if overwrites and len(works) > 1:
         touches = written_in_place(touches, [work.cost.family not in CONTRACTIONS for work in works])
     fresh = fresh_memory(touches, converted)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches, walked)
