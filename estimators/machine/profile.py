@@ -329,10 +329,14 @@ def builtin_names() -> list[str]:
 
 def means_profile(path: Path) -> bool:
     """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
-    if not _is_file(path):
+    data = path.read_bytes() if _is_file(path) else b""
+    if b'"coefficients"' not in data:
         return False
-    data = path.read_bytes()
-    return b'"coefficients"' in data and (b'"model_form"' in data or b'"base"' in data)
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except msgspec.MsgspecError:
+        return True
+    return head.model_form is not None or head.base is not msgspec.UNSET
 
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
