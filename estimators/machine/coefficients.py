@@ -40,8 +40,8 @@ _LAYERS = ("recurrent", "recurrent_tensor")
 """Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
 FAMILY_OF = MappingProxyType(
     {
-        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_tensor"), "conv"),
         **dict.fromkeys(("gemv", "gemm_batched", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
+        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_tensor"), "conv"),
         "attention_tensor": "attention",
     }
 )
@@ -60,12 +60,14 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     """Names to look up for an algorithm, most specific first."""
     names: list[str] = []
     for prefix in prefixes:
+        of_host = prefix.partition(".")[0] in ("launch", "dispatch")
         names.append(f"{prefix}.{algorithm}")
-        if algorithm in _LAYERS and prefix.partition(".")[0] in ("launch", "dispatch"):
+        if algorithm in _LAYERS and of_host:
             continue
         if algorithm in TENSOR:
+            made_alike = algorithm in _PRODUCTS and not (of_host and algorithm == "conv_tensor")
             names += [f"{prefix}.narrow_tensor"] * (algorithm == "scaled_tensor")
-            names += [f"{prefix}.gemm_tensor"] * (algorithm in _PRODUCTS) + [f"{prefix}.tensor"]
+            names += [f"{prefix}.gemm_tensor"] * made_alike + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
             names.append(f"{prefix}.{FAMILY_OF[algorithm]}")
     return (*names, *prefixes)

@@ -332,6 +332,6 @@ def test_shapes_are_positive() -> None:
 def test_a_profile_shows_what_is_fitted_and_what_is_not() -> None:
     """A share at its bound and one that the data left to its prior stand apart from fitted ones."""
     rows = {line.split()[0]: line for line in shmoo("profiles", "show", "gpu_a100_40g").stdout.splitlines() if line.strip()}
-    assert "  at bound  " in rows["efficiency.bandwidth.pointwise"]
+    assert "  at bound  " in rows["efficiency.bandwidth.layer_norm"]
     assert any("  prior  " in row for row in rows.values())
     assert not any("held by its prior" in row for row in rows.values())
