@@ -333,7 +333,7 @@ def test_what_ended_at_a_bound_or_with_its_prior_is_known():
     assert bound == {
         f"efficiency.{key}" for key in ("gemm_batched", "special.softmax", "bandwidth.softmax", "bandwidth.layer_norm")
     }
-    assert {"efficiency.bandwidth.gemv", "half.k.gemv", "launch_tail", "efficiency.special"} <= {
+    assert {"efficiency.bandwidth.gemv", "launch_tail", "efficiency.special"} <= {
         key for key, c in coefficients.items() if c.source == "prior" and of_times(key)
     }
     assert not [c for name in NAMES for c in load_profile(name).coefficients.values() if "prior" in c.reference]
