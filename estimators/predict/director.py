@@ -214,7 +214,7 @@ class AnalysisDirector:
             device_s=float(whole.device_s[0]),
             throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
             energy_j=energy,
-            average_power_w=known.get("average_power_w"),
+            average_power_w=None if energy is None else _possible_power(known["average_power_w"], self.profile),
             edp_js=known.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
@@ -301,6 +301,12 @@ def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> Mem
     """What a call of `batch` samples has in memory, beside the main memory of a machine."""
     capacity = profile.get(f"capacity.{profile.levels[-1]}")
     return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
+
+
+def _possible_power(watts: Interval, profile: ArchitectureProfile) -> Interval:
+    """An interval of power between what the machine takes with nothing running and what it may draw, where these are known."""
+    least, most = profile.value("power.idle", 0.0), profile.value("power.tdp", np.inf)
+    return Interval(watts.value, max(watts.low, min(least, watts.value)), min(watts.high, max(most, watts.value)))
 
 
 def _breakdown(

@@ -203,6 +203,19 @@ def test_power_lies_between_idle_and_what_the_board_may_draw(name: str) -> None:
     assert np.all(watts <= profile.value("power.tdp") * (1 + 1e-9))
 
 
+@pytest.mark.parametrize("name", RATED)
+def test_no_end_of_an_interval_of_power_is_impossible(name: str) -> None:
+    """Small products, whose times and joules are known worst."""
+    profile = load_profile(name)
+    for m, n, k in shapes(profile)[:8]:
+        watts = (
+            AnalysisDirector(profile)
+            .estimate(product(m, n, k, dtype_of(profile)), runtime=profile.default_runtime)
+            .average_power_w
+        )
+        assert profile.value("power.idle") <= watts.low <= watts.value <= watts.high <= profile.value("power.tdp") * (1 + 1e-9)
+
+
 def power(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
     director = AnalysisDirector(profile)
     table, _ = director.tabulate(graphs, profile.default_runtime)
