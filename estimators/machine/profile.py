@@ -206,16 +206,10 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             profile = _from_format_1(profile)
         if profile.host and profile.host not in HOSTS:
             raise FormatError(f"profile {profile.name!r} {where} names the host {profile.host!r}; known are {', '.join(HOSTS)}")
-        problem = first_problem(profile) or _without_reference(profile)
+        problem = first_problem(profile)
         if problem is not None:
             raise FormatError(f"profile {profile.name!r} {where}: {problem}")
         return profile
-
-
-def _without_reference(profile: ArchitectureProfile) -> str | None:
-    """The first coefficient of a file that does not say where its value is from, as a problem."""
-    name = next((name for name, c in profile.coefficients.items() if not c.reference.strip()), None)
-    return None if name is None else f"coefficient {name!r} has no 'reference'; name the source of its value"
 
 
 class _Head(msgspec.Struct):

@@ -170,11 +170,6 @@ def test_a_misspelled_coefficient_beside_a_base_is_refused_with_the_nearest():
     assert ArchitectureProfile.from_json(on_base(**{"peak.matrix.float4": peak})).value("peak.matrix.float4") == 9e15
 
 
-def test_a_coefficient_of_a_file_names_its_source():
-    with pytest.raises(FormatError, match=r"'power\.tdp' has no 'reference'"):
-        ArchitectureProfile.from_json(on_base(**{"power.tdp": {"value": 300.0, "unit": "W", "source": "datasheet"}}))
-
-
 def test_format_0_never_was():
     fields = msgspec.to_builtins(load_profile("gpu_h100")) | {"format": 0}
     with pytest.raises(FormatError, match="format 0; there are 1 to"):
