@@ -10,8 +10,6 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient
@@ -120,12 +118,15 @@ def power_problem(profile: ArchitectureProfile) -> str | None:
     cap, static = profile.get("power.tdp"), profile.get("power.static")
     if cap is None or static is None or profile.family != "gpu" or not under("energy.flop", profile.coefficients):
         return None
-    idle, most = np.broadcast_arrays(static.value, cap.value)
-    beyond = idle >= most
-    if not beyond.any():
+    pairs = [(static.value, cap.value)]
+    if not isinstance(static.value, int | float) or not isinstance(cap.value, int | float):
+        import numpy as np  # design points; reading a file takes no arrays
+
+        pairs = list(zip(*(amounts.ravel().tolist() for amounts in np.broadcast_arrays(*pairs[0])), strict=True))
+    beyond = next(((idle, most) for idle, most in pairs if idle >= most), None)
+    if beyond is None:
         return None
-    static_w, cap_w = idle[beyond][0], most[beyond][0]
-    return f"'power.static' is {static_w:g} W, which leaves nothing of the cap 'power.tdp' of {cap_w:g} W to work with"
+    return "'power.static' is {:g} W, which leaves nothing of the cap 'power.tdp' of {:g} W to work with".format(*beyond)
 
 
 def changed_problem(profile: ArchitectureProfile, before: ArchitectureProfile) -> str | None:

@@ -17,7 +17,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
-from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, price
+from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, possible_watts, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
 from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
@@ -304,9 +304,8 @@ def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> Mem
 
 
 def _possible_power(watts: Interval, profile: ArchitectureProfile) -> Interval:
-    """An interval of power between what the machine takes with nothing running and what it may draw, where these are known."""
-    least, most = profile.value("power.idle", 0.0), profile.value("power.tdp", np.inf)
-    return Interval(watts.value, max(watts.low, min(least, watts.value)), min(watts.high, max(most, watts.value)))
+    low, high = possible_watts(profile, watts.low, watts.value, watts.high)
+    return Interval(watts.value, float(low), float(high))
 
 
 def _breakdown(

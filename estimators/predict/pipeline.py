@@ -17,6 +17,7 @@ import numpy as np
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.heap import MAPPED_BYTES
 from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
 from shmoo.estimators.predict.energy import within_cap
@@ -25,7 +26,7 @@ from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
 from shmoo.estimators.predict.twins import find_twins
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling, dependent_steps
 
 DRAWS = 200
@@ -190,6 +191,15 @@ def _quantiles(drawn: np.ndarray) -> list[np.ndarray]:
         share, step = place - int(place), above - below
         found.append(below + step * share if share < 0.5 else above - step * (1.0 - share))
     return found
+
+
+def possible_watts(
+    profile: ArchitectureProfile, low: Floats | float, value: Floats | float, high: Floats | float
+) -> tuple[Floats, Floats]:
+    """The ends of intervals of power between what a machine takes with nothing running and what it may draw, where these are
+    known."""
+    idle, most = profile.value("power.idle", 0.0), profile.value("power.tdp", np.inf)
+    return np.maximum(low, np.minimum(idle, value)), np.minimum(high, np.maximum(most, value))
 
 
 def intervals_of(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:

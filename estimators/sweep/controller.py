@@ -18,7 +18,7 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits
+from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits, possible_watts
 from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.table import KernelTable
@@ -238,19 +238,21 @@ def estimate_points(
         director = AnalysisDirector(variant(profile, values), strategy)
         priced = director.price(table, runtime, seed=seed)
         basis = time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
-        numbers = _numbers(priced.whole(), batch) | {f"basis_{name}": share for name, share in basis.items()}
+        numbers = _numbers(priced.whole(), batch, director.profile) | {f"basis_{name}": share for name, share in basis.items()}
         for name, number in numbers.items():
             columns.setdefault(name, np.empty(sides))[block] = number
     return {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
 
 
-def _numbers(whole: Priced, batch: int) -> dict[str, np.ndarray]:
+def _numbers(whole: Priced, batch: int, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """What a block of points costs, and the ends of its intervals where it was drawn."""
     numbers = {"device_s": whole.device_s}
     for name, (values, drawn) in whole.quantities().items():
         numbers[name] = values
         if drawn is not None:
-            numbers[f"{name}_low"], numbers[f"{name}_high"] = limits(values, drawn)
+            low, high = limits(values, drawn)
+            ends = possible_watts(profile, low, values, high) if name == "average_power_w" else (low, high)
+            numbers[f"{name}_low"], numbers[f"{name}_high"] = ends
     for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
         if f"latency_s{end}" in numbers:
             numbers[f"throughput_per_s{other}"] = batch / numbers[f"latency_s{end}"]
