@@ -106,8 +106,12 @@ def patient() -> bool:
 
 
 class Response:
-    """The model's log latency of the S cases of `blocks` as a function of the logarithms of P parameters, of which each `affects`
-    spans the cases in order; `profile` is everything else about the machine."""
+    """The logarithm of each case's latency as a function of the logarithms of the parameters.
+
+    Args:
+        blocks: the S cases. parameters: the P parameters; each `affects` has an element for every case, in the same order.
+        profile: gives every coefficient that is not a parameter.
+    """
 
     def __init__(self, blocks: Sequence[Block], parameters: Sequence[Parameter], profile: ArchitectureProfile) -> None:
         self._blocks = blocks

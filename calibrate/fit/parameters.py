@@ -59,8 +59,9 @@ COMPILED_SD = 0.15
 """Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
 library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
 DISPATCH_SD, ALGORITHM_SD = 0.5, 0.7
-"""The same of an operator's dispatch around that of its algorithm's, and of an algorithm's around what is typical. Large cases
-hardly see it: without any small one the dispatch of hardswish came out five times as long as those of other loops."""
+"""Prior standard deviations of the log of a CPU's dispatch time: an operator's around its algorithm's, and an algorithm's around
+the typical one. Large cases hardly depend on dispatch; without small ones, hardswish came out at five times the time of other
+loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
@@ -259,7 +260,7 @@ def _known_warmth(block: Block) -> Masks:
 
 
 def _more(block: Block, amount: str, least: float) -> np.ndarray:
-    """(K,) whether the blocks of kernels have more than so much of an amount; blocks that nobody counts have none."""
+    """(K,) whether an amount of each kernel's thread blocks exceeds `least`; it is 0 where a strategy counts no blocks."""
     amounts = 0.0 if block.tiling.blocks is None else getattr(block.tiling.blocks, amount)
     return np.broadcast_to(np.greater(amounts, least), len(block.table))
 

@@ -1,4 +1,4 @@
-"""The catalogue of coefficients: what is known of each kind, in one entry, and the one module that takes their names apart. A
+"""The catalogue of coefficients: one entry for each kind. This is also the only module that parses the names of coefficients. A
 name is the stem of an entry and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a
 more particular name falls back to a more general one (`algorithm_names`), in a profile first and then in `DEFAULTS`."""
 

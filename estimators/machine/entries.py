@@ -42,13 +42,15 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of the coefficients under a stem.
+    """Everything the catalogue states about the coefficients whose names begin with one stem.
 
     Attributes:
-        fit: how far a fit may move them; `None` for what is looked up. fit_on: family -> the same where its structure says more.
-        assumed: without a measurement (`DEFAULTS`). typical: where calibrations start where a machine's description is silent.
-        brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent. Which memories
-            belong to a part: `profiles/__init__.py`.
+        fit: how far a fit may move them; `None` for coefficients that are never fitted. fit_on: family -> a range for that
+            family alone.
+        assumed: values without a measurement (`DEFAULTS`). typical: start values of a calibration where the machine's
+            description gives none.
+        brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent.
+            `profiles/__init__.py` says which memories belong to a part.
     """
 
     unit: str
