@@ -241,7 +241,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.8e-10, 6e-11, 4e-10, f"weights brought into the library's blocks, {_I9}", ".inductor.weights", "cpu"),
         Guess(0.0, 0.0, 0.0, "frozen weights were brought into blocks before", ".inductor-freezing.weights", "cpu"))),
     "join": Entry("s", "share", "CPU: waking and joining threads, for each beside the first", assumed=(
-        Guess(1.5e-6, 1.5e-6, 1.5e-6, f"{_I9}; launches hold its range", "", "cpu"),)),
+        Guess(2.5e-7, 2.5e-7, 2.5e-7, "empty regions of OpenMP on 2 to 96 threads (tiling/cpu_calls.py); launches hold its range",
+              "", "cpu", "literature"),)),
+    "skew": Entry("s", "share", "CPU: mean delay of a thread that works, of which the longest is waited for", assumed=(
+        Guess(6e-6, 6e-6, 6e-6, f"{_I9}; launches hold its range", "", "cpu"),)),
     "page_fault": Entry("s/B", "share", "a core's first touch of fresh memory, page by page; none is assumed but on CPUs",
                         Space(2e-12, 2e-8, 1.5, 2e-10), assumed=(
         Guess(0.0, 0.0, 0.0), Guess(4e-10, 1.5e-10, 1.2e-9, f"the system clears each page, {_I9}", "", "cpu"))),

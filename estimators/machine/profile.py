@@ -303,7 +303,7 @@ def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
         changed = {name: profile.coefficients[name].scaled(cores) for name in shared}
         if under("launch", profile.coefficients):
             held = Coefficient(0.0, "s", "fallback", "the launches hold it", low=0.0, high=0.0)
-            changed |= {"join": held, "module.eager": held}
+            changed |= {"join": held, "skew": held, "module.eager": held}
     return profile.replacing(coefficients={**profile.coefficients, **changed}, model_form=MODEL_FORM)
 
 

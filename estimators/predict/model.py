@@ -8,11 +8,12 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
     t         = launch x dispatch + view x free calls + module x entered modules + switch x away
                 + max((t_compute^p + sum over l of t_l^p)^(1/p) + tile_overhead x waves, step x dependent steps)
                 + (page_fault x (mapped bytes + heap.returned x bytes of heap) + layout x converted bytes) / cores
-                + join x (cores at work - 1)
+                + join x (cores woken - 1) + skew x (H(cores at work) - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
 On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches. A loop too short for all cores
 has only the share of peaks and caches that those at work have (`tiling/cpu_calls.py`).
+H(n) = 1 + 1/2 + ... + 1/n, of the thread that comes last (`tiling/cpu_calls.py`).
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts

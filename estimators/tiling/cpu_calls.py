@@ -18,7 +18,8 @@ GRAIN = 32768.0
 SOFTMAX_GRAIN = GRAIN / 16.0
 """The same of rows of a softmax (`vec_softmax_lastdim_kernel` in ATen/native/cpu/SoftMaxKernel.cpp)."""
 LEAST_FLOPS = 1e5
-"""Flops of a contraction for which a library wakes another core: what one does in the time that waking takes."""
+"""Flops of a contraction for which a library wakes another core: what one does in a microsecond or two. oneDNN counts likewise: a
+core more must save more clocks than waking it takes (`adjust_thread_count` in src/cpu/x64/gemm/gemm_driver.cpp)."""
 COMPILED_GRAIN = 512.0
 """Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
 RESULT_POINTS = 16.0
@@ -45,9 +46,34 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
 
 
 def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
-    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them."""
-    waking: Floats = c.value("join") * (busy_cores(table, c.profile.value("count.cores", 1.0), runtime) - 1.0)
-    return waking
+    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. The framework's own loops wake all cores
+    as soon as two have work (`invoke_parallel` in ATen/ParallelOpenMP.h of PyTorch 2.13)."""
+    cores = c.profile.value("count.cores", 1.0)
+    busy = busy_cores(table, cores, runtime)
+    team = np.where((busy > 1) & (table.matrix_flops == 0), cores, busy)
+    return team_seconds(c, team, busy)
+
+
+def team_seconds(c: Coefficients, team: Floats | float, busy: Floats | float) -> Floats:
+    """(...) what a parallel region takes beside its work, where `busy` threads of a team have any: `join` for every thread beside
+    the first, and `skew` for the last of those that work.
+
+    Threads of GNU OpenMP start from and end at one counter, which takes time in proportion to them (the centralized barrier of
+    Mellor-Crummey and Scott, ACM TOCS 9(1), 1991). Empty regions take 1.4, 1.9, 2.8, 5.7, 9.1 and 9.0 us on 2, 4, 8, 16, 32 and
+    56 cores of a Xeon (github.com/usstq/aboutSHW, threading/README.md), 0.8, 0.9 and 1.5 us on 2, 4 and 8 threads of an i7-10750H
+    (jhhuh.github.io/ghc-openmp, Benchmarks), 30 us on somewhat less than the 96 cores of a Zen 2 host (dyninst issue 2403, 2026).
+    oneDNN reckons with 4000 clocks and 500 for each thread (`adjust_thread_count`). Intel's OpenMP joins in a tree, 2.2 us on the
+    same 56 cores, but PyTorch's packages bring GNU's.
+
+    Threads with work also come late, by different delays. The longest of n exponential ones is H_n = 1 + 1/2 + ... + 1/n times
+    their mean (Agarwal, Garg and Vishnoi, "The Impact of Noise on the Scaling of Collectives", HiPC 2005): two cores of a Xeon
+    lose 2.3 us in PyTorch's loops where an empty region takes 0.8, 14 cores of an i9-10940X about 17 us in compiled networks.
+    """
+    late = np.maximum(busy, 1.0)
+    harmonic = np.log(late) + np.euler_gamma + 1.0 / (2.0 * late) - 1.0 / (12.0 * late**2)
+    longest = np.where(late > 1.0, harmonic - 1.0, 0.0)
+    seconds: Floats = c.value("join") * (np.maximum(team, 1.0) - 1.0) + c.value("skew") * longest
+    return seconds
 
 
 def by_result(table: KernelTable, runtime: str) -> Masks:
@@ -69,7 +95,7 @@ def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: st
         return seconds / cores
     loops = 1.0 * (table.entering_bytes > 0) + (table.leaving_bytes > 0)
     loops = loops + (table.window > 1) * (c.value(f"layout.{runtime}.weights") > 0)
-    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + c.value("join") * (cores - 1.0)
+    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + team_seconds(c, cores, cores)
     return seconds / cores + np.where(table.is_family(*CONVOLUTIONS), loops * each, 0.0)
 
 

@@ -52,6 +52,7 @@ ASSUMED = {
     "launch": 8e-6,
     "launch.eager.pointwise": 8e-6,
     "join": 0.0,
+    "skew": 0.0,
     "page_fault": 0.0,
 }
 

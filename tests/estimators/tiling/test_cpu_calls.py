@@ -13,7 +13,7 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tiling.cpu_calls import RESULT_POINTS, busy_cores, by_result, call_by_call, waking_seconds
+from shmoo.estimators.tiling.cpu_calls import RESULT_POINTS, busy_cores, by_result, call_by_call, team_seconds, waking_seconds
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder, kernel_table
 
@@ -46,7 +46,7 @@ def test_a_framework_wakes_cores_by_grains(op, shape, attributes, cores):
 
 def test_a_loop_on_one_core_has_its_share_of_the_units_and_wakes_nobody():
     """tanh of 32 times as many elements, on four cores and not one, takes 8 times as long, and three cores are woken for it."""
-    free = {"launch.eager.pointwise": 0.0, "switch.eager.pointwise": 0.0, "join": 1e-6}
+    free = {"launch.eager.pointwise": 0.0, "switch.eager.pointwise": 0.0, "join": 1e-6, "skew": 0.0}
     few, many = (seconds(table_of("tanh", (rows, 1024)), free) for rows in (16, 512))
     assert many.compute_s[0] == pytest.approx(8.0 * few.compute_s[0])
     assert (few.launch_s[0], many.launch_s[0]) == (0.0, pytest.approx(3e-6))
@@ -59,7 +59,54 @@ def seconds(table: KernelTable, values: dict[str, float]) -> Prediction:
 
 def test_waking_takes_as_long_as_there_are_cores_to_wake():
     """Three beside the first."""
-    assert waking_seconds(table_of("relu", (1024, 1024)), Coefficients(MACHINE, {"join": 2e-6}), "eager").tolist() == [6e-6]
+    c = Coefficients(MACHINE, {"join": 2e-6, "skew": 0.0})
+    assert waking_seconds(table_of("relu", (1024, 1024)), c, "eager").tolist() == [6e-6]
+
+
+@pytest.mark.parametrize(("rows", "working"), [(32, 1), (33, 2), (65, 3), (1024, 4)])
+def test_loops_of_the_framework_wake_all_cores_and_wait_for_those_with_work(rows, working):
+    """32768 elements a core: as soon as two have work all four are woken, and the last of those that work is waited for."""
+    c = Coefficients(MACHINE, {"join": 1e-6, "skew": 6e-6})
+    longest = 6e-6 * sum(1 / k for k in range(2, working + 1))
+    expected = 3e-6 + longest if working > 1 else 0.0
+    assert waking_seconds(table_of("relu", (rows, 1024)), c, "eager").tolist() == pytest.approx([expected], rel=1e-3)
+
+
+def test_a_library_wakes_the_cores_that_it_cuts_a_product_for():
+    """Two of four for 2e5 flops."""
+    b = GraphBuilder()
+    graph = b.graph(b.call("mm", {"self": b.tensor((10, 100)), "mat2": b.tensor((100, 100))}, (10, 100)))
+    table = kernel_table(graph, fuse(graph))
+    assert waking_seconds(table, Coefficients(MACHINE, {"join": 1e-6, "skew": 0.0}), "eager").tolist() == [1e-6]
+
+
+EMPTY_REGIONS = {2: 1.39e-6, 4: 1.89e-6, 8: 2.78e-6, 16: 5.72e-6, 32: 9.11e-6}
+"""Threads -> seconds of an empty parallel region of GNU OpenMP on a Xeon (usstq/aboutSHW, threading/README.md, 100 regions)."""
+
+
+def test_threads_join_as_fast_as_published_regions():
+    """What a thread more adds between 2 and 32; 96 threads of two EPYCs take 30 us in all. Both within 30 %."""
+    join = Coefficients(MACHINE).value("join")
+    assert (EMPTY_REGIONS[32] - EMPTY_REGIONS[2]) / 30 == pytest.approx(join, rel=0.3)
+    assert 95 * join == pytest.approx(30e-6, rel=0.3)
+
+
+def test_a_region_on_two_cores_and_on_fourteen_takes_what_was_measured():
+    """2.2 to 2.4 us on two cores of a Xeon, about 17 us on the 14 of an i9-10940X; within a microsecond."""
+    c = Coefficients(MACHINE)
+    assert team_seconds(c, 2.0, 2.0) == pytest.approx(2.3e-6, abs=1e-6)
+    assert team_seconds(c, 14.0, 14.0) == pytest.approx(17e-6, abs=1e-6)
+
+
+def test_many_cores_join_later_than_few_and_by_less_each():
+    """A thread more takes its time, but less than the one before it; 128 take less than 60 us."""
+    c = Coefficients(MACHINE)
+    threads = np.arange(1.0, 257.0)
+    taken = team_seconds(c, threads, threads)
+    assert taken[0] == 0.0
+    assert (np.diff(taken) > 0).all()
+    assert (np.diff(taken, 2)[1:] < 0).all()
+    assert taken[127] < 60e-6
 
 
 def test_results_of_windows_cost_bounds_and_index_beside_their_points():
