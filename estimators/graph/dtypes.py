@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from shmoo.estimators.errors import unknown
+from shmoo.estimators.errors import InputError, unknown
 
 COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64", "float4")
 """Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
@@ -22,6 +22,7 @@ COMPLEX_DTYPES = ("complex64", "complex128")
 
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
+    **{"float": "float32", "double": "float64", "cfloat": "complex64", "cdouble": "complex128"},
     **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "float8"),
     **dict.fromkeys(("uint4", "quint4x2"), "int4"),
     **dict.fromkeys(("fp4", "nvfp4", "float4_e2m1"), "float4"),
@@ -64,8 +65,21 @@ def canonical_dtype(name: str) -> str:
 def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
     dtype = resolved(name)
+    if dtype in _PARTS:
+        raise InputError(
+            f"no model is converted to {name!r}: allowed are {', '.join(sorted(map(shown_dtype, COMPUTE_DTYPES)))}; a model keeps "
+            f"complex tensors of its own, and rows of operator tables may be of {' and '.join(COMPLEX_DTYPES)}"
+        )
     if dtype not in COMPUTE_DTYPES:
         raise unknown("compute dtype", name, {*map(shown_dtype, COMPUTE_DTYPES), "fp32", "bf16", "fp16"})
+    return dtype
+
+
+def operator_dtype(name: str) -> str:
+    """The canonical name of `name`, a type that a single operator may have: one that units compute in, or a complex one."""
+    dtype = resolved(name)
+    if dtype not in (*COMPUTE_DTYPES, *COMPLEX_DTYPES):
+        raise unknown("dtype of an operator", name, {*map(shown_dtype, COMPUTE_DTYPES), *COMPLEX_DTYPES})
     return dtype
 
 

@@ -194,7 +194,7 @@ dtypes = _told(
     multiple=True,
     callback=_split_dtypes,
     metavar="D,...",
-    help="Element types: float32, tf32, bfloat16, float16, float8, nvfp4, int8, int4.",
+    help="Element types: float64, float32, tf32, bfloat16, float16, float8, nvfp4, int8, int4.",
 )
 runtimes = _told(
     "--runtime",

@@ -13,7 +13,7 @@ import msgspec
 
 from shmoo.estimators.costs.quantize import SMALL_TYPES, STANDARD, Scheme, quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, compute_dtype, resolved, shown_dtype
+from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, operator_dtype, resolved, shown_dtype
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
 from shmoo.runs.store import records
@@ -162,8 +162,7 @@ def _row(
     if op not in TABLE_OPERATORS:
         raise InputError(f"{where}: {unknown('operator', cells['op'], {*TABLE_OPERATORS, *ALIASES})}")
     try:
-        named = resolved(cells.get("dtype") or "float32")
-        dtype = named if named in COMPLEX_DTYPES else compute_dtype(named)
+        dtype = operator_dtype(cells.get("dtype") or "float32")
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     latency = _amount(cells, "latency_s", where, records.SHORTEST_S, records.LONGEST_S, required=measured)

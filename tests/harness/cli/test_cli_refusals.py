@@ -130,13 +130,37 @@ def test_profiles_of_the_current_directory_are_listed() -> None:
     assert "package" not in result.stderr
 
 
-@pytest.mark.parametrize("name", ["fp99", "complex64"])
+@pytest.mark.parametrize("name", ["fp99", "uint64"])
 def test_only_types_that_units_compute_in_are_offered(name: str) -> None:
-    """Tensors may be complex or whole numbers of 64 bits; no architecture has a peak for them."""
+    """Tensors may be whole numbers of 64 bits; no architecture has a peak for them."""
     result = shmoo("estimate", "relu", "--dtype", name)
     assert result.exit_code == 2
     assert ("did you mean 'fp32' or 'fp16'?" if name == "fp99" else "float8, fp16") in result.stderr
     assert "bool" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["complex64", "cfloat", "torch.complex128", "complex32"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("estimate", "mlp", "--arch", "gpu_t4"),
+        ("measure", "--suite", "quick"),
+        ("generate", "gpt2", "--arch", "gpu_t4"),
+        ("sweep", "mlp", "--axis", "batch=1,2", "--arch", "gpu_t4"),
+        ("inspect", "mlp"),
+        ("trace", "mlp", "--arch", "gpu_t4", "--no-measure"),
+        ("advise", "mlp", "--arch", "gpu_t4"),
+        ("explore", "mlp", "--arch", "gpu_t4", "--over", "clock=1e9..2e9", "--minimize", "latency"),
+        ("gate", "mlp", "--arch", "gpu_t4", "--against", "b.json"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_model_is_converted_to_complex_numbers(command: tuple[str, ...], name: str) -> None:
+    """The error says which types are allowed, and where complex ones are."""
+    result = shmoo(*command, "--dtype", name)
+    assert result.exit_code == 2
+    assert f"no model is converted to {name!r}: allowed are bfloat16, float16, float32, float64, float8, int4" in result.stderr
+    assert "operator tables may be of complex64 and complex128" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,13 @@ def test_heads_and_masks_that_cannot_be_are_refused(tmp_path: Path, header: str,
         read(tmp_path / "t.csv", f"op,b,m,n,k,latency_s,{header}", f"attention,1,8,8,8,1e-6,{row}")
 
 
+def test_types_that_rows_may_have_are_named_with_the_complex_ones(tmp_path: Path) -> None:
+    """complex32 is none of them; torch's other name of complex64 is read."""
+    with pytest.raises(InputError, match=r"dtype of an operator 'complex32'.* allowed: bfloat16, complex128, complex64, float16"):
+        read(tmp_path / "t.csv", "op,dtype,m,n,k,latency_s", "bmm,complex32,8,16,32,1e-6")
+    assert read(tmp_path / "t.csv", "op,dtype,m,n,k,latency_s", "bmm,torch.cfloat,8,16,32,1e-6")[0].dtype == "complex64"
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_a_complex_multiply_add_is_four_of_reals_and_eight_flops(tmp_path: Path, dtype: str) -> None:
     """bmm of 8 x 16 x 32, and an addition of two parts an element."""
