@@ -66,9 +66,10 @@ def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
     dtype = resolved(name)
     if dtype in _PARTS:
+        allowed = ", ".join(sorted(map(shown_dtype, COMPUTE_DTYPES)))
         raise InputError(
-            f"no model is converted to {name!r}: allowed are {', '.join(sorted(map(shown_dtype, COMPUTE_DTYPES)))}; a model keeps "
-            f"complex tensors of its own, and rows of operator tables may be of {' and '.join(COMPLEX_DTYPES)}"
+            f"no model is converted to {name!r}: allowed are {allowed}; a model keeps complex tensors of its own, and rows of "
+            f"operator tables may be of {' and '.join(COMPLEX_DTYPES)}"
         )
     if dtype not in COMPUTE_DTYPES:
         raise unknown("compute dtype", name, {*map(shown_dtype, COMPUTE_DTYPES), "fp32", "bf16", "fp16"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 
 import numpy as np
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS, STORED_AS
 from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.catalogue import short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -131,6 +132,16 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     known = {name for name in COMPUTE_DTYPES if name != "float32" and f"peak.matrix.{name}" in profile.coefficients}
     rated = [not known.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
     return np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
+
+
+def as_multiplied(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
+    """The same kernels as a machine multiplies them: where it has no rate for tf32, its libraries multiply float32 tensors in
+    float32, whatever they are allowed (`torch.backends.cuda.matmul.allow_tf32` has no effect before compute capability 8)."""
+    for way, stored in STORED_AS.items():
+        here = table.dtype == COMPUTE_DTYPES.index(way)
+        if f"peak.matrix.{way}" not in profile.coefficients and here.any():
+            table = replace(table, dtype=np.where(here, COMPUTE_DTYPES.index(stored), table.dtype))
+    return table
 
 
 def _runs_as(codes: np.ndarray, algorithms: Sequence[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
-from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
+from shmoo.estimators.machine.coefficients import Coefficients, as_multiplied, on_tensor_cores
 from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
@@ -143,6 +143,7 @@ class AnalysisDirector:
     ) -> Priced:
         """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them; `tiling` are the kernels
         cut already."""
+        table = as_multiplied(table, self.profile)
         cut = tiling if tiling is not None else self.tile(table)
         return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
 
@@ -189,7 +190,7 @@ class AnalysisDirector:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
             estimate = fewer.estimate_tabulated(work, runtime, batch=batch, by_kernel=by_kernel)
             return msgspec.structs.replace(estimate, threads=threads)
-        table, nominal = work.table, Coefficients(self.profile)
+        table, nominal = as_multiplied(work.table, self.profile), Coefficients(self.profile)
         priced = self.price(table, runtime, seed=0)
         whole = priced.whole()
         known = {name: intervals_of(*amounts)[0] for name, amounts in whole.quantities().items()}
@@ -269,7 +270,7 @@ class AnalysisDirector:
         wanted = np.asarray([canonical_compute_dtype(name) if name else "" for name in compute_dtypes])[places]
         for name in np.unique(wanted[wanted != ""]).tolist():
             table = table.computed_in(name, wanted == name)
-        return table.with_rotated_weights(np.asarray(cold_weights)[places]), origin
+        return as_multiplied(table, self.profile).with_rotated_weights(np.asarray(cold_weights)[places]), origin
 
 
 def estimate_on(

@@ -193,6 +193,27 @@ def test_tf32_multiplies_float32_tensors_and_no_others():
     assert (table.dtype[table.matrix_flops > 0][:-1] == DTYPE_CODE["tf32"]).all()
 
 
+@pytest.mark.parametrize("name", [name for name in builtin_names() if load_profile(name).get("peak.matrix.tf32") is None])
+def test_without_tf32_a_machine_multiplies_in_float32(name):
+    """A T4, V100 or P100 runs the kernels of float32, with what was measured of them: the same interval, energy, basis and
+    kernels, whatever asks. Only the type that was asked for is another."""
+    director, product, image = AnalysisDirector(load_profile(name)), GraphBuilder(), GraphBuilder()
+    linear = product.graph(product.linear(product.tensor((1024, 1024)), 1024))
+    conv = image.graph(image.conv(image.tensor((8, 64, 56, 56)), 64))
+    for graph in (linear, conv, mlp(4096)):
+        whole, fast = director.estimate(graph), director.estimate(graph, compute_dtype="tf32")
+        assert msgspec.structs.replace(fast, dtype="float32") == whole
+        assert schedule(director, [graph], compute_dtype="tf32")[1] == schedule(director, [graph])[1]
+    assert director.estimate_cases([linear, conv], compute_dtypes=("tf32", "tf32")) == director.estimate_cases([linear, conv])
+
+
+def test_corrections_of_float32_hold_in_tf32_where_there_is_none():
+    """Those measured on a T4 move the estimate of a product."""
+    b = GraphBuilder()
+    graph = b.graph(b.linear(b.tensor((1024, 1024)), 1024))
+    assert AnalysisDirector(load_profile("gpu_t4")).estimate(graph, compute_dtype="tf32").breakdown[0].residual != 1.0
+
+
 @pytest.mark.parametrize(
     ("name", "slower"),
     [("gpu_t4", 30), ("gpu_v100", 2), ("cpu_server_generic", 2), ("gpu_h100", 1), ("tpu_v4", 8), ("kpu_t256", 2.5)],

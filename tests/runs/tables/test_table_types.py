@@ -82,8 +82,20 @@ def test_reports_predict_tf32_rows_in_tf32() -> None:
 
 def test_types_that_no_unit_computes_in_are_refused(tmp_path: Path) -> None:
     """The line is named, and the nearest types."""
-    with pytest.raises(InputError, match=r"ops\.csv:3: unknown compute dtype .float80."):
+    with pytest.raises(InputError, match=r"ops\.csv:3: unknown dtype of an operator .float80."):
         read_table(write(tmp_path / "ops.csv", [("linear", "bf16", 8, 8, 8, 1), ("linear", "float80", 8, 8, 8, 1)]))
+
+
+def test_tf32_rows_of_a_card_without_it_are_fitted_as_float32(tmp_path: Path) -> None:
+    """The tables of a fit on a T4 are the same; on an A100 they are not."""
+    sides = (64, 512)
+    for name, same in (("gpu_t4", True), ("gpu_a100_40g", False)):
+        tables = []
+        for dtype in TYPES[:2]:
+            rows = [("bmm", dtype, m, n, k, 1e-3) for m, n, k in itertools.product(sides, sides, sides)]
+            source = read_sources([write(tmp_path / f"{dtype}.csv", rows)], "gpu")
+            tables.append(blocks(source.cases, load_profile(name))[0].table)
+        assert np.array_equal(tables[0].dtype, tables[1].dtype) == same
 
 
 def test_rows_on_tensor_cores_are_fitted_by_coefficients_of_their_own(tmp_path: Path) -> None:
