@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
-from shmoo.harness.models.asked import ModelGraphs, Point
+from shmoo.harness.models.asked import Point
+from shmoo.harness.module import Capture
 from shmoo.runs.store.records import AxisValue
 
-PhaseGraphs = Callable[[str, Sequence[Point]], Callable[[Mapping[str, AxisValue]], ModelGraphs]]
+PhaseGraphs = Callable[[str, Sequence[Point]], Callable[[Mapping[str, AxisValue]], Capture]]
 """A phase and the points of its axes "batch" and "seq_len" that will be asked for -> the graphs at a point."""
 
 
@@ -45,7 +46,7 @@ class Generator:
     ) -> Iterator[GenerationEstimate]:
         """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
 
-        def estimate(step: ModelGraphs) -> Estimate:
+        def estimate(step: Capture) -> Estimate:
             return director.estimate(
                 step.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
             )
@@ -56,12 +57,12 @@ class Generator:
             yield generation(estimate(prefill), [steps[c] for c in contexts], prompt, self.new_tokens, _cache(prefill))
 
 
-def _at_lengths(graphs_of: PhaseGraphs, phase: str, lengths: Sequence[int], batch: int) -> dict[int, ModelGraphs]:
+def _at_lengths(graphs_of: PhaseGraphs, phase: str, lengths: Sequence[int], batch: int) -> dict[int, Capture]:
     points: list[Point] = [{"batch": batch, "seq_len": length} for length in lengths]
     at = graphs_of(phase, points)
     return {length: at(point) for length, point in zip(lengths, points, strict=True)}
 
 
-def _cache(step: ModelGraphs) -> float:
+def _cache(step: Capture) -> float:
     """Bytes of the keys and values that a step reads, with room for the new ones."""
     return sum(cache_bytes(graph) for graph in step.graphs)

@@ -17,7 +17,8 @@ from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.models.asked import ModelGraphs, Point
+    from shmoo.harness.models.asked import Point
+    from shmoo.harness.module import Capture
 
 EXAMPLES = """\b
 Examples:
@@ -75,7 +76,7 @@ def generate(
 
                 def graphs_of(
                     phase: str, points: Sequence[Point], element: str | None = element, display: Display = display
-                ) -> Callable[[Mapping], ModelGraphs]:
+                ) -> Callable[[Mapping], Capture]:
                     request = asked.request(model, element, points)
                     phased = structs.replace(request, mode=structs.replace(asked.mode, phase=phase))
                     stage = f"capturing {phase} of {model}"
@@ -101,14 +102,12 @@ def generate(
             output.message(estimates.MORE)
 
 
-def _reporting(
-    at: Callable[[Mapping], ModelGraphs], stage: str, total: int, progress: Progress
-) -> Callable[[Mapping], ModelGraphs]:
+def _reporting(at: Callable[[Mapping], Capture], stage: str, total: int, progress: Progress) -> Callable[[Mapping], Capture]:
     """`at`, with every call of it reported."""
     done = itertools.count(1)
     progress(Standing(stage, 0, total))
 
-    def reported(point: Mapping) -> ModelGraphs:
+    def reported(point: Mapping) -> Capture:
         graphs = at(point)
         progress(Standing(stage, next(done), total))
         return graphs
