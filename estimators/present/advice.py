@@ -201,18 +201,10 @@ def advise(
     single = [made for change in changes(profile, base, estimate.dtype, work.table) if (made := tried(change)) is not None]
     what_ifs = _ranked([*single, *_combined(single, aim, tried)], aim)
     inspection = inspect_estimates(graphs_of(base), {profile.name: estimate}, model)
-    return Advice(
-        model,
-        aim,
-        base,
-        estimate,
-        by_bound(estimate),
-        by_unit(work, comparison.base.tiling, estimate, profile),
-        by_module(inspection, estimate, top),
-        kernel_gaps(inspection, work, comparison.base, profile, base.runtime, top),
-        what_ifs,
-        left_out,
-    )
+    bounds, units = by_bound(estimate), by_unit(work, comparison.base.tiling, estimate, profile)
+    modules = by_module(inspection, estimate, top)
+    gaps = kernel_gaps(inspection, work, comparison.base, profile, base.runtime, top)
+    return Advice(model, aim, base, estimate, bounds, units, modules, gaps, what_ifs, left_out)
 
 
 def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:

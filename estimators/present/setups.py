@@ -16,7 +16,8 @@ from shmoo.estimators.variants import COUNTED
 
 BATCH_STEPS = (4, 16, 64)
 """Batches to try, relative to the present one."""
-_NARROWER = ("tf32", "bfloat16", "float16")
+_NARROWER = ("bfloat16", "float16")
+"""Types of 16 bits, of which the first that a machine multiplies in is tried."""
 _EVERYWHERE = ("float8", "int8")
 _QUANTIZED_FROM = ("float32", "tf32", "bfloat16", "float16")
 _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic": "float4", "int8-weight": "", "int4-weight": ""}
@@ -85,20 +86,17 @@ def parts(profile: ArchitectureProfile, runtime: str) -> list[Change]:
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
     """What a model's user could change on a machine, by what the machine and its runtimes have. `dtype` is the type that most of
     the model's work is in, `table` its kernels as they are."""
+    rated = {name for name in BITS if f"peak.matrix.{name}" in profile.coefficients}
     found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        found += [Change("type", shown_dtype(name), {"dtype": name}) for name in _narrower(profile, dtype)]
-        found += [
-            Change("8 bits", f"all in {name}", {"dtype": name})
-            for name in _EVERYWHERE
-            if BITS[name] < BITS[dtype] and _rated(profile, name)
-        ]
+        narrower = [name for name in _NARROWER if name in rated and BITS[name] < BITS[dtype]]
+        types = ["tf32"] * (dtype == "float32" and "tf32" in rated) + narrower[:1]
+        found += [Change("type", name, {"dtype": name}) for name in types]
+        everywhere = [name for name in _EVERYWHERE if name in rated and BITS[name] < BITS[dtype]]
+        found += [Change("8 bits", f"all in {name}", {"dtype": name}) for name in everywhere]
         if dtype in _QUANTIZED_FROM:
-            found += [
-                Change("quantization", scheme, {"quantize": scheme})
-                for scheme, product in _SCHEMES.items()
-                if not product or _rated(profile, product)
-            ]
+            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated]
+            found += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
     found += [
         Change("runtime", name, {"runtime": name})
         for name in RUNTIMES[profile.family]
@@ -109,18 +107,4 @@ def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: Kernel
     elif profile.family == "gpu" and not base.channels_last and table.is_family(*CONVOLUTIONS).any():
         # On other machines and in compiled code the order of images is the library's own affair.
         found.append(Change("layout", "channels-last", {"channels_last": True}))
-    return found
-
-
-def _rated(profile: ArchitectureProfile, dtype: str) -> bool:
-    return f"peak.matrix.{dtype}" in profile.coefficients
-
-
-def _narrower(profile: ArchitectureProfile, dtype: str) -> list[str]:
-    """Types of fewer bits than `dtype` that the machine multiplies in; of the two of 16 bits the first."""
-    found: list[str] = []
-    for name in _NARROWER:
-        narrower = dtype == "float32" if name == "tf32" else BITS[name] < BITS[dtype]
-        if narrower and _rated(profile, name) and not (name == "float16" and "bfloat16" in found):
-            found.append(name)
     return found

@@ -20,6 +20,5 @@ __all__ = [
 ]  # fmt: skip
 
 __getattr__ = on_demand(
-    __name__,
-    {"capture_symbolic": "shmoo.harness.capture.symbolic", "capture_training": "shmoo.harness.capture.training"},
+    __name__, {"capture_symbolic": "shmoo.harness.capture.symbolic", "capture_training": "shmoo.harness.capture.training"}
 )

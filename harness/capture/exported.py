@@ -58,13 +58,10 @@ def export_graph(
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
-    origins = [
-        Origin(_KINDS.get(spec.kind.name, "input"), names.get(spec.target, spec.target) or getattr(spec.arg, "name", ""))
-        for spec in specs
-    ]
-    placeholders = program.graph_module.graph.find_nodes(op="placeholder")
-    fakes = []
-    for node, spec in zip(placeholders, specs, strict=True):
+    origins, fakes = [], []
+    for node, spec in zip(program.graph_module.graph.find_nodes(op="placeholder"), specs, strict=True):
+        target = names.get(spec.target, spec.target) or getattr(spec.arg, "name", "")
+        origins.append(Origin(_KINDS.get(spec.kind.name, "input"), target))
         if spec.kind.name == "CONSTANT_TENSOR":
             node.meta[CONSTANT] = program.constants.get(spec.target)
         elif spec.kind.name == "USER_INPUT":

@@ -17,8 +17,9 @@ from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.models.asked import Asked, Capture, Mode, Point
+    from shmoo.harness.models.asked import Asked, Mode, Point
     from shmoo.harness.models.capture_cache import CaptureCache, ModelSource
+    from shmoo.harness.module import Capture
 
 SIZES = ("batch", "dtype", "input_shape", "seq_len")
 MODE = ("phase", "training", "autocast", "quantize", "channels_last")

@@ -98,15 +98,9 @@ class WorkloadGraphs:
         begin = time.monotonic()
         capture = self._capture(axes)
         graphs = capture.graphs
-        calls = sum(len(graph.calls) for graph in graphs)
-        logger.info(
-            "captured %s %s in %.2f s: %d graphs, %d calls",
-            self._module.name,
-            dict(axes),
-            time.monotonic() - begin,
-            len(graphs),
-            calls,
-        )
+        taken_s, calls = time.monotonic() - begin, sum(len(graph.calls) for graph in graphs)
+        name = self._module.name
+        logger.info("captured %s %s in %.2f s: %d graphs, %d calls", name, dict(axes), taken_s, len(graphs), calls)
         if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
         notes, stored = self._module.notes, self._module.quantization

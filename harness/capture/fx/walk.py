@@ -169,14 +169,9 @@ class Walk:
         self.holders[node] = results
         written = self._write(self.introspector.written(node), results)
         node.meta[CALL_INDEX] = len(self.calls)
-        self.calls.append(
-            msgspec.structs.replace(
-                call,
-                reads=reads,
-                outputs=call.outputs + tuple(self.values[holder.value].spec for holder in written),
-                writes=tuple(holder.value for holder in (*results, *written)),
-            )
-        )
+        outputs = call.outputs + tuple(self.values[holder.value].spec for holder in written)
+        writes = tuple(holder.value for holder in (*results, *written))
+        self.calls.append(msgspec.structs.replace(call, reads=reads, outputs=outputs, writes=writes))
 
     def _convert(self, node: fx.Node, call: OpCall, reads: tuple[int, ...]) -> tuple[OpCall, tuple[int, ...]]:
         """The call as autocast makes it: floating operands are converted before it, by separate calls; a weight only once."""
