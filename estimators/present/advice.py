@@ -251,7 +251,6 @@ def _ranked(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
     """What helps by more than its uncertainty first, most first; then what may help, what changes nothing and what harms; last
     what does not fit."""
     order = {"better": 0, "open": 1, "same": 2, "worse": 3}
-
     return tuple(sorted(what_ifs, key=lambda w: (w.memory.fits is False, order[w.effect.verdict(aim)], -w.effect.factor(aim))))
 
 
