@@ -22,6 +22,7 @@ from shmoo.estimators.sweep.controller import AxisValue, SweepController
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
 from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
+from shmoo.harness.module import Capture
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.store import Run
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from shmoo.calibrate.calibration import calibrate
-    from shmoo.harness.capture import Capture, capture
+    from shmoo.harness.capture import capture
     from shmoo.harness.models.capture_cache import ModelSource
-    from shmoo.harness.models.model_graphs import ModelGraphs, model_graphs
+    from shmoo.harness.models.model_graphs import model_graphs
 
 __all__ = [
     "Capture",
@@ -40,7 +41,6 @@ __all__ = [
     "Estimate",
     "FusionSummary",
     "Inspection",
-    "ModelGraphs",
     "Run",
     "calibrate",
     "capture",
@@ -59,8 +59,6 @@ __all__ = [
 __getattr__ = on_demand(
     __name__,
     {
-        "Capture": "shmoo.harness.capture",
-        "ModelGraphs": "shmoo.harness.models.model_graphs",
         "calibrate": "shmoo.calibrate.calibration",
         "capture": "shmoo.harness.capture",
         "model_graphs": "shmoo.harness.models.model_graphs",
@@ -68,6 +66,8 @@ __getattr__ = on_demand(
 )
 
 Graphs = Graph | Sequence[Graph]
+Model = str | Graphs | Capture | Callable[..., Any]
+"""A model's name as on the command line, its graphs, what `capture` and `model_graphs` return, or a module or function."""
 Architecture = str | ArchitectureProfile
 """A name as `shmoo profiles list` gives it, the path of a profile file, or a profile."""
 
@@ -83,7 +83,7 @@ class _Work(NamedTuple):
 
 
 def estimate(
-    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    workload: Model,
     arch: Architecture | Sequence[Architecture] | None = None,
     *,
     args: Sequence[Any] = (),
@@ -146,7 +146,7 @@ def estimates(
 
 
 def inspect(
-    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    workload: Model,
     archs: Architecture | Sequence[Architecture] = ONE_OF_EACH_FAMILY,
     *,
     args: Sequence[Any] = (),
@@ -195,7 +195,7 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
 
 
 def fusion(
-    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    workload: Model,
     arch: Architecture = LOCAL,
     *,
     args: Sequence[Any] = (),
@@ -346,7 +346,7 @@ def compare(
 
 
 def work_of(
-    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    workload: Model,
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     batch: int | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shmoo.estimators.graph.dtypes import compute_dtype
@@ -12,7 +12,7 @@ from shmoo.estimators.present.advice import Advice, Aim
 from shmoo.estimators.present.advice import advise as advise_on
 from shmoo.estimators.present.setups import Setup
 from shmoo.estimators.sweep import explore as spaces
-from shmoo.harness.api import Architecture, Graphs, load_profile, work_of
+from shmoo.harness.api import Architecture, Model, load_profile, work_of
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.models.asked import Asked
 from shmoo.harness.models.setups import ModelSetups, of_graphs
@@ -20,12 +20,9 @@ from shmoo.harness.models.setups import ModelSetups, of_graphs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from shmoo.harness.capture import Capture
-    from shmoo.harness.models.model_graphs import ModelGraphs
-
 
 def advise(
-    workload: str | Graphs | Capture | ModelGraphs | Callable[..., Any],
+    workload: Model,
     arch: Architecture = LOCAL,
     *,
     args: Sequence[Any] = (),

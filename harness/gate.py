@@ -11,8 +11,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.gate import Baseline, Footprint, GateResult, check, footprint
 from shmoo.harness.machine.architectures import choose_targets
-from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
-from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.module import Capture
 from shmoo.runs.store.files import read_regular, replace_file
 
 
@@ -24,7 +23,7 @@ def gate_targets(arch: Sequence[str], runtime: str | None) -> list[tuple[Archite
 
 
 def footprints_of(
-    model: str, targets: Sequence[tuple[ArchitectureProfile, str | None]], found: ModelGraphs, dtype: str | None
+    model: str, targets: Sequence[tuple[ArchitectureProfile, str | None]], found: Capture, dtype: str | None
 ) -> list[Footprint]:
     """Footprints of a captured model in a type, one a target."""
     arithmetic = matrix_dtype(dtype)
@@ -78,8 +77,9 @@ def gate(
         InputError: an unknown name, or a baseline that lacks the model or was written with another profile.
         CaptureError: torch cannot capture the model.
     """
+    from shmoo.harness.models.model_graphs import model_graphs
+
     targets = gate_targets((arch,) if isinstance(arch, str) else arch, runtime)
     wanted = None if dtype is None else compute_dtype(dtype)
-    (point,) = points = at_batches([batch])
-    found = ModelSource(Asked(model, wanted, input_shape, seq_len, trust, points=points)).at(point)
+    found = model_graphs(model, batch=batch, dtype=wanted, input_shape=input_shape, seq_len=seq_len, trust=trust)
     return check(read_baseline(against), footprints_of(model, targets, found, wanted), allowed or {})

@@ -15,6 +15,7 @@ import msgspec
 from shmoo.estimators.costs.quantize import Scheme
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import bytes_of, canonical_dtype
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.registry import Registry
 from shmoo.runs.store.records import AxisValue
 
@@ -214,6 +215,31 @@ def weights_on_meta() -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+Method = Literal["record", "export", "compile", "trace", "joint"]
+
+
+class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model's graphs, in the order they ran.
+
+    Attributes:
+        graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces. The first also holds the
+            weights that no call reads.
+        break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
+        method: "record" (operators written down while the model runs without memory), "export" (torch.export's single graph),
+            "compile" (torch.compile's pieces), "trace" (the model's Python run on fake tensors) or "joint" (AOTAutograd's graphs
+            of a forward and a backward pass).
+        note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
+            or why that failed.
+        batch: samples of a call, where the model was captured by name.
+    """
+
+    graphs: tuple[Graph, ...]
+    break_reasons: tuple[str, ...] = ()
+    method: Method = "compile"
+    note: str = ""
+    batch: int = 1
 
 
 Factory = Callable[..., Built]

@@ -1,5 +1,6 @@
-"""What to change about a model on a machine, and what each change would bring. Both are priced with the same random values of the
-coefficients, so that an error they share cancels in their ratio, and by sample, so that batches compare."""
+"""What to change about a model on a machine, or about the machine, and what each change would bring. Both are priced with the
+same random values of the coefficients, so that an error they share cancels in their ratio, and by sample, so that batches
+compare."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.graph.records import RUNTIMES, Interval
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Interval
+from shmoo.estimators.machine.catalogue import followers
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
@@ -20,8 +22,9 @@ from shmoo.estimators.predict.draws import kernel_identities, shared_draws
 from shmoo.estimators.predict.pipeline import DRAWS, intervals_of
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.present.inspection import inspect_estimates
-from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, together
+from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, parts
 from shmoo.estimators.present.spending import KernelGap, Share, by_bound, by_module, by_unit, kernel_gaps
+from shmoo.estimators.variants import added_area_interval, variant
 
 Aim = Literal["time", "energy"]
 Verdict = Literal["better", "open", "worse", "same"]
@@ -39,6 +42,11 @@ class Effect(msgspec.Struct, frozen=True):
     energy_j: Interval | None
     speedup: Interval
     energy_ratio: Interval | None
+
+    @property
+    def average_power_w(self) -> float | None:
+        """Of the call; `None` where energy is not known."""
+        return None if self.energy_j is None else self.energy_j.value / self.latency_s.value
 
     def gain(self, aim: Aim) -> Interval | None:
         """By which factor less time or energy is needed; `None` where energy is not known."""
@@ -70,6 +78,10 @@ class WhatIf(msgspec.Struct, frozen=True):
     effect: Effect
     memory: MemoryRoom
 
+    def helps(self, aim: Aim) -> bool:
+        """Whether the gain is larger than its uncertainty, and the call fits the machine's memory."""
+        return self.effect.verdict(aim) == "better" and self.memory.fits is not False
+
 
 class Advice(msgspec.Struct, frozen=True):
     """What to change about a model on a machine: the estimate of the model as it is, in `setup`, where its time and energy go
@@ -89,29 +101,77 @@ class Advice(msgspec.Struct, frozen=True):
     @property
     def sure(self) -> tuple[WhatIf, ...]:
         """The changes that help by more than their uncertainty and fit the machine's memory."""
-        return tuple(w for w in self.what_ifs if w.effect.verdict(self.aim) == "better" and w.memory.fits is not False)
+        return tuple(w for w in self.what_ifs if w.helps(self.aim))
+
+
+class Lever(WhatIf, frozen=True):
+    """A part of a machine changed, with what it brings along (`variants.variant`) and takes.
+
+    Attributes:
+        before, after: values of its first coefficient, in `unit`.
+        follows: coefficients that change with it.
+        power_cap_w: of the changed machine, where the profile has one.
+        area_m2: that the change adds to the chip; `None` where the profile has no number for it, as `area_reason` says.
+        note: what the numbers leave out; "" for nothing.
+    """
+
+    unit: str
+    before: float
+    after: float
+    follows: tuple[str, ...]
+    power_cap_w: float | None
+    area_m2: Interval | None
+    area_reason: str
+    note: str
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """What the parts of a machine are worth to a model, the principal bottleneck first. `die` is the area of its dies where it is
+    published."""
+
+    model: str
+    arch: str
+    aim: Aim
+    die: Coefficient | None
+    levers: tuple[Lever, ...]
+
+    @property
+    def bottleneck(self) -> Lever | None:
+        """The single part that helps most, by more than its uncertainty."""
+        helping = (lever for lever in self.levers if lever.effect.verdict(self.aim) == "better")
+        return next((lever for lever in helping if lever.change.kind == "part"), None)
 
 
 class Comparison:
-    """Prices a model in several setups on one machine, or on variants of it, by paired draws."""
+    """Prices a model in the setup `base`, and with changes, on one machine or on variants of it, by paired draws. Raises what
+    `graphs_of` does."""
 
-    def __init__(self, profile: ArchitectureProfile, work: Tabulated, runtime: str, batch: int) -> None:
+    def __init__(self, profile: ArchitectureProfile, base: Setup, graphs_of: GraphsOf) -> None:
+        self._profile, self._setup, self._graphs_of = profile, base, graphs_of
+        self.work = self._work_of(base)
         shared = shared_draws(profile, RUNTIMES[profile.family], DRAWS, seed=0)
-        self._batch = batch
-        self.base = AnalysisDirector(profile).price(work.table, runtime, seed=shared.seed, shared=shared).whole()
-        self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(work.table, self.base.tiling)))
+        self.base = AnalysisDirector(profile).price(self.work.table, base.runtime, seed=shared.seed, shared=shared).whole()
+        self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(self.work.table, self.base.tiling)))
 
-    def effect(self, director: AnalysisDirector, work: Tabulated, runtime: str, batch: int) -> Effect:
-        """What a setup makes of the model. Each has a part of the model's error for itself."""
+    def _work_of(self, setup: Setup) -> Tabulated:
+        graphs = self._graphs_of(setup)
+        return tabulated(graphs, setup.runtime, self._profile.family, matrix_dtype(setup.dtype), setup.fused)
+
+    def what_if(self, change: Change) -> WhatIf:
+        """What a change makes of the model. Each has a part of the model's error for itself."""
+        setup = msgspec.structs.replace(self._setup, **change.values)
+        work = self._work_of(setup) if change.values else self.work
+        machine = variant(self._profile, change.coefficients)
         self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
-        other = director.price(work.table, runtime, seed=self._shared.seed, shared=self._shared).whole()
-        share = batch / self._batch
+        other = AnalysisDirector(machine).price(work.table, setup.runtime, seed=self._shared.seed, shared=self._shared).whole()
+        share = setup.batch / self._setup.batch
         ((latency, energy),) = other.intervals()
         speedup = _ratio(self.base.latency_s * share, other.latency_s, self.base.drawn_s, other.drawn_s, share)
-        if self.base.energy_j is None or other.energy_j is None:
-            return Effect(latency, energy, speedup, None)
-        ratio = _ratio(other.energy_j, self.base.energy_j * share, other.drawn_j, self.base.drawn_j, 1 / share)
-        return Effect(latency, energy, speedup, ratio)
+        ratio = None
+        if self.base.energy_j is not None and other.energy_j is not None:
+            ratio = _ratio(other.energy_j, self.base.energy_j * share, other.drawn_j, self.base.drawn_j, 1 / share)
+        effect = Effect(latency, energy, speedup, ratio)
+        return WhatIf(change, setup, len(work.table), effect, room_on(machine, work.memory, setup.batch))
 
 
 def _ratio(
@@ -126,40 +186,64 @@ def advise(
 ) -> Advice:
     """Where a model's time and energy go on a machine as it is (`base`), and what each change would bring. Raises what
     `graphs_of` does, and `InputError` where the model as it is cannot be estimated. `top` kernels and modules are listed."""
-    director = AnalysisDirector(profile)
-
-    def work_of(setup: Setup) -> Tabulated:
-        return tabulated(graphs_of(setup), setup.runtime, profile.family, matrix_dtype(setup.dtype), setup.fused)
-
-    work = work_of(base)
-    estimate = director.estimate_tabulated(work, base.runtime, batch=base.batch)
-    comparison = Comparison(profile, work, base.runtime, base.batch)
+    comparison = Comparison(profile, base, graphs_of)
+    work = comparison.work
+    estimate = AnalysisDirector(profile).estimate_tabulated(work, base.runtime, batch=base.batch)
     left_out: dict[str, str] = {}
 
     def tried(change: Change) -> WhatIf | None:
-        setup = change.applied(base)
         try:
-            changed = work_of(setup)
+            return comparison.what_if(change)
         except ShmooError as error:
             left_out[change.name] = str(error)
             return None
-        effect = comparison.effect(director, changed, setup.runtime, setup.batch)
-        return WhatIf(change, setup, len(changed.table), effect, room_on(profile, changed.memory, setup.batch))
 
     single = [made for change in changes(profile, base, estimate.dtype, work.table) if (made := tried(change)) is not None]
     what_ifs = _ranked([*single, *_combined(single, aim, tried)], aim)
     inspection = inspect_estimates(graphs_of(base), {profile.name: estimate}, model)
-    return Advice(
-        model,
-        aim,
-        base,
-        estimate,
-        by_bound(estimate),
-        by_unit(work, comparison.base.tiling, estimate, profile),
-        by_module(inspection, estimate, top),
-        kernel_gaps(inspection, work, comparison.base, profile, base.runtime, top),
-        what_ifs,
-        left_out,
+    bounds, units = by_bound(estimate), by_unit(work, comparison.base.tiling, estimate, profile)
+    modules = by_module(inspection, estimate, top)
+    gaps = kernel_gaps(inspection, work, comparison.base, profile, base.runtime, top)
+    return Advice(model, aim, base, estimate, bounds, units, modules, gaps, what_ifs, left_out)
+
+
+def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
+    """What each part of a machine is worth to a model; errors are those of `advise`. Machines that do not exist have no fitted
+    corrections, so the machine as it is is priced without them too."""
+    physical = profile.replacing(residual=())
+    comparison = Comparison(physical, setup, graphs_of)
+    levers = [_lever(physical, comparison.what_if(change)) for change in parts(physical, setup.runtime)]
+    levers.sort(key=lambda lever: -lever.effect.factor(aim))
+    return Sensitivity(model, profile.name, aim, profile.get("area.die"), tuple(levers))
+
+
+def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
+    name, changed = what_if.change.name, what_if.change.coefficients
+    before, machine = profile.listed[next(iter(changed))], variant(profile, changed)
+    follows = tuple(dict.fromkeys(other for other, _ in followers(name, profile.family, profile.coefficients)))
+    area, reason, notes = None, "", list[str]()
+    try:
+        area = added_area_interval(profile, machine, changed)
+    except InputError as error:
+        reason = str(error)
+    power, cap = what_if.effect.average_power_w, machine.value("power.tdp", 0.0) or None
+    if power is not None:
+        if name == "clock":
+            notes.append("energy at an unchanged voltage, which a higher clock does not allow")
+        if name.startswith("count.") and "power.static" not in follows:
+            notes.append("static power as it is")
+        if cap and power > cap:
+            notes.append(f"{power:.0f} W on average is beyond the cap of {cap:.0f} W")
+    return Lever(
+        **msgspec.structs.asdict(what_if),
+        unit=before.unit,
+        before=before.value,
+        after=next(iter(changed.values())),
+        follows=follows,
+        power_cap_w=cap,
+        area_m2=area,
+        area_reason=reason,
+        note="; ".join(notes),
     )
 
 
@@ -167,18 +251,14 @@ def _ranked(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
     """What helps by more than its uncertainty first, most first; then what may help, what changes nothing and what harms; last
     what does not fit."""
     order = {"better": 0, "open": 1, "same": 2, "worse": 3}
-
-    def place(what_if: WhatIf) -> tuple[bool, int, float]:
-        return what_if.memory.fits is False, order[what_if.effect.verdict(aim)], -what_if.effect.factor(aim)
-
-    return tuple(sorted(what_ifs, key=place))
+    return tuple(sorted(what_ifs, key=lambda w: (w.memory.fits is False, order[w.effect.verdict(aim)], -w.effect.factor(aim))))
 
 
 def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
     """The single change of each kind that helps most, of those that surely help and fit; of batches the smallest that brings
     nearly as much as the best, because a larger one keeps a caller waiting for nothing. Batches are last."""
     best: dict[str, WhatIf] = {}
-    sure = [w for w in _ranked(what_ifs, aim) if w.effect.verdict(aim) == "better" and w.memory.fits is not False]
+    sure = [w for w in _ranked(what_ifs, aim) if w.helps(aim)]
     for what_if in sure:
         if what_if.change.kind not in ("together", "8 bits"):
             best.setdefault(what_if.change.kind, what_if)
@@ -190,12 +270,12 @@ def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
 
 def _combined(single: Sequence[WhatIf], aim: Aim, tried: Callable[[Change], WhatIf | None]) -> Iterator[WhatIf]:
     """The best change of each kind added up, one after the other as long as each helps."""
-    parts = best_of_each_kind(single, aim)
-    if not parts:
-        return
-    chosen, reached = [parts[0].change], parts[0].effect.factor(aim)
-    for part in parts[1:]:
-        made = tried(together([*chosen, part.change]))
+    best = best_of_each_kind(single, aim)
+    chosen, reached = best[:1], best[0].effect.factor(aim) if best else 0.0
+    for part in best[1:]:
+        together = [w.change for w in (*chosen, part)]
+        values = {name: value for change in together for name, value in change.values.items()}
+        made = tried(Change("together", " + ".join(change.name for change in together), values))
         if made is not None and made.memory.fits is not False and made.effect.factor(aim) > reached:
-            chosen, reached = [*chosen, part.change], made.effect.factor(aim)
+            chosen, reached = [*chosen, part], made.effect.factor(aim)
             yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ import msgspec
 from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.tabular import Record, estimate_record, interval_record, memory_record, or_reason
-from shmoo.estimators.present.advice import Advice, Aim, Effect, WhatIf, best_of_each_kind
-from shmoo.estimators.present.sensitivity import Lever, Sensitivity
+from shmoo.estimators.present.advice import Advice, Aim, Effect, Lever, Sensitivity, WhatIf, best_of_each_kind
 from shmoo.estimators.present.setups import Setup
+from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import amount, percent, si, size
 
 _BOUND = {"compute": "computing", "memory": "moving data", "launch": "launching kernels", "entry": "entering the graph"}
@@ -74,10 +73,8 @@ def _room(advice: Advice) -> Iterator[str]:
 def _whereabouts(advice: Advice) -> Iterator[str]:
     parts = sorted((share for share in advice.bounds if share.time_share >= _ALMOST), key=lambda share: -share.time_share)
     text = ", ".join(f"{_BOUND[share.name]} {percent(share.time_share, digits=0)}" for share in parts)
-    joules = [share for share in advice.units if (share.energy_share or 0.0) >= _ALMOST]
-    named = [
-        f"{share.name} {percent(share.energy_share, digits=0)}" for share in sorted(joules, key=lambda s: -(s.energy_j or 0))
-    ]
+    joules = sorted(advice.units, key=lambda share: -(share.energy_j or 0))
+    named = [f"{s.name} {percent(s.energy_share, digits=0)}" for s in joules if (s.energy_share or 0.0) >= _ALMOST]
     yield f"The time goes to {text}" + (f"; the energy to {', '.join(named)}." if named else ".")
 
 
@@ -94,28 +91,30 @@ def _kernels(advice: Advice) -> Iterator[str]:
 def _changes(advice: Advice, command: str) -> Iterator[str]:
     aim = advice.aim
     single = [w for w in advice.what_ifs if w.change.kind != "together" and w.memory.fits is not False]
+    by_verdict = grouped((w.effect.verdict(aim), w) for w in single)
     best = best_of_each_kind(single, aim)
-    combined = [w for w in advice.sure if w.change.kind == "together"][:1]
-    for what_if in [*best, *combined]:
+    for what_if in [*best, *[w for w in advice.sure if w.change.kind == "together"][:1]]:
         yield f"{_effect(what_if, advice)}: {_command(command, what_if.setup)}"
     if not best:
         yield f"No change here saves {aim} by more than the uncertainty of the difference."
-    if low := [w for w in single if w.change.kind == "8 bits" and w.effect.verdict(aim) == "better"]:
-        named = [f"{w.change.name} {times(w.effect.gain(aim))}" for w in low]
-        yield f"At most, with every tensor in 8 bits, which frameworks do not do as it stands: {', '.join(named)}."
-    if undecided := [w for w in single if w.effect.verdict(aim) == "open"]:
-        named = [f"{w.change.name} {times(w.effect.gain(aim))}" for w in undecided]
-        yield f"Not certain, because the interval of the gain holds 1: {', '.join(named)}; measure before you decide."
-    if same := [w.change.name for w in single if w.effect.verdict(aim) == "same"]:
-        yield f"No difference: {', '.join(same)}."
-    if worse := [w for w in single if w.effect.verdict(aim) == "worse" and w.change.kind != "fusion"]:
-        yield f"Worse: {', '.join(f'{w.change.name} ({_worse(w.effect, aim)})' for w in worse)}."
-    for what_if in single:
-        if what_if.change.kind == "fusion" and what_if.effect.verdict(aim) == "worse":
-            yield (
-                f"Fusion already saves {percent(1.0 - what_if.effect.factor(aim), digits=0)} of the {aim}: "
-                f"{advice.estimate.kernels} kernels in place of {what_if.kernels}."
-            )
+
+    def gains(what_ifs: Sequence[WhatIf]) -> str:
+        return ", ".join(f"{w.change.name} {times(w.effect.gain(aim))}" for w in what_ifs)
+
+    if low := [w for w in by_verdict.get("better", ()) if w.change.kind == "8 bits"]:
+        yield f"At most, with every tensor in 8 bits, which frameworks do not do as it stands: {gains(low)}."
+    if undecided := by_verdict.get("open"):
+        yield f"Not certain, because the interval of the gain holds 1: {gains(undecided)}; measure before you decide."
+    if same := by_verdict.get("same"):
+        yield f"No difference: {', '.join(w.change.name for w in same)}."
+    worse = grouped((w.change.kind == "fusion", w) for w in by_verdict.get("worse", ()))
+    if others := worse.get(False):
+        yield f"Worse: {', '.join(f'{w.change.name} ({_worse(w.effect, aim)})' for w in others)}."
+    for what_if in worse.get(True, ()):
+        yield (
+            f"Fusion already saves {percent(1.0 - what_if.effect.factor(aim), digits=0)} of the {aim}: "
+            f"{advice.estimate.kernels} kernels in place of {what_if.kernels}."
+        )
 
 
 def _command(command: str, setup: Setup) -> str:
@@ -156,39 +155,33 @@ def _caveats(advice: Advice) -> Iterator[str]:
             f"{percent(sum(unmeasured.values()), digits=0)} of the time rests on coefficients that nobody measured on this "
             f"machine, mostly {kind}."
         )
-    names: dict[str, list[str]] = {}
-    for name, why in advice.left_out.items():
-        names.setdefault(why, []).append(name)
-    if names:
-        parts = [", ".join(listed) + f" ({why})" for why, listed in names.items()]
-        yield f"Not estimated: {'; '.join(parts)}."
+    if names := grouped((why, name) for name, why in advice.left_out.items()):
+        yield "Not estimated: " + "; ".join(f"{', '.join(listed)} ({why})" for why, listed in names.items()) + "."
 
 
 def sensitivity_sentences(levers: Sensitivity) -> list[str]:
     """What the parts of a machine buy, most first, the area of its dies, and whose area is not known."""
     first, aim = levers.bottleneck, levers.aim
-    by_verdict: defaultdict[str, list[Lever]] = defaultdict(list)
-    for lever in levers.levers:
-        by_verdict[lever.effect.verdict(aim)].append(lever)
-    helping = [lever for lever in by_verdict["better"] if lever is not first]
+    by_verdict = grouped((lever.effect.verdict(aim), lever) for lever in levers.levers)
+    helping = [lever for lever in by_verdict.get("better", ()) if lever is not first]
     much = [lever for lever in helping if lever.effect.factor(aim) > 1 + _ALMOST]
     sentences = [f"No single part saves {aim} by more than the uncertainty of the difference."]
     if first is not None:
         sentences = [f"The principal bottleneck is {_lever(first)}."]
-    sentences += [f"Next, {_lever(lever)}." for lever in much if not lever.compound]
-    sentences += [f"Several parts at once, {_lever(lever)}." for lever in much if lever.compound]
+    for kind, text in (("part", "Next"), ("parts", "Several parts at once")):
+        sentences += [f"{text}, {_lever(lever)}." for lever in much if lever.change.kind == kind]
     for text, parts in (
         (f"Less than {percent(_ALMOST, digits=0)} each", [lever for lever in helping if lever not in much]),
-        ("Not certain, because the interval of the gain holds 1", by_verdict["open"]),
-        ("Alone these buy nothing", by_verdict["same"]),
-        (f"Costs more {aim} than it saves", by_verdict["worse"]),
+        ("Not certain, because the interval of the gain holds 1", by_verdict.get("open")),
+        ("Alone these buy nothing", by_verdict.get("same")),
+        (f"Costs more {aim} than it saves", by_verdict.get("worse")),
     ):
         if parts:
-            sentences.append(f"{text}: {', '.join(lever.name for lever in parts)}.")
+            sentences.append(f"{text}: {', '.join(lever.change.name for lever in parts)}.")
     if levers.die is not None:
         area = si(levers.die.value, levers.die.unit)
         sentences.append(f"The dies of {levers.arch} have {area} ({levers.die.reference}).")
-    if unknown := [lever.name for lever in levers.levers if lever.area_m2 is None]:
+    if unknown := [lever.change.name for lever in levers.levers if lever.area_m2 is None]:
         sentences.append(f"No area is known for {', '.join(unknown)}.")
     return sentences
 
@@ -204,13 +197,12 @@ def added_silicon(area: Interval | None) -> str:
 def _lever(lever: Lever) -> str:
     effect = lever.effect
     text = (
-        f"{lever.name}: from {amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)} the model runs "
+        f"{lever.change.name}: from {amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)} the model runs "
         f"{times(effect.speedup)} times as fast"
     )
     if effect.energy_ratio is not None:
         text += f", at {times(effect.energy_ratio)} times the energy"
-    if lever.average_power_w is not None:
-        text += f" and {si(lever.average_power_w, 'W')} on average"
+        text += f" and {si(effect.average_power_w, 'W')} on average"
     if lever.area_m2 is not None and lever.area_m2.value > 0:
         text += f", for {added_silicon(lever.area_m2)} more silicon"
     brought = dict.fromkeys("peaks" if name.startswith("peak.") else name for name in lever.follows)
@@ -248,7 +240,6 @@ def advice_record(advice: Advice, command: str) -> Record:
 
 def sensitivity_record(levers: Sensitivity) -> Record:
     """A sensitivity list as an object of plain types."""
-    no_cap = "the profile has no power cap"
     return {
         "format": 1,
         "model": levers.model,
@@ -257,12 +248,12 @@ def sensitivity_record(levers: Sensitivity) -> Record:
         **or_reason("die_mm2", levers.die and levers.die.value * 1e6, "the profile states no area of its dies"),
         "levers": [
             {
-                **{name: getattr(lever, name) for name in ("name", "unit", "before", "after", "note")},
-                "follows": list(lever.follows),
-                "compound": lever.compound,
+                "name": lever.change.name,
+                **{name: getattr(lever, name) for name in ("unit", "before", "after", "note", "follows")},
+                "compound": lever.change.kind == "parts",
                 **_effect_record(lever.effect, levers.aim),
-                **or_reason("average_power_w", lever.average_power_w, _NO_ENERGY),
-                **or_reason("power_cap_w", lever.power_cap_w, no_cap),
+                **or_reason("average_power_w", lever.effect.average_power_w, _NO_ENERGY),
+                **or_reason("power_cap_w", lever.power_cap_w, "the profile has no power cap"),
                 **or_reason("area_mm2", interval_record(lever.area_m2 and lever.area_m2.scaled(1e6)), lever.area_reason),
             }
             for lever in levers.levers

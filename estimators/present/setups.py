@@ -1,4 +1,4 @@
-"""Ways to run a model on a machine: what can be changed without touching the model, and which changes a machine has."""
+"""What can be changed about a model on a machine: the way it is run, without touching the model, and the parts of the machine."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import msgspec
 
 from shmoo.estimators.graph.dtypes import BITS, shown_dtype
 from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES, Graph
+from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import AS_STORED
 from shmoo.estimators.table import KernelTable
+from shmoo.estimators.variants import COUNTED
 
 BATCH_STEPS = (4, 16, 64)
 """Batches to try, relative to the present one."""
-_NARROWER = ("tf32", "bfloat16", "float16")
+_NARROWER = ("bfloat16", "float16")
+"""Types of 16 bits, of which the first that a machine multiplies in is tried."""
 _EVERYWHERE = ("float8", "int8")
 _QUANTIZED_FROM = ("float32", "tf32", "bfloat16", "float16")
 _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic": "float4", "int8-weight": "", "int4-weight": ""}
 """Scheme of `costs.quantize.SCHEMES` -> type whose products it needs."""
+FACTOR = 2.0
+"""By which each part of a machine is multiplied; launches are divided by it."""
+_COUNTED_IN_CYCLES = ("tpu", "kpu")
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,40 +47,56 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One thing to do otherwise, as fields of a `Setup` and what they become. Its kind is "batch", "type", "8 bits" (of every
-    tensor, as a bound: frameworks keep norms and softmax wider), "quantization" (of linear layers), "runtime", "fusion" or
-    "layout", and "together" for several changes."""
+    """One thing to do otherwise: fields of a `Setup` and what they become, or coefficients of the machine and theirs. Its kind is
+    "batch", "type", "8 bits" (of every tensor, as a bound: frameworks keep norms and softmax wider), "quantization" (of linear
+    layers), "runtime", "fusion" or "layout"; "part" of a machine, or "parts" where it stands for several; and "together" for
+    several changes."""
 
     kind: str
     name: str
-    values: dict[str, str | int | bool]
-
-    def applied(self, setup: Setup) -> Setup:
-        """A setup with the change made."""
-        return msgspec.structs.replace(setup, **self.values)
+    values: dict[str, str | int | bool] = {}
+    coefficients: dict[str, float] = {}
 
 
 GraphsOf = Callable[[Setup], Sequence[Graph]]
 """The graphs of a model in a setup; raises `InputError` for a setup that the model does not take."""
 
 
+def parts(profile: ArchitectureProfile, runtime: str) -> list[Change]:
+    """The parts of a machine, each multiplied alone. "peak" are the rates of all units; where these are counted in cycles, the
+    clock is their rate."""
+    own, listed, in_cycles = profile.coefficients, profile.listed, profile.family in _COUNTED_IN_CYCLES
+    names = [COUNTED[profile.family], "clock"]
+    names += [f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")]
+    changed = {name: [name] for name in names if name in own}
+    if not in_cycles:
+        changed["peak"] = under("peak", own)
+    known = listed if profile.host else own
+    changed |= {name: [name] for name in [name for name in (f"launch.{runtime}", "launch") if name in known][:1]}
+    return [
+        Change(
+            "parts" if name.startswith("count.") or (name == "clock" and not in_cycles) else "part",
+            name,
+            coefficients={one: listed[one].value * (1 / FACTOR if name.startswith("launch") else FACTOR) for one in of_part},
+        )
+        for name, of_part in changed.items()
+    ]
+
+
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
     """What a model's user could change on a machine, by what the machine and its runtimes have. `dtype` is the type that most of
     the model's work is in, `table` its kernels as they are."""
+    rated = {name for name in BITS if f"peak.matrix.{name}" in profile.coefficients}
     found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        found += [Change("type", shown_dtype(name), {"dtype": name}) for name in _narrower(profile, dtype)]
-        found += [
-            Change("8 bits", f"all in {name}", {"dtype": name})
-            for name in _EVERYWHERE
-            if BITS[name] < BITS[dtype] and _rated(profile, name)
-        ]
+        narrower = [name for name in _NARROWER if name in rated and BITS[name] < BITS[dtype]]
+        types = ["tf32"] * (dtype == "float32" and "tf32" in rated) + narrower[:1]
+        found += [Change("type", name, {"dtype": name}) for name in types]
+        everywhere = [name for name in _EVERYWHERE if name in rated and BITS[name] < BITS[dtype]]
+        found += [Change("8 bits", f"all in {name}", {"dtype": name}) for name in everywhere]
         if dtype in _QUANTIZED_FROM:
-            found += [
-                Change("quantization", scheme, {"quantize": scheme})
-                for scheme, product in _SCHEMES.items()
-                if not product or _rated(profile, product)
-            ]
+            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated]
+            found += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
     found += [
         Change("runtime", name, {"runtime": name})
         for name in RUNTIMES[profile.family]
@@ -85,24 +107,4 @@ def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: Kernel
     elif profile.family == "gpu" and not base.channels_last and table.is_family(*CONVOLUTIONS).any():
         # On other machines and in compiled code the order of images is the library's own affair.
         found.append(Change("layout", "channels-last", {"channels_last": True}))
-    return found
-
-
-def together(parts: Sequence[Change]) -> Change:
-    """Several changes as one."""
-    values = {name: value for part in parts for name, value in part.values.items()}
-    return Change("together", " + ".join(part.name for part in parts), values)
-
-
-def _rated(profile: ArchitectureProfile, dtype: str) -> bool:
-    return f"peak.matrix.{dtype}" in profile.coefficients
-
-
-def _narrower(profile: ArchitectureProfile, dtype: str) -> list[str]:
-    """Types of fewer bits than `dtype` that the machine multiplies in; of the two of 16 bits the first."""
-    found: list[str] = []
-    for name in _NARROWER:
-        narrower = dtype == "float32" if name == "tf32" else BITS[name] < BITS[dtype]
-        if narrower and _rated(profile, name) and not (name == "float16" and "bfloat16" in found):
-            found.append(name)
     return found

@@ -71,10 +71,10 @@ class KernelGap(msgspec.Struct, frozen=True):
     why: str
 
 
-def _share(name: str, time_s: float, energy_j: float | None, estimate: Estimate, calls: int = 1) -> Share:
-    whole = None if estimate.energy_j is None else estimate.energy_j.value
-    part = energy_j / whole if whole and energy_j is not None else None
-    return Share(name, time_s, time_s / estimate.latency_s.value, energy_j, part, calls)
+def _share(name: str, time_s: float, energy_j: float, estimate: Estimate, calls: int = 1) -> Share:
+    whole = estimate.energy_j
+    part = energy_j / whole.value if whole and whole.value else None
+    return Share(name, time_s, time_s / estimate.latency_s.value, energy_j if whole else None, part, calls)
 
 
 def by_bound(estimate: Estimate) -> tuple[Share, ...]:
@@ -82,12 +82,11 @@ def by_bound(estimate: Estimate) -> tuple[Share, ...]:
     shares = []
     for bound in BOUNDS:
         kernels = [kernel for kernel in estimate.breakdown if kernel.bound == bound]
-        joules = None if estimate.energy_j is None else sum(kernel.energy_j or 0.0 for kernel in kernels)
+        joules = sum(kernel.energy_j or 0.0 for kernel in kernels)
         shares.append(_share(bound, sum(kernel.elapsed_s for kernel in kernels), joules, estimate, len(kernels)))
     left_s = max(estimate.latency_s.value - sum(share.time_s for share in shares), 0.0)
-    left_j = None
-    if estimate.energy_j is not None:
-        left_j = max(estimate.energy_j.value - sum(share.energy_j or 0.0 for share in shares), 0.0)
+    whole_j = estimate.energy_j.value if estimate.energy_j else 0.0
+    left_j = max(whole_j - sum(share.energy_j or 0.0 for share in shares), 0.0)
     return (*shares, _share("entry", left_s, left_j, estimate, 0))
 
 
@@ -118,12 +117,11 @@ def by_module(inspection: Inspection, estimate: Estimate, top: int) -> tuple[Sha
     alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
     for name, (_, _, flops) in own.items():
         alike[pattern(name), round(flops)].append(name)
-    known = estimate.energy_j is not None
     shares = []
     for names in alike.values():
         seconds, joules = (sum(own[name][i] for name in names) for i in (0, 1))
         if seconds > 0:
-            shares.append(_share(_common_name(names), seconds, joules if known else None, estimate, len(names)))
+            shares.append(_share(_common_name(names), seconds, joules, estimate, len(names)))
     return tuple(sorted(shares, key=lambda share: -share.time_s)[:top])
 
 

@@ -4,10 +4,11 @@ sympy, whose imports take as long as torch's, is found on first use."""
 from typing import TYPE_CHECKING
 
 from shmoo.estimators.registry import on_demand
-from shmoo.harness.capture.capture import Capture, capture, capture_compiled, capture_exported
+from shmoo.harness.capture.capture import capture, capture_compiled, capture_exported
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin
 from shmoo.harness.capture.workload import CaptureFamily, capture_workload
+from shmoo.harness.module import Capture
 
 if TYPE_CHECKING:
     from shmoo.harness.capture.symbolic import capture_symbolic
@@ -19,6 +20,5 @@ __all__ = [
 ]  # fmt: skip
 
 __getattr__ = on_demand(
-    __name__,
-    {"capture_symbolic": "shmoo.harness.capture.symbolic", "capture_training": "shmoo.harness.capture.training"},
+    __name__, {"capture_symbolic": "shmoo.harness.capture.symbolic", "capture_training": "shmoo.harness.capture.training"}
 )

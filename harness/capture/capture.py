@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights
-
-Method = Literal["record", "export", "compile", "trace", "joint"]
-
-
-class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model's graphs, in the order they ran.
-
-    Attributes:
-        graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces. The first also holds the
-            weights that no call reads.
-        break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
-        method: "record" (operators written down while the model runs without memory), "export" (torch.export's single graph),
-            "compile" (torch.compile's pieces), "trace" (the model's Python run on fake tensors) or "joint" (AOTAutograd's graphs
-            of a forward and a backward pass).
-        note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
-            or why that failed.
-    """
-
-    graphs: tuple[Graph, ...]
-    break_reasons: tuple[str, ...] = ()
-    method: Method = "compile"
-    note: str = ""
+from shmoo.harness.module import Capture
 
 
 @guarded
@@ -68,13 +46,12 @@ def capture_compiled(
     """As `capture`, through torch.compile: a graph break gives a graph for each piece, and branches on data are taken. Operators
     that torch.compile leaves to eager execution arrive decomposed; then the graph of torch.export, which keeps them whole, is
     preferred where it can take the model."""
-    compiled = compile_pieces(model, args, dict(kwargs or {}), name)
-    if not compiled.whole:
+    pieces, reasons = compile_pieces(model, args, dict(kwargs or {}), name)
+    if any(piece.arguments is None for piece in pieces):
         with contextlib.suppress(CaptureError):
             exported = capture_exported(model, args, kwargs, name=name)
-            return msgspec.structs.replace(exported, break_reasons=compiled.break_reasons)
-    graphs = with_all_weights(tuple(piece.graph for piece in compiled.pieces), model)
-    return Capture(graphs, compiled.break_reasons)
+            return msgspec.structs.replace(exported, break_reasons=tuple(reasons))
+    return Capture(with_all_weights(tuple(piece.graph for piece in pieces), model), tuple(reasons))
 
 
 @guarded

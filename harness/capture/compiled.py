@@ -19,33 +19,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path, result_nodes
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, source_of
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, Traced, source_of
 
 
 class Piece(NamedTuple):
-    """One piece of a model: its operators with their fake results, and the origins and values of its placeholders.
+    """One piece of a model.
 
     Attributes:
-        fakes: a fake value for each placeholder that Dynamo made; their sizes are symbolic where they were marked so.
-        arguments: the values of the placeholders when the piece ran; `None` for operators outside of torch.compile's pieces.
+        arguments: the values of the placeholders when the piece ran; `None` for operators left to eager execution.
         attributes: the tensors in the piece itself, whose placeholders follow Dynamo's.
     """
 
-    module: fx.GraphModule
-    origins: tuple[Origin, ...]
+    traced: Traced
     graph: Graph
-    fakes: tuple[Any, ...] = ()
     arguments: tuple[Any, ...] | None = None
     attributes: tuple[torch.Tensor, ...] = ()
-
-
-class Compiled(NamedTuple):
-    """The pieces that torch.compile makes of one call of a model, in the order they ran; why there are several; and whether no
-    operator was left to eager execution."""
-
-    pieces: tuple[Piece, ...]
-    break_reasons: tuple[str, ...]
-    whole: bool
 
 
 class _EagerRecorder(TorchDispatchMode):
@@ -131,7 +119,6 @@ class _CapturingBackend:
         self.origins = Origins(model)
         self.recorder = _EagerRecorder(self.origins, self._add_eager_segment)
         self.break_reasons: list[str] = []
-        self.whole = True
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         context = TracingContext.try_get()
@@ -149,7 +136,7 @@ class _CapturingBackend:
 
         def run(*arguments: Any) -> Any:
             results = self.recorder.run_unseen(module.forward, arguments)
-            self.pieces.append(Piece(traced, tuple(origins), graph, fakes, arguments, tuple(attributes.values())))
+            self.pieces.append(Piece(Traced(traced, origins, fakes), graph, arguments, tuple(attributes.values())))
             self.origins.flows(results)
             return results
 
@@ -158,8 +145,7 @@ class _CapturingBackend:
     def _add_eager_segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
         graph = FXGraphWalker().walk(module, origins=origins, name=self.name)
         if graph.calls:
-            self.whole = False
-            self.pieces.append(Piece(module, tuple(origins), graph))
+            self.pieces.append(Piece(Traced(module, origins), graph))
             self.break_reasons.append(f"{len(graph.calls)} operators left to eager execution ({graph.calls[0].source})")
 
 
@@ -179,10 +165,12 @@ def _fake(value: Any, context: TracingContext) -> Any:
     return context.fake_mode.from_tensor(value, symbolic_context=symbols, source=symbols.tensor_source)
 
 
-def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "") -> Compiled:
-    """Run `model(*args, **kwargs)` once under torch.compile, without gradients, and record its pieces. Sizes are those of the
-    arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic` marked. `CaptureError` where
-    torch.compile cannot take the model, or the model fails."""
+def compile_pieces(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = ""
+) -> tuple[list[Piece], list[str]]:
+    """Run `model(*args, **kwargs)` once under torch.compile, without gradients: its pieces in the order they ran, and why there
+    are several. Sizes are those of the arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic`
+    marked. `CaptureError` where torch.compile cannot take the model, or the model fails."""
     from torch._dynamo.utils import counters
 
     backend = _CapturingBackend(model, name)
@@ -201,7 +189,7 @@ def compile_pieces(model: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
         skipped = first_line(text)
         if count > before.get(text, 0) and not any(reason.startswith(skipped) for reason in reasons):
             reasons.append(skipped)
-    return Compiled(tuple(backend.pieces), tuple(reasons), backend.whole)
+    return backend.pieces, reasons
 
 
 @contextmanager

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import fx
 from torch.fx.traceback import preserve_node_meta
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
@@ -18,20 +17,11 @@ from shmoo.harness.capture.fx.bodies import CONSTANT
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
-from shmoo.harness.capture.fx.walker import Origin
+from shmoo.harness.capture.fx.walker import Origin, Traced
 
 Place = tuple[int, int]
 """A dimension of an argument: which leaf of (args, kwargs), and which dimension of it."""
 _KINDS: dict[str, ValueKind] = {"PARAMETER": "parameter", "BUFFER": "buffer", "CONSTANT_TENSOR": "constant"}
-
-
-class Exported(NamedTuple):
-    """A traced graph: its operators with their fake results, the origins of its placeholders, and the placeholder of each leaf of
-    (args, kwargs), in order."""
-
-    module: fx.GraphModule
-    origins: tuple[Origin, ...]
-    inputs: tuple[fx.Node, ...]
 
 
 def exportable(model: Callable[..., Any]) -> bool:
@@ -44,7 +34,7 @@ def exportable(model: Callable[..., Any]) -> bool:
 
 def export_graph(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, name: str = "", dynamic: Sequence[Place] = ()
-) -> Exported:
+) -> Traced:
     """Trace `model(*args, **kwargs)` at inference; `dynamic` dimensions become symbols, unless the model fixes them.
     `CaptureError` where torch.export cannot take the model."""
     from torch.export import Dim, ShapesCollection, export
@@ -68,16 +58,15 @@ def export_graph(
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
-    origins = [
-        Origin(_KINDS.get(spec.kind.name, "input"), names.get(spec.target, spec.target) or getattr(spec.arg, "name", ""))
-        for spec in specs
-    ]
-    placeholders = program.graph_module.graph.find_nodes(op="placeholder")
-    inputs = [node for node, spec in zip(placeholders, specs, strict=True) if spec.kind.name == "USER_INPUT"]
-    for node, spec in zip(placeholders, specs, strict=True):
+    origins, fakes = [], []
+    for node, spec in zip(program.graph_module.graph.find_nodes(op="placeholder"), specs, strict=True):
+        target = names.get(spec.target, spec.target) or getattr(spec.arg, "name", "")
+        origins.append(Origin(_KINDS.get(spec.kind.name, "input"), target))
         if spec.kind.name == "CONSTANT_TENSOR":
             node.meta[CONSTANT] = program.constants.get(spec.target)
-    return Exported(inline_wrapped(program.graph_module), tuple(origins), tuple(inputs))
+        elif spec.kind.name == "USER_INPUT":
+            fakes.append(node.meta.get("val"))
+    return Traced(inline_wrapped(program.graph_module), origins, fakes)
 
 
 class FunctionModule(torch.nn.Module):

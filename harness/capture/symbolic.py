@@ -8,7 +8,6 @@ from typing import Any
 
 import sympy
 import torch
-from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.graph.records import Graph
@@ -16,8 +15,8 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, with_all_weights
-from shmoo.harness.capture.traced import FakeCall, trace_call
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Traced, with_all_weights
+from shmoo.harness.capture.traced import FakeCall
 
 
 class SymbolicCapture:
@@ -27,8 +26,7 @@ class SymbolicCapture:
     where all guards hold, so that a capture at those sizes would have traced the same.
 
     Args:
-        module: traced operators with their fake results; `origins` are those of its placeholders.
-        fakes: the fake tensor of each leaf of (args, kwargs), another value for one that is no tensor.
+        traced: the model's operators, with the fake value of each leaf of (args, kwargs).
         dynamic: the dimensions that became symbols.
         model: whose weights the graphs list, read or not.
 
@@ -36,18 +34,10 @@ class SymbolicCapture:
         CaptureError: no size stayed a symbol.
     """
 
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        origins: Sequence[Origin],
-        fakes: Sequence[Any],
-        dynamic: Sequence[Place],
-        name: str,
-        model: Any,
-    ) -> None:
-        self._module, self._origins, self._name, self._model = module, tuple(origins), name, model
-        self._shapes = [fake.shape if isinstance(fake, torch.Tensor) else () for fake in fakes]
-        open_sizes = [size for leaf, dim in dynamic if isinstance(size := fakes[leaf].shape[dim], torch.SymInt)]
+    def __init__(self, traced: Traced, dynamic: Sequence[Place], name: str, model: Any) -> None:
+        self._traced, self._name, self._model = traced, name, model
+        self._shapes = [fake.shape if isinstance(fake, torch.Tensor) else () for fake in traced.fakes]
+        open_sizes = [size for leaf, dim in dynamic if isinstance(size := traced.fakes[leaf].shape[dim], torch.SymInt)]
         if not open_sizes:
             raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
         self._env = open_sizes[0].node.shape_env
@@ -80,8 +70,8 @@ class SymbolicCapture:
             symbolic = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
             return evaluate(value.node.expr, value.node.pytype) if symbolic else value
 
-        graph = FXGraphWalker(OperatorIntrospector(number)).walk(self._module, origins=self._origins, name=self._name)
-        return with_all_weights((graph,), self._model)[0]
+        walker, (module, origins, _) = FXGraphWalker(OperatorIntrospector(number)), self._traced
+        return with_all_weights((walker.walk(module, origins=origins, name=self._name),), self._model)[0]
 
     def _values(self, shapes: Sequence[Sequence[int]]) -> dict[sympy.Symbol, sympy.Integer]:
         """The value of every symbol, checked against all sizes."""
@@ -122,21 +112,18 @@ def capture_symbolic(
     dimensions. Their sizes in the arguments are examples, at least 2. `CaptureError` where torch cannot take the model, splits
     it, or makes the sizes part of the graph."""
     if traced:
-        call = FakeCall(model, args, kwargs, dynamic)
-        module = trace_call(call, model, name or type(model).__name__)
-        return SymbolicCapture(module, call.origins, call.fakes, dynamic, name, model)
+        of_call = FakeCall(model, args, kwargs, dynamic).trace(name or type(model).__name__)
+        return SymbolicCapture(of_call, dynamic, name, model)
     if exportable(model):
-        exported = export_graph(model, args, kwargs, name=name, dynamic=dynamic)
-        values = [node.meta.get("val") for node in exported.inputs]
-        return SymbolicCapture(exported.module, exported.origins, values, dynamic, name, model)
+        return SymbolicCapture(export_graph(model, args, kwargs, name=name, dynamic=dynamic), dynamic, name, model)
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     for leaf, dim in dynamic:
         torch._dynamo.maybe_mark_dynamic(leaves[leaf], dim)
-    compiled = compile_pieces(model, args, kwargs, name)
-    if len(compiled.pieces) != 1 or not compiled.whole or compiled.break_reasons:
-        reasons = "; ".join(compiled.break_reasons) or f"{len(compiled.pieces)} pieces"
-        raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {reasons}")
-    (piece,) = compiled.pieces
-    fake_of = {id(argument): fake for argument, fake in zip(piece.arguments or (), piece.fakes, strict=True)}
-    fakes = [fake_of.get(id(leaf), leaf) for leaf in leaves]
-    return SymbolicCapture(piece.module, piece.origins, fakes, dynamic, name, model)
+    pieces, reasons = compile_pieces(model, args, kwargs, name)
+    if len(pieces) != 1 or reasons:
+        why = "; ".join(reasons) or f"{len(pieces)} pieces"
+        raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {why}")
+    ((traced_piece, _, arguments, _),) = pieces
+    fake_of = {id(argument): fake for argument, fake in zip(arguments or (), traced_piece.fakes, strict=True)}
+    of_leaves = traced_piece._replace(fakes=[fake_of.get(id(leaf), leaf) for leaf in leaves])
+    return SymbolicCapture(of_leaves, dynamic, name, model)

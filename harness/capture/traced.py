@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import fx
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -20,7 +19,6 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
-from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.exported import Place
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, environment, guarded
 from shmoo.harness.capture.fx.introspect import (
@@ -33,8 +31,9 @@ from shmoo.harness.capture.fx.introspect import (
     with_tensors,
 )
 from shmoo.harness.capture.fx.trace import inline_wrapped
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Traced, weight_origins, with_all_weights
 from shmoo.harness.capture.standins import StandIns
+from shmoo.harness.module import Capture
 
 _CPU = torch.device("cpu")
 _UNCHECKED = {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}
@@ -107,6 +106,28 @@ class FakeCall:
         ):
             return tensors_in(self._model(*args, **kwargs))
 
+    def trace(self, label: str) -> Traced:
+        """The operators of the call, with their module paths and lines; the placeholders take `values`. Errors as of
+        `capture_traced`."""
+
+        def run(*values: Any) -> list[torch.Tensor]:
+            with module_paths(self._model, lambda path: get_current_meta().update(nn_module_stack={"": (path, "")})):
+                return self(*values)
+
+        try:
+            unchecked = environment(_UNCHECKED)
+            with torch.no_grad(), preserve_node_meta(), self.mode, _shapes_from_kernels(), absent_devices_on_cpu(), unchecked:
+                with RecordLines() as lines:
+                    traced = make_fx(run, pre_dispatch=True)(*self.values)
+                if lines.transformed:
+                    # Above the transforms a call shows one sample.
+                    traced = make_fx(run)(*self.values)
+                return Traced(inline_wrapped(traced), self.origins, self.fakes)
+        except CaptureError as error:
+            raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
+        except Exception as error:
+            raise CaptureError(f"{label!r} does not run on fake tensors: {first_line(error)}") from error
+
     def _with_symbols(self, fake: torch.Tensor, dims: set[int]) -> torch.Tensor:
         """The tensor with symbols for some sizes; equal sizes share a symbol."""
         sizes: list[Any] = list(fake.shape)
@@ -142,33 +163,10 @@ def capture_traced(
         fixed: names of keyword arguments whose values are known whatever the data.
     """
     call = FakeCall(model, args, kwargs, fixed=fixed)
-    traced = trace_call(call, model, name or type(model).__name__)
-    graph = FXGraphWalker().walk(traced, origins=call.origins, name=name)
+    traced = call.trace(name or type(model).__name__)
+    graph = FXGraphWalker().walk(traced.module, origins=traced.origins, name=name)
     graph = msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes, *graph.notes))
     return Capture(with_all_weights((graph,), model), method="trace")
-
-
-def trace_call(call: FakeCall, model: Any, label: str) -> fx.GraphModule:
-    """The operators of a call, with their fake results, module paths and lines; its placeholders take `call.values`. Errors as of
-    `capture_traced`."""
-
-    def run(*values: Any) -> list[torch.Tensor]:
-        with module_paths(model, lambda path: get_current_meta().update(nn_module_stack={"": (path, "")})):
-            return call(*values)
-
-    try:
-        unchecked = environment(_UNCHECKED)
-        with torch.no_grad(), preserve_node_meta(), call.mode, _shapes_from_kernels(), absent_devices_on_cpu(), unchecked:
-            with RecordLines() as lines:
-                traced = make_fx(run, pre_dispatch=True)(*call.values)
-            if lines.transformed:
-                # Above the transforms a call shows one sample.
-                traced = make_fx(run)(*call.values)
-            return inline_wrapped(traced)
-    except CaptureError as error:
-        raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
-    except Exception as error:
-        raise CaptureError(f"{label!r} does not run on fake tensors: {first_line(error)}") from error
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import torch
 from torch import fx
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, with_all_weights
+from shmoo.harness.module import Capture
 
 
 @guarded

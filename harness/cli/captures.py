@@ -17,8 +17,9 @@ from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.models.asked import Asked, Mode, ModelGraphs, Point
+    from shmoo.harness.models.asked import Asked, Mode, Point
     from shmoo.harness.models.capture_cache import CaptureCache, ModelSource
+    from shmoo.harness.module import Capture
 
 SIZES = ("batch", "dtype", "input_shape", "seq_len")
 MODE = ("phase", "training", "autocast", "quantize", "channels_last")
@@ -72,7 +73,7 @@ class ModelOptions:
 
         return ModelSource(request, self.cache, before_capture)
 
-    def capture(self, model: str) -> ModelGraphs:
+    def capture(self, model: str) -> Capture:
         """The model's graphs at the one batch size and in the one type asked for."""
         from shmoo.harness.models.asked import at_batches
 
@@ -136,7 +137,7 @@ def _model_options(
     return ModelOptions(batch, dtype, options.parse_shape(input_shape), seq_len, trust, mode, cache)
 
 
-def tell_about(model: str, found: ModelGraphs) -> None:
+def tell_about(model: str, found: Capture) -> None:
     """Say on stderr what the reader of the numbers of a capture must know."""
     for said in notes_of(found.graphs):
         output.message(f"{model}: {said}")
@@ -148,7 +149,7 @@ def tell_about(model: str, found: ModelGraphs) -> None:
         )
 
 
-def mode_record(mode: Mode, found: ModelGraphs) -> Record:
+def mode_record(mode: Mode, found: Capture) -> Record:
     """What a record of an estimate says about the inputs, the mode and the capture; empty texts for nothing."""
     values = [value for value in found.graphs[0].values if value.kind == "input"] if found.graphs else []
     counts = Counter(f"{'x'.join(map(str, value.spec.shape)) or 'scalar'} {shown_dtype(value.spec.dtype)}" for value in values)

@@ -9,8 +9,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
-from shmoo.harness.capture.fx.introspect import leaves
 from shmoo.harness.machine.doctor import available_bytes, process_bytes
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec
@@ -96,7 +96,7 @@ def freeze() -> None:
 
 def resident_bytes(model: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> float:
     """Bytes of weights and arguments, which exist before the call; shared memory counts once."""
-    tensors = [leaf for leaf in leaves([list(args), kwargs]) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in tree_leaves([list(args), kwargs]) if isinstance(leaf, torch.Tensor)]
     if isinstance(model, torch.nn.Module):
         tensors += [*model.parameters(), *model.buffers()]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

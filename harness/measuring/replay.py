@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.graph.distinct import DistinctOperator, distinct_operators
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec
-from shmoo.harness.capture.fx.introspect import leaves
 from shmoo.harness.measuring.timing import ALONE, BlockTimer, CudaTimer, HostTimer, TimingSettings, time_callable
 from shmoo.harness.measuring.watch.hostwatch import observed
 from shmoo.runs.store.records import OperatorTime
@@ -153,7 +153,7 @@ class GraphReplay:
             before = stamp()
             result = step.function(*arguments, **named)
             after = stamp()
-        results = [tensor for tensor in leaves(result) if isinstance(tensor, torch.Tensor)]
+        results = [tensor for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
         returned = {id(tensor) for tensor in results}
         results += [environment[i] for i in step.written if id(environment[i]) not in returned]
         environment.update(zip(step.call.writes, results, strict=False))

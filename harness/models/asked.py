@@ -1,4 +1,4 @@
-"""What a capture is asked for, how the model is run, and what the capture gives. Does not import torch."""
+"""What a capture is asked for, and how the model is run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import msgspec
 from shmoo.estimators.costs.quantize import SCHEMES
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import ALIASES
-from shmoo.estimators.graph.records import Graph
 from shmoo.runs.store.records import AxisValue
 
 AUTOCAST_DTYPES = ("bfloat16", "float16")
@@ -90,12 +89,3 @@ def at_ends(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[Point, ...]:
     if empty := [axis for axis, values in axes.items() if not values]:
         raise InputError(f"axis {empty[0]!r} has no values; give one at least")
     return tuple({axis: values[end] for axis, values in axes.items()} for end in (0, -1))
-
-
-class ModelGraphs(msgspec.Struct, frozen=True):
-    """A model's graphs, the samples of a call, why torch.compile split it (empty if it did not), and a note on the capture."""
-
-    graphs: tuple[Graph, ...]
-    batch: int = 1
-    break_reasons: tuple[str, ...] = ()
-    note: str = ""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shmoo.harness.models.asked import Asked, ModelGraphs, Point
+from shmoo.harness.models.asked import Asked, Point
 from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+from shmoo.harness.module import Capture
 from shmoo.runs.store.files import replace_file
 from shmoo.runs.store.records import AxisValue
 
@@ -41,23 +42,18 @@ class Kept(msgspec.Struct, frozen=True):
     point: Point | None
     axes: Point
     inputs: Inputs
-    graphs: ModelGraphs | None = None
+    graphs: Capture | None = None
     format: int = FORMAT
 
 
-class Listed(msgspec.Struct, frozen=True):
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a cache: what it answers, its size, and when it was last used (seconds since 1970)."""
 
-    path: str
+    path: str = ""
     asked: Asked
     point: Point | None
-    nbytes: int
-    used_at_s: float
-
-
-class _Head(msgspec.Struct):
-    asked: Asked
-    point: Point | None
+    nbytes: int = 0
+    used_at_s: float = 0.0
 
 
 class CaptureCache:
@@ -98,7 +94,7 @@ class CaptureCache:
             self._recorder.add_file(os.path.abspath(path))
         return self._recorder.recording()
 
-    def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: ModelGraphs | None = None) -> None:
+    def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
         """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
         capture are not known, or the folder cannot be written to."""
         inputs = self._recorder.inputs()
@@ -140,7 +136,7 @@ class ModelSource:
         self._before_capture = before_capture
         self._opened: WorkloadGraphs | None = None
 
-    def at(self, point: Mapping[str, AxisValue]) -> ModelGraphs:
+    def at(self, point: Mapping[str, AxisValue]) -> Capture:
         """The graphs at one of the points asked for. `CaptureError` where torch cannot capture the model; `InputError` for an
         unknown model, or sizes and modes that it does not take."""
         _, graphs = self._captured(dict(point))
@@ -151,7 +147,7 @@ class ModelSource:
         """The default of every axis; errors as of `at`."""
         return self._captured(None)[0]
 
-    def _captured(self, size: Point | None) -> tuple[Point, ModelGraphs | None]:
+    def _captured(self, size: Point | None) -> tuple[Point, Capture | None]:
         """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and kept there."""
         kept = None if self._cache is None else self._cache.find(self._asked, size)
         if kept is not None and (kept.graphs is None) == (size is None):
@@ -174,8 +170,9 @@ def list_captures(folder: Path) -> list[Listed]:
     listed = []
     for path, status in _files(folder):
         with suppress(*_UNREADABLE):
-            head = msgspec.json.decode(_read(path), type=_Head)
-            listed.append(Listed(str(path), head.asked, head.point, status.st_size, status.st_mtime))
+            head = msgspec.json.decode(_read(path), type=Listed)
+            beside = {"path": str(path), "nbytes": status.st_size, "used_at_s": status.st_mtime}
+            listed.append(msgspec.structs.replace(head, **beside))
     return sorted(listed, key=lambda one: one.used_at_s, reverse=True)
 
 

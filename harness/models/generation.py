@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
 
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
-from shmoo.harness.models.asked import ModelGraphs, Point
-from shmoo.runs.store.records import AxisValue
-
-PhaseGraphs = Callable[[str, Sequence[Point]], Callable[[Mapping[str, AxisValue]], ModelGraphs]]
-"""A phase and the points of its axes "batch" and "seq_len" that will be asked for -> the graphs at a point."""
+from shmoo.estimators.progress import Progress, Standing, silent
+from shmoo.harness.models.asked import Asked, Point
+from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.module import Capture
 
 
 class Generator:
@@ -19,21 +20,37 @@ class Generator:
     it is no causal language model, or a length is no generation; `CaptureError` where torch cannot capture it.
 
     Args:
+        asked: the model; its phase and points are left out of account.
         prompts: lengths of the prompts, in tokens. new_tokens: tokens to generate after each.
         batch: sequences at once.
-        dtype: compute type of the vocabulary that was asked for; `None` for the model's own.
+        open_source: makes the source of what is asked for.
     """
 
     def __init__(
-        self, graphs_of: PhaseGraphs, prompts: Sequence[int], new_tokens: int, *, batch: int = 1, dtype: str | None = None
+        self,
+        asked: Asked,
+        prompts: Sequence[int],
+        new_tokens: int,
+        batch: int = 1,
+        open_source: Callable[[Asked], ModelSource] = ModelSource,
+        progress: Progress = silent,
     ) -> None:
-        self.new_tokens = new_tokens
-        self.batch = batch
-        self.dtype = dtype
-        self.contexts = {prompt: decode_contexts(prompt, new_tokens) for prompt in prompts}
-        lengths = sorted({context for contexts in self.contexts.values() for context in contexts})
-        self._prefill = _at_lengths(graphs_of, "prefill", prompts, batch)
-        self._decode = _at_lengths(graphs_of, "decode", lengths, batch)
+        self._asked, self._new_tokens, self._batch = asked, new_tokens, batch
+        self._contexts = {prompt: decode_contexts(prompt, new_tokens) for prompt in prompts}
+
+        def at_lengths(phase: str, lengths: Sequence[int]) -> dict[int, Capture]:
+            points: list[Point] = [{"batch": batch, "seq_len": length} for length in lengths]
+            mode, stage = msgspec.structs.replace(asked.mode, phase=phase), f"capturing {phase} of {asked.model}"
+            source = open_source(msgspec.structs.replace(asked, mode=mode, points=tuple(points)))
+            captures: dict[int, Capture] = {}
+            progress(Standing(stage, 0, len(points)))
+            for done, (length, point) in enumerate(zip(lengths, points, strict=True), 1):
+                captures[length] = source.at(point)
+                progress(Standing(stage, done, len(points)))
+            return captures
+
+        self._prefill = at_lengths("prefill", prompts)
+        self._decode = at_lengths("decode", sorted({context for contexts in self._contexts.values() for context in contexts}))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -44,24 +61,17 @@ class Generator:
         self, director: AnalysisDirector, *, runtime: str | None = None, threads: int | None = None
     ) -> Iterator[GenerationEstimate]:
         """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
+        arithmetic = matrix_dtype(self._asked.dtype)
 
-        def estimate(step: ModelGraphs) -> Estimate:
-            return director.estimate(
-                step.graphs, runtime=runtime, compute_dtype=matrix_dtype(self.dtype), threads=threads, batch=self.batch
-            )
+        def estimate(step: Capture) -> Estimate:
+            return director.estimate(step.graphs, runtime=runtime, compute_dtype=arithmetic, threads=threads, batch=self._batch)
 
         steps = {length: DecodeStep(length, _cache(step), estimate(step)) for length, step in self._decode.items()}
-        for prompt, contexts in self.contexts.items():
+        for prompt, contexts in self._contexts.items():
             prefill = self._prefill[prompt]
-            yield generation(estimate(prefill), [steps[c] for c in contexts], prompt, self.new_tokens, _cache(prefill))
+            yield generation(estimate(prefill), [steps[c] for c in contexts], prompt, self._new_tokens, _cache(prefill))
 
 
-def _at_lengths(graphs_of: PhaseGraphs, phase: str, lengths: Sequence[int], batch: int) -> dict[int, ModelGraphs]:
-    points: list[Point] = [{"batch": batch, "seq_len": length} for length in lengths]
-    at = graphs_of(phase, points)
-    return {length: at(point) for length, point in zip(lengths, points, strict=True)}
-
-
-def _cache(step: ModelGraphs) -> float:
+def _cache(step: Capture) -> float:
     """Bytes of the keys and values that a step reads, with room for the new ones."""
     return sum(cache_bytes(graph) for graph in step.graphs)

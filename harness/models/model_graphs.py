@@ -17,12 +17,11 @@ from shmoo.estimators.costs.quantize import BESIDE, SMALL_TYPES, Scheme, quantiz
 from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import Graph, weights_of
-from shmoo.harness.capture.capture import Capture
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
-from shmoo.harness.models.asked import Asked, Mode, ModelGraphs, at_batches
-from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
+from shmoo.harness.models.asked import Asked, Mode, at_batches
+from shmoo.harness.module import STORAGE_DTYPES, Built, Capture, DNNModule, Maker, dim
 from shmoo.harness.workloads.config_inputs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model, with_default
 from shmoo.harness.workloads.quantization import described
@@ -46,7 +45,7 @@ def model_graphs(
     seq_len: int | None = None,
     trust: bool = False,
     mode: Mode | None = None,
-) -> ModelGraphs:
+) -> Capture:
     """Capture a model named as on the command line; arguments as in `Asked`, and the samples of a call, the model's own for
     `None`.
 
@@ -93,21 +92,15 @@ class WorkloadGraphs:
         """The default of every axis of the workload."""
         return self._module.resolve()
 
-    def at(self, axes: Mapping[str, AxisValue]) -> ModelGraphs:
+    def at(self, axes: Mapping[str, AxisValue]) -> Capture:
         """The graphs at one point. `CaptureError` where torch cannot capture the model; `InputError` where an axis or its value
         cannot be used, or there is nothing to quantize."""
         begin = time.monotonic()
         capture = self._capture(axes)
         graphs = capture.graphs
-        calls = sum(len(graph.calls) for graph in graphs)
-        logger.info(
-            "captured %s %s in %.2f s: %d graphs, %d calls",
-            self._module.name,
-            dict(axes),
-            time.monotonic() - begin,
-            len(graphs),
-            calls,
-        )
+        taken_s, calls = time.monotonic() - begin, sum(len(graph.calls) for graph in graphs)
+        name = self._module.name
+        logger.info("captured %s %s in %.2f s: %d graphs, %d calls", name, dict(axes), taken_s, len(graphs), calls)
         if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
         notes, stored = self._module.notes, self._module.quantization
@@ -122,7 +115,7 @@ class WorkloadGraphs:
         if notes and graphs:
             graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
-        return ModelGraphs(graphs, batch, capture.break_reasons, capture.note)
+        return msgspec.structs.replace(capture, graphs=graphs, batch=batch)
 
     @guarded
     def _capture(self, axes: Mapping[str, AxisValue]) -> Capture:

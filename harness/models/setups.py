@@ -11,11 +11,9 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import STORED_AS
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.present.setups import BATCH_STEPS, Setup
-from shmoo.harness.models.asked import Asked, ModelGraphs, at_batches
+from shmoo.harness.models.asked import Asked, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
-
-_WITHOUT_ARITHMETIC = frozenset({"float8", "float4", "int8", "int4"})
-"""Types that torch does not compute in: they replace the types of a float32 capture."""
+from shmoo.harness.module import STORAGE_DTYPES, Capture
 
 
 class ModelSetups:
@@ -44,14 +42,15 @@ class ModelSetups:
             runtime=runtime, batch=self.batch, dtype=self._asked.dtype, quantize=mode.quantize, channels_last=mode.channels_last
         )
 
-    def found(self, setup: Setup) -> ModelGraphs:
+    def found(self, setup: Setup) -> Capture:
         """What a capture in the types and the order of images of a setup gives, before types and weights are replaced.
         `CaptureError` where torch cannot capture the model; `InputError` where the model does not take the setup."""
         if setup.batch != self.batch and not self._batched:
             raise InputError("the model's input is fixed: it has no batch axis")
-        stored = "float32" if setup.dtype in _WITHOUT_ARITHMETIC else STORED_AS.get(setup.dtype or "", setup.dtype)
+        # Types that torch does not compute in replace those of a float32 capture, or the types that the model has.
+        stored = None if setup.dtype is None else STORAGE_DTYPES.get(setup.dtype, "float32")
         if stored == "float32" and self._asked.dtype is None:
-            stored = None  # the types that the model has serve the types that replace them
+            stored = None
         own = setup.batch == self.batch
         points = at_batches((self._asked_batch,) if own else [self.batch * step for step in BATCH_STEPS])
         key = stored, setup.channels_last, own
@@ -81,6 +80,6 @@ def of_graphs(graphs: Sequence[Graph], base: Setup) -> Callable[[Setup], tuple[G
 def in_setup(graphs: Sequence[Graph], setup: Setup, stored: bool) -> tuple[Graph, ...]:
     """Graphs with the types and the quantized weights of a setup; `stored` replaces types that torch computes in, too."""
     target = setup.dtype
-    if target is not None and target not in STORED_AS and (stored or target in _WITHOUT_ARITHMETIC):
+    if target is not None and target not in STORED_AS and (stored or target not in STORAGE_DTYPES):
         graphs = [with_dtype(graph, target) for graph in graphs]
     return tuple(graphs) if setup.quantize is None else quantized(graphs, setup.quantize)

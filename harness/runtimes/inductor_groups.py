@@ -62,10 +62,10 @@ def inductor_groups(
     torch._dynamo.reset()
     try:
         with torch.no_grad(), config.patch(freezing=freezing):
-            compiled = compile_pieces(model, args, dict(kwargs or {}), name)
+            pieces, _ = compile_pieces(model, args, dict(kwargs or {}), name)
             # A piece that ran several times counts once.
-            pieces = {id(piece.module): piece for piece in compiled.pieces if piece.arguments is not None}
-            return [_grouped(piece.graph, _schedule(piece)) for piece in pieces.values()]
+            compiled = {id(piece.traced.module): piece for piece in pieces if piece.arguments is not None}
+            return [_grouped(piece.graph, _schedule(piece)) for piece in compiled.values()]
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
     finally:
@@ -81,7 +81,7 @@ def _schedule(piece: Piece) -> list[Any]:
     from torch._inductor.compile_fx import compile_fx
 
     _restore_attributes(piece)
-    for node in piece.module.graph.nodes:
+    for node in piece.traced.module.graph.nodes:
         if CALL_INDEX in node.meta:
             node.meta["custom"] = {CALL_INDEX: node.meta[CALL_INDEX]}
         # These fake results belong to Dynamo's mode; Inductor makes new ones.
@@ -95,7 +95,7 @@ def _schedule(piece: Piece) -> list[Any]:
 
     try:
         with config.patch(fx_graph_cache=False, _post_fusion_custom_pass=stop):
-            compile_fx(piece.module, list(piece.arguments or ()))
+            compile_fx(piece.traced.module, list(piece.arguments or ()))
     except Exception:
         # Inductor wraps exceptions of its passes, so the type does not tell; without a schedule it is a failure.
         if not scheduled:
@@ -105,8 +105,8 @@ def _schedule(piece: Piece) -> list[Any]:
 
 def _restore_attributes(piece: Piece) -> None:
     """Turn tensors that tracing lifted into placeholders into attributes of the module, where freezing looks for weights."""
-    module = piece.module
-    placeholders = module.graph.find_nodes(op="placeholder")[len(piece.fakes) :]
+    module = piece.traced.module
+    placeholders = module.graph.find_nodes(op="placeholder")[len(piece.traced.fakes) :]
     for i, (node, tensor) in enumerate(zip(placeholders, piece.attributes, strict=True)):
         target = f"_lifted_{i}"
         if isinstance(tensor, torch.nn.Parameter):

@@ -25,7 +25,6 @@ from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.timeline import Scheduled, schedule
-from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, source_of
 from shmoo.harness.machine.architectures import load_architecture
 
@@ -132,9 +131,7 @@ class _Piece:
         key = tuple((tuple(a.shape), a.dtype) if isinstance(a, torch.Tensor) else a for a in arguments)
         if key not in self._graphs:
             origins = [_origin(value, source) for value, source in zip(arguments, self._sources, strict=True)]
-            origins += [Origin("constant", target) for target in attribute_tensors(self._module)]
-            traced = trace_aten(self._module, arguments)
-            self._graphs[key] = FXGraphWalker().walk(traced, origins=origins)
+            self._graphs[key] = FXGraphWalker().walk(self._module, arguments, origins=origins)
         return self._graphs[key]
 
 

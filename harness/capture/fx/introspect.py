@@ -20,6 +20,7 @@ from torch import fx
 from torch.fx.traceback import get_current_meta
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import ALIASES
@@ -95,7 +96,7 @@ class OperatorIntrospector:
 
     def results(self, node: fx.Node) -> list[torch.Tensor]:
         """Tensors the node returns, flattened, in order."""
-        return [value for value in leaves(node.meta.get("val")) if isinstance(value, torch.Tensor)]
+        return [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, torch.Tensor)]
 
     def attributes(self, node: fx.Node) -> dict[str, Attribute]:
         """Non-tensor arguments by schema name, defaults filled in."""
@@ -220,7 +221,7 @@ class RecordLines(TorchFunctionMode):
         if not torch.compiler.is_dynamo_compiling() and getattr(func, "__name__", "") != "__get__":
             get_current_meta()["stack_trace"] = model_frame()
             if torch._C._functorch.peek_interpreter_stack() is not None:
-                tensors = (value for value in leaves(args) if isinstance(value, torch.Tensor))
+                tensors = (value for value in tree_leaves(args) if isinstance(value, torch.Tensor))
                 self.transformed |= any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors)
         return func(*args, **(kwargs or {}))
 
@@ -276,11 +277,6 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flatten(f"{name}.{key}", element)
     else:
         yield name, value
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    """The elements of nested sequences and mappings, in order."""
-    return (leaf for _, leaf in _flatten("", value))
 
 
 _SKIP = object()

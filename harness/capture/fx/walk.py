@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import fx
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.costs import classify, cost_of
 from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
@@ -24,7 +25,7 @@ from shmoo.harness.capture.fx.bodies import (
     parts_of,
     trip_count,
 )
-from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, leaves, tensor_of
+from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, tensor_of
 from shmoo.harness.capture.fx.trace import ENTER, EXIT, autocast_dtype, has_autocast
 
 _IGNORED = (
@@ -134,7 +135,7 @@ class Walk:
         """Taking one of several results is not a call: the node stands for that value."""
         parent, key = node.args
         values = parent.meta["val"]
-        first, count = (sum(isinstance(x, torch.Tensor) for x in leaves(part)) for part in (list(values)[:key], values[key]))
+        first, count = (sum(isinstance(x, torch.Tensor) for x in tree_leaves(part)) for part in (list(values)[:key], values[key]))
         self.holders[node] = self.holders[parent][first : first + count]
 
     def _is_whole(self, node: fx.Node) -> bool:
@@ -169,14 +170,9 @@ class Walk:
         self.holders[node] = results
         written = self._write(self.introspector.written(node), results)
         node.meta[CALL_INDEX] = len(self.calls)
-        self.calls.append(
-            msgspec.structs.replace(
-                call,
-                reads=reads,
-                outputs=call.outputs + tuple(self.values[holder.value].spec for holder in written),
-                writes=tuple(holder.value for holder in (*results, *written)),
-            )
-        )
+        outputs = call.outputs + tuple(self.values[holder.value].spec for holder in written)
+        writes = tuple(holder.value for holder in (*results, *written))
+        self.calls.append(msgspec.structs.replace(call, reads=reads, outputs=outputs, writes=writes))
 
     def _convert(self, node: fx.Node, call: OpCall, reads: tuple[int, ...]) -> tuple[OpCall, tuple[int, ...]]:
         """The call as autocast makes it: floating operands are converted before it, by separate calls; a weight only once."""

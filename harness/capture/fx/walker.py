@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -63,6 +63,15 @@ def source_of(node: fx.Node) -> str:
     argument = node.meta.get("grapharg")
     name = getattr(argument.source, "name", "") if argument is not None else ""
     return name() if callable(name) else name
+
+
+class Traced(NamedTuple):
+    """A model's operators with their fake results, and the origins of its placeholders. `fakes` are the values of the leaves of
+    (args, kwargs), of a piece of torch.compile those of Dynamo's placeholders; sizes are symbolic where they were marked so."""
+
+    module: fx.GraphModule
+    origins: Sequence[Origin]
+    fakes: Sequence[Any] = ()
 
 
 class FXGraphWalker:

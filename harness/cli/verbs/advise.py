@@ -11,8 +11,7 @@ from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
-    from shmoo.estimators.present.advice import Advice, Aim
-    from shmoo.estimators.present.sensitivity import Sensitivity
+    from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
     from shmoo.estimators.present.spending import Share
 
 EXAMPLES = """\b
@@ -54,7 +53,7 @@ def advise(
     change would bring: batch, types, quantization, runtime, order of images. All numbers are estimates, compared by paired draws:
     a change counts only where it is larger than its uncertainty."""
     from shmoo.estimators.present.advice import advise as advice_on
-    from shmoo.estimators.present.sensitivity import sensitivity
+    from shmoo.estimators.present.advice import sensitivity
     from shmoo.estimators.present.sentences import advice_record, sensitivity_record
     from shmoo.estimators.variants import with_threads
     from shmoo.harness.machine.architectures import choose_targets
@@ -165,12 +164,12 @@ def _show_levers(levers: Sensitivity, view: output.View) -> None:
 
     rows = [
         [
-            lever.name,
+            lever.change.name,
             f"{amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)}",
             times(lever.effect.speedup),
             times(lever.effect.energy_ratio),
             lever.effect.verdict(levers.aim),
-            si(lever.average_power_w, "W"),
+            si(lever.effect.average_power_w, "W"),
             si(lever.power_cap_w, "W"),
             added_silicon(lever.area_m2),
             lever.note,

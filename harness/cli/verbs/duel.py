@@ -34,14 +34,7 @@ Examples:
 @options.resume
 @options.as_json
 def duel(
-    base: str,
-    new: str,
-    command: tuple[str, ...],
-    setup: str,
-    gate: Gating,
-    out: Path | None,
-    resume: bool,
-    as_json: bool,
+    base: str, new: str, command: tuple[str, ...], setup: str, gate: Gating, out: Path | None, resume: bool, as_json: bool
 ) -> None:
     """Measure BASE and NEW in one campaign, each visit to a case on both, and judge by the differences of the pairs: what a
     neighbour or the clock does falls on both alike. Both sides get new processes for each tenth of the pairs, as two processes of
@@ -70,34 +63,16 @@ def duel(
     check_device(asked["device"], machine)
     output.tell_of_code(asked["model"])
     with output.only_results_on_stdout():
-        cases = plan_cases(
-            asked["suite"],
-            asked["model"],
-            machine,
-            asked["device"],
-            asked["runtime"],
-            asked["dtype"],
-            asked["batch"],
-            asked["trust"],
-        )
-    pairs = asked["visits"] or PAIRS
-    settings = CampaignSettings(
-        visits=pairs, most_visits=pairs, budget_s=None if asked["budget"] is None else 60 * asked["budget"]
-    )
+        options_of_cases = (asked[name] for name in ("runtime", "dtype", "batch", "trust"))
+        cases = plan_cases(asked["suite"], asked["model"], machine, asked["device"], *options_of_cases)
+    cases = on_threads(in_states(cases, asked["cache_state"]), asked["threads"])
+    pairs, suite = asked["visits"] or PAIRS, asked["suite"] or "duel"
+    settings = CampaignSettings(visits=pairs, most_visits=pairs, budget_s=asked["budget"] and 60 * asked["budget"])
     with ExitStack() as stack:
         sides = stack.enter_context(side_of(base, setup)), stack.enter_context(side_of(new, setup))
         described = describe(sides[0], threads), describe(sides[1], threads)
         progress = stack.enter_context(shown(len(cases), target, f"duel of {base} and {new}"))
-        runs = run_duel(
-            on_threads(in_states(cases, asked["cache_state"]), asked["threads"]),
-            target,
-            sides,
-            described,
-            suite=asked["suite"] or "duel",
-            settings=settings,
-            resume=resume,
-            progress=progress,
-        )
+        runs = run_duel(cases, target, sides, described, suite=suite, settings=settings, resume=resume, progress=progress)
     for run, name in zip(runs, (base, new), strict=True):
         tell_failed(run, f" on {name}")
     if skipped := runs[0].skipped:

@@ -105,12 +105,7 @@ def refuse_with_ops(models: Sequence[str], asked: captures.ModelOptions, threads
 
 
 def estimate_table(
-    path: str,
-    arch: tuple[str, ...],
-    runtime: tuple[str, ...],
-    residual: bool,
-    reduction: Reduction | None,
-    host: str | None,
+    path: str, arch: tuple[str, ...], runtime: tuple[str, ...], residual: bool, reduction: Reduction | None, host: str | None
 ) -> list[Record]:
     """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
     default the one of the tables that the profile was fitted to, in rows such as theirs: plain float32 calls."""

@@ -86,14 +86,9 @@ def explore(
         found = asked.capture(model)
         work = tabulated(found.graphs, chosen, profile.family, matrix_dtype(asked.dtype))
         workloads.append(spaces.Workload(model, work, found.batch, weights.get(model, 1.0)))
-    space = spaces.Space(
-        profile,
-        chosen,
-        workloads,
-        {name: tuple(float(value) for value in values) for name, values in axes.items()},
-        minimize or ("latency", "energy"),
-        tuple(_limit(text) for text in within),
-    )
+    numbers = {name: tuple(float(value) for value in values) for name, values in axes.items()}
+    limits = tuple(_limit(text) for text in within)
+    space = spaces.Space(profile, chosen, workloads, numbers, minimize or ("latency", "energy"), limits)
     front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
     rows = spaces.front_rows(front)
     if csv_path:

@@ -67,17 +67,11 @@ def fusion(
     if as_json:
         pieces = []
         for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
-            piece: dict[str, object] = {
-                "predicted": [_record(graph, group.calls, group.pattern) for group in groups],
-                "real": None,
-                "agreement": None,
-            }
-            if found:
-                piece["real"] = [_record(graph, calls, "") for calls in found[i].groups]
-                piece["agreement"] = msgspec.to_builtins(scores[i]) | {"layout_copies": found[i].copies}
-            else:
-                piece["real_reason"] = piece["agreement_reason"] = "not asked for; add --real"
-            pieces.append(piece)
+            guessed = [_record(graph, group.calls, group.pattern) for group in groups]
+            kernels = [_record(graph, calls, "") for calls in found[i].groups] if found else None
+            agreement = msgspec.to_builtins(scores[i]) | {"layout_copies": found[i].copies} if found else None
+            unknown = {} if found else dict.fromkeys(("real_reason", "agreement_reason"), "not asked for; add --real")
+            pieces.append({"predicted": guessed, "real": kernels, "agreement": agreement, **unknown})
         about = {"format": 1, "model": model, "arch": name, "runtime": chosen}
         output.json_document({**about, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
         return

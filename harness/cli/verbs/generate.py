@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
-from msgspec import structs
 
-from shmoo.estimators.progress import Progress, Standing
 from shmoo.estimators.units import si, size, yes_or_no
 from shmoo.harness.cli import captures, estimates, options, output
 from shmoo.harness.cli.layout import Cell, View
@@ -17,7 +15,6 @@ from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
-    from shmoo.harness.models.asked import ModelGraphs, Point
 
 EXAMPLES = """\b
 Examples:
@@ -72,16 +69,7 @@ def generate(
         wanted: list[str | None] = list(asked.dtypes) or [None]
         for size, element in itertools.product(asked.batches or (1,), wanted):
             with Display() as display:
-
-                def graphs_of(
-                    phase: str, points: Sequence[Point], element: str | None = element, display: Display = display
-                ) -> Callable[[Mapping], ModelGraphs]:
-                    request = asked.request(model, element, points)
-                    phased = structs.replace(request, mode=structs.replace(asked.mode, phase=phase))
-                    stage = f"capturing {phase} of {model}"
-                    return _reporting(asked.source(phased).at, stage, len(points), display)
-
-                made = Generator(graphs_of, prompt or (128,), new_tokens, batch=size, dtype=element)
+                made = Generator(asked.request(model, element), prompt or (128,), new_tokens, size, asked.source, display)
             for note in made.notes:
                 if note.startswith("captured anew"):
                     output.message(f"{model}: {note}")
@@ -99,21 +87,6 @@ def generate(
         _show(estimates.of_unnamed(records, show_all), view)
         if not show_all:
             output.message(estimates.MORE)
-
-
-def _reporting(
-    at: Callable[[Mapping], ModelGraphs], stage: str, total: int, progress: Progress
-) -> Callable[[Mapping], ModelGraphs]:
-    """`at`, with every call of it reported."""
-    done = itertools.count(1)
-    progress(Standing(stage, 0, total))
-
-    def reported(point: Mapping) -> ModelGraphs:
-        graphs = at(point)
-        progress(Standing(stage, next(done), total))
-        return graphs
-
-    return reported
 
 
 def _cell(value: object, unit: str) -> Cell:

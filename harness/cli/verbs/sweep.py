@@ -126,18 +126,22 @@ def sweep(
     groups: list[list[Columns]] = []
     with output.only_results_on_stdout():
         if engine is not None:
-            groups.append(_array_blocks(engine, jobs))
+            # This very command in jobs, each of which computes its part of every model and type.
+            words, names = given_again(("engine", "jobs", "part", "as_json", "csv_path", "plot_path"))
+            commands = [["sweep", *words, "--part", str(job), str(jobs), *names] for job in range(jobs)]
+            of_models = zip(*run_array(ARRAYS[engine], commands), strict=True)
+            groups.append([block for of_jobs in of_models for group in of_jobs for block in group])
         else:
             points = at_ends({**workload_axes, **{name: (value,) for name, value in settings.items()}})
-            job, of_jobs = part or (0, 1)
+            job, parts = part or (0, 1)
             for model, wanted in itertools.product(models, types):
                 source = asked.source(asked.request(model, wanted, points))
                 controller = controller_of(model, source, profiles, workload_axes, machine_axes, settings, runtime, fused)
                 if largest_on_chip:
                     groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
                     continue
-                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=threads, part=job, parts=of_jobs)
-                stage, rows_in_all = f"estimating {model}", len(controller) // of_jobs
+                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=threads, part=job, parts=parts)
+                stage, rows_in_all = f"estimating {model}", len(controller) // parts
                 groups.append(list(track(blocks, rows_in_all, stage, lambda block: len(block["model"]))))
     if part is not None:
         output.json_document(groups)
@@ -191,13 +195,6 @@ def _profiles(
             raise InputError(f"no architecture has all of {', '.join(machine_axes)}; sweep one of them at a time")
         raise unknown("coefficient", missing, known, "see `shmoo profiles show ARCH`")
     return fitting
-
-
-def _array_blocks(engine: str, jobs: int) -> list[Columns]:
-    """The rows of this very command, computed in jobs: each computes its part of every model and type."""
-    words, models = given_again(("engine", "jobs", "part", "as_json", "csv_path", "plot_path"))
-    documents = run_array(ARRAYS[engine], [["sweep", *words, "--part", str(job), str(jobs), *models] for job in range(jobs)])
-    return [block for groups in zip(*documents, strict=True) for group in groups for block in group]
 
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:

@@ -7,7 +7,8 @@ import pytest
 from shmoo.estimators.machine.profile import RUNTIMES, builtin_names, load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.harness.models.model_graphs import ModelGraphs, model_graphs
+from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.module import Capture
 from shmoo.harness.workloads.configs import config_models
 from shmoo.harness.workloads.zoo import DIFFUSION, zoo_names
 
@@ -42,7 +43,7 @@ def without_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "DRAWS", 2)
 
 
-def powers(machine: str, found: ModelGraphs) -> list[float]:
+def powers(machine: str, found: Capture) -> list[float]:
     """Watts in every runtime of the machine that compiles differently: eager, and its default."""
     profile = load_profile(machine)
     runtimes = {profile.default_runtime, *(r for r in RUNTIMES[profile.family] if r == "eager")}
@@ -50,14 +51,14 @@ def powers(machine: str, found: ModelGraphs) -> list[float]:
     return [estimate.average_power_w.value for estimate in estimates]
 
 
-def check(machine: str, found: ModelGraphs) -> None:
+def check(machine: str, found: Capture) -> None:
     profile = load_profile(machine)
     for watts in powers(machine, found):
         assert profile.value("power.idle") <= watts <= profile.value("power.tdp"), machine
 
 
 @pytest.fixture(scope="module")
-def squeezenet() -> ModelGraphs:
+def squeezenet() -> Capture:
     return model_graphs("squeezenet1_0", batch=1)
 
 

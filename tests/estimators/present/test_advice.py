@@ -18,10 +18,9 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import KEPT_ERROR, draw, kernel_identities, shared_draws
 from shmoo.estimators.predict.limits import kernel_roofs
 from shmoo.estimators.predict.tabulated import tabulated
-from shmoo.estimators.present.advice import Advice, Comparison, Effect, advise
-from shmoo.estimators.present.sensitivity import parts_of, sensitivity
+from shmoo.estimators.present.advice import Advice, Comparison, Effect, advise, sensitivity
 from shmoo.estimators.present.sentences import advice_record, advice_sentences, headline, sensitivity_sentences
-from shmoo.estimators.present.setups import GraphsOf, Setup, changes
+from shmoo.estimators.present.setups import FACTOR, Change, GraphsOf, Setup, changes, parts
 from shmoo.estimators.present.spending import pattern
 from tests.build import GraphBuilder
 
@@ -148,10 +147,8 @@ def test_only_narrower_types_are_tried() -> None:
 def test_a_setup_beside_itself_makes_no_difference(arch: str) -> None:
     """All that is uncertain is common, so the ratio is 1 without a spread."""
     profile = load_profile(arch)
-    work = tabulated((network(),), profile.default_runtime, profile.family)
-    effect = Comparison(profile, work, profile.default_runtime, 8).effect(
-        AnalysisDirector(profile), work, profile.default_runtime, 8
-    )
+    base = Setup(runtime=profile.default_runtime, batch=8)
+    effect = Comparison(profile, base, lambda setup: (network(),)).what_if(Change("none", "as it is")).effect
     assert effect.speedup == Interval(1.0, 1.0, 1.0)
     assert (effect.energy_ratio.low, effect.energy_ratio.high) == pytest.approx((1.0, 1.0))
 
@@ -162,7 +159,8 @@ def test_common_uncertainty_cancels() -> None:
     profile = load_profile("kpu_t256")
     director = AnalysisDirector(profile)
     small, large = (tabulated((network(batch, 2048),), "domainflow", "kpu") for batch in (8, 64))
-    speedup = Comparison(profile, small, "domainflow", 8).effect(director, large, "domainflow", 64).speedup
+    comparison = Comparison(profile, Setup(runtime="domainflow", batch=8), lambda setup: (network(setup.batch, 2048),))
+    speedup = comparison.what_if(Change("batch", "batch 64", {"batch": 64})).effect.speedup
     a, b = (director.price(work.table, "domainflow", seed=seed).whole().drawn_s[:, 0] for work, seed in ((small, 1), (large, 2)))
     low, high = np.quantile(np.log(a / b), (0.05, 0.95))
     assert 0.05 < np.log(speedup.high / speedup.low) < 0.8 * (high - low)
@@ -295,9 +293,9 @@ def test_twice_the_bandwidth_helps_what_it_bounds() -> None:
     profile = load_profile("kpu_t256")
     found = sensitivity(profile, Setup(runtime="domainflow"), lambda setup: (graph,), "copy")
     assert found.bottleneck is not None
-    assert found.bottleneck.name == "bandwidth.dram"
+    assert found.bottleneck.change.name == "bandwidth.dram"
     assert 1.7 < found.bottleneck.effect.speedup.value <= 2.0
-    by_name = {lever.name: lever for lever in found.levers}
+    by_name = {lever.change.name: lever for lever in found.levers}
     assert by_name["count.tiles"].effect.speedup.value == pytest.approx(1.0, abs=0.05)
     assert by_name["count.tiles"].power_cap_w == 2 * profile.value("power.tdp")
     assert sensitivity_sentences(found)[0].startswith("The principal bottleneck is bandwidth.dram")
@@ -308,7 +306,7 @@ def test_a_machine_is_compared_without_what_was_fitted_beyond_physics() -> None:
     profile = load_profile("gpu_t4")
     assert profile.residual
     found = sensitivity(profile, Setup(runtime="eager", batch=8), graphs_of, "net")
-    main = next(lever for lever in found.levers if lever.name == "capacity.dram")
+    main = next(lever for lever in found.levers if lever.change.name == "capacity.dram")
     assert main.effect.speedup == Interval(1.0, 1.0, 1.0)
 
 
@@ -316,10 +314,12 @@ def test_a_machine_is_compared_without_what_was_fitted_beyond_physics() -> None:
 def test_every_level_and_part_is_a_lever(arch: str, count: str) -> None:
     """The count of parts, the clock, and bandwidth and capacity of main memory."""
     profile = load_profile(arch)
-    parts = {name: factor for name, _, factor in parts_of(profile, profile.default_runtime)}
-    assert {f"count.{count}", "clock", "bandwidth.dram", "capacity.dram"} <= set(parts)
-    assert ("peak" in parts) == (count != "units")
-    assert all(factor == 2.0 or name.startswith("launch") for name, factor in parts.items())
+    changed = {change.name: change.coefficients for change in parts(profile, profile.default_runtime)}
+    assert {f"count.{count}", "clock", "bandwidth.dram", "capacity.dram"} <= set(changed)
+    assert ("peak" in changed) == (count != "units")
+    for name, values in changed.items():
+        factor = 1 / FACTOR if name.startswith("launch") else 2.0
+        assert values == {one: factor * profile.listed[one].value for one in values}
 
 
 def test_the_bottleneck_is_a_single_part() -> None:
@@ -329,5 +329,5 @@ def test_the_bottleneck_is_a_single_part() -> None:
     graph = b.graph(b.linear(b.tensor((4096, 4096)), 4096))
     found = sensitivity(load_profile("gpu_t4"), Setup(runtime="eager"), lambda setup: (graph,), "product")
     assert found.bottleneck is not None
-    assert found.bottleneck.name == "peak"
-    assert {lever.name for lever in found.levers if lever.compound} == {"count.sms", "clock"}
+    assert found.bottleneck.change.name == "peak"
+    assert {lever.change.name for lever in found.levers if lever.change.kind == "parts"} == {"count.sms", "clock"}

@@ -14,8 +14,9 @@ import pytest
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.models import capture_cache
-from shmoo.harness.models.asked import Asked, Mode, ModelGraphs
+from shmoo.harness.models.asked import Asked, Mode
 from shmoo.harness.models.capture_cache import CaptureCache, clear_captures, list_captures, software
+from shmoo.harness.module import Capture
 from tests.build import GraphBuilder
 
 ASKED = Asked("mlp", points=({"batch": 8},))
@@ -48,7 +49,7 @@ def graph(width: int = 4) -> Graph:
 def cache(tmp_path: Path) -> CaptureCache:
     """One kept capture."""
     made = CaptureCache(tmp_path / "captures", "software 1")
-    made.keep(ASKED, POINT, {"batch": 1}, ModelGraphs((graph(),), 8, ("a break",), "a note"))
+    made.keep(ASKED, POINT, {"batch": 1}, Capture((graph(),), ("a break",), note="a note", batch=8))
     return made
 
 
@@ -61,7 +62,7 @@ def test_a_capture_is_read_as_it_was_kept(cache: CaptureCache) -> None:
     """Graphs, batch, reasons and note, by another process of the same software."""
     found = CaptureCache(cache.folder, "software 1").find(ASKED, POINT)
     assert found is not None
-    assert found.graphs == ModelGraphs((graph(),), 8, ("a break",), "a note")
+    assert found.graphs == Capture((graph(),), ("a break",), note="a note", batch=8)
     assert found.axes == {"batch": 1}
 
 
@@ -132,7 +133,7 @@ def test_a_damaged_file_counts_as_none(cache: CaptureCache) -> None:
     for damaged in damages(data):
         path.write_bytes(damaged)
         assert cache.find(ASKED, POINT) is None
-        cache.keep(ASKED, POINT, {}, ModelGraphs((graph(),)))
+        cache.keep(ASKED, POINT, {}, Capture((graph(),)))
         assert cache.find(ASKED, POINT) is not None
     path.unlink()
     path.mkdir()
@@ -143,7 +144,7 @@ def test_a_damaged_file_counts_as_none(cache: CaptureCache) -> None:
 def test_a_file_under_another_name_counts_as_none(cache: CaptureCache) -> None:
     """A name alone proves nothing."""
     other = Asked("resnet18", points=(POINT,))
-    cache.keep(other, POINT, {}, ModelGraphs((graph(9),)))
+    cache.keep(other, POINT, {}, Capture((graph(9),)))
     first, second = (Path(one.path) for one in list_captures(cache.folder))
     first.write_bytes(second.read_bytes())
     assert [cache.find(asked, POINT) is None for asked in (ASKED, other)].count(True) == 1
@@ -157,7 +158,7 @@ def test_writing_is_whole_or_not_at_all(cache: CaptureCache, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    cache.keep(ASKED, POINT, {}, ModelGraphs((graph(99),)))
+    cache.keep(ASKED, POINT, {}, Capture((graph(99),)))
     assert only_file(cache).read_bytes() == before
 
 
@@ -165,7 +166,7 @@ def test_a_folder_that_cannot_be_made_keeps_nothing(tmp_path: Path) -> None:
     """No error either."""
     (tmp_path / "file").write_text("")
     cache = CaptureCache(tmp_path / "file" / "captures", "software 1")
-    cache.keep(ASKED, POINT, {}, ModelGraphs((graph(),)))
+    cache.keep(ASKED, POINT, {}, Capture((graph(),)))
     assert cache.find(ASKED, POINT) is None
 
 
@@ -173,20 +174,20 @@ def test_the_size_is_bounded(tmp_path: Path) -> None:
     """The captures used longest ago go first; reading one counts as use."""
     cache = CaptureCache(tmp_path, "software 1")
     for batch in range(4):
-        cache.keep(ASKED, {"batch": batch}, {}, ModelGraphs((graph(),)))
+        cache.keep(ASKED, {"batch": batch}, {}, Capture((graph(),)))
     files = {one.point["batch"]: Path(one.path) for one in list_captures(tmp_path)}
     for batch, path in files.items():
         os.utime(path, (1000 + batch, 1000 + batch))
     assert cache.find(ASKED, {"batch": 0}) is not None
     small = CaptureCache(tmp_path, "software 1", limit_bytes=3 * files[0].stat().st_size + 100)
-    small.keep(ASKED, {"batch": 4}, {}, ModelGraphs((graph(),)))
+    small.keep(ASKED, {"batch": 4}, {}, Capture((graph(),)))
     assert {one.point["batch"] for one in list_captures(tmp_path)} == {0, 3, 4}
 
 
 def test_captures_are_listed_and_cleared(cache: CaptureCache) -> None:
     """Of one model, then all, with what a crash left."""
     other = Asked("resnet18", points=(POINT,))
-    cache.keep(other, POINT, {}, ModelGraphs((graph(),)))
+    cache.keep(other, POINT, {}, Capture((graph(),)))
     (cache.folder / ".scrap.json.gz.89abcdef.tmp").write_bytes(b"half")
     assert {one.asked.model for one in list_captures(cache.folder)} == {"mlp", "resnet18"}
     assert clear_captures(cache.folder, ["mlp"]) == 1

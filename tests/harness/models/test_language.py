@@ -15,8 +15,8 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.generation import cache_bytes
 from shmoo.harness.capture import capture_workload
-from shmoo.harness.models.asked import Mode
-from shmoo.harness.models.generation import Generator, PhaseGraphs
+from shmoo.harness.models.asked import Asked, Mode
+from shmoo.harness.models.generation import Generator
 from shmoo.harness.models.model_graphs import WorkloadGraphs, model_graphs, phase_of
 from shmoo.harness.module import Built, DNNModule, dim
 
@@ -109,16 +109,20 @@ def test_a_step_computes_what_generation_computes() -> None:
         torch.testing.assert_close(after(tokens[:, 5:], *room)[:, -1], model(tokens).logits[:, -1])
 
 
-def phases_of(module: DNNModule, dtype: str = "float32") -> PhaseGraphs:
-    """The graphs of a workload's phases, as a generation asks for them."""
-    return lambda phase, points: WorkloadGraphs(phase_of(module, phase), points, dtype, Mode(phase=phase)).at
+def generator(module: DNNModule, prompts: tuple[int, ...], new_tokens: int, dtype: str = "float32") -> Generator:
+    """A generation of a workload that has no name."""
+
+    def opened(asked: Asked) -> WorkloadGraphs:
+        return WorkloadGraphs(phase_of(module, asked.mode.phase), asked.points, asked.dtype, asked.mode)
+
+    return Generator(Asked(module.name, dtype), prompts, new_tokens, open_source=opened)
 
 
 def test_generation_is_the_sum_of_its_steps() -> None:
     """Time of every single decode step, captured and estimated alone, adds up to the interpolated sum within 1 %."""
     module = _resolve("hf:llama.json")
     director = AnalysisDirector(load_profile("gpu_h100"))
-    (found,) = Generator(phases_of(module, "bfloat16"), (16,), 8, dtype="bfloat16").estimates(director)
+    (found,) = generator(module, (16,), 8, "bfloat16").estimates(director)
     decode = phase_of(module, "decode")
     alone = [
         director.estimate(capture_workload(decode, {"seq_len": context}, "bfloat16").graphs) for context in range(16, 16 + 7)
@@ -131,7 +135,7 @@ def test_generation_is_the_sum_of_its_steps() -> None:
 
 def test_decode_lengths_share_one_capture() -> None:
     """The cache's length is a symbol: the steps of a generation come from one capture."""
-    made = Generator(phases_of(_resolve("hf:llama.json")), (16, 64), 12)
+    made = generator(_resolve("hf:llama.json"), (16, 64), 12)
     assert made.notes == ("its sizes put into one capture with symbols in their place",)
 
 
