@@ -66,7 +66,7 @@ def estimate(
     """
     from shmoo.harness.machine.architectures import choose_targets
 
-    view.check(estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)
+    view.check([column.name for column in (estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)])
     if ops is not None:
         refuse_with_ops(models, asked, threads)
         records = estimate_table(ops, arch, runtime, not no_residual, reduction, host)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.units import amount, percent, si
+from shmoo.estimators.present.results import settings
+from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 
 if TYPE_CHECKING:
@@ -154,17 +157,11 @@ def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> Non
         f"{percent(front.hypervolume, digits=0)} of the box between the best and the worst (on logarithmic scales)"
     )
     names = [*space.axes, *space.shown]
-    units = {name: space.unit(name) for name in names}
-    lines = [
-        [
-            *(amount(row[name], units[name]) if name in space.axes else si(row.get(name), units[name]) for name in names),
-            str(row["alike"]),
-        ]
-        for row in rows[:SHOWN]
-    ]
+    by_name = {name: Column(name, lambda r, n=name: r.get(n), space.unit(name)) for name in space.shown}
+    by_name |= {column.name: column for column in settings(space.axes, space.unit)}
     output.table(
-        [*names, "alike"],
-        lines,
+        [*(by_name[name] for name in names), Column("alike", itemgetter("alike"), "#")],
+        rows[:SHOWN],
         title=f"{', '.join(w.name for w in space.workloads)} on {space.profile.name}",
         left=0,
         drop=("alike", *(name for name in space.shown if name not in space.objectives)),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import click
 
+from shmoo.estimators.columns import Cell, Column, quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
-from shmoo.estimators.units import si
+from shmoo.estimators.units import si, span
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.layout import View
 
 EXAMPLES = """\b
 Examples:
@@ -62,13 +64,14 @@ def list_profiles(as_json: bool, view: View) -> None:
     if as_json:
         output.json_document(rows)
         return
-    output.table(
-        ["name", "family", "runtime", "fitted", "description"],
-        [[r["name"], r["family"], r["default_runtime"], f"{r['fitted']} of {r['coefficients']}", r["description"]] for r in rows],
-        left=5,
-        drop=("runtime", "fitted"),
-        view=view,
-    )
+    columns = [
+        Column(name, itemgetter(field)) for name, field in (("name",) * 2, ("family",) * 2, ("runtime", "default_runtime"))
+    ]
+    columns += [
+        Column("fitted", lambda r: f"{r['fitted']} of {r['coefficients']}"),
+        Column("description", itemgetter("description")),
+    ]
+    output.table(columns, rows, left=5, drop=("runtime", "fitted"), view=view)
 
 
 @profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")
@@ -85,49 +88,17 @@ def show_profile(name: str, as_json: bool, view: View) -> None:
         return
     output.result(f"{profile.name}: {profile.description}")
     output.result(f"family {profile.family}, levels {' > '.join(profile.levels)}, tiling {profile.tiling.strategy}")
-    output.table(
-        ["coefficient", "source", "value", "90 % range", "reference"],
-        [
-            [key, c.source, output.quantity(c.value, c.unit), _range(c), c.reference]
-            for key, c in sorted(profile.coefficients.items())
-        ],
-        left=2,
-        drop=("reference", "90 % range"),
-        view=view,
-    )
+    output.table(COEFFICIENTS, sorted(profile.coefficients.items()), left=2, drop=("reference", "90 % range"), view=view)
     if profile.residual:
-        output.table(
-            ["residual of", "dtype", "runtime", "trees", "cases", "spread", "features"],
-            [
-                [g.group, g.dtype, g.runtime, str(len(g.trees)), str(g.cases), _percent(g.spread), ", ".join(g.features)]
-                for g in profile.residual
-            ],
-            left=3,
-            drop=("features", "trees", "runtime"),
-            view=View(wide=view.wide),
-        )
+        output.table(RESIDUALS, profile.residual, left=3, drop=("features", "trees", "runtime"), view=View(wide=view.wide))
     show_errors(profile, view.wide)
 
 
 def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
     """Errors on held-out cases, a table for each way they were held out."""
     for split, groups in profile.error_card.items():
-        output.table(
-            [f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval", "noise floor"],
-            [
-                [
-                    group,
-                    str(e.n),
-                    *map(_percent, (e.mean, e.physics, e.median, e.p90)),
-                    f"{e.bias * 100:+.1f} %",
-                    _percent(e.coverage),
-                    _percent(e.noise),
-                ]
-                for group, e in groups.items()
-            ],
-            drop=("physics alone", "p90", "noise floor", "bias"),
-            view=View(wide=wide),
-        )
+        columns = [Column(f"error: {split}", itemgetter(0)), *ERRORS]
+        output.table(columns, groups.items(), drop=("physics alone", "p90", "noise floor", "bias"), view=View(wide=wide))
 
 
 @profiles.command("diff", epilog="Example: shmoo profiles diff gpu_a100_40g gpu_h100")
@@ -158,28 +129,16 @@ def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     if as_json:
         output.json_document({"format": 1, "first": a.name, "second": b.name, "differences": rows})
         return
-    output.table(
-        ["coefficient", a.name, b.name, "ratio"],
-        [
-            [
-                r["coefficient"],
-                *(_side(r[side]) for side in ("first", "second")),
-                Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]),
-            ]
-            for r in rows
-        ],
-        drop=("ratio",),
-        view=view,
-    )
+    columns = [Column("coefficient", itemgetter("coefficient"))]
+    columns += [Column(name, lambda r, s=side: _side(r[s])) for name, side in ((a.name, "first"), (b.name, "second"))]
+    columns += [Column("ratio", lambda r: Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]))]
+    output.table(columns, rows, drop=("ratio",), view=view)
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share * 100:.1f} %"
-
-
-def _range(c: Coefficient) -> str:
+def coefficient_range(c: Coefficient) -> str:
+    """The 90 % range as text, "" for a value without one."""
     low, high = c.bounds
-    return "" if low == high else f"{si(low, c.unit)} - {si(high, c.unit)}"
+    return "" if low == high else span(low, high, c.unit, "-")
 
 
 def _plain(c: Coefficient | None) -> dict[str, object] | None:
@@ -188,3 +147,32 @@ def _plain(c: Coefficient | None) -> dict[str, object] | None:
 
 def _side(plain: dict | None) -> str:
     return "" if plain is None else f"{si(plain['value'], plain['unit'])} ({plain['source']})"
+
+
+COEFFICIENTS = (
+    Column("coefficient", itemgetter(0)),
+    Column("source", lambda item: item[1].source),
+    Column("value", lambda item: quantity(item[1].value, item[1].unit)),
+    Column("90 % range", lambda item: coefficient_range(item[1])),
+    Column("reference", lambda item: item[1].reference),
+)
+RESIDUALS = (
+    Column("residual of", attrgetter("group")),
+    Column("dtype", attrgetter("dtype")),
+    Column("runtime", attrgetter("runtime")),
+    Column("trees", lambda g: len(g.trees), "#"),
+    Column("cases", attrgetter("cases"), "#"),
+    Column("spread", attrgetter("spread"), "%", ""),
+    Column("features", lambda g: ", ".join(g.features)),
+)
+ERRORS = (
+    Column("n", lambda item: item[1].n, "#"),
+    Column("mean", lambda item: item[1].mean, "%", ""),
+    Column("physics alone", lambda item: item[1].physics, "%", ""),
+    Column("median", lambda item: item[1].median, "%", ""),
+    Column("p90", lambda item: item[1].p90, "%", ""),
+    Column("bias", lambda item: f"{item[1].bias * 100:+.1f} %"),
+    Column("in 90 % interval", lambda item: item[1].coverage, "%", ""),
+    Column("noise floor", lambda item: item[1].noise, "%", ""),
+)
+"""Of a group's name with its errors."""
