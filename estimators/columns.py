@@ -45,19 +45,21 @@ class Column:
         """The cell of a record."""
         value: Any = self.of(record)
         if self.unit is None:
-            return value if isinstance(value, Cell) else Cell(value, value)
-        return Cell(self.missing, numeric=True) if value is None else quantity(value, self.unit)
+            return value if isinstance(value, Cell) else Cell(str(value), str(value))
+        return quantity(value, self.unit, unknown=self.missing)
 
 
-def quantity(value: float | None, unit: str, note: str = "", tone: str = "") -> Cell:
+def quantity(value: float | None, unit: str, note: str = "", tone: str = "", unknown: str = UNKNOWN) -> Cell:
     """A cell that shows a value with its unit and is sorted by it.
 
     Args:
         unit: as `si` takes it; "iB" for bytes of a memory, "%", "+%" and "0%" for a fraction as per cent with one digit
             behind the point, with its sign, and with none, and "#" for what is shown as it is.
     """
-    if unit == "#":
-        text = UNKNOWN if value is None else str(value)
+    if value is None:
+        text = unknown
+    elif unit == "#":
+        text = str(value)
     elif unit.endswith("%"):
         text = percent(value, signed=unit == "+%", digits=0 if unit == "0%" else 1)
     else:
@@ -65,6 +67,6 @@ def quantity(value: float | None, unit: str, note: str = "", tone: str = "") -> 
     return Cell(text, value, tone, note, numeric=True)
 
 
-def rows(columns: Sequence[Column], records: Iterable[object]) -> list[dict[str, Cell]]:
+def cells_of(columns: Sequence[Column], records: Iterable[object]) -> list[dict[str, Cell]]:
     """A row a record: heading -> cell."""
     return [{column.name: column.cell(record) for column in columns} for record in records]

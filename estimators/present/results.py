@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -29,15 +29,14 @@ RESULTS = (
 )
 
 
-def settings(axes: Iterable[str], unit_of: Callable[[str], str]) -> list[Column]:
-    """A column an axis of a sweep, sorted by its numbers."""
+def setting(name: str, unit: str) -> Column:
+    """An axis, sorted by its numbers."""
 
-    def cell(value: object, unit: str) -> Cell:
-        text = amount(value, unit)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return Cell(text, value if number else text, numeric=True)
+    def cell(record: Mapping[str, Any]) -> Cell:
+        value, text = record[name], amount(record[name], unit)
+        return Cell(text, value if isinstance(value, int | float) and not isinstance(value, bool) else text, numeric=True)
 
-    return [Column(name, lambda r, name=name: cell(r[name], unit_of(name))) for name in axes]
+    return Column(name, cell)
 
 
 def results(*names: str) -> list[Column]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell, Column
-from shmoo.estimators.columns import rows as rows_of
+from shmoo.estimators.columns import Cell
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.estimators.present.results import settings
 from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
-from shmoo.estimators.units import counted, percent, si
+from shmoo.estimators.units import amount, counted, percent, si
 from shmoo.estimators.variants import variant
 from shmoo.runs.plots.page import page, section, table, write
 
@@ -42,7 +38,7 @@ def write_page(space: Space, front: Front, path: str | Path) -> None:
     models = ", ".join(workload.name for workload in space.workloads)
     rows = front_rows(front)
     style, script = ((PAGES / name).read_text(encoding="utf-8") for name in ("explore.css", "explore.js"))
-    designs = rows_of(_columns(space, front.columns), rows[:LISTED])
+    designs = [{name: Cell(text, number, numeric=True) for name, text, number in _facts(space, row)} for row in rows[:LISTED]]
     text = page(
         f"{models} on designs of {space.profile.name}",
         section("front", "The front", BOARD) + section("designs", "Designs of the front", table(designs, "designs of the front")),
@@ -64,7 +60,7 @@ def page_data(space: Space, front: Front) -> dict[str, Any]:
     """The data of the page's script: designs of the front with their texts and breakdowns, and others as pairs of numbers."""
     x = space.objectives[0]
     y = space.objectives[1] if len(space.objectives) > 1 else x
-    rows, columns = front_rows(front), _columns(space, front.columns)
+    rows = front_rows(front)
     opened = set(np.linspace(0, len(rows) - 1, min(len(rows), MOST_OPENED)).astype(int).tolist())
     return {
         "x": {"name": x, "unit": space.unit(x)},
@@ -74,7 +70,7 @@ def page_data(space: Space, front: Front) -> dict[str, Any]:
             {
                 x: row[x],
                 y: row[y],
-                "facts": [(column.name, column.cell(row).text) for column in columns],
+                "facts": [(name, text) for name, text, _ in _facts(space, row)],
                 "breakdowns": _breakdowns(space, row) if i in opened else [],
             }
             for i, row in enumerate(rows)
@@ -82,11 +78,10 @@ def page_data(space: Space, front: Front) -> dict[str, Any]:
     }
 
 
-def _columns(space: Space, known: Container[str]) -> list[Column]:
-    """Axes and those quantities that are known."""
-    quantities = [Column(name, itemgetter(name), space.unit(name)) for name in space.shown if name in known]
-    alike = Column("designs alike", lambda r: Cell(str(r["alike"]), float(r["alike"]), numeric=True))
-    return [*settings(space.axes, space.unit), *quantities, alike]
+def _facts(space: Space, row: dict[str, float | int]) -> list[tuple[str, str, float]]:
+    axes = [(name, amount(float(row[name]), space.unit(name)), float(row[name])) for name in space.axes]
+    quantities = [(name, si(float(row[name]), space.unit(name)), float(row[name])) for name in space.shown if name in row]
+    return [*axes, *quantities, ("designs alike", str(row["alike"]), float(row["alike"]))]
 
 
 def _breakdowns(space: Space, row: dict[str, float | int]) -> list[dict[str, Any]]:

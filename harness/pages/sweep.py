@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell, Column, quantity
-from shmoo.estimators.columns import rows as rows_of
+from shmoo.estimators.columns import Cell, Column, cells_of, quantity
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.present.results import results, settings
+from shmoo.estimators.present.results import results, setting
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
 from shmoo.estimators.units import span
 from shmoo.estimators.variants import is_count, tiling_parameters, variant
@@ -58,12 +56,12 @@ def write_page(
     note = f"The {LISTED} fastest of {len(rows):,}; --csv writes all of them." if len(rows) > LISTED else f"All {len(rows)}."
     columns = [
         Column("machine", itemgetter("arch")),
-        *settings(axes, lambda name: units.get(name, "")),
+        *(setting(axis, units.get(axis, "")) for axis in axes),
         Column("latency", _latency),
+        Column("throughput", itemgetter("throughput_per_s"), "/s"),
+        *results("achieved", "energy", "memory", "fits", "tiles"),
     ]
-    columns += [replace(column, name="throughput") for column in results("rate")]
-    columns += results("achieved", "energy", "memory", "fits", "tiles")
-    parts.append(section("points", "Points", note, table(rows_of(columns, fastest), "points of the sweep")))
+    parts.append(section("points", "Points", note, table(cells_of(columns, fastest), "points of the sweep")))
     text = page(
         f"{models} over {' and '.join(axes)}{where}",
         Markup("").join(parts),

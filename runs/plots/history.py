@@ -7,9 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.history import ChangePoint, History, Series
-from shmoo.runs.plots.page import TEMPLATES, Cell, Table, cards, page, render
+from shmoo.runs.plots.page import TEMPLATES, Table, cards, page, render
 from shmoo.runs.store.statistics import Z
 
 MOST_DRAWN = 200
@@ -65,7 +66,7 @@ def _change(history: History, series: Series, change: ChangePoint) -> dict[str, 
 def _runs(history: History) -> Table:
     return [
         {
-            "#": Cell(str(number), number, numeric=True),
+            "#": quantity(number, "#"),
             "run": Cell(str(run.path)),
             "commit": Cell(run.commit or "not recorded"),
             "started": Cell(_minute(run.started_at)),

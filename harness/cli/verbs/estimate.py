@@ -84,11 +84,9 @@ def estimate(
         output.json_document(records)
     elif ops is not None:
         estimates.show_operators(records, view)
-    elif arch:
-        estimates.show_models(records, view)
     else:
-        estimates.show_models(estimates.of_unnamed(records, show_all), view)
-        if not show_all:
+        estimates.show_models(records if arch else estimates.of_unnamed(records, show_all), view)
+        if not arch and not show_all:
             output.message(estimates.MORE)
 
 

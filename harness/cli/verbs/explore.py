@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +12,7 @@ import click
 from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.present.results import settings
+from shmoo.estimators.present.results import setting
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 
@@ -156,11 +156,10 @@ def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> Non
         f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front, which holds "
         f"{percent(front.hypervolume, digits=0)} of the box between the best and the worst (on logarithmic scales)"
     )
-    names = [*space.axes, *space.shown]
-    by_name = {name: Column(name, lambda r, n=name: r.get(n), space.unit(name)) for name in space.shown}
-    by_name |= {column.name: column for column in settings(space.axes, space.unit)}
+    quantities = {name: Column(name, methodcaller("get", name), space.unit(name)) for name in space.shown}
+    quantities |= {name: setting(name, space.unit(name)) for name in space.axes}
     output.table(
-        [*(by_name[name] for name in names), Column("alike", itemgetter("alike"), "#")],
+        [*(quantities[name] for name in (*space.axes, *space.shown)), Column("alike", itemgetter("alike"))],
         rows[:SHOWN],
         title=f"{', '.join(w.name for w in space.workloads)} on {space.profile.name}",
         left=0,

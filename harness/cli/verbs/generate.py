@@ -95,11 +95,9 @@ def generate(
         output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records], "generations")
     if as_json:
         output.json_document(records)
-    elif arch:
-        _show(records, view)
     else:
-        _show(estimates.of_unnamed(records, show_all), view)
-        if not show_all:
+        _show(records if arch else estimates.of_unnamed(records, show_all), view)
+        if not arch and not show_all:
             output.message(estimates.MORE)
 
 

@@ -14,7 +14,7 @@ from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
-from shmoo.estimators.present.results import results, settings
+from shmoo.estimators.present.results import results, setting
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.cli.layout import View
@@ -229,7 +229,7 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     columns = [
         Column("arch", itemgetter("arch")),
-        *settings(others, lambda name: units.get(name, "")),
+        *(setting(other, units.get(other, "")) for other in others),
         Column(f"largest {name}", lambda r: "none" if r[name] is None else str(r[name])),
         Column("footprint", itemgetter("footprint_bytes"), "iB"),
         Column("on chip", itemgetter("on_chip_bytes"), "iB"),
@@ -245,7 +245,7 @@ DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy"
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    columns = [Column("arch", itemgetter("arch")), *settings(varied, lambda name: units.get(name, "")), *RESULTS]
+    columns = [Column("arch", itemgetter("arch")), *(setting(name, units.get(name, "")) for name in varied), *RESULTS]
     output.table(columns, rows, drop=DROP, common=("arch",), view=view)
 
 
