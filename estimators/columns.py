@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,3 @@ def quantity(value: float | None, unit: str, note: str = "", tone: str = "", unk
     else:
         text = size(value) if unit == "iB" else si(value, unit)
     return Cell(text, value, tone, note, numeric=True)
-
-
-def cells_of(columns: Sequence[Column], records: Iterable[object]) -> list[dict[str, Cell]]:
-    """A row a record: heading -> cell."""
-    return [{column.name: column.cell(record) for column in columns} for record in records]

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell, Column, cells_of, quantity
+from shmoo.estimators.columns import Cell, Column, quantity
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.present.results import results, setting
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
@@ -61,7 +61,8 @@ def write_page(
         Column("throughput", itemgetter("throughput_per_s"), "/s"),
         *results("achieved", "energy", "memory", "fits", "tiles"),
     ]
-    parts.append(section("points", "Points", note, table(cells_of(columns, fastest), "points of the sweep")))
+    lines = [{column.name: column.cell(row) for column in columns} for row in fastest]
+    parts.append(section("points", "Points", note, table(lines, "points of the sweep")))
     text = page(
         f"{models} over {' and '.join(axes)}{where}",
         Markup("").join(parts),
