@@ -33,18 +33,18 @@ class Column:
     Attributes:
         name: its heading.
         of: what a record has there: a text, a cell, or a value with the unit.
-        unit: as `quantity` takes it; `None` of texts and cells. missing: shown for a value that is `None`.
+        unit: as `quantity` takes it; "text" of texts and cells. missing: shown for a value that is `None`.
     """
 
     name: str
     of: Callable[[Any], Any]
-    unit: str | None = None
+    unit: str = "text"
     missing: str = UNKNOWN
 
     def cell(self, record: object) -> Cell:
         """The cell of a record."""
         value: Any = self.of(record)
-        if self.unit is None:
+        if self.unit == "text":
             return value if isinstance(value, Cell) else Cell(str(value), str(value))
         return quantity(value, self.unit, unknown=self.missing)
 

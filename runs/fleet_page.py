@@ -14,7 +14,6 @@ from shmoo.runs.report import metrics_row
 SPLITS = ("test", "validation")
 TITLE = ("cpu", "gpu")
 """Facts that a group of equal machines has in its title."""
-ABSENT = Cell("", numeric=True)
 
 
 def render_fleet(report: FleetReport, title: str) -> str:
@@ -125,7 +124,7 @@ def _coefficients(specimens: Sequence[Specimen]) -> Table:
 
 def _coefficient(c: Coefficient | None) -> Cell:
     if c is None:
-        return ABSENT
+        return quantity(None, "", unknown="")
     low, high = c.bounds
     return quantity(c.value, c.unit, span(low, high, c.unit))
 

@@ -97,15 +97,16 @@ def flatten(record: Record, intervals: Iterable[str] = INTERVAL_FIELDS) -> Recor
 
 def estimate_html(estimate: Estimate) -> str:
     """Latency, energy and memory of an estimate, with the 90 % intervals."""
-    rows = []
-    for name, field, unit in (
-        ("latency", "latency_s", "s"),
-        ("throughput", "throughput_per_s", "/s"),
-        ("energy", "energy_j", "J"),
-        ("average power", "average_power_w", "W"),
-    ):
-        value: Interval | None = getattr(estimate, field)
-        rows.append([name, si(value and value.value, unit), "" if value is None else span(value.low, value.high, unit)])
+    measures = (
+        ("latency", estimate.latency_s, "s"),
+        ("throughput", estimate.throughput_per_s, "/s"),
+        ("energy", estimate.energy_j, "J"),
+        ("average power", estimate.average_power_w, "W"),
+    )
+    rows = [
+        [name, si(None, unit), ""] if value is None else [name, si(value.value, unit), span(value.low, value.high, unit)]
+        for name, value, unit in measures
+    ]
     rows += [
         ["peak memory", size(estimate.peak_memory_bytes), ""],
         ["fits in memory", yes_or_no(estimate.memory.fits), estimate.memory.advice],

@@ -28,6 +28,8 @@ COLUMNS = (
     Column("rests on", lambda r: _rests_on(r["basis"])),
 )
 """Of estimates with their flat records."""
+MOST_ADVICE = 3
+"""Lines about memory below a table."""
 TEXTS = 5
 """Columns that are text, the first ones."""
 DROP = ("tiles", "rests on", "power", "device", "memory", "rate", "90 % interval", "energy", "fits")
@@ -55,11 +57,26 @@ def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> No
     own_runtimes = len(pairs) == len({arch for arch, _ in pairs})
     drop = (*DROP[:5], "runtime", *DROP[5:]) if own_runtimes else DROP
     output.table(COLUMNS, [r | flatten(r) for r in records], left=TEXTS, drop=drop, common=SHARED, view=view)
+    tell_about(records, assumptions(records))
+
+
+def tell_about(records: Sequence[Record], said: Mapping[str, str]) -> None:
+    """Below a table of estimates: what was assumed, of the first that do not fit their machine's memory what would fit, and
+    which operators have no cost formula."""
     if records:
         output.result("")
-        output.facts(assumptions(records))
-    output.tell_of_memory(records)
-    output.tell_of_unknown_operators(records)
+        output.facts(said)
+    outgrown = [r for r in records if r["fits"] is False]
+    for r in outgrown[:MOST_ADVICE]:
+        output.message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
+    if len(outgrown) > MOST_ADVICE:
+        output.message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
+    for line in dict.fromkeys(
+        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
+        for r in records
+        for op in r["unknown_ops"]
+    ):
+        output.message(line)
 
 
 def assumptions(records: Sequence[Record]) -> dict[str, str]:

@@ -45,7 +45,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
+class LaidOut:
     """A column as it is laid out.
 
     Attributes:
@@ -69,12 +69,12 @@ class Laid:
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
         return min(width, PROSE) if self.text else width
 
-    def folded_header(self) -> Laid:
+    def folded_header(self) -> LaidOut:
         """The column, its header on as many lines as the width of its cells asks for; words stay whole."""
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
         return replace(self, header="\n".join(textwrap.wrap(self.header, width)))
 
-    def rows(self, order: Sequence[int]) -> Laid:
+    def rows(self, order: Sequence[int]) -> LaidOut:
         """The column of these rows."""
         return replace(self, cells=tuple(self.cells[i] for i in order))
 
@@ -85,19 +85,19 @@ class Laid:
         return [line.ljust(width) for part in text.split("\n") for line in wrapped(part, width)]
 
 
-def columns_of(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], left: int) -> list[Laid]:
+def columns_of(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], left: int) -> list[LaidOut]:
     """Columns of rows; the first `left` are text, and so are those with long cells."""
     made = []
     for i, header in enumerate(headers):
         listed = [row[i] for row in rows]
         cells = tuple(cell.text if isinstance(cell, Cell) else cell for cell in listed)
         values = tuple(cell.value if isinstance(cell, Cell) else cell for cell in listed)
-        column = Laid(header, cells, i < left, values)
+        column = LaidOut(header, cells, i < left, values)
         made.append(replace(column, text=column.text or column.width > PROSE))
     return made
 
 
-def order_of(columns: Sequence[Laid], view: View) -> list[int]:
+def order_of(columns: Sequence[LaidOut], view: View) -> list[int]:
     """Rows to show, in the order asked for."""
     count = len(columns[0].cells) if columns else 0
     order = list(range(count))
@@ -119,7 +119,7 @@ def _sort_key(value: float | str | None) -> tuple[bool, float, str]:
     return False, value or 0.0, ""
 
 
-def with_room(columns: Sequence[Laid], available: int, drop: Sequence[str]) -> list[Laid]:
+def with_room(columns: Sequence[LaidOut], available: int, drop: Sequence[str]) -> list[LaidOut]:
     """The columns that fit into `available` characters; those named in `drop` go first, from its first name on."""
     kept = {column.header for column in columns if column.header not in drop}
     for name in reversed(drop):
@@ -129,7 +129,7 @@ def with_room(columns: Sequence[Laid], available: int, drop: Sequence[str]) -> l
     return [column for column in columns if column.header in kept]
 
 
-def fitted(columns: Sequence[Laid], available: int | None) -> tuple[list[Laid], list[int]]:
+def fitted(columns: Sequence[LaidOut], available: int | None) -> tuple[list[LaidOut], list[int]]:
     """The columns with the width of each: headers take several lines, and then text is broken, the widest column first, until
     all fit. Where the numbers alone are wider, or nothing limits them, columns are as wide as they are."""
     natural = [column.width for column in columns]
@@ -157,7 +157,7 @@ def room_beside(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], av
     return available - total_width([0, *(column.folded_header().width for column in columns_of(headers, rows, 0))])
 
 
-def grid(columns: Sequence[Laid], widths: Sequence[int], under: Sequence[str], available: int | None) -> tuple[list[str], ...]:
+def grid(columns: Sequence[LaidOut], widths: Sequence[int], under: Sequence[str], available: int | None) -> tuple[list[str], ...]:
     """Lines of the head, and lines of the rows, each with what is folded under it.
 
     Args:

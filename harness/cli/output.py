@@ -38,8 +38,6 @@ LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "tor
 """Packages whose warnings are about themselves. Their errors are shown, apart from torch's."""
 TORCH_LOGS = "TORCH_LOGS"
 """Whoever sets this variable asks torch to say more."""
-MOST_ADVICE = 3
-"""Lines about memory below a table."""
 PART = 1000
 """Elements of a long list that are made ready to be written at once."""
 EVERYTHING = View()
@@ -131,25 +129,6 @@ def tell_of_code(models: Iterable[str]) -> None:
 
     for model in filter(is_factory, models):
         message(f"{model}: running its code to make the model; the current directory is searched for it first")
-
-
-def tell_of_memory(records: Sequence[Mapping[str, Any]]) -> None:
-    """Say of the first estimates that do not fit their machine's memory what is missing and what would fit."""
-    outgrown = [r for r in records if r["fits"] is False]
-    for r in outgrown[:MOST_ADVICE]:
-        message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
-    if len(outgrown) > MOST_ADVICE:
-        message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
-
-
-def tell_of_unknown_operators(records: Sequence[Mapping[str, Any]]) -> None:
-    """Say which operators of the estimated models have no cost formula."""
-    for line in dict.fromkeys(
-        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
-        for r in records
-        for op in r["unknown_ops"]
-    ):
-        message(line)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from shmoo.estimators.sweep.on_chip import on_chip_bytes
 from shmoo.estimators.units import span
 from shmoo.estimators.variants import is_count, tiling_parameters, variant
 from shmoo.runs.plots.page import page, plot, section, table, write
-from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, Machines, sweep_answer, sweep_figures
+from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, THROUGHPUT, Machines, sweep_answer, sweep_figures
 
 LISTED = 500
 """Points that the table of a page holds, the fastest ones; `--csv` writes them all."""
@@ -58,7 +58,7 @@ def write_page(
         Column("machine", itemgetter("arch")),
         *(setting(axis, units.get(axis, "")) for axis in axes),
         Column("latency", _latency),
-        Column("throughput", itemgetter("throughput_per_s"), "/s"),
+        THROUGHPUT,
         *results("achieved", "energy", "memory", "fits", "tiles"),
     ]
     lines = [{column.name: column.cell(row) for column in columns} for row in fastest]

@@ -34,7 +34,7 @@ def render_history(history: History, threshold: float) -> str:
     body = render(
         "history.html.j2",
         threshold=percent(threshold),
-        changes=[_change(history, series, change) for series in history.every for change in series.changes],
+        changes=[change_row(history, series, change) for series in history.every for change in series.changes],
         drawn=[{"label": series.label, "remark": _remark(series), **_picture(history, series)} for series in drawn],
         count=len(history.runs),
         more=len(history.every) - len(drawn),
@@ -52,7 +52,8 @@ def render_history(history: History, threshold: float) -> str:
     )
 
 
-def _change(history: History, series: Series, change: ChangePoint) -> dict[str, Cell]:
+def change_row(history: History, series: Series, change: ChangePoint) -> dict[str, Cell]:
+    """A case and a run from which on it differs."""
     ratio = change.ratio
     return {
         "case": Cell(series.label),

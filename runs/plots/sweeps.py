@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import structs
 
 from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.present.results import results
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import amount, percent, si, size, span
 from shmoo.runs.plots import chart
@@ -27,11 +29,9 @@ LEAVES = "working set leaves the chip"
 AS_BUILT = "as built"
 
 
-LATENCY = Column("latency", itemgetter("latency_s"), "s")
+LATENCY, ENERGY, TILES = results("latency", "energy", "tiles")
 THROUGHPUT = Column("throughput", itemgetter("throughput_per_s"), "/s")
 RATE = Column("achieved rate", lambda row: row["flops"] / row["latency_s"], "flop/s")
-TILES = Column("tiles", itemgetter("tiles"), "")
-ENERGY = Column("energy", itemgetter("energy_j"), "J")
 POWER = Column("average power", itemgetter("average_power_w"), "W")
 CURVES = (LATENCY, THROUGHPUT, RATE, TILES, ENERGY, POWER)
 QUANTITIES = (RATE, LATENCY, ENERGY, POWER, Column("energy x delay", itemgetter("edp_js"), "Js"), TILES)
@@ -111,9 +111,9 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     along = _along(rows, axis, units)
     places = {value: float(i) for i, value in enumerate(_values(rows, axis))} if along.labels else {}
     memory = chart.log_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows], "B")
+    latency = chart.log_axis("latency", map(LATENCY.of, rows), "s")
+    across_of = {TILES: structs.replace(memory, scale="octave"), ENERGY: latency}
     ends = [row[name] for row in rows for name in ("latency_s_low", "latency_s_high")]
-    across_of = {TILES: chart.Axis(memory.title, "B", "octave", memory.low, memory.high)}
-    across_of[ENERGY] = chart.log_axis("latency", map(LATENCY.of, rows), "s")
     panels: dict[str, tuple[chart.Axis, chart.Axis, list[chart.Mark]]] = {}
     for curve in CURVES:
         values = [*map(curve.of, rows), *(ends if curve is LATENCY else ())]
@@ -262,7 +262,7 @@ def _along(rows: Sequence[Row], axis: str, units: Units) -> chart.Axis:
         return chart.categories(axis, [str(value) for value in values])
     unit = units.get(axis, "")
     along = chart.log_axis(axis, values, unit, 0.04)
-    return chart.Axis(axis, unit, "octave", along.low, along.high) if unit == "B" else along
+    return structs.replace(along, scale="octave") if unit == "B" else along
 
 
 def _text(point: Row, axes: Sequence[str], units: Units) -> str:

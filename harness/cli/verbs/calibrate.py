@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from shmoo.estimators.columns import Column
+from shmoo.estimators.columns import quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
 from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.progress import Standing
-from shmoo.estimators.units import percent
+from shmoo.estimators.units import percent, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.progress import Display
-from shmoo.harness.cli.verbs.profiles import COEFFICIENTS, show_errors
+from shmoo.harness.cli.verbs.profiles import show_errors
 from shmoo.harness.defaults import LOCAL, user_profiles
 
 if TYPE_CHECKING:
@@ -153,14 +151,8 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
     if as_json:
         output.json_document({"format": 1, "points": msgspec.to_builtins(points)})
         return
-    columns = [
-        Column("order", attrgetter("order")),
-        Column("cases", attrgetter("cases"), "#"),
-        Column("minutes", lambda p: f"{p.minutes:.1f}"),
-        Column("operators and synthetic models", attrgetter("operators"), "%"),
-        Column("networks", attrgetter("networks"), "%", ""),
-    ]
-    output.table(columns, points)
+    lines = [[p.order, p.cases, f"{p.minutes:.1f}", percent(p.operators), quantity(p.networks, "%", unknown="")] for p in points]
+    output.table(["order", "cases", "minutes", "operators and synthetic models", "networks"], lines)
 
 
 def profile_path(name: str, force: bool) -> Path:
@@ -188,9 +180,10 @@ def show_calibration(made: Calibration) -> None:
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-    fitted = [item for item in sorted(made.profile.coefficients.items()) if item[1].source == "fitted"]
+    fitted = [(name, c) for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"]
+    lines = [[name, quantity(c.value, c.unit), span(*c.bounds, c.unit, "-")] for name, c in fitted]
     output.result("")
-    output.table([replace(COEFFICIENTS[0], name="fitted coefficient"), *COEFFICIENTS[2:4]], fitted)
+    output.table(["fitted coefficient", "value", "90 % range"], lines)
     output.result("")
     show_errors(made.profile, wide=False)
     for note in made.notes:

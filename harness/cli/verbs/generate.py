@@ -139,8 +139,5 @@ def _show(records: Sequence[Record], view: View) -> None:
     from shmoo.estimators.present.generation import INTERVALS
 
     output.table(COLUMNS, [flatten(r, INTERVALS) for r in records], left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
-    if records:
-        output.result("")
-        output.facts({"rate": "new tokens a second, those of all sequences of a batch, prompt included in the time"})
-    output.tell_of_memory(records)
-    output.tell_of_unknown_operators(records)
+    rate = "new tokens a second, those of all sequences of a batch, prompt included in the time"
+    estimates.tell_about(records, {"rate": rate})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from operator import attrgetter, itemgetter
 from typing import Any
 
 import click
 
-from shmoo.estimators.columns import Cell, Column, quantity
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.units import si, span
@@ -64,14 +63,10 @@ def list_profiles(as_json: bool, view: View) -> None:
     if as_json:
         output.json_document(rows)
         return
-    columns = [
-        Column(name, itemgetter(field)) for name, field in (("name",) * 2, ("family",) * 2, ("runtime", "default_runtime"))
-    ]
-    columns += [
-        Column("fitted", lambda r: f"{r['fitted']} of {r['coefficients']}"),
-        Column("description", itemgetter("description")),
-    ]
-    output.table(columns, rows, left=5, drop=("runtime", "fitted"), view=view)
+    headings = ("name", "family", "runtime", "fitted", "description")
+    fitted = "{fitted} of {coefficients}"
+    lines = [[r["name"], r["family"], r["default_runtime"], fitted.format_map(r), r["description"]] for r in rows]
+    output.table(headings, lines, left=5, drop=("runtime", "fitted"), view=view)
 
 
 @profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")
@@ -88,17 +83,27 @@ def show_profile(name: str, as_json: bool, view: View) -> None:
         return
     output.result(f"{profile.name}: {profile.description}")
     output.result(f"family {profile.family}, levels {' > '.join(profile.levels)}, tiling {profile.tiling.strategy}")
-    output.table(COEFFICIENTS, sorted(profile.coefficients.items()), left=2, drop=("reference", "90 % range"), view=view)
+    headings = ["coefficient", "source", "value", "90 % range", "reference"]
+    coefficients = sorted(profile.coefficients.items())
+    lines = [[name, c.source, quantity(c.value, c.unit), _range(c), c.reference] for name, c in coefficients]
+    output.table(headings, lines, left=2, drop=("reference", "90 % range"), view=view)
     if profile.residual:
-        output.table(RESIDUALS, profile.residual, left=3, drop=("features", "trees", "runtime"), view=View(wide=view.wide))
+        headings = ["residual of", "dtype", "runtime", "trees", "cases", "spread", "features"]
+        fits = profile.residual
+        lines = [[g.group, g.dtype, g.runtime, len(g.trees), g.cases, _share(g.spread), ", ".join(g.features)] for g in fits]
+        output.table(headings, lines, left=3, drop=("features", "trees", "runtime"), view=View(wide=view.wide))
     show_errors(profile, view.wide)
 
 
 def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
     """Errors on held-out cases, a table for each way they were held out."""
     for split, groups in profile.error_card.items():
-        columns = [Column(f"error: {split}", itemgetter(0)), *ERRORS]
-        output.table(columns, groups.items(), drop=("physics alone", "p90", "noise floor", "bias"), view=View(wide=wide))
+        headings = (f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval", "noise floor")
+        lines = []
+        for group, e in groups.items():
+            mean, physics, middle, p90, coverage, noise = map(_share, (e.mean, e.physics, e.median, e.p90, e.coverage, e.noise))
+            lines.append([group, e.n, mean, physics, middle, p90, f"{e.bias * 100:+.1f} %", coverage, noise])
+        output.table(headings, lines, drop=("physics alone", "p90", "noise floor", "bias"), view=View(wide=wide))
 
 
 @profiles.command("diff", epilog="Example: shmoo profiles diff gpu_a100_40g gpu_h100")
@@ -129,14 +134,16 @@ def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     if as_json:
         output.json_document({"format": 1, "first": a.name, "second": b.name, "differences": rows})
         return
-    columns = [Column("coefficient", itemgetter("coefficient"))]
-    columns += [Column(name, lambda r, s=side: _side(r[s])) for name, side in ((a.name, "first"), (b.name, "second"))]
-    columns += [Column("ratio", lambda r: Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]))]
-    output.table(columns, rows, drop=("ratio",), view=view)
+    ratios = (Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]) for r in rows)
+    lines = [[r["coefficient"], _side(r["first"]), _side(r["second"]), ratio] for r, ratio in zip(rows, ratios, strict=True)]
+    output.table(["coefficient", a.name, b.name, "ratio"], lines, drop=("ratio",), view=view)
 
 
-def coefficient_range(c: Coefficient) -> str:
-    """The 90 % range as text, "" for a value without one."""
+def _share(value: float | None) -> Cell:
+    return quantity(value, "%", unknown="")
+
+
+def _range(c: Coefficient) -> str:
     low, high = c.bounds
     return "" if low == high else span(low, high, c.unit, "-")
 
@@ -147,32 +154,3 @@ def _plain(c: Coefficient | None) -> dict[str, object] | None:
 
 def _side(plain: dict | None) -> str:
     return "" if plain is None else f"{si(plain['value'], plain['unit'])} ({plain['source']})"
-
-
-COEFFICIENTS = (
-    Column("coefficient", itemgetter(0)),
-    Column("source", lambda item: item[1].source),
-    Column("value", lambda item: quantity(item[1].value, item[1].unit)),
-    Column("90 % range", lambda item: coefficient_range(item[1])),
-    Column("reference", lambda item: item[1].reference),
-)
-RESIDUALS = (
-    Column("residual of", attrgetter("group")),
-    Column("dtype", attrgetter("dtype")),
-    Column("runtime", attrgetter("runtime")),
-    Column("trees", lambda g: len(g.trees), "#"),
-    Column("cases", attrgetter("cases"), "#"),
-    Column("spread", attrgetter("spread"), "%", ""),
-    Column("features", lambda g: ", ".join(g.features)),
-)
-ERRORS = (
-    Column("n", lambda item: item[1].n, "#"),
-    Column("mean", lambda item: item[1].mean, "%", ""),
-    Column("physics alone", lambda item: item[1].physics, "%", ""),
-    Column("median", lambda item: item[1].median, "%", ""),
-    Column("p90", lambda item: item[1].p90, "%", ""),
-    Column("bias", lambda item: f"{item[1].bias * 100:+.1f} %"),
-    Column("in 90 % interval", lambda item: item[1].coverage, "%", ""),
-    Column("noise floor", lambda item: item[1].noise, "%", ""),
-)
-"""Of a group's name with its errors."""

@@ -124,10 +124,8 @@ def report_record(made: ErrorReport) -> dict[str, object]:
         {
             "network": n.name,
             "measured_s": n.whole.measured_s,
-            "estimated_s": {"value": n.whole.estimate_s.value, "low": n.whole.estimate_s.low, "high": n.whole.estimate_s.high},
-            "error": n.whole.error,
-            "standard_error": n.whole.standard_error,
-            "inside": n.whole.inside,
+            "estimated_s": msgspec.structs.asdict(n.whole.estimate_s),
+            **{name: getattr(n.whole, name) for name in ("error", "standard_error", "inside")},
             "weighted_operator_error": n.weighted_error,
             "spread": n.whole.spread,
             "children_s": n.children_s,

@@ -138,9 +138,9 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
         line: list[str | Cell] = [
             *([setting] if differ else []),
             row.status,
-            Cell("", None) if latency is None else quantity(latency.value_s, "s"),
-            Cell("", None) if latency is None else quantity(latency.relative_se, "%"),
-            Cell("", None) if alone is None else quantity(alone.value_s, "s"),
+            quantity(latency.value_s if latency else None, "s", unknown=""),
+            quantity(latency.relative_se if latency else None, "%", unknown=""),
+            quantity(alone.value_s if alone else None, "s", unknown=""),
             str(len(row.visits)),
             str(samples),
         ]

@@ -206,23 +206,15 @@ def _array_blocks(engine: str, jobs: int) -> list[Columns]:
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
-    from shmoo.estimators.predict.tabular import flatten, memory_record
+    from shmoo.estimators.predict.tabular import flatten, memory_record, or_reason
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
     for found in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):
-        row: Record = {
-            "model": controller.model,
-            "arch": found.arch,
-            "dtype": found.dtype,
-            "runtime": found.runtime,
-            **found.settings,
-            name: found.value,
-        }
-        if found.value is None:
-            row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
-        row |= {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
-        yield row | flatten(memory_record(found.memory))
+        head = {"model": controller.model, "arch": found.arch, "dtype": found.dtype, "runtime": found.runtime, **found.settings}
+        value = or_reason(name, found.value, f"not even the smallest size stays on chip: {found.limit}")
+        sizes = {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        yield head | value | sizes | flatten(memory_record(found.memory))
 
 
 def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
