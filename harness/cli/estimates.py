@@ -21,7 +21,7 @@ SHARED = ("model", "batch", "dtype", "runtime")
 COLUMNS = (
     Column("model", itemgetter("model")),
     Column("arch", lambda r: f"{r['arch']}, {NO_SILICON}" if _simulated(r) else r["arch"]),
-    Column("batch", itemgetter("batch"), "#"),
+    Column("batch", itemgetter("batch")),
     Column("dtype", itemgetter("dtype")),
     Column("runtime", itemgetter("runtime")),
     *results("latency", "90 % interval", "device", "rate", "energy", "power", "memory", "fits", "tiles"),
@@ -39,7 +39,7 @@ ORDER = "by latency where no --arch is named, else that of --arch"
 """Defaults of --all and --sort for help."""
 MORE = "more machines: --all for every built-in one, --arch NAME,... for those of `shmoo profiles list`"
 OPERATOR_COLUMNS = (
-    Column("row", itemgetter("row"), "#"),
+    Column("row", itemgetter("row")),
     Column("op", itemgetter("op")),
     *results("latency"),
     Column("90 % of latency", interval("latency_s", "s")),

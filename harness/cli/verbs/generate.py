@@ -119,7 +119,7 @@ def _reporting(
 TEXTS = ("model", "arch", "batch", "dtype", "runtime", "prompt+new")
 """Columns that are text, the first ones."""
 COLUMNS = (
-    *(Column(name, itemgetter(name), "#") for name in TEXTS[:-1]),
+    *(Column(name, itemgetter(name)) for name in TEXTS[:-1]),
     Column("prompt+new", lambda r: f"{r['prompt_tokens']}+{r['new_tokens']}"),
     Column("first token", itemgetter("time_to_first_token_s"), "s"),
     Column("per token", itemgetter("time_per_output_token_s"), "s", "none"),

@@ -37,14 +37,15 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
     from shmoo.runs.analysis.history import FEWEST
     from shmoo.runs.analysis.history import history as follow
-    from shmoo.runs.plots.history import change_row, render_history
-    from shmoo.runs.plots.page import write
 
     limit = MIN_CHANGE if threshold is None else threshold
     cases: dict[str, CaseSpec] = {}
     opened = [output.open_run(path, cases) for path in runs]
     found = follow(opened, limit)
     if out is not None or not as_json:
+        from shmoo.runs.plots.history import change_row, render_history
+        from shmoo.runs.plots.page import write
+
         target = output.writing(out or PAGE)
         write(render_history(found, limit), target)
         output.message(f"wrote {target}")
