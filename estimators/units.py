@@ -59,6 +59,11 @@ def size(nbytes: float | None, digits: int = 3) -> str:
     return f"{number} {_BINARY[step]}"
 
 
+def span(low: float | None, high: float | None, unit: str, between: str = "to") -> str:
+    """An interval: "1.23 ms to 4.56 ms"."""
+    return f"{si(low, unit)} {between} {si(high, unit)}"
+
+
 def percent(fraction: float | None, signed: bool = False, digits: int = 1) -> str:
     """A fraction as per cent: 0.123 is "12.3 %"; signed: "+12.3 %"."""
     if fraction is None:

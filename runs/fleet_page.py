@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.units import counted, percent, si
+from shmoo.estimators.units import counted, percent, span
 from shmoo.runs.analysis.fleet import Drift, Family, FleetReport, NetworkEnergy, Specimen, Speed
-from shmoo.runs.plots.page import Cell, Table, page, render
+from shmoo.runs.plots.page import Table, page, render
 from shmoo.runs.report import metrics_row
 
 SPLITS = ("test", "validation")
 TITLE = ("cpu", "gpu")
 """Facts that a group of equal machines has in its title."""
-ABSENT = Cell("", numeric=True)
 
 
 def render_fleet(report: FleetReport, title: str) -> str:
@@ -65,30 +65,26 @@ def _missing_row(specimen: Specimen) -> dict[str, Cell]:
     return {
         "machine": Cell(specimen.name),
         "standing": Cell(specimen.standing, tone="fair" if visits else "poor"),
-        "visits fetched": Cell(str(visits), visits, numeric=True),
+        "visits fetched": quantity(visits, "#"),
         "reason": Cell(specimen.reason),
     }
 
 
 def _facts(family: Family) -> Table:
     """Machines as rows: what their runs and their firmware say."""
-    names = list(
-        dict.fromkeys(
-            name for specimen in family.specimens for name, value in specimen.facts.items() if value and name not in TITLE
-        )
-    )
+    known = dict.fromkeys(name for specimen in family.specimens for name, value in specimen.facts.items() if value)
     rows = []
     for specimen, run in zip(family.specimens, family.runs, strict=True):
         machine = run.manifest.machine
         row = {
             "machine": Cell(specimen.name),
-            "cases": Cell(str(len(run.rows)), len(run.rows), numeric=True),
+            "cases": quantity(len(run.rows), "#"),
             "usable": Cell(percent(sum(r.timed for r in run.rows) / max(len(run.rows), 1), digits=0), numeric=True),
             "driver": Cell(machine.driver or "none"),
             "torch": Cell(machine.torch),
             "clock policy": Cell(machine.clock_policy or "not reported"),
         }
-        rows.append(row | {name: Cell(str(specimen.facts.get(name) or "")) for name in names if name not in row})
+        rows.append(row | {name: Cell(str(specimen.facts.get(name) or "")) for name in known if name not in (*row, *TITLE)})
     return rows
 
 
@@ -97,12 +93,10 @@ def _speed_row(speed: Speed) -> dict[str, Cell]:
     tone = "" if speed.z is None else "poor" if speed.outlier else "good"
     return {
         "machine": Cell(speed.name),
-        "time beside its equals": Cell(
-            "not comparable" if ratio is None else percent(ratio, signed=True), ratio, tone, numeric=True
-        ),
-        "standard error": Cell(percent(speed.standard_error), speed.standard_error, numeric=True),
+        "time beside its equals": quantity(ratio, "+%", tone=tone, unknown="not comparable"),
+        "standard error": quantity(speed.standard_error, "%"),
         "z-score": Cell("too few machines" if speed.z is None else f"{speed.z:+.1f}", speed.z, numeric=True),
-        "shared cases": Cell(str(speed.cases), speed.cases, numeric=True),
+        "shared cases": quantity(speed.cases, "#"),
         "energy beside its equals": Cell(
             percent(None if speed.energy_ratio is None else speed.energy_ratio - 1.0, signed=True),
             speed.energy_ratio,
@@ -130,9 +124,9 @@ def _coefficients(specimens: Sequence[Specimen]) -> Table:
 
 def _coefficient(c: Coefficient | None) -> Cell:
     if c is None:
-        return ABSENT
+        return quantity(None, "", unknown="")
     low, high = c.bounds
-    return Cell(si(c.value, c.unit), c.value, note=f"{si(low, c.unit)} to {si(high, c.unit)}", numeric=True)
+    return quantity(c.value, c.unit, span(low, high, c.unit))
 
 
 def _errors(specimens: Sequence[Specimen]) -> Table:
@@ -160,11 +154,7 @@ def _drift_rows(drift: Drift) -> Table:
 def _energies(energies: Sequence[NetworkEnergy]) -> Table:
     machines: Mapping[str, None] = dict.fromkeys(name for one in energies for name in one.energy_j)
     return [
-        {"network": Cell(one.case.label)}
-        | {
-            name: Cell(si(one.energy_j[name], "J"), one.energy_j[name], numeric=True) if name in one.energy_j else ABSENT
-            for name in machines
-        }
+        {"network": Cell(one.case.label)} | {name: quantity(one.energy_j.get(name), "J", unknown="") for name in machines}
         for one in energies
     ]
 

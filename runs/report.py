@@ -7,15 +7,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
-from shmoo.estimators.units import UNKNOWN, counted, percent, si, size, yes_or_no
+from shmoo.estimators.units import UNKNOWN, counted, percent, si, size, span, yes_or_no
 from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.chart import Figure
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.estimates import energy_figure, fusion_figure, tiles_figure
-from shmoo.runs.plots.page import Cell, Table, page, render, write
+from shmoo.runs.plots.page import Table, page, render, write
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
 
 REPORT_NAME = "report.html"
@@ -191,15 +192,7 @@ def _machine_facts(report: ErrorReport) -> list[tuple[str, str]]:
 
 def _error(value: float | None, signed: bool = True) -> Cell:
     tone = "" if value is None else "good" if abs(value) <= 0.10 else "fair" if abs(value) <= 0.25 else "poor"
-    return Cell(percent(value, signed=signed), value, tone, numeric=True)
-
-
-def _number(value: float | None, unit: str) -> Cell:
-    return Cell(size(value) if unit == "B" else si(value, unit), value, numeric=True)
-
-
-def _share(value: float | None, digits: int = 1) -> Cell:
-    return Cell(percent(value, digits=digits), value, numeric=True)
+    return quantity(value, "+%" if signed else "%", tone=tone)
 
 
 def _ratio(part_s: float | None, whole_s: float) -> Cell:
@@ -210,20 +203,19 @@ def _ratio(part_s: float | None, whole_s: float) -> Cell:
 def _interval(value: Mapping[str, float] | None, unit: str) -> Cell:
     if value is None:
         return Cell(UNKNOWN, numeric=True)
-    ends = f"{si(value['low'], unit)} to {si(value['high'], unit)}"
-    return Cell(si(value["value"], unit), value["value"], note=ends, numeric=True)
+    return quantity(value["value"], unit, span(value["low"], value["high"], unit))
 
 
 def _network_row(network: NetworkError) -> dict[str, Cell]:
     whole, estimate, weighted = network.whole, network.whole.estimate_s, network.weighted_error
-    ends = f"{si(estimate.low, 's')} to {si(estimate.high, 's')} {'✓' if whole.inside else '✗'}"
+    ends = f"{span(estimate.low, estimate.high, 's')} {'✓' if whole.inside else '✗'}"
     return {
         "network": Cell(network.name),
-        "measured": _number(whole.measured_s, "s"),
-        "estimated": _number(estimate.value, "s"),
+        "measured": quantity(whole.measured_s, "s"),
+        "estimated": quantity(estimate.value, "s"),
         "error": _error(whole.error),
         "90 % interval": Cell(ends, estimate.low, "" if whole.inside else "fair", numeric=True),
-        "standard error": _share(whole.standard_error),
+        "standard error": quantity(whole.standard_error, "%"),
         "operators' error": Cell("not timed", numeric=True) if weighted is None else _error(weighted, signed=False),
         "operators / whole": _ratio(network.children_s, whole.measured_s),
         "alone / whole": _ratio(network.operators_s, whole.measured_s),
@@ -235,15 +227,15 @@ def metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]
     return {
         "group": Cell(group),
         "split": Cell(split),
-        "cases": Cell(str(card.n), card.n, numeric=True),
+        "cases": quantity(card.n, "#"),
         "mean": _error(card.mean, signed=False),
         "median": _error(card.median, signed=False),
         "p90": _error(card.p90, signed=False),
-        "within 10 %": _share(card.within_10, digits=0),
-        "within 20 %": _share(card.within_20, digits=0),
+        "within 10 %": quantity(card.within_10, "0%"),
+        "within 20 %": quantity(card.within_20, "0%"),
         "bias": _error(card.bias),
-        "in interval": _share(card.coverage, digits=0),
-        "noise floor": _share(card.noise),
+        "in interval": quantity(card.coverage, "0%"),
+        "noise floor": quantity(card.noise, "%"),
     }
 
 
@@ -255,10 +247,10 @@ def _calls_table(network: NetworkError) -> Table:
             "operator": Cell(call.operator),
             "module": Cell(call.module),
             "family": Cell(call.family),
-            "measured": _number(call.measured_s, "s"),
-            "estimated": _number(call.estimated_s, "s"),
+            "measured": quantity(call.measured_s, "s"),
+            "estimated": quantity(call.estimated_s, "s"),
             "error": _error(call.error),
-            "share of time": _share(call.share),
+            "share of time": quantity(call.share, "%"),
         }
         for call in worst
     ]
@@ -270,15 +262,15 @@ def _estimate_row(e: Mapping[str, Any]) -> dict[str, Cell]:
     return {
         "model": Cell(str(e["model"])),
         "architecture": Cell(str(e["arch"])),
-        "batch": Cell(str(batch), batch, numeric=True),
+        "batch": quantity(batch, "#"),
         "dtype": Cell(str(e.get("dtype", ""))),
         "runtime": Cell(str(e.get("runtime", ""))),
         "latency": _interval(e.get("latency_s"), "s"),
         "throughput": _interval(e.get("throughput_per_s"), "/s"),
         "energy": _interval(e.get("energy_j"), "J"),
-        "peak memory": _number(e.get("peak_memory_bytes"), "B"),
+        "peak memory": quantity(e.get("peak_memory_bytes"), "iB"),
         "fits": Cell(yes_or_no(e.get("fits")), note=(e.get("memory") or {}).get("advice", "")),
-        "flops": _number(e.get("flops"), "flop"),
+        "flops": quantity(e.get("flops"), "flop"),
         "basis": Cell(basis),
     }
 
@@ -287,22 +279,22 @@ def _fusion_row(network: FusionSummary) -> dict[str, Cell]:
     common = ", ".join(f"{count} × ({ops})" for ops, count in network.groups[:COMMON_GROUPS]) or "none"
     return {
         "network": Cell(network.model),
-        **{f"{label} saved": _share(network.savings.saved(field)) for field, label, _ in QUANTITIES},
+        **{f"{label} saved": quantity(network.savings.saved(field), "%") for field, label, _ in QUANTITIES},
         "operators that most often share a kernel": Cell(common),
     }
 
 
-def _coefficient_row(name: str, coefficient: Coefficient) -> dict[str, Cell]:
-    c = coefficient
+def _coefficient_row(name: str, c: Coefficient) -> dict[str, Cell]:
+    unit = "iB" if c.unit == "B" else c.unit
     if c.low is not None and c.high is not None:
-        uncertainty = f"{_number(c.low, c.unit).text} to {_number(c.high, c.unit).text}"
+        uncertainty = f"{quantity(c.low, unit).text} to {quantity(c.high, unit).text}"
     elif c.stderr is None:
         uncertainty = "not given"
     else:
         uncertainty = f"± {percent(c.stderr / abs(c.value)) if c.value else si(c.stderr, c.unit)}"
     return {
         "coefficient": Cell(name),
-        "value": _number(c.value, c.unit),
+        "value": quantity(c.value, unit),
         "uncertainty": Cell(uncertainty, numeric=True),
         "source": Cell(c.source, tone=f"source-{c.source.replace(' ', '-')}"),
         "reference": Cell(c.reference),

@@ -17,6 +17,7 @@ FLOOR_PLAN = (
     "estimators/progress",
     "estimators/graph",
     "estimators/units",
+    "estimators/columns",
     "estimators/costs",
     "estimators/fusion",
     "estimators/memory",

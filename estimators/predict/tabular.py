@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.memory.room import MemoryRoom
-from shmoo.estimators.units import html_table, percent, si, size, yes_or_no
+from shmoo.estimators.units import html_table, percent, si, size, span, yes_or_no
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.director import Estimate
@@ -104,9 +104,7 @@ def estimate_html(estimate: Estimate) -> str:
         ("average power", estimate.average_power_w, "W"),
     )
     rows = [
-        [name, si(None, unit), ""]
-        if value is None
-        else [name, si(value.value, unit), f"{si(value.low, unit)} to {si(value.high, unit)}"]
+        [name, si(None, unit), ""] if value is None else [name, si(value.value, unit), span(value.low, value.high, unit)]
         for name, value, unit in measures
     ]
     rows += [

@@ -128,18 +128,12 @@ class Inspection(msgspec.Struct, frozen=True):
     def _repr_html_(self) -> str:
         """The first two levels of modules as a table, for notebooks."""
         headers = ["module", "calls", "params", "flops", "bytes", "flop/B", *(f"% {name}" for name in self.architectures)]
-        rows = [
-            [
-                "\u2003" * row.depth + (row.name.rpartition(".")[2] or self.model),
-                str(row.calls),
-                si(row.params, ""),
-                si(row.flops, "flop"),
-                si(row.bytes, "B"),
-                "" if row.intensity is None else si(row.intensity, ""),
-                *(f"{percent(row.on[name].share)} {row.on[name].bound}" for name in self.architectures),
-            ]
-            for row in self.tree(2)
-        ]
+        rows = []
+        for row in self.tree(2):
+            label = "\u2003" * row.depth + (row.name.rpartition(".")[2] or self.model)
+            work = [str(row.calls), si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]
+            work.append("" if row.intensity is None else si(row.intensity, ""))
+            rows.append([label, *work, *(f"{percent(part.share)} {part.bound}" for part in row.on.values())])
         return html_table(headers, rows)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.units import percent, si, size, yes_or_no
+from shmoo.estimators.columns import Column
+from shmoo.estimators.present.results import interval, results
+from shmoo.estimators.units import percent
 from shmoo.harness.cli import output
-from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.layout import View
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
@@ -15,24 +18,18 @@ if TYPE_CHECKING:
 NO_SILICON = "no silicon"
 SHARED = ("model", "batch", "dtype", "runtime")
 """Columns that move into the title where all rows agree."""
-COLUMNS: Mapping[str, Callable[[Record], str | Cell]] = {
-    "model": lambda r: str(r["model"]),
-    "arch": lambda r: f"{r['arch']}, {NO_SILICON}" if _simulated(r) else str(r["arch"]),
-    "batch": lambda r: str(r["batch"]),
-    "dtype": lambda r: str(r["dtype"]),
-    "runtime": lambda r: str(r["runtime"]),
-    "latency": lambda r: output.quantity(r["latency_s"]["value"], "s"),
-    "90 % interval": lambda r: f"{si(r['latency_s']['low'], 's')} - {si(r['latency_s']['high'], 's')}",
-    "device": lambda r: output.quantity(r["device_s"], "s"),
-    "rate": lambda r: output.quantity(r["throughput_per_s"]["value"], "/s"),
-    "energy": lambda r: output.quantity(r["energy_j"] and r["energy_j"]["value"], "J"),
-    "power": lambda r: output.quantity(r["average_power_w"] and r["average_power_w"]["value"], "W"),
-    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-    "fits": lambda r: yes_or_no(r["fits"]),
-    "tiles": lambda r: output.quantity(r["tiles"], ""),
-    "rests on": lambda r: _rests_on(r["basis"]),
-}
-"""Header -> cell of an estimate."""
+COLUMNS = (
+    Column("model", itemgetter("model")),
+    Column("arch", lambda r: f"{r['arch']}, {NO_SILICON}" if _simulated(r) else r["arch"]),
+    Column("batch", itemgetter("batch")),
+    Column("dtype", itemgetter("dtype")),
+    Column("runtime", itemgetter("runtime")),
+    *results("latency", "90 % interval", "device", "rate", "energy", "power", "memory", "fits", "tiles"),
+    Column("rests on", lambda r: _rests_on(r["basis"])),
+)
+"""Of estimates with their flat records."""
+MOST_ADVICE = 3
+"""Lines about memory below a table."""
 TEXTS = 5
 """Columns that are text, the first ones."""
 DROP = ("tiles", "rests on", "power", "device", "memory", "rate", "90 % interval", "energy", "fits")
@@ -41,22 +38,45 @@ ALL = "a short list where no --arch is named"
 ORDER = "by latency where no --arch is named, else that of --arch"
 """Defaults of --all and --sort for help."""
 MORE = "more machines: --all for every built-in one, --arch NAME,... for those of `shmoo profiles list`"
-OPERATOR_COLUMNS = ("row", "op", "latency", "90 % of latency", "energy", "90 % of energy")
+OPERATOR_COLUMNS = (
+    Column("row", itemgetter("row")),
+    Column("op", itemgetter("op")),
+    *results("latency"),
+    Column("90 % of latency", interval("latency_s", "s")),
+    *results("energy"),
+    Column("90 % of energy", interval("energy_j", "J")),
+)
 
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
     """Table of estimates of models, what was assumed, what does not fit, and operators without a cost."""
+    from shmoo.estimators.predict.tabular import flatten
+
     # Each architecture has its own runtime unless several are compared on one.
     pairs = {(r["arch"], r["runtime"]) for r in records}
     own_runtimes = len(pairs) == len({arch for arch, _ in pairs})
     drop = (*DROP[:5], "runtime", *DROP[5:]) if own_runtimes else DROP
-    rows = [[cell(r) for cell in COLUMNS.values()] for r in records]
-    output.table(list(COLUMNS), rows, left=TEXTS, drop=drop, common=SHARED, view=view)
+    output.table(COLUMNS, [r | flatten(r) for r in records], left=TEXTS, drop=drop, common=SHARED, view=view)
+    tell_about(records, assumptions(records))
+
+
+def tell_about(records: Sequence[Record], said: Mapping[str, str]) -> None:
+    """Below a table of estimates: what was assumed, of the first that do not fit their machine's memory what would fit, and
+    which operators have no cost formula."""
     if records:
         output.result("")
-        output.facts(assumptions(records))
-    output.tell_of_memory(records)
-    output.tell_of_unknown_operators(records)
+        output.facts(said)
+    outgrown = [r for r in records if r["fits"] is False]
+    for r in outgrown[:MOST_ADVICE]:
+        output.message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
+    if len(outgrown) > MOST_ADVICE:
+        output.message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
+    for line in dict.fromkeys(
+        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
+        for r in records
+        for op in r["unknown_ops"]
+    ):
+        output.message(line)
 
 
 def assumptions(records: Sequence[Record]) -> dict[str, str]:
@@ -109,11 +129,6 @@ def _request(record: Record) -> tuple[object, ...]:
 
 def show_operators(records: Sequence[Record], view: View) -> None:
     """Table of the rows of an operator table."""
+    from shmoo.estimators.predict.tabular import flatten
 
-    def cells(value: dict[str, float] | None, unit: str) -> list[str | Cell]:
-        if value is None:
-            return [output.quantity(None, unit), ""]
-        return [output.quantity(value["value"], unit), f"{si(value['low'], unit)} - {si(value['high'], unit)}"]
-
-    rows = [[str(r["row"]), str(r["op"]), *cells(r["latency_s"], "s"), *cells(r["energy_j"], "J")] for r in records]
-    output.table(OPERATOR_COLUMNS, rows, left=2, view=view)
+    output.table(OPERATOR_COLUMNS, map(flatten, records), left=2, view=view)

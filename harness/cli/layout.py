@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from shmoo.estimators.columns import Cell
 from shmoo.estimators.errors import unknown
 
 PROSE = 40
@@ -18,14 +19,6 @@ MARKS = "._/,=+"
 """Characters after which a name that is too long for its column is broken."""
 INDENT = " " * 4
 """Before what is folded under a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell that is sorted by a value and shows a text; an unknown value comes last in any order."""
-
-    text: str
-    value: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +45,8 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table.
+class LaidOut:
+    """A column as it is laid out.
 
     Attributes:
         text: whether cells are words, which stand on the left and may be broken; numbers stand on the right.
@@ -76,12 +69,12 @@ class Column:
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
         return min(width, PROSE) if self.text else width
 
-    def folded_header(self) -> Column:
+    def folded_header(self) -> LaidOut:
         """The column, its header on as many lines as the width of its cells asks for; words stay whole."""
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
         return replace(self, header="\n".join(textwrap.wrap(self.header, width)))
 
-    def rows(self, order: Sequence[int]) -> Column:
+    def rows(self, order: Sequence[int]) -> LaidOut:
         """The column of these rows."""
         return replace(self, cells=tuple(self.cells[i] for i in order))
 
@@ -92,19 +85,19 @@ class Column:
         return [line.ljust(width) for part in text.split("\n") for line in wrapped(part, width)]
 
 
-def columns_of(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], left: int) -> list[Column]:
+def columns_of(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], left: int) -> list[LaidOut]:
     """Columns of rows; the first `left` are text, and so are those with long cells."""
     made = []
     for i, header in enumerate(headers):
         listed = [row[i] for row in rows]
         cells = tuple(cell.text if isinstance(cell, Cell) else cell for cell in listed)
         values = tuple(cell.value if isinstance(cell, Cell) else cell for cell in listed)
-        column = Column(header, cells, i < left, values)
+        column = LaidOut(header, cells, i < left, values)
         made.append(replace(column, text=column.text or column.width > PROSE))
     return made
 
 
-def order_of(columns: Sequence[Column], view: View) -> list[int]:
+def order_of(columns: Sequence[LaidOut], view: View) -> list[int]:
     """Rows to show, in the order asked for."""
     count = len(columns[0].cells) if columns else 0
     order = list(range(count))
@@ -126,7 +119,7 @@ def _sort_key(value: float | str | None) -> tuple[bool, float, str]:
     return False, value or 0.0, ""
 
 
-def with_room(columns: Sequence[Column], available: int, drop: Sequence[str]) -> list[Column]:
+def with_room(columns: Sequence[LaidOut], available: int, drop: Sequence[str]) -> list[LaidOut]:
     """The columns that fit into `available` characters; those named in `drop` go first, from its first name on."""
     kept = {column.header for column in columns if column.header not in drop}
     for name in reversed(drop):
@@ -136,7 +129,7 @@ def with_room(columns: Sequence[Column], available: int, drop: Sequence[str]) ->
     return [column for column in columns if column.header in kept]
 
 
-def fitted(columns: Sequence[Column], available: int | None) -> tuple[list[Column], list[int]]:
+def fitted(columns: Sequence[LaidOut], available: int | None) -> tuple[list[LaidOut], list[int]]:
     """The columns with the width of each: headers take several lines, and then text is broken, the widest column first, until
     all fit. Where the numbers alone are wider, or nothing limits them, columns are as wide as they are."""
     natural = [column.width for column in columns]
@@ -164,7 +157,7 @@ def room_beside(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], av
     return available - total_width([0, *(column.folded_header().width for column in columns_of(headers, rows, 0))])
 
 
-def grid(columns: Sequence[Column], widths: Sequence[int], under: Sequence[str], available: int | None) -> tuple[list[str], ...]:
+def grid(columns: Sequence[LaidOut], widths: Sequence[int], under: Sequence[str], available: int | None) -> tuple[list[str], ...]:
     """Lines of the head, and lines of the rows, each with what is folded under it.
 
     Args:

@@ -13,16 +13,18 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import msgspec
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.units import si
-from shmoo.harness.cli.layout import GAP, Cell, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
+from shmoo.harness.cli.layout import GAP, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.defaults import own_folders
 from shmoo.runs.store.files import blocks_of, csv_of_blocks, replace_file
 
@@ -36,8 +38,6 @@ LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "tor
 """Packages whose warnings are about themselves. Their errors are shown, apart from torch's."""
 TORCH_LOGS = "TORCH_LOGS"
 """Whoever sets this variable asks torch to say more."""
-MOST_ADVICE = 3
-"""Lines about memory below a table."""
 PART = 1000
 """Elements of a long list that are made ready to be written at once."""
 EVERYTHING = View()
@@ -131,25 +131,6 @@ def tell_of_code(models: Iterable[str]) -> None:
         message(f"{model}: running its code to make the model; the current directory is searched for it first")
 
 
-def tell_of_memory(records: Sequence[Mapping[str, Any]]) -> None:
-    """Say of the first estimates that do not fit their machine's memory what is missing and what would fit."""
-    outgrown = [r for r in records if r["fits"] is False]
-    for r in outgrown[:MOST_ADVICE]:
-        message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
-    if len(outgrown) > MOST_ADVICE:
-        message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
-
-
-def tell_of_unknown_operators(records: Sequence[Mapping[str, Any]]) -> None:
-    """Say which operators of the estimated models have no cost formula."""
-    for line in dict.fromkeys(
-        f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
-        for r in records
-        for op in r["unknown_ops"]
-    ):
-        message(line)
-
-
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
     """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs; what
@@ -217,14 +198,9 @@ def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
         os.close(before)
 
 
-def quantity(value: float | None, unit: str) -> Cell:
-    """A cell that shows a value with its unit and is sorted by it."""
-    return Cell(si(value, unit), value)
-
-
 def table(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[str | Cell]],
+    columns: Sequence[str | Column],
+    records: Iterable[Any],
     title: str = "",
     left: int = 1,
     *,
@@ -233,7 +209,8 @@ def table(
     under: Sequence[str] = (),
     view: View = EVERYTHING,
 ) -> None:
-    """A table on stdout. The first `left` columns are text, and so are those of long cells; the others are aligned right.
+    """A table on stdout, a row a record; a heading alone is that of the texts at its place. The first `left` columns are text,
+    and so are those of long cells; the others are aligned right.
 
     On a terminal it is no wider than that: columns are left out, and then text is folded, the widest column first, and so are
     headers; numbers never are. Where the numbers alone are wider, whole rows run over the edge.
@@ -244,21 +221,23 @@ def table(
         under: a text for each row that is folded under it.
         view: what the person wants to see of it; `InputError` where it names no header.
     """
-    listed = [[_printable_cell(cell) for cell in row] for row in rows]
-    columns = columns_of([printable(header) for header in headers], listed, left)
-    view.check([column.header for column in columns])
-    order = order_of(columns, view)
-    columns = [column.rows(order) for column in columns]
+    named = [column if isinstance(column, Column) else Column(column, itemgetter(i)) for i, column in enumerate(columns)]
+    cells = [[column.cell(record) for column in named] for record in records]
+    cells = [[replace(cell, text=printable(cell.text)) for cell in row] for row in cells]
+    laid = columns_of([printable(column.name) for column in named], cells, left)
+    view.check([column.header for column in laid])
+    order = order_of(laid, view)
+    laid = [column.rows(order) for column in laid]
     if view.columns:
-        columns = [column for name in view.columns for column in columns if column.header == name]
-    moved = [c for c in columns if c.header in common and c.header not in view.columns and len(set(c.cells)) == 1 and c.cells[0]]
-    if len(moved) < len(columns):
-        columns = [column for column in columns if column not in moved]
+        laid = [column for name in view.columns for column in laid if column.header == name]
+    moved = [c for c in laid if c.header in common and c.header not in view.columns and len(set(c.cells)) == 1 and c.cells[0]]
+    if len(moved) < len(laid):
+        laid = [column for column in laid if column not in moved]
         title = ", ".join(filter(None, (title, *(f"{column.header} {column.cells[0]}" for column in moved))))
     terminal = terminal_columns()
     available = None if view.wide else terminal
-    shown = columns if available is None else with_room(columns, available, () if view.columns else drop)
-    left_out = [column.header for column in columns if column not in shown]
+    shown = laid if available is None else with_room(laid, available, () if view.columns else drop)
+    left_out = [column.header for column in laid if column not in shown]
     shown, widths = fitted(shown, available)
     below = [printable(under[i]) for i in order] if under else []
     head, body = grid(shown, widths, below, terminal)
@@ -272,11 +251,6 @@ def table(
         ctx = click.get_current_context(silent=True)
         has_wide = ctx is None or any(parameter.name == "wide" for parameter in ctx.command.params)
         message(f"no room for {', '.join(left_out)}: {'--wide' if has_wide else 'a wider terminal'} shows every column")
-
-
-def _printable_cell(cell: str | Cell) -> str | Cell:
-    text = printable(cell.text if isinstance(cell, Cell) else cell)
-    return (cell if text == cell.text else Cell(text, cell.value)) if isinstance(cell, Cell) else text
 
 
 def facts(named: Mapping[str, str]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
 from shmoo.estimators.units import amount, counted, percent, si
 from shmoo.estimators.variants import variant
-from shmoo.runs.plots.page import Cell, page, section, table, write
+from shmoo.runs.plots.page import page, section, table, write
 
 PAGES = Path(__file__).parent
 MOST_OPENED = 100

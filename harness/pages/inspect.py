@@ -9,10 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.predict.director import KernelEstimate
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, KernelNode, Row, parent_of
 from shmoo.estimators.units import percent, si
-from shmoo.runs.plots.page import Cell, page, section, table, write
+from shmoo.runs.plots.page import page, section, table, write
 
 COLOURS = {"compute": "#2a6f97", "memory": "#8a5a00", "launch": "#9b2226"}
 """Colour of each bound: white text on it has a contrast of at least 4.5 to 1."""
@@ -127,13 +128,13 @@ def _line(row: Row, inspection: Inspection) -> dict[str, Cell]:
     """A module or operator as a table row."""
     line = {
         "name": Cell(row.name or inspection.model),
-        "calls": Cell(str(row.calls), row.calls, numeric=True),
-        "parameters": Cell(si(row.params, ""), row.params, numeric=True),
-        "work": Cell(si(row.flops, "flop"), row.flops, numeric=True),
-        "bytes": Cell(si(row.bytes, "B"), row.bytes, numeric=True),
+        "calls": quantity(row.calls, "#"),
+        "parameters": quantity(row.params, ""),
+        "work": quantity(row.flops, "flop"),
+        "bytes": quantity(row.bytes, "B"),
     }
     for name, part in row.on.items():
-        line[f"time on {name}"] = Cell(si(part.latency_s, "s"), part.latency_s, note=percent(part.share), numeric=True)
+        line[f"time on {name}"] = quantity(part.latency_s, "s", percent(part.share))
         line[f"bound on {name}"] = Cell(part.bound)
     return line
 

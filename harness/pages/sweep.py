@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell, Column, quantity
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.present.results import results, setting
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
-from shmoo.estimators.units import amount, si, size, yes_or_no
+from shmoo.estimators.units import span
 from shmoo.estimators.variants import is_count, tiling_parameters, variant
-from shmoo.runs.plots.page import Cell, page, plot, section, table, write
-from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, Machines, sweep_answer, sweep_figures
+from shmoo.runs.plots.page import page, plot, section, table, write
+from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, THROUGHPUT, Machines, sweep_answer, sweep_figures
 
 LISTED = 500
 """Points that the table of a page holds, the fastest ones; `--csv` writes them all."""
@@ -51,7 +54,15 @@ def write_page(
         parts.append(section("curves", "Curves", legend, plot("curves", f"{models} over {axes[0]}")))
     fastest = sorted(rows, key=lambda row: float(row["latency_s"]))[:LISTED]
     note = f"The {LISTED} fastest of {len(rows):,}; --csv writes all of them." if len(rows) > LISTED else f"All {len(rows)}."
-    parts.append(section("points", "Points", note, table([_line(row, axes, units) for row in fastest], "points of the sweep")))
+    columns = [
+        Column("machine", itemgetter("arch")),
+        *(setting(axis, units.get(axis, "")) for axis in axes),
+        Column("latency", _latency),
+        THROUGHPUT,
+        *results("achieved", "energy", "memory", "fits", "tiles"),
+    ]
+    lines = [{column.name: column.cell(row) for column in columns} for row in fastest]
+    parts.append(section("points", "Points", note, table(lines, "points of the sweep")))
     text = page(
         f"{models} over {' and '.join(axes)}{where}",
         Markup("").join(parts),
@@ -84,24 +95,6 @@ def machines_of(profiles: Sequence[ArchitectureProfile], machine_axes: Sequence[
     )
 
 
-def _line(row: Mapping[str, Any], axes: Sequence[str], units: Mapping[str, str]) -> dict[str, Cell]:
-    def number(text: str, value: float | None, note: str = "") -> Cell:
-        return Cell(text, value, note=note, numeric=True)
-
+def _latency(row: Mapping[str, Any]) -> Cell:
     low, high = row["latency_s_low"], row["latency_s_high"]
-    return {
-        "machine": Cell(str(row["arch"])),
-        **{
-            axis: number(amount(row[axis], units.get(axis, "")), row[axis] if isinstance(row[axis], int | float) else None)
-            for axis in axes
-        },
-        "latency": number(
-            si(row["latency_s"], "s"), row["latency_s"], "" if low is None else f"{si(low, 's')} to {si(high, 's')}"
-        ),
-        "throughput": number(si(row["throughput_per_s"], "/s"), row["throughput_per_s"]),
-        "achieved": number(si(row["flops"] / row["latency_s"], "flop/s"), row["flops"] / row["latency_s"]),
-        "energy": number(si(row["energy_j"], "J"), row["energy_j"]),
-        "memory": number(size(row["peak_memory_bytes"]), row["peak_memory_bytes"]),
-        "fits": Cell(yes_or_no(row["fits"])),
-        "tiles": number(si(row["tiles"], ""), row["tiles"]),
-    }
+    return quantity(row["latency_s"], "s", "" if low is None else span(low, high, "s"))

@@ -179,7 +179,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         {identity: row for side in reversed(sides[:-1]) for identity, row in side.items()} for sides in (rows, usable)
     )
     return Comparison(
-        differences=tuple({(d.field, d.a): d for run in bases for d in conditions(run.manifest, new.manifest)}.values()),
+        differences=tuple({(d.field, repr(d.a)): d for run in bases for d in conditions(run.manifest, new.manifest)}.values()),
         statuses={
             name: {status: sum(row.status == status for run in runs for row in run.rows) for status in get_args(Status)}
             for name, runs in (("a", bases), ("b", (new,)))

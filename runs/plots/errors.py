@@ -8,7 +8,7 @@ from statistics import quantiles
 from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import grouped
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import percent, si, span
 from shmoo.runs.analysis.error_records import CaseError, NetworkError, network_name
 from shmoo.runs.plots import chart
 
@@ -180,5 +180,5 @@ def _text(case: CaseError) -> str:
     estimate = case.estimate_s
     return (
         f"{name} ({case.split})\nmeasured {si(case.measured_s, 's')}, estimated {si(estimate.value, 's')} "
-        f"({percent(case.error, signed=True)})\n90 % interval {si(estimate.low, 's')} to {si(estimate.high, 's')}"
+        f"({percent(case.error, signed=True)})\n90 % interval {span(estimate.low, estimate.high, 's')}"
     )

@@ -7,9 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.history import ChangePoint, History, Series
-from shmoo.runs.plots.page import TEMPLATES, Cell, Table, cards, page, render
+from shmoo.runs.plots.page import TEMPLATES, Table, cards, page, render
 from shmoo.runs.store.statistics import Z
 
 MOST_DRAWN = 200
@@ -33,7 +34,7 @@ def render_history(history: History, threshold: float) -> str:
     body = render(
         "history.html.j2",
         threshold=percent(threshold),
-        changes=[_change(history, series, change) for series in history.every for change in series.changes],
+        changes=[change_row(history, series, change) for series in history.every for change in series.changes],
         drawn=[{"label": series.label, "remark": _remark(series), **_picture(history, series)} for series in drawn],
         count=len(history.runs),
         more=len(history.every) - len(drawn),
@@ -51,7 +52,8 @@ def render_history(history: History, threshold: float) -> str:
     )
 
 
-def _change(history: History, series: Series, change: ChangePoint) -> dict[str, Cell]:
+def change_row(history: History, series: Series, change: ChangePoint) -> dict[str, Cell]:
+    """A case and a run from which on it differs."""
     ratio = change.ratio
     return {
         "case": Cell(series.label),
@@ -65,7 +67,7 @@ def _change(history: History, series: Series, change: ChangePoint) -> dict[str, 
 def _runs(history: History) -> Table:
     return [
         {
-            "#": Cell(str(number), number, numeric=True),
+            "#": quantity(number, "#"),
             "run": Cell(str(run.path)),
             "commit": Cell(run.commit or "not recorded"),
             "started": Cell(_minute(run.started_at)),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,27 +14,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell
 from shmoo.runs.plots.chart import Figure, figures_json, script_json
 from shmoo.runs.store.files import replace_file
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One table cell.
-
-    Attributes:
-        text: what the page shows. key: the number to sort by.
-        tone: its colour, "good", "fair", "poor", "source-..." or "". note: a second line.
-        numeric: whether it is aligned right.
-    """
-
-    text: str
-    key: float | None = None
-    tone: str = ""
-    note: str = ""
-    numeric: bool = False
 
 
 Table = Sequence[Mapping[str, Cell]]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import structs
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.present.results import results
 from shmoo.estimators.registry import grouped
-from shmoo.estimators.units import amount, percent, si, size
+from shmoo.estimators.units import amount, percent, si, size, span
 from shmoo.runs.plots import chart
 
 Row = dict[str, Any]
@@ -25,23 +29,13 @@ LEAVES = "working set leaves the chip"
 AS_BUILT = "as built"
 
 
-class Quantity(NamedTuple):
-    """A quantity that a heat map can show. `of` returns `None` for an unknown value; with `less`, small values are good."""
-
-    name: str
-    unit: str
-    less: bool
-    of: Callable[[Row], float | None]
-
-
-QUANTITIES = (
-    Quantity("achieved rate", "flop/s", False, lambda row: row["flops"] / row["latency_s"]),
-    Quantity("latency", "s", True, lambda row: row["latency_s"]),
-    Quantity("energy", "J", True, lambda row: row["energy_j"]),
-    Quantity("average power", "W", True, lambda row: row["average_power_w"]),
-    Quantity("energy x delay", "Js", True, lambda row: row["edp_js"]),
-    Quantity("tiles", "", True, lambda row: row["tiles"]),
-)
+LATENCY, ENERGY, TILES = results("latency", "energy", "tiles")
+THROUGHPUT = Column("throughput", itemgetter("throughput_per_s"), "/s")
+RATE = Column("achieved rate", lambda row: row["flops"] / row["latency_s"], "flop/s")
+POWER = Column("average power", itemgetter("average_power_w"), "W")
+CURVES = (LATENCY, THROUGHPUT, RATE, TILES, ENERGY, POWER)
+QUANTITIES = (RATE, LATENCY, ENERGY, POWER, Column("energy x delay", itemgetter("edp_js"), "Js"), TILES)
+"""What a heat map can show; of the rate alone large values are good."""
 
 
 class Machines(NamedTuple):
@@ -117,17 +111,13 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
     along = _along(rows, axis, units)
     places = {value: float(i) for i, value in enumerate(_values(rows, axis))} if along.labels else {}
     memory = chart.log_axis("everything alive at once", [r["peak_memory_bytes"] for r in rows], "B")
-    panels: dict[str, tuple[chart.Axis, chart.Axis, list[chart.Mark]]] = {
-        title: (x, chart.log_axis(title, values, unit), [])
-        for title, x, values, unit in (
-            ("latency", along, [r[name] for r in rows for name in ("latency_s", "latency_s_low", "latency_s_high")], "s"),
-            ("throughput", along, [r["throughput_per_s"] for r in rows], "/s"),
-            ("achieved rate", along, [r["flops"] / r["latency_s"] for r in rows], "flop/s"),
-            ("tiles", chart.Axis(memory.title, "B", "octave", memory.low, memory.high), [r["tiles"] for r in rows], ""),
-            ("energy", chart.log_axis("latency", [r["latency_s"] for r in rows], "s"), [r["energy_j"] for r in rows], "J"),
-            ("average power", along, [r["average_power_w"] for r in rows], "W"),
-        )
-    }
+    latency = chart.log_axis("latency", map(LATENCY.of, rows), "s")
+    across_of = {TILES: structs.replace(memory, scale="octave"), ENERGY: latency}
+    ends = [row[name] for row in rows for name in ("latency_s_low", "latency_s_high")]
+    panels: dict[str, tuple[chart.Axis, chart.Axis, list[chart.Mark]]] = {}
+    for curve in CURVES:
+        values = [*map(curve.of, rows), *(ends if curve is LATENCY else ())]
+        panels[curve.name] = across_of.get(curve, along), chart.log_axis(curve.name, values, curve.unit), []
     for points in _grouped(rows, differing).values():
         colour, dash, symbol = (
             values.index(tuple(points[0][name] for name in columns))
@@ -138,20 +128,15 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
         hollow = tuple(_outgrows(p) for p in points)
         column = {name: [p[name] for p in points] for name in points[0]}
         x = [places.get(value, value) for value in column[axis]]
-        latency, drawn = column["latency_s"], None not in column["latency_s_low"]
-        lines = {
-            "latency": (x, latency),
-            "throughput": (x, column["throughput_per_s"]),
-            "achieved rate": (x, [p["flops"] / p["latency_s"] for p in points]),
-            "tiles": (column["peak_memory_bytes"], column["tiles"]),
-        }
-        if None not in column["energy_j"]:
-            lines |= {"energy": (latency, column["energy_j"]), "average power": (x, column["average_power_w"])}
-        for title, (across, up) in lines.items():
-            bars = title == "latency" and drawn
-            panels[title][2].append(
+        places_of = {TILES: column["peak_memory_bytes"], ENERGY: column["latency_s"]}
+        for curve in CURVES:
+            up = [curve.of(p) for p in points]
+            if None in up:
+                continue
+            bars = curve is LATENCY and None not in column["latency_s_low"]
+            panels[curve.name][2].append(
                 chart.Points(
-                    x=tuple(across),
+                    x=tuple(places_of.get(curve, x)),
                     y=tuple(up),
                     name=name,
                     texts=texts,
@@ -202,8 +187,8 @@ def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Ma
     ends = {name: (min(column), max(column)) for name, column in values.items()}
     charts = []
     for arch, cell in cells.items():
-        grids = {q.name: [[q.of(cell[i, k]) for i in xs] for k in ys] for q in quantities}
-        layers = tuple(chart.Layer(q.name, q.unit, grids[q.name], *ends[q.name], log=True, less=q.less) for q in quantities)
+        grids = {q: [[q.of(cell[i, k]) for i in xs] for k in ys] for q in quantities}
+        layers = tuple(chart.Layer(q.name, q.unit, grids[q], *ends[q.name], log=True, less=q is not RATE) for q in quantities)
         marks: list[chart.Mark] = [chart.Heat(layers=layers, texts=tuple(_more(cell[i, k]) for k in ys for i in xs))]
         inside = [[_on_chip(cell[i, k], machines) for i in xs] for k in ys]
         if pieces := _border(inside):
@@ -277,7 +262,7 @@ def _along(rows: Sequence[Row], axis: str, units: Units) -> chart.Axis:
         return chart.categories(axis, [str(value) for value in values])
     unit = units.get(axis, "")
     along = chart.log_axis(axis, values, unit, 0.04)
-    return chart.Axis(axis, unit, "octave", along.low, along.high) if unit == "B" else along
+    return structs.replace(along, scale="octave") if unit == "B" else along
 
 
 def _text(point: Row, axes: Sequence[str], units: Units) -> str:
@@ -293,7 +278,7 @@ def _more(point: Row) -> str:
     """The interval of a point and its memory."""
     lines = []
     if point["latency_s_low"] is not None:
-        lines.append(f"90 % interval {si(point['latency_s_low'], 's')} to {si(point['latency_s_high'], 's')}")
+        lines.append(f"90 % interval {span(point['latency_s_low'], point['latency_s_high'], 's')}")
     lines.append(f"{size(point['peak_memory_bytes'])} alive")
     if _outgrows(point):
         missing = size(point["memory_missing_bytes"])

@@ -7,8 +7,9 @@ import re
 import pytest
 from markupsafe import Markup
 
+from shmoo.estimators.columns import Cell
 from shmoo.runs.plots.chart import Points, figure, log_axis
-from shmoo.runs.plots.page import TEMPLATES, Cell, cards, page, plot, section, table
+from shmoo.runs.plots.page import TEMPLATES, cards, page, plot, section, table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 LEAST_CONTRAST = 4.5

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.units import amount, percent, si, size, yes_or_no
+from shmoo.estimators.columns import Column
+from shmoo.estimators.units import amount, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
-    from shmoo.estimators.present.spending import Share
 
 EXAMPLES = """\b
 Examples:
@@ -92,48 +93,29 @@ def _command(model: str, arch: str, asked: captures.ModelOptions, threads: int |
 
 
 def _show(advice: Advice, command: str, view: output.View) -> None:
-    from shmoo.estimators.present.sentences import advice_sentences, headline, times
+    from shmoo.estimators.present.sentences import advice_sentences, headline
 
     output.result(headline(advice))
     for what, shares in (("bound by", advice.bounds), ("module", advice.modules)):
-        output.table([what, "", "time", "share", "energy", "share"], [_share_line(share) for share in shares], left=2, view=view)
-    lines = [
-        [
-            f"{gap.name} ({gap.module or 'model'})",
-            str(gap.count),
-            si(gap.time_s, "s"),
-            si(gap.roof_s, "s"),
-            percent(gap.roof_s / gap.time_s if gap.time_s else None, digits=0),
-            gap.roof,
-            si(gap.energy_j, "J"),
-            si(gap.roof_j, "J"),
-            gap.why,
-        ]
-        for gap in advice.kernels
-    ]
+        name = Column(what, lambda share: share.name or "(the model itself)")
+        output.table([name, *SHARES], shares, left=2, view=view)
     output.table(
-        ["kernels", "count", "time", "roof time", "reached", "roof", "energy", "roof energy", "what keeps it"],
-        lines,
+        GAPS,
+        advice.kernels,
         title="kernels, most time first, against the peak of the units and the bandwidth of main memory",
         drop=("roof energy", "energy", "roof", "count", "roof time"),
         view=view,
     )
-    rows = [
-        [
-            w.change.name,
-            times(w.effect.speedup),
-            times(w.effect.energy_ratio),
-            w.effect.verdict(advice.aim),
-            si(w.effect.latency_s.value, "s"),
-            si(w.effect.energy_j.value if w.effect.energy_j else None, "J"),
-            size(w.memory.needed_bytes),
-            yes_or_no(w.memory.fits),
-        ]
-        for w in advice.what_ifs
-    ]
     output.table(
-        ["what if", "times as fast", "times the energy", "verdict", "a call", "energy", "memory", "fits"],
-        rows,
+        [
+            Column("what if", attrgetter("change.name")),
+            *_effect(advice.aim),
+            Column("a call", attrgetter("effect.latency_s.value"), "s"),
+            Column("energy", lambda w: w.effect.energy_j and w.effect.energy_j.value, "J"),
+            Column("memory", attrgetter("memory.needed_bytes"), "iB"),
+            Column("fits", lambda w: yes_or_no(w.memory.fits)),
+        ],
+        advice.what_ifs,
         title="changes, by sample, with 90 % intervals",
         drop=("memory", "energy", "a call", _other_ratio(advice.aim)),
         view=view,
@@ -147,38 +129,50 @@ def _other_ratio(aim: Aim) -> str:
     return "times the energy" if aim == "time" else "times as fast"
 
 
-def _share_line(share: Share) -> list[str]:
-    several = f"x {share.calls}" if share.calls > 1 else ""
+def _effect(aim: Aim) -> list[Column]:
+    from shmoo.estimators.present.sentences import times
+
     return [
-        share.name or "(the model itself)",
-        several,
-        si(share.time_s, "s"),
-        percent(share.time_share),
-        si(share.energy_j, "J"),
-        percent(share.energy_share),
+        Column("times as fast", lambda one: times(one.effect.speedup)),
+        Column("times the energy", lambda one: times(one.effect.energy_ratio)),
+        Column("verdict", lambda one: one.effect.verdict(aim)),
     ]
+
+
+SHARES = (
+    Column("", lambda share: f"x {share.calls}" if share.calls > 1 else ""),
+    Column("time", attrgetter("time_s"), "s"),
+    Column("share", attrgetter("time_share"), "%"),
+    Column("energy", attrgetter("energy_j"), "J"),
+    Column("share", attrgetter("energy_share"), "%"),
+)
+GAPS = (
+    Column("kernels", lambda gap: f"{gap.name} ({gap.module or 'model'})"),
+    Column("count", attrgetter("count"), "#"),
+    Column("time", attrgetter("time_s"), "s"),
+    Column("roof time", attrgetter("roof_s"), "s"),
+    Column("reached", lambda gap: gap.roof_s / gap.time_s if gap.time_s else None, "0%"),
+    Column("roof", attrgetter("roof")),
+    Column("energy", attrgetter("energy_j"), "J"),
+    Column("roof energy", attrgetter("roof_j"), "J"),
+    Column("what keeps it", attrgetter("why")),
+)
 
 
 def _show_levers(levers: Sensitivity, view: output.View) -> None:
-    from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences, times
+    from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences
 
-    rows = [
-        [
-            lever.change.name,
-            f"{amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)}",
-            times(lever.effect.speedup),
-            times(lever.effect.energy_ratio),
-            lever.effect.verdict(levers.aim),
-            si(lever.effect.average_power_w, "W"),
-            si(lever.power_cap_w, "W"),
-            added_silicon(lever.area_m2),
-            lever.note,
-        ]
-        for lever in levers.levers
-    ]
     output.table(
-        ["part", "from, to", "times as fast", "times the energy", "verdict", "power", "cap", "area", "left out"],
-        rows,
+        [
+            Column("part", attrgetter("change.name")),
+            Column("from, to", lambda lever: f"{amount(lever.before, lever.unit)} to {amount(lever.after, lever.unit)}"),
+            *_effect(levers.aim),
+            Column("power", attrgetter("effect.average_power_w"), "W"),
+            Column("cap", attrgetter("power_cap_w"), "W"),
+            Column("area", lambda lever: added_silicon(lever.area_m2)),
+            Column("left out", attrgetter("note")),
+        ],
+        levers.levers,
         title=f"{levers.model} on {levers.arch}: each part changed alone, with 90 % intervals",
         drop=("left out", "cap", "power", "area", "from, to", _other_ratio(levers.aim)),
         view=view,

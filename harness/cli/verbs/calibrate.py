@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from shmoo.estimators.columns import quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
 from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.progress import Standing
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import percent, span
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.layout import Cell
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs.profiles import show_errors
 from shmoo.harness.defaults import LOCAL, user_profiles
@@ -151,13 +151,8 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
     if as_json:
         output.json_document({"format": 1, "points": msgspec.to_builtins(points)})
         return
-    output.table(
-        ["order", "cases", "minutes", "operators and synthetic models", "networks"],
-        [
-            [p.order, str(p.cases), f"{p.minutes:.1f}", percent(p.operators), "" if p.networks is None else percent(p.networks)]
-            for p in points
-        ],
-    )
+    lines = [[p.order, p.cases, f"{p.minutes:.1f}", percent(p.operators), quantity(p.networks, "%", unknown="")] for p in points]
+    output.table(["order", "cases", "minutes", "operators and synthetic models", "networks"], lines)
 
 
 def profile_path(name: str, force: bool) -> Path:
@@ -185,14 +180,10 @@ def show_calibration(made: Calibration) -> None:
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-
-    rows: list[list[str | Cell]] = []
-    for name, c in sorted(made.profile.coefficients.items()):
-        if c.source == "fitted":
-            low, high = c.bounds
-            rows.append([name, output.quantity(c.value, c.unit), f"{si(low, c.unit)} - {si(high, c.unit)}"])
+    fitted = [(name, c) for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"]
+    lines = [[name, quantity(c.value, c.unit), span(*c.bounds, c.unit, "-")] for name, c in fitted]
     output.result("")
-    output.table(["fitted coefficient", "value", "90 % range"], rows)
+    output.table(["fitted coefficient", "value", "90 % range"], lines)
     output.result("")
     show_errors(made.profile, wide=False)
     for note in made.notes:

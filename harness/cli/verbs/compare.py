@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import percent
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from shmoo.runs.store.store import Run
 
 CHANGED, TOO_NOISY = 1, 4
+CHANGED_CASES = (
+    Column("changed", lambda c: f"{c.case.label} {c.case.cache_state}"),
+    Column("A", attrgetter("a_s"), "s"),
+    Column("B", attrgetter("b_s"), "s"),
+    Column("B/A", lambda c: f"{c.ratio.value:.3f}"),
+    Column("90 %", lambda c: f"{c.ratio.low:.3f} to {c.ratio.high:.3f}"),
+)
 SHOWN = 20
 EXAMPLES = """\b
 Examples:
@@ -145,38 +154,27 @@ def _unknown(comparison: Comparison) -> dict[str, object]:
 
 def _show(comparison: Comparison, min_change: float) -> None:
     if comparison.differences:
-        lines = [[d.field, _text(d.a), _text(d.b), d.severity] for d in comparison.differences]
+        lines = [
+            [d.field, *("unknown" if side is None else str(side) for side in (d.a, d.b)), d.severity]
+            for d in comparison.differences
+        ]
         output.table(["differs in", "A", "B", ""], lines, title="Conditions", left=4)
         if any(d.severity == "machine" for d in comparison.differences):
             output.message("the runs are of different machines or settings: their rows may not be calibrated together")
     changed = [case for case in comparison.cases if case.changed]
     if changed:
-        lines = [
-            [
-                f"{c.case.label} {c.case.cache_state}",
-                si(c.a_s, "s"),
-                si(c.b_s, "s"),
-                f"{c.ratio.value:.3f}",
-                f"{c.ratio.low:.3f} to {c.ratio.high:.3f}",
-            ]
-            for c in changed[:SHOWN]
-        ]
-        output.table(["changed", "A", "B", "B/A", "90 %"], lines, title=f"Changed beyond noise: {len(changed)} cases", left=1)
+        output.table(CHANGED_CASES, changed[:SHOWN], title=f"Changed beyond noise: {len(changed)} cases", left=1)
         if len(changed) > SHOWN:
             output.message(f"and {len(changed) - SHOWN} more; --json lists every case")
-    lines = [
-        [
-            name,
-            str(comparison.counts[name]),
-            percent(spread),
-            percent(comparison.within_errors[name], digits=0),
-            percent(comparison.energy_spreads[name]) if name in comparison.energy_spreads else "",
-        ]
-        for name, spread in comparison.spreads.items()
+    columns = [
+        Column("spread: median of |a-b|/min(a,b)", str),
+        Column("cases", comparison.counts.get, "#"),
+        Column("time", comparison.spreads.get, "%"),
+        Column("within 1.645 standard errors", comparison.within_errors.get, "0%"),
+        Column("energy", comparison.energy_spreads.get, "%", ""),
     ]
-    headers = ["spread: median of |a-b|/min(a,b)", "cases", "time", "within 1.645 standard errors", "energy"]
-    output.table(headers, lines, title="Spread of the two runs", left=1)
-    if lines:
+    output.table(columns, comparison.spreads, title="Spread of the two runs", left=1)
+    if comparison.spreads:
         output.result("true standard errors leave 90% of the cases within 1.645 of them")
     if comparison.shift is not None:
         shift, word = comparison.shift, "all cases together moved" if comparison.shifted else "no common shift"
@@ -209,7 +207,3 @@ def _show_unpaired(items: Sequence[Unpaired], what: str) -> None:
         listed = "; ".join(f"{item.case.label} in {item.missing_in.upper()} ({item.reason})" for item in items[:SHOWN])
         more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
         output.message(f"{len(items)} {what}: {listed}{more}")
-
-
-def _text(value: object) -> str:
-    return "unknown" if value is None else str(value)

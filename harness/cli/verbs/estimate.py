@@ -66,7 +66,7 @@ def estimate(
     """
     from shmoo.harness.machine.architectures import choose_targets
 
-    view.check(estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)
+    view.check([column.name for column in (estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)])
     if ops is not None:
         refuse_with_ops(models, asked, threads)
         records = estimate_table(ops, arch, runtime, not no_residual, reduction, host)
@@ -84,11 +84,9 @@ def estimate(
         output.json_document(records)
     elif ops is not None:
         estimates.show_operators(records, view)
-    elif arch:
-        estimates.show_models(records, view)
     else:
-        estimates.show_models(estimates.of_unnamed(records, show_all), view)
-        if not show_all:
+        estimates.show_models(records if arch else estimates.of_unnamed(records, show_all), view)
+        if not arch and not show_all:
             output.message(estimates.MORE)
 
 

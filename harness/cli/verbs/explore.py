@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import itemgetter, methodcaller
 from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.units import amount, percent, si
+from shmoo.estimators.present.results import setting
+from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 
 if TYPE_CHECKING:
@@ -148,18 +151,11 @@ def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> Non
         f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front, which holds "
         f"{percent(front.hypervolume, digits=0)} of the box between the best and the worst (on logarithmic scales)"
     )
-    names = [*space.axes, *space.shown]
-    units = {name: space.unit(name) for name in names}
-    lines = [
-        [
-            *(amount(row[name], units[name]) if name in space.axes else si(row.get(name), units[name]) for name in names),
-            str(row["alike"]),
-        ]
-        for row in rows[:SHOWN]
-    ]
+    quantities = {name: Column(name, methodcaller("get", name), space.unit(name)) for name in space.shown}
+    quantities |= {name: setting(name, space.unit(name)) for name in space.axes}
     output.table(
-        [*names, "alike"],
-        lines,
+        [*(quantities[name] for name in (*space.axes, *space.shown)), Column("alike", itemgetter("alike"))],
+        rows[:SHOWN],
         title=f"{', '.join(w.name for w in space.workloads)} on {space.profile.name}",
         left=0,
         drop=("alike", *(name for name in space.shown if name not in space.objectives)),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.units import si, size, yes_or_no
+from shmoo.estimators.columns import Column
+from shmoo.estimators.present.results import interval, results
 from shmoo.harness.cli import captures, estimates, options, output
-from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def generate(
     from shmoo.harness.machine.architectures import choose_targets
     from shmoo.harness.models.generation import Generator
 
-    view.check(COLUMNS)
+    view.check([column.name for column in COLUMNS])
     unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
     targets = choose_targets(arch, runtime, threads, unnamed=unnamed)
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
@@ -81,50 +83,34 @@ def generate(
         output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records], "generations")
     if as_json:
         output.json_document(records)
-    elif arch:
-        _show(records, view)
     else:
-        _show(estimates.of_unnamed(records, show_all), view)
-        if not show_all:
+        _show(records if arch else estimates.of_unnamed(records, show_all), view)
+        if not arch and not show_all:
             output.message(estimates.MORE)
 
 
-def _cell(value: object, unit: str) -> Cell:
-    return output.quantity(value["value"] if isinstance(value, dict) else None, unit)
-
-
-def _interval(step: object) -> str:
-    return f"{si(step['low'], 's')} - {si(step['high'], 's')}" if isinstance(step, dict) else ""
-
-
-COLUMNS: Mapping[str, Callable[[Record], str | Cell]] = {
-    "model": lambda r: str(r["model"]),
-    "arch": lambda r: str(r["arch"]),
-    "batch": lambda r: str(r["batch"]),
-    "dtype": lambda r: str(r["dtype"]),
-    "runtime": lambda r: str(r["runtime"]),
-    "prompt+new": lambda r: f"{r['prompt_tokens']}+{r['new_tokens']}",
-    "first token": lambda r: _cell(r["time_to_first_token_s"], "s"),
-    "per token": lambda r: _cell(r["time_per_output_token_s"], "s") if r["time_per_output_token_s"] else Cell("none", None),
-    "90 % per token": lambda r: _interval(r["time_per_output_token_s"]),
-    "rate": lambda r: _cell(r["tokens_per_s"], "/s"),
-    "energy/token": lambda r: _cell(r["energy_per_token_j"], "J"),
-    "cache": lambda r: Cell(size(r["cache_bytes"]), r["cache_bytes"]),
-    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-    "fits": lambda r: yes_or_no(r["fits"]),
-}
-"""Header -> cell of an estimate."""
 TEXTS = ("model", "arch", "batch", "dtype", "runtime", "prompt+new")
 """Columns that are text, the first ones."""
+COLUMNS = (
+    *(Column(name, itemgetter(name)) for name in TEXTS[:-1]),
+    Column("prompt+new", lambda r: f"{r['prompt_tokens']}+{r['new_tokens']}"),
+    Column("first token", itemgetter("time_to_first_token_s"), "s"),
+    Column("per token", itemgetter("time_per_output_token_s"), "s", "none"),
+    Column("90 % per token", interval("time_per_output_token_s", "s")),
+    Column("rate", itemgetter("tokens_per_s"), "/s"),
+    Column("energy/token", itemgetter("energy_per_token_j"), "J"),
+    Column("cache", itemgetter("cache_bytes"), "iB"),
+    *results("memory", "fits"),
+)
+"""Of flat records."""
 DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", "fits")
 """Columns in the order in which a narrow terminal leaves them out."""
 
 
 def _show(records: Sequence[Record], view: View) -> None:
-    rows = [[cell(r) for cell in COLUMNS.values()] for r in records]
-    output.table(list(COLUMNS), rows, left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
-    if records:
-        output.result("")
-        output.facts({"rate": "new tokens a second, those of all sequences of a batch, prompt included in the time"})
-    output.tell_of_memory(records)
-    output.tell_of_unknown_operators(records)
+    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.present.generation import INTERVALS
+
+    output.table(COLUMNS, [flatten(r, INTERVALS) for r in records], left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
+    rate = "new tokens a second, those of all sequences of a batch, prompt included in the time"
+    estimates.tell_about(records, {"rate": rate})

@@ -43,7 +43,7 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     opened = [output.open_run(path, cases) for path in runs]
     found = follow(opened, limit)
     if out is not None or not as_json:
-        from shmoo.runs.plots.history import render_history
+        from shmoo.runs.plots.history import change_row, render_history
         from shmoo.runs.plots.page import write
 
         target = output.writing(out or PAGE)
@@ -59,19 +59,10 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
         output.json_document({**head, **msgspec.structs.asdict(found)})
         return
-    changes = [(series, change) for series in found.every for change in series.changes]
-    lines = [
-        [
-            series.label,
-            found.runs[c.run].label,
-            f"{c.ratio.value:.3f}",
-            f"{c.ratio.low:.3f} to {c.ratio.high:.3f}",
-            f"{c.errors:.1f}",
-        ]
-        for series, c in changes[:SHOWN]
-    ]
-    if lines:
-        output.table(["case", "first run that differs", "ratio", "90 %", "standard errors"], lines, left=2)
+    changes = [change_row(found, series, change) for series in found.every for change in series.changes]
+    if changes:
+        headings = ("case", "first run that differs", "ratio", "90 %", "standard errors")
+        output.table(headings, [[*row.values()] for row in changes[:SHOWN]], left=2)
     if len(changes) > SHOWN:
         output.message(f"and {len(changes) - SHOWN} more; --json lists every one")
     output.result(found.headline)

@@ -117,15 +117,10 @@ def _record(row: Row) -> dict[str, object]:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    flat: dict[str, object] = {
-        name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")
-    }
-    flat["shape"] = _shape(row)
-    flat["intensity"] = row.intensity
+    flat = {name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")}
+    flat |= {"shape": _shape(row), "intensity": row.intensity}
     for name, part in row.on.items():
-        flat |= {f"{name}_latency_s": part.latency_s, f"{name}_share": part.share, f"{name}_tiles": part.tiles}
-        flat[f"{name}_bound"] = part.bound
-        flat[f"{name}_energy_j"] = part.energy_j
+        flat |= {f"{name}_{what}": getattr(part, what) for what in ("latency_s", "share", "tiles", "bound", "energy_j")}
     return flat
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
-from shmoo.estimators.units import si
+from shmoo.estimators.units import si, span
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.layout import View
 
 EXAMPLES = """\b
 Examples:
@@ -62,13 +63,10 @@ def list_profiles(as_json: bool, view: View) -> None:
     if as_json:
         output.json_document(rows)
         return
-    output.table(
-        ["name", "family", "runtime", "fitted", "description"],
-        [[r["name"], r["family"], r["default_runtime"], f"{r['fitted']} of {r['coefficients']}", r["description"]] for r in rows],
-        left=5,
-        drop=("runtime", "fitted"),
-        view=view,
-    )
+    headings = ("name", "family", "runtime", "fitted", "description")
+    fitted = "{fitted} of {coefficients}"
+    lines = [[r["name"], r["family"], r["default_runtime"], fitted.format_map(r), r["description"]] for r in rows]
+    output.table(headings, lines, left=5, drop=("runtime", "fitted"), view=view)
 
 
 @profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")
@@ -85,49 +83,27 @@ def show_profile(name: str, as_json: bool, view: View) -> None:
         return
     output.result(f"{profile.name}: {profile.description}")
     output.result(f"family {profile.family}, levels {' > '.join(profile.levels)}, tiling {profile.tiling.strategy}")
-    output.table(
-        ["coefficient", "source", "value", "90 % range", "reference"],
-        [
-            [key, c.source, output.quantity(c.value, c.unit), _range(c), c.reference]
-            for key, c in sorted(profile.coefficients.items())
-        ],
-        left=2,
-        drop=("reference", "90 % range"),
-        view=view,
-    )
+    headings = ["coefficient", "source", "value", "90 % range", "reference"]
+    coefficients = sorted(profile.coefficients.items())
+    lines = [[name, c.source, quantity(c.value, c.unit), _range(c), c.reference] for name, c in coefficients]
+    output.table(headings, lines, left=2, drop=("reference", "90 % range"), view=view)
     if profile.residual:
-        output.table(
-            ["residual of", "dtype", "runtime", "trees", "cases", "spread", "features"],
-            [
-                [g.group, g.dtype, g.runtime, str(len(g.trees)), str(g.cases), _percent(g.spread), ", ".join(g.features)]
-                for g in profile.residual
-            ],
-            left=3,
-            drop=("features", "trees", "runtime"),
-            view=View(wide=view.wide),
-        )
+        headings = ["residual of", "dtype", "runtime", "trees", "cases", "spread", "features"]
+        fits = profile.residual
+        lines = [[g.group, g.dtype, g.runtime, len(g.trees), g.cases, _share(g.spread), ", ".join(g.features)] for g in fits]
+        output.table(headings, lines, left=3, drop=("features", "trees", "runtime"), view=View(wide=view.wide))
     show_errors(profile, view.wide)
 
 
 def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
     """Errors on held-out cases, a table for each way they were held out."""
     for split, groups in profile.error_card.items():
-        output.table(
-            [f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval", "noise floor"],
-            [
-                [
-                    group,
-                    str(e.n),
-                    *map(_percent, (e.mean, e.physics, e.median, e.p90)),
-                    f"{e.bias * 100:+.1f} %",
-                    _percent(e.coverage),
-                    _percent(e.noise),
-                ]
-                for group, e in groups.items()
-            ],
-            drop=("physics alone", "p90", "noise floor", "bias"),
-            view=View(wide=wide),
-        )
+        headings = (f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval", "noise floor")
+        lines = []
+        for group, e in groups.items():
+            mean, physics, middle, p90, coverage, noise = map(_share, (e.mean, e.physics, e.median, e.p90, e.coverage, e.noise))
+            lines.append([group, e.n, mean, physics, middle, p90, f"{e.bias * 100:+.1f} %", coverage, noise])
+        output.table(headings, lines, drop=("physics alone", "p90", "noise floor", "bias"), view=View(wide=wide))
 
 
 @profiles.command("diff", epilog="Example: shmoo profiles diff gpu_a100_40g gpu_h100")
@@ -158,28 +134,18 @@ def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     if as_json:
         output.json_document({"format": 1, "first": a.name, "second": b.name, "differences": rows})
         return
-    output.table(
-        ["coefficient", a.name, b.name, "ratio"],
-        [
-            [
-                r["coefficient"],
-                *(_side(r[side]) for side in ("first", "second")),
-                Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]),
-            ]
-            for r in rows
-        ],
-        drop=("ratio",),
-        view=view,
-    )
+    ratios = (Cell("" if r["ratio"] is None else f"{r['ratio']:.3g}", r["ratio"]) for r in rows)
+    lines = [[r["coefficient"], _side(r["first"]), _side(r["second"]), ratio] for r, ratio in zip(rows, ratios, strict=True)]
+    output.table(["coefficient", a.name, b.name, "ratio"], lines, drop=("ratio",), view=view)
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share * 100:.1f} %"
+def _share(value: float | None) -> Cell:
+    return quantity(value, "%", unknown="")
 
 
 def _range(c: Coefficient) -> str:
     low, high = c.bounds
-    return "" if low == high else f"{si(low, c.unit)} - {si(high, c.unit)}"
+    return "" if low == high else span(low, high, c.unit, "-")
 
 
 def _plain(c: Coefficient | None) -> dict[str, object] | None:

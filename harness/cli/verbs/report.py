@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.estimates import show_models
 from shmoo.harness.cli.layout import View
@@ -26,6 +28,25 @@ if TYPE_CHECKING:
 
 TARGETS = ONE_OF_EACH_FAMILY[1:]
 """Architectures that a run's networks are estimated on beside the machine that was measured: one of each other family."""
+NETWORKS = (
+    Column("network", attrgetter("name")),
+    Column("measured", attrgetter("whole.measured_s"), "s"),
+    Column("±", attrgetter("whole.standard_error"), "%"),
+    Column("estimated", attrgetter("whole.estimate_s.value"), "s"),
+    Column("90 % interval", lambda n: span(n.whole.estimate_s.low, n.whole.estimate_s.high, "s", "-")),
+    Column("error", attrgetter("whole.error"), "+%"),
+    Column("operators", attrgetter("weighted_error"), "%", ""),
+)
+GROUPS = (
+    Column("split: group", itemgetter(0)),
+    Column("n", lambda item: item[1].n),
+    Column("mean error", lambda item: item[1].mean, "%"),
+    Column("median", lambda item: item[1].median, "%"),
+    Column("p90", lambda item: item[1].p90, "%"),
+    Column("within 20 %", lambda item: item[1].within_20, "0%"),
+    Column("bias", lambda item: item[1].bias, "+%"),
+    Column("noise floor", lambda item: item[1].noise, "%", ""),
+)
 EXAMPLES = """\b
 Examples:
   shmoo report shmoo-runs/20260101T120000Z-micro --profile cpu_local
@@ -103,10 +124,8 @@ def report_record(made: ErrorReport) -> dict[str, object]:
         {
             "network": n.name,
             "measured_s": n.whole.measured_s,
-            "estimated_s": {"value": n.whole.estimate_s.value, "low": n.whole.estimate_s.low, "high": n.whole.estimate_s.high},
-            "error": n.whole.error,
-            "standard_error": n.whole.standard_error,
-            "inside": n.whole.inside,
+            "estimated_s": msgspec.structs.asdict(n.whole.estimate_s),
+            **{name: getattr(n.whole, name) for name in ("error", "standard_error", "inside")},
             "weighted_operator_error": n.weighted_error,
             "spread": n.whole.spread,
             "children_s": n.children_s,
@@ -142,44 +161,12 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
     from shmoo.runs.report import shift_text
 
     if made.networks:
-        output.table(
-            ["network", "measured", "±", "estimated", "90 % interval", "error", "operators"],
-            [
-                [
-                    n.name,
-                    si(n.whole.measured_s, "s"),
-                    percent(n.whole.standard_error),
-                    si(n.whole.estimate_s.value, "s"),
-                    f"{si(n.whole.estimate_s.low, 's')} - {si(n.whole.estimate_s.high, 's')}",
-                    percent(n.whole.error, signed=True),
-                    "" if n.weighted_error is None else percent(n.weighted_error),
-                ]
-                for n in made.networks
-            ],
-            title=f"Networks, estimated by {made.profile.name} ({_basis(made)})",
-            drop=("operators", "±", "90 % interval"),
-            view=view,
-        )
+        title = f"Networks, estimated by {made.profile.name} ({_basis(made)})"
+        output.table(NETWORKS, made.networks, title, drop=("operators", "±", "90 % interval"), view=view)
         output.result("")
-    rows = []
-    for split, groups in made.metrics.items():
-        for group, e in groups.items():
-            cells = [
-                percent(e.mean),
-                percent(e.median),
-                percent(e.p90),
-                percent(e.within_20, digits=0),
-                percent(e.bias, signed=True),
-                "" if e.noise is None else percent(e.noise),
-            ]
-            rows.append([f"{split}: {group}", str(e.n), *cells])
+    rows = [(f"{split}: {group}", e) for split, groups in made.metrics.items() for group, e in groups.items()]
     if rows:
-        output.table(
-            ["split: group", "n", "mean error", "median", "p90", "within 20 %", "bias", "noise floor"],
-            rows,
-            drop=("p90", "within 20 %", "noise floor", "bias"),
-            view=view,
-        )
+        output.table(GROUPS, rows, drop=("p90", "within 20 %", "noise floor", "bias"), view=view)
     if made.shifted:
         output.message(shift_text(made))
     if made.excluded:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.columns import Cell, Column, quantity
+from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.layout import Cell, View, room_beside
+from shmoo.harness.cli.layout import View, room_beside
 
 if TYPE_CHECKING:
     from shmoo.runs.store.records import CaseSpec, Measurement
@@ -136,9 +138,9 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
         line: list[str | Cell] = [
             *([setting] if differ else []),
             row.status,
-            Cell("", None) if latency is None else output.quantity(latency.value_s, "s"),
-            Cell("", None) if latency is None else Cell(percent(latency.relative_se), latency.relative_se),
-            Cell("", None) if alone is None else output.quantity(alone.value_s, "s"),
+            quantity(latency.value_s if latency else None, "s", unknown=""),
+            quantity(latency.relative_se if latency else None, "%", unknown=""),
+            quantity(alone.value_s if alone else None, "s", unknown=""),
             str(len(row.visits)),
             str(samples),
         ]
@@ -207,21 +209,17 @@ def operator_records(run: Run, row: Measurement) -> list[Record]:
 def show_operators(row: Measurement, records: Sequence[Record]) -> None:
     """Table for people of one network's operators, and what their sum is beside the network."""
     total, whole = row.operators_s, row.latency.value_s if row.timing and row.timing.samples_s else None
-    lines = [
-        [
-            r["op"].removeprefix("aten."),
-            r["shapes"],
-            r["module"],
-            str(r["calls"]),
-            si(r["time_s"], "s"),
-            si(r["total_s"], "s"),
-            percent(r["total_s"] / whole) if r["total_s"] is not None and whole else "",
-        ]
-        for r in records
+    columns = [
+        Column("operator", lambda r: r["op"].removeprefix("aten.")),
+        Column("operands", itemgetter("shapes")),
+        Column("module", itemgetter("module")),
+        Column("calls", itemgetter("calls"), "#"),
+        Column("time", itemgetter("time_s"), "s"),
+        Column("together", itemgetter("total_s"), "s"),
+        Column("of whole", lambda r: r["total_s"] / whole if r["total_s"] is not None and whole else None, "%", ""),
     ]
     title = f"operators of {row.case.workload} alone, first of the modules that call each"
-    headers = ["operator", "operands", "module", "calls", "time", "together", "of whole"]
-    output.table(headers, lines, title=title, left=3, under=[r["reason"] for r in records])
+    output.table(columns, records, title=title, left=3, under=[r["reason"] for r in records])
     if total is not None and whole:
         output.result(
             f"sum of operators alone {si(total, 's')}, the network as a whole {si(whole, 's')}: {total / whole:.2f} of it"

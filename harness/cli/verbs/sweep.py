@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
-from shmoo.estimators.units import amount, si, size, yes_or_no
+from shmoo.estimators.present.results import results, setting
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again
-from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import track
 from shmoo.harness.fleet.array import ARRAYS, run_array
 
@@ -110,7 +112,9 @@ def sweep(
     if twice := sorted(workload_axes.keys() & settings.keys()):
         raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
     if not largest_on_chip:
-        view.check(["arch", *workload_axes, *machine_axes, "model", "dtype", "runtime", "fusion", *RESULTS])
+        view.check(
+            ["arch", *workload_axes, *machine_axes, "model", "dtype", "runtime", "fusion", *(column.name for column in RESULTS)]
+        )
     profiles = _profiles(arch, runtime, threads, machine_axes)
     for profile, name in itertools.product(profiles, machine_axes):
         if f"@{name}=" in profile.name:
@@ -199,72 +203,39 @@ def _profiles(
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
-    from shmoo.estimators.predict.tabular import flatten, memory_record
+    from shmoo.estimators.predict.tabular import flatten, memory_record, or_reason
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
     for found in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):
-        row: Record = {
-            "model": controller.model,
-            "arch": found.arch,
-            "dtype": found.dtype,
-            "runtime": found.runtime,
-            **found.settings,
-            name: found.value,
-        }
-        if found.value is None:
-            row[f"{name}_reason"] = f"not even the smallest size stays on chip: {found.limit}"
-        row |= {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
-        yield row | flatten(memory_record(found.memory))
+        head = {"model": controller.model, "arch": found.arch, "dtype": found.dtype, "runtime": found.runtime, **found.settings}
+        value = or_reason(name, found.value, f"not even the smallest size stays on chip: {found.limit}")
+        sizes = {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
+        yield head | value | sizes | flatten(memory_record(found.memory))
 
 
 def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
-    lines: list[list[str | Cell]] = [
-        [
-            str(r["arch"]),
-            *(_setting(r[other], units.get(other, "")) for other in others),
-            "none" if r[name] is None else str(r[name]),
-            Cell(size(r["footprint_bytes"]), r["footprint_bytes"]),
-            Cell(size(r["on_chip_bytes"]), r["on_chip_bytes"]),
-            why[str(r["limit"])],
-            yes_or_no(r["fits"]),
-        ]
-        for r in rows
+    columns = [
+        Column("arch", itemgetter("arch")),
+        *(setting(other, units.get(other, "")) for other in others),
+        Column(f"largest {name}", lambda r: "none" if r[name] is None else str(r[name])),
+        Column("footprint", itemgetter("footprint_bytes"), "iB"),
+        Column("on chip", itemgetter("on_chip_bytes"), "iB"),
+        Column("beyond it", lambda r: why[r["limit"]]),
+        *results("fits"),
     ]
-    headers = ["arch", *others, f"largest {name}", "footprint", "on chip", "beyond it", "fits"]
-    output.table(headers, lines, drop=("on chip", "footprint"), view=view)
+    output.table(columns, rows, drop=("on chip", "footprint"), view=view)
 
 
-def _setting(value: Any, unit: str) -> str | Cell:
-    """A value of an axis, sorted by the number where it is one."""
-    text = amount(value, unit)
-    return Cell(text, value) if isinstance(value, int | float) and not isinstance(value, bool) else text
-
-
-RESULTS: Mapping[str, Callable[[Record], str | Cell]] = {
-    "latency": lambda r: output.quantity(r["latency_s"], "s"),
-    "90 % interval": lambda r: (
-        "" if r["latency_s_low"] is None else f"{si(r['latency_s_low'], 's')} - {si(r['latency_s_high'], 's')}"
-    ),
-    "rate": lambda r: output.quantity(r["throughput_per_s"], "/s"),
-    "achieved": lambda r: output.quantity(r["flops"] / r["latency_s"], "flop/s"),
-    "energy": lambda r: output.quantity(r["energy_j"], "J"),
-    "memory": lambda r: Cell(size(r["peak_memory_bytes"]), r["peak_memory_bytes"]),
-    "fits": lambda r: yes_or_no(r["fits"]),
-    "tiles": lambda r: output.quantity(r["tiles"], ""),
-}
-"""Header -> cell of an estimate."""
+RESULTS = results("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
 DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
 """Columns in the order in which a narrow terminal leaves them out."""
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
-    lines = [
-        [str(r["arch"]), *(_setting(r[name], units.get(name, "")) for name in varied), *(cell(r) for cell in RESULTS.values())]
-        for r in rows
-    ]
-    output.table(["arch", *varied, *RESULTS], lines, drop=DROP, common=("arch",), view=view)
+    columns = [Column("arch", itemgetter("arch")), *(setting(name, units.get(name, "")) for name in varied), *RESULTS]
+    output.table(columns, rows, drop=DROP, common=("arch",), view=view)
 
 
 def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:

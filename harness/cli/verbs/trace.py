@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from shmoo.estimators.columns import Column
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import si
 from shmoo.harness.cli import captures, options, output
-from shmoo.harness.cli.layout import Cell, View
+from shmoo.harness.cli.layout import View
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
@@ -26,6 +27,15 @@ Examples:
   shmoo trace mlp --arch kpu_t64 --set batch=64 --no-measure
 Open the file in https://ui.perfetto.dev.
 """
+COLUMNS = (
+    Column("kernel", lambda slot: slot.kernel.label),
+    Column("starts", lambda slot: slot.start_s, "s"),
+    Column("runs", lambda slot: slot.end_s - slot.start_s, "s"),
+    Column("bound", lambda slot: slot.kernel.bound),
+    Column("tile m x n x k", lambda slot: " x ".join(f"{extent:.0f}" for extent in slot.kernel.tile_shape)),
+    Column("tiles", lambda slot: slot.kernel.tiles, ""),
+    Column("utilisation", lambda slot: slot.kernel.utilisation, "0%"),
+)
 DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 """Family of an architecture -> torch's device for it."""
 
@@ -116,19 +126,6 @@ def _record(slot: Scheduled) -> dict[str, object]:
 
 
 def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float, view: View) -> None:
-    lines: list[list[str | Cell]] = [
-        [
-            slot.kernel.label,
-            output.quantity(slot.start_s, "s"),
-            output.quantity(slot.end_s - slot.start_s, "s"),
-            slot.kernel.bound,
-            " x ".join(f"{extent:.0f}" for extent in slot.kernel.tile_shape),
-            output.quantity(slot.kernel.tiles, ""),
-            Cell(percent(slot.kernel.utilisation, digits=0), slot.kernel.utilisation),
-        ]
-        for slot in slots
-    ]
-    headers = ["kernel", "starts", "runs", "bound", "tile m x n x k", "tiles", "utilisation"]
-    output.table(headers, lines, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
+    output.table(COLUMNS, slots, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
     measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
     output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shmoo.estimators.columns import Cell
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli.layout import (
     NARROWEST,
-    Cell,
     View,
     columns_of,
     fitted,

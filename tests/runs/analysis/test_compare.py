@@ -217,6 +217,14 @@ def test_machine_differences_come_first(tmp_path):
     ]
 
 
+def test_machines_with_other_caches_are_compared(tmp_path):
+    """Sizes by level are one difference, told once however many base runs have it."""
+    caches = msgspec.structs.replace(MACHINE, cache_bytes={"l1": 32 << 10})
+    bases = [write(tmp_path / name, TWENTY[:3], seed=seed) for seed, name in enumerate("ab")]
+    found = compare_runs(bases, write(tmp_path / "c", TWENTY[:3], machine=caches, seed=2))
+    assert [(d.field, d.a, d.b) for d in found.differences] == [("cache_bytes", {}, {"l1": 32 << 10})]
+
+
 def test_cases_only_one_run_can_speak_of_are_listed(tmp_path):
     """One was not measured in b; the suspect rows of the third run are no pair and say why."""
     a = write(tmp_path / "a", TWENTY)
