@@ -40,7 +40,8 @@ class Load:
         queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
         padded_k: a block's reduction in whole slices.
         useful: share of the lanes' work that is neither padding nor idle.
-        depth: a block's reduction, of which a slice is the least. reuse, at_work, filled: of `Blocks`.
+        reuse, depth, at_work, filled: of `Blocks`; a slice is the least depth. Kernels of tensor cores ramp by whole slices
+            (`padded_k`).
     """
 
     blocks: Floats

@@ -96,7 +96,7 @@ def tensor_blocks(work: Products, shape: TileShape, load: Load, pace: float | np
     staged = load.queue * load.padded_k * row
     together = np.minimum(load.queue, load.resident)
     in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * row
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
+    return Blocks(load.reuse, load.padded_k, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
 
 
 def tensor_traffic(
