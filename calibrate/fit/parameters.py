@@ -91,8 +91,6 @@ _BY_ROW = ("normalization", "softmax")
 """Families of loops whose threads share rows, with instructions for each element."""
 _CUT = ("gem", "conv", "winograd", *TENSOR)
 """How the names of a GPU's contractions start, whose blocks bring in fewer bytes than counted where they share operands."""
-_TENSOR_SHARES = frozenset(f"efficiency.{algorithm}" for algorithm in TENSOR)
-"""Shares of a peak that follows from the units and their clock."""
 _COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
 """Coefficients that compiled loops have of their own."""
 
@@ -147,9 +145,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         add("heap.returned", ("heap.returned",), cases.grown)
     if profile.family == "gpu":
         add("launch_tail", ("launch_tail",), cases.called)
-        if _demand(profile) > 0:
+        if power_wanted(profile) > 0:
             add("throttle.time", ("throttle.time",), cases.matrix)
-            if _demand(profile) > SLOWED:
+            if power_wanted(profile) > SLOWED:
                 if "energy.floor" not in profile.coefficients:  # measured energies did not show the voltage
                     add("energy.clock", ("energy.clock",), cases.matrix)
                 add("throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
@@ -167,7 +165,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         here = cases.algorithm == code
         for stem in extents:
             add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.blocks))
-        if profile.family == "gpu" and _demand(profile) > 0 and algorithm not in TENSOR:
+        if profile.family == "gpu" and power_wanted(profile) > 0 and algorithm not in TENSOR:
             # What tensor cores take is measured by meters; their times do not settle it.
             add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
         for stem in _BY_ALGORITHM:
@@ -228,29 +226,38 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
     return [replace(p, parent=p.parent if p.parent in own else None) for p in own.values()]
 
 
-def _demand(profile: ArchitectureProfile) -> float:
+def power_wanted(profile: ArchitectureProfile) -> float:
     """Power that float32 products would draw at the peak, relative to the power that the cap leaves them; 0 where either is not
     known."""
     wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
     return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
 
 
+def is_cut(name: str) -> bool:
+    """Whether a coefficient is one of a GPU's contractions, which thread blocks cut into tiles."""
+    return whose(name).startswith(_CUT)
+
+
 def allowed(name: str, profile: ArchitectureProfile) -> Space:
-    """How far a fit may move a coefficient of a machine: on tensor cores no share of the nominal peak beats what the units do at
-    the machine's highest clock; no loop on a GPU moves more than its bandwidth or evaluates more than its units do. `KeyError`
-    for a coefficient that is looked up and never fitted."""
+    """How far a fit may move a coefficient of a machine: no contraction on a GPU beats what the units do at its highest clock, no
+    loop there moves more than its bandwidth or evaluates more than its units do. `KeyError` for a coefficient that is looked up
+    and never fitted."""
     listed = entry(name)
     found = listed.fit_on.get(profile.family, listed.fit)
     if found is None:
         raise KeyError(f"coefficient {name!r} has no range to fit it in")
-    loops = profile.family == "gpu" and not whose(name).startswith(_CUT)
-    if loops and name.startswith(("efficiency.bandwidth.", "efficiency.special")):
-        return replace(found, high=1.0)
-    half = next((n for n in ("peak.matrix.bfloat16", "peak.matrix.float16") if n in profile.coefficients), None)
-    if name not in _TENSOR_SHARES or half is None or "matrix.lanes" not in profile.coefficients:
+    if profile.family != "gpu":
         return found
-    lanes = profile.value("count.sms") * profile.value("matrix.lanes")
-    return replace(found, high=min(found.high, 2.0 * lanes * profile.value("clock") / profile.value(half)))
+    if not is_cut(name):
+        return replace(found, high=1.0) if name.startswith(("efficiency.bandwidth.", "efficiency.special")) else found
+    if listed is not entry("efficiency"):
+        return found
+    dtypes, lanes = (("bfloat16", "float16"), "matrix.lanes") if whose(name) in TENSOR else (("float32",), "vector.lanes")
+    peak = next((n for dtype in dtypes if (n := f"peak.matrix.{dtype}") in profile.coefficients), None)
+    if peak is None or lanes not in profile.coefficients:
+        return found
+    units = profile.value("count.sms") * profile.value(lanes)
+    return replace(found, high=min(found.high, 2.0 * units * profile.value("clock") / profile.value(peak)))
 
 
 def _known_warmth(block: Block) -> Masks:

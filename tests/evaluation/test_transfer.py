@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from shmoo.calibrate.fit.dataset import MeasuredCase
+from shmoo.calibrate.fit.parameters import power_wanted
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -35,6 +36,33 @@ def test_shares_and_overheads_are_carried_as_geometric_means():
     assert share.source == "transferred"
     assert share.low < 0.4 < 0.9 < share.high
     assert made.value("launch.eager") == pytest.approx(2e-6)
+
+
+def test_a_board_whose_cap_sets_the_pace_of_float32_products_says_less_of_their_kernels():
+    """A T4's would draw 2.5 times what its cap leaves them, a V100's 1.1 times; both are half a generation from the target. Its
+    loops and its tensor cores count as a V100's do."""
+    boards = [load_profile(name) for name in ("gpu_v100", "gpu_t4")]
+    t4 = load_profile("gpu_t4")
+    generation = replace(t4.coefficients["compute.capability"], value=7.25)
+    target = t4.replacing(coefficients=t4.coefficients | {"compute.capability": generation})
+    made = transfer(
+        [
+            board.replacing(
+                coefficients=published(board.name).coefficients
+                | {
+                    f"half.k.{algorithm}": Coefficient(value, "1", "fitted", "test")
+                    for algorithm in ("gemm", "gemm_tensor", "pointwise")
+                }
+            )
+            for board, value in zip(boards, (4.0, 16.0), strict=True)
+        ],
+        target,
+    )
+    log2 = {name: math.log2(made.value(f"half.k.{name}")) for name in ("gemm", "gemm_tensor", "pointwise")}
+    assert log2["gemm_tensor"] == log2["pointwise"] == pytest.approx(3.0)
+    one, other = (1.0 / power_wanted(board) for board in boards)
+    assert log2["gemm"] == pytest.approx((2.0 * one + 4.0 * other) / (one + other))
+    assert 2.5 < log2["gemm"] < 2.7
 
 
 def test_rates_are_looked_up_and_not_carried():

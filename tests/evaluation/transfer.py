@@ -2,8 +2,8 @@
 
 Shares of a peak or a bandwidth, extents and exponents (all of unit "1") and overheads of host and device (seconds) carry over, as
 the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks,
-bandwidths, capacities, counts and power are looked up. A coefficient that only some machines determine comes from those; values
-that come from a prior do not count.
+bandwidths, capacities, counts and power are looked up. Shares of float32 products count for less from a board whose cap sets
+their pace. A coefficient that only some machines determine comes from those; values that come from a prior do not count.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.fit import log_errors
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
+from shmoo.calibrate.fit.parameters import is_cut, power_wanted
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.catalogue import entry
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.catalogue import entry, whose
+from shmoo.estimators.machine.coefficients import TENSOR, Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 
 LEAST_SPREAD = 0.15
@@ -51,9 +52,12 @@ def transfer(
             )
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
-    carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
+    # How well blocks keep float32 units busy hardly shows on a board whose cap sets their pace.
+    free = [weight / max(1.0, power_wanted(profile)) for weight, profile in zip(weights, measured, strict=True)]
+    capped = {name for name in names if is_cut(name) and whose(name) not in TENSOR}
+    carried = {name: _carried(name, measured, free if name in capped else weights) for name in names}
     return target.replacing(
-        coefficients={**looked_up(target), **carried, **(sigma or {})},
+        coefficients={**looked_up(target), **{n: c for n, c in carried.items() if c is not None}, **(sigma or {})},
         host="",
         fitted_from=None,
         error_card={},

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 
 import numpy as np
 
@@ -16,13 +15,6 @@ from shmoo.estimators.tiling.base import Blocks, TileShape, Value, ceil_div, hit
 STAGES = 2
 SLICE = 8
 """Extent of k that is staged at once; a reduction is padded to whole slices."""
-TYPICAL: Mapping[str, float] = MappingProxyType(
-    {"efficiency": 1.0, "half.tile": 6.0, "half.far": 0.0, "half.k": 48.0, "half.fill": 4096.0}
-)
-"""What units take at typical efficiency, for choices that a machine's own coefficients do not guide; extents at which half of a
-multiprocessor's rate is reached: multiply-adds per staged element, as operands enter registers from shared memory at 32 elements
-a clock beside 64 to 128 multiply-adds (CUDA C++ Programming Guide, 2024); reduction, as a block starts and ends with memory
-latency; outputs at work, as fewer threads do not hide the units' latency."""
 _LEAST_OUTPUTS = 4096.0
 """Outputs that keep as many threads busy as the smallest blocks have: smaller tiles share a reduction among their threads."""
 ACCUMULATOR_BYTES = 4.0
@@ -48,7 +40,8 @@ class Load:
         queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
         padded_k: a block's reduction in whole slices.
         useful: share of the lanes' work that is neither padding nor idle.
-        reuse, at_work, filled: of `Blocks`.
+        reuse, depth, at_work, filled: of `Blocks`; a slice is the least depth. Kernels of tensor cores ramp by whole slices
+            (`padded_k`).
     """
 
     blocks: Floats
@@ -57,6 +50,7 @@ class Load:
     queue: Floats
     padded_k: Floats
     useful: Floats
+    depth: Floats
     reuse: Floats
     at_work: Floats
     filled: Floats
@@ -115,14 +109,15 @@ class Products:
         multiprocessors = profile.value("count.sms")
         pieces = ceil_div(self.k, part)
         blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
-        padded = self.slices * ceil_div(ceil_div(self.k, pieces), self.slices)
+        depth = np.maximum(ceil_div(self.k, pieces), self.slices)
+        padded = self.slices * ceil_div(depth, self.slices)
         queue = ceil_div(blocks, multiprocessors)
         holds = np.maximum(blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
         useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
         reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
         at_work = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
         filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded), 1.0)
-        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), reuse, at_work, filled)
+        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), depth, reuse, at_work, filled)
 
 
 def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blocks: Blocks, value: Value) -> Floats:

@@ -43,7 +43,6 @@ from shmoo.estimators.tiling.gpu.blocks import (
     MOST_BLOCKS,
     SLICE,
     STAGES,
-    TYPICAL,
     Load,
     Products,
     Seconds,
@@ -283,16 +282,13 @@ class GpuThreadBlocks:
 
 
 def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProfile) -> Seconds:
-    """The model's own time of blocks of the float32 units: of their arithmetic and of each memory, as far as they overlap.
-    Batches of products have few tiles to choose from, and coefficients that carry over badly from one generation's tiles to the
-    next: theirs are ranked by arithmetic at typical efficiency, with partial sums through L2."""
+    """The model's own time of blocks of the float32 units: of their arithmetic and of each memory, as far as they overlap."""
     c = Coefficients(profile)
     own = partial(c.by_algorithm, algorithm_codes(table, profile))
     share = own("efficiency.bandwidth")
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
-    batched = table.is_family("gemm") & batched_product(table, "gpu")
 
     def seconds(shape: TileShape, load: Load) -> Floats:
         blocks = _blocks(load, _far(table, work, shape, load))
@@ -300,16 +296,14 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
         math = unit_seconds(profile, shape, load, blocks, own)
         times = overlapped([math, *(nbytes / speeds[level] for level, nbytes in traffic.items())], own("overlap"))
         rounds = ceil_div(load.blocks, profile.value("count.sms") * load.resident)
-        summed = np.where(load.pieces > 1.0, 2.0 * ACCUMULATOR_BYTES * load.pieces * work.outputs, 0.0)
-        typical = unit_seconds(profile, shape, load, blocks, TYPICAL.__getitem__) + summed / profile.value("bandwidth.l2")
-        return np.where(batched, typical, times + own("tile_overhead") * rounds)
+        return times + own("tile_overhead") * rounds
 
     return seconds
 
 
 def _blocks(load: Load, far: Floats | float = 0.0) -> Blocks:
     """What a multiprocessor works on at once in kernels of the float32 units."""
-    return Blocks(load.reuse, load.padded_k, load.at_work, load.filled, far)
+    return Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
 
 
 def _far(table: KernelTable, work: Products, shape: TileShape, load: Load) -> Floats:

@@ -146,16 +146,23 @@ def test_times_on_tensor_cores_do_not_settle_what_their_flops_take():
     assert {"efficiency.gemm_tensor", "throttle.time"} <= names
 
 
-@pytest.mark.parametrize(("name", "most"), [("gpu_a100_sxm_80g", 1.0), ("gpu_h100", 1.98 / 1.83)])
-def test_no_kernel_beats_its_units_at_their_highest_clock(name, most):
-    """The nominal peak of an A100 is that of its highest clock, the one of an H100 is given at 1.83 GHz of 1.98."""
+@pytest.mark.parametrize(
+    ("name", "dtype", "algorithm", "most"),
+    [
+        ("gpu_a100_sxm_80g", "bfloat16", "gemm_tensor", 1.0),
+        ("gpu_h100", "bfloat16", "gemm_tensor", 1.98 / 1.83),
+        ("gpu_t4", "float32", "gemm", 1.0),
+    ],
+)
+def test_no_kernel_beats_its_units_at_their_highest_clock(name, dtype, algorithm, most):
+    """The nominal peak of an A100 and a T4 is that of its highest clock, the one of an H100 is given at 1.83 GHz of 1.98."""
     profile = load_profile(name)
     rows = [
-        TableRow(0, "linear", {"b": 1, "m": 512 * i, "n": 4096, "k": 2048}, "bfloat16", runtime="cudagraphs", time="device")
+        TableRow(0, "linear", {"b": 1, "m": 512 * i, "n": 4096, "k": 2048}, dtype, runtime="cudagraphs", time="device")
         for i in range(1, 5)
     ]
     cases = [MeasuredCase(row.case, (row.graph(),), 1e-3, time="device") for row in rows]
-    (share,) = (p for p in parameters_for(blocks(cases, profile), profile) if p.name == "efficiency.gemm_tensor")
+    (share,) = (p for p in parameters_for(blocks(cases, profile), profile) if p.name == f"efficiency.{algorithm}")
     assert share.high == pytest.approx(most, rel=0.01)
     assert share.low < share.start < share.high
 
