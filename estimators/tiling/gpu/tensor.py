@@ -96,7 +96,10 @@ def tensor_blocks(work: Products, shape: TileShape, load: Load, pace: float | np
     staged = load.queue * load.padded_k * row
     together = np.minimum(load.queue, load.resident)
     in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * row
-    return Blocks(load.reuse, load.padded_k, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
+    # Units multiply half as many elements of twice the size a clock, so that each of them hides as much of a latency as two.
+    hides = np.maximum(work.size / 2.0, 1.0)
+    depth, at_work = load.padded_k * hides, load.at_work * hides
+    return Blocks(load.reuse, depth, at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
 
 
 def tensor_traffic(
