@@ -67,6 +67,7 @@ def choose_tensor(
         fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
         whole, part = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch, np.ceil(work.k / split)
         splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
+        splits_here = splits_here & (ACCUMULATOR_BYTES * split * work.outputs <= kernels.workspace)
         offered = fits & ((split == 1) | splits_here)
         shape = TileShape(tile_m, tile_n, part)
         load = work.load(profile, tile_m, tile_n, part)
