@@ -61,13 +61,15 @@ def choose_tensor(
     unpacks = unpacks_weights(table)
     vector_rate = unit_peaks("vector", table.dtype, profile) * own("efficiency.vector")
     pace = kernels.pace(profile)
+    # Those that unpack weights are no kernels of cuBLAS: TensorRT-LLM's ask for as many bytes as their splits take.
+    workspace = np.where(unpacks, np.inf, kernels.workspace)
     in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
         fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
         whole, part = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch, np.ceil(work.k / split)
         splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
-        splits_here = splits_here & (ACCUMULATOR_BYTES * split * work.outputs <= kernels.workspace)
+        splits_here = splits_here & (ACCUMULATOR_BYTES * split * work.outputs <= workspace)
         offered = fits & ((split == 1) | splits_here)
         shape = TileShape(tile_m, tile_n, part)
         load = work.load(profile, tile_m, tile_n, part)
