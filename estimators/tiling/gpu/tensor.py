@@ -61,8 +61,9 @@ def choose_tensor(
     unpacks = unpacks_weights(table)
     vector_rate = unit_peaks("vector", table.dtype, profile) * own("efficiency.vector")
     pace = kernels.pace(profile)
-    # Those that unpack weights are no kernels of cuBLAS: TensorRT-LLM's ask for as many bytes as their splits take.
+    # Those that unpack weights are no kernels of cuBLAS: TensorRT-LLM tries each, with as many bytes as its splits take.
     workspace = np.where(unpacks, np.inf, kernels.workspace)
+    whole_rounds = kernels.whole_rounds & ~unpacks
     in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
@@ -79,8 +80,9 @@ def choose_tensor(
         if unpacks.any():
             beside = table.vector_flops / vector_rate * unpacked(table, tile_m, load.useful)
             math = math + np.where(unpacks, beside, 0.0)
-        times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
         rounds = ceil_div(load.blocks, multiprocessors * load.resident)
+        math = math * np.where(whole_rounds & (rounds > 1.0), rounds * load.resident / load.queue, 1.0)
+        times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
         time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
         return np.where(offered, time, np.inf), part
 
