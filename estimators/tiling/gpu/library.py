@@ -7,6 +7,7 @@ float32 lists are those of the kernels that cuBLAS 12 and cuDNN 8 ran for random
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +24,7 @@ MIB = 2.0**20
 WORKSPACE = 8.0 * MIB
 """Bytes for partial sums: those that PyTorch gives cuBLAS before Hopper (`CUBLAS_WORKSPACE_CONFIG`, :4096:2:16:8). Linear layers
 in float32 on an A100 that take less time than blocks of a whole reduction could have up to 7.6 MiB of them, and none of 39 with
-results of 4 MiB and more is among these (Lee et al., ASPLOS 2025)."""
+results of 4 MiB and more is among these (Lee et al., ASPLOS 2025). Half of a V100's with results of 2 to 8 MiB are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             transformed=((64, 64), (128, 32), (32, 128)),
             patches=_LONG,
             long_part=4096.0,
-            workspace=16.0 * MIB,
+            workspace=math.inf,
         ),
         "turing": Library(
             products=(*_WIDE, (64, 64)),
@@ -135,7 +136,7 @@ kernels say: `ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn` (tile
 `turing_fp16_s1688gemm_fp16_256x128_...`, `cutlass_80_wmma_tensorop_f16_s161616gemm_f16_16x16_128x2_tn`."""
 TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
     {
-        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
+        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, workspace=math.inf),
         "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
         "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, whole_rounds=True),
         "hopper": TensorKernels(
