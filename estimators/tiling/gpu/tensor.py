@@ -46,7 +46,8 @@ def choose_tensor(
     tiles: tuple[Tile, ...],
     splits: tuple[int, ...],
 ) -> TileShape:
-    """The tile and the part of the reduction with which the model's own time of each kernel is least."""
+    """The tile and the part of the reduction with which the model's own time of each kernel is least, as the library counts its
+    rounds (`TensorKernels.whole_rounds`)."""
     multiprocessors, clock = profile.value("count.sms"), profile.value("clock")
     c = Coefficients(profile)
     codes = algorithm_codes(table, profile)
