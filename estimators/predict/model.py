@@ -95,7 +95,7 @@ ASYNCHRONOUS = frozenset({"gpu"})
 
 AS_STORED = frozenset({"eager", "cudagraphs"})
 """Runtimes that hand images to a GPU's library in the order they are stored in."""
-_FLOAT32 = COMPUTE_DTYPES.index("float32")
+_FLOAT32, _TF32 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("tf32")
 _NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
 _MATRIX = candidates("peak.matrix", "peak.vector")
 _VECTOR = candidates("peak.vector", "peak.matrix")
@@ -336,15 +336,18 @@ def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtim
     """What cuDNN spends on images that are not as its tensor-core kernels for windows take them: kernels before and after a
     convolution read and write them once more. They take them channels-last, and groups whose channels fill whole slices. A window
     of one point is a product of the images as they are stored, but not for tensor memory accesses where it leaves points out.
+    Kernels for tf32 write results in rows themselves (`sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw_...`).
     Compiled code keeps images channels-last, but for `keeps_rows`."""
     stored = True if runtime in AS_STORED else keeps_rows(table)
     filled = group_filling(table)
-    moved = 2.0 * np.where(_transposed(table, codes, c.profile) & stored, table.strided_bytes * filled, 0.0)
+    in_rows = table.dtype == _TF32
+    converted = table.strided_bytes - np.where(in_rows, table.bytes_of_kind(WRITE), 0.0)
+    moved = 2.0 * np.where(_transposed(table, codes, c.profile) & stored, converted * filled, 0.0)
     if np.any(apart := in_tensor_kernels(codes) & (filled > 1.0) & (moved == 0)):
         # Padded groups are what the convolution itself reads and writes, too.
         moved = np.where(apart, 2.0 * filled * table.bytes_of_kind(READ_ACTIVATION, WRITE), moved)
     rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
-    return moved / rate + 2.0 * c.value("device_launch") * (moved > 0)
+    return moved / rate + np.where(in_rows, 1.0, 2.0) * c.value("device_launch") * (moved > 0)
 
 
 def _transposed(table: KernelTable, codes: Ints, profile: ArchitectureProfile) -> Masks:

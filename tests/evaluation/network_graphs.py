@@ -1,8 +1,8 @@
 """Graphs of the networks that others measured, captured once and kept in a folder.
 
 A network's name is one of torchvision's, a well-known config of the package ("bert_large": the bare model of the config,
-attention as separate products and softmax, as eager transformers ran it), or a config's encoder on hidden states
-("bert_base:encoder").
+attention as separate products and softmax, as eager transformers ran it), or a config's encoder on hidden states as PyTorch 1
+ran it ("bert_base:encoder_in_torch_1").
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from shmoo.harness.module import Built
 
 KEPT_FORMAT = 1
 """Version of the kept graphs; a capture that would give other graphs takes the next."""
-ENCODER = ":encoder"
-"""Suffix of a config's name for its encoder alone, from hidden states to hidden states."""
+ENCODER = ":encoder_in_torch_1"
+"""Suffix of a config's name for its encoder alone, on hidden states, with biases in kernels of their own: until
+1.12 PyTorch made a product and an addition of a linear layer of three dimensions (pytorch/pytorch, pull request 72728)."""
 
 
 def kept_graphs() -> Path:
@@ -77,6 +78,7 @@ def _capture(asked: Asked) -> Sequence[Graph]:
 def _transformer(asked: Asked) -> Built:
     """A transformer of the package's configs, on the meta device: it has shapes and no weights."""
     from shmoo.harness.workloads.configs import config_models, config_workload
+    from tests.evaluation.torch_1 import with_biases_after
 
     name = asked.network.removesuffix(ENCODER)
     settings = {**config_models()[name].config, "architectures": None, "attn_implementation": "eager"}
@@ -85,7 +87,7 @@ def _transformer(asked: Asked) -> Built:
     mask = tokens.new_ones(tokens.shape)
     if asked.network == name:
         return Built(built.model, (), {**built.kwargs, "attention_mask": mask})
-    model = built.model
+    model = with_biases_after(built.model)
     weights = next(model.parameters())
     hidden = weights.new_empty((asked.batch, asked.tokens, model.config.hidden_size))
     padding = weights.new_empty((asked.batch, 1, asked.tokens, asked.tokens))

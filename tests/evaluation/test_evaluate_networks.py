@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+import torch
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.capture.traced import capture_traced
 from tests.evaluation.network_graphs import Asked, graphs_of
 from tests.evaluation.networks import MeasuredNetwork, bound_of, estimated, evaluate, profile_of, read_networks, shown
+from tests.evaluation.torch_1 import with_biases_after
 
 NVIDIA = (
     "device,precision,model,torchvision_model,resolution,batch,images_per_s,latency_mean_s,latency_p95_s,latency_p99_s,source\n"
@@ -78,3 +81,14 @@ def test_only_convolutions_are_multiplied_in_tf32_where_torch_does_so(tmp_path):
         estimated(replace(row, convolutions_only=flag), profile_of(row), tmp_path).device_s for flag in (False, True)
     )
     assert only > everything
+
+
+def test_biases_of_pytorch_1_are_added_by_kernels_of_their_own():
+    """The results stay, layers without a bias too, and a traced layer is a product and an addition."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2, bias=False))
+    images = torch.randn(2, 5, 4)
+    expected = model(images)
+    changed = with_biases_after(model)
+    torch.testing.assert_close(changed(images), expected)
+    (graph,) = capture_traced(changed, (images,), {}, name="linear").graphs
+    assert [call.op for call in graph.calls] == ["aten.linear", "aten.add", "aten.relu", "aten.linear"]

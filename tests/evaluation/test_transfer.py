@@ -72,6 +72,18 @@ def test_rates_are_looked_up_and_not_carried():
     assert made.value("peak.matrix.float32") == load_profile("gpu_h100").value("peak.matrix.float32")
 
 
+def test_voltage_follows_the_clock_as_on_metered_boards():
+    """A curve is carried from boards whose energies show it, not an exponent that times alone gave; a card's own curve stays."""
+    metered = fitted("gpu_a100_40g", energy_clock=0.4, energy_floor=0.8)
+    timed = fitted("gpu_v100", energy_clock=0.9, efficiency_gemm=0.5)
+    made = transfer([metered, timed], published("gpu_t4"))
+    assert (made.value("energy.clock"), made.value("energy.floor")) == pytest.approx((0.4, 0.8))
+    assert made.coefficients["energy.clock"].source == "transferred"
+    assert "energy.clock" not in transfer([timed], published("gpu_t4")).coefficients
+    own = published("gpu_h200")
+    assert transfer([metered], own).coefficients["energy.clock"] == own.coefficients["energy.clock"]
+
+
 def test_what_is_published_of_tensor_cores_outlives_publishing_again():
     """Energy of a flop, bandwidth of bulk copies and the generation's kernels are the target's own; a measured machine's
     coefficients of kernels on tensor cores are carried."""

@@ -3,7 +3,9 @@
 Shares of a peak or a bandwidth, extents and exponents (all of unit "1") and overheads of host and device (seconds) carry over, as
 the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks,
 bandwidths, capacities, counts and power are looked up. Shares of float32 products count for less from a board whose cap sets
-their pace. A coefficient that only some machines determine comes from those; values that come from a prior do not count.
+their pace. A coefficient that only some machines determine comes from those; values that come from a prior do not count. How
+voltage follows the clock carries over from boards whose energy was metered at several clocks: a board far above its power cap
+runs at a low clock, at which a flop takes less than at the rated one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 
 LEAST_SPREAD = 0.15
 """Least standard deviation of the log of a transferred coefficient: few machines can agree by chance."""
+VOLTAGE = ("energy.clock", "energy.floor")
+"""How joules follow the clock. A time tells the exponent only together with the energy of a flop and with warmth, so the exponent
+alone, without a floor, is no curve."""
 GENERATIONS = 1.0
 """Distance in compute capability over which a machine's weight falls to 1/e: library kernels are written, and hosts bought, for
 one generation."""
@@ -56,8 +61,9 @@ def transfer(
     free = [weight / max(1.0, power_wanted(profile)) for weight, profile in zip(weights, measured, strict=True)]
     capped = {name for name in names if is_cut(name) and whose(name) not in TENSOR}
     carried = {name: _carried(name, measured, free if name in capped else weights) for name in names}
+    own = {**_voltage(looked_up(target), measured, weights), **looked_up(target)}
     return target.replacing(
-        coefficients={**looked_up(target), **{n: c for n, c in carried.items() if c is not None}, **(sigma or {})},
+        coefficients={**own, **{n: c for n, c in carried.items() if c is not None}, **(sigma or {})},
         host="",
         fitted_from=None,
         error_card={},
@@ -98,24 +104,37 @@ def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> floa
     return 1.0 if own is None or other is None else math.exp(-abs(own.value - other.value) / GENERATIONS)
 
 
+def _voltage(
+    own: Mapping[str, Coefficient], measured: Sequence[ArchitectureProfile], weights: Sequence[float]
+) -> dict[str, Coefficient]:
+    """How voltage follows the clock, on those of the measured machines whose energies show it; nothing where the target's own is
+    known."""
+    metered = [(p, w) for p, w in zip(measured, weights, strict=True) if all(name in p.coefficients for name in VOLTAGE)]
+    if not metered or any(name in own for name in VOLTAGE):
+        return {}
+    return {name: _mean(name, [(p, p.coefficients[name], w) for p, w in metered]) for name in VOLTAGE}
+
+
 def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
-    role, unit = entry(name).role, entry(name).unit
-    # Nothing about a board and its power controller is transferred: the energy of a flop is looked up by process, and a board
+    # Nothing else of a board and its power controller is transferred: the energy of a flop is looked up by process, and a board
     # that hardly reaches its cap does not show the controller's time constant.
-    if role not in ("share", "spread") or unit not in ("1", "s"):
+    if entry(name).role not in ("share", "spread") or entry(name).unit not in ("1", "s"):
         return None
     fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
     fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and not c.assumed and c.value > 0]
-    if not fitted:
-        return None
+    return _mean(name, fitted) if fitted else None
+
+
+def _mean(name: str, fitted: Sequence[tuple[ArchitectureProfile, Coefficient, float]]) -> Coefficient:
+    """The weighted geometric mean of a coefficient of these machines."""
     logs = np.log([c.value for _, c, _ in fitted])
     share = np.asarray([w for *_, w in fitted])
     share = share / share.sum()
     mean = float(share @ logs)
     spread = math.sqrt(float(share @ (logs - mean) ** 2) + LEAST_SPREAD**2)
     value, factor = math.exp(mean), math.exp(NORMAL_90 * spread)
-    if role == "spread":
+    if entry(name).role == "spread":
         # The model errs more on a machine to which it was not fitted.
         value, factor = float(np.exp(logs).max()) * 1.5, 1.0
     why = f"geometric mean of {', '.join(p.name for p, *_ in fitted)}"
-    return Coefficient(value, unit, "transferred", why, low=value / factor, high=value * factor)
+    return Coefficient(value, entry(name).unit, "transferred", why, low=value / factor, high=value * factor)

@@ -7,6 +7,7 @@ float32 lists are those of the kernels that cuBLAS 12 and cuDNN 8 ran for random
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +18,13 @@ from shmoo.estimators.table import Floats
 Tile = tuple[float, float]
 LONG_PART = 12288.0
 """Shortest part of a reduction that is cut into more than the usual few, as that of weights' gradients over a long batch."""
+
+
+MIB = 2.0**20
+WORKSPACE = 8.0 * MIB
+"""Bytes for partial sums: those that PyTorch gives cuBLAS before Hopper (`CUBLAS_WORKSPACE_CONFIG`, :4096:2:16:8). Linear layers
+in float32 on an A100 that take less time than blocks of a whole reduction could have up to 7.6 MiB of them, and none of 39 with
+results of 4 MiB and more is among these (Lee et al., ASPLOS 2025). Half of a V100's with results of 2 to 8 MiB are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,7 @@ class Library:
         patches: images x rows x columns of 2 x 2 results in a block of the fused kernel.
         long_part: reductions of products come in more than four parts only where parts stay this long. From Turing on four are
             the most in which those of up to 65536 were seen.
+        workspace: bytes for the partial sums of a split reduction: products with more of them are not split.
     """
 
     products: tuple[Tile, ...]
@@ -37,6 +46,7 @@ class Library:
     transformed: tuple[Tile, ...]
     patches: tuple[tuple[int, int, int], ...]
     long_part: float = LONG_PART
+    workspace: float = WORKSPACE
 
 
 DIRECT: tuple[Tile, ...] = ((128, 32), (128, 64), (128, 128))
@@ -58,6 +68,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             transformed=((64, 64), (128, 32), (32, 128)),
             patches=_LONG,
             long_part=4096.0,
+            workspace=math.inf,
         ),
         "turing": Library(
             products=(*_WIDE, (64, 64)),
@@ -88,6 +99,10 @@ class TensorKernels:
             whose tensor cores read shared memory themselves.
         cluster: neighbouring blocks for which one read of L2 serves.
         rows, least: queries that blocks of attention come with, and those that they compute however few there are.
+        workspace: bytes for the partial sums of a split reduction.
+        whole_rounds: whether the library compares tiles as if multiprocessors were full in every round but the first. cuBLAS for
+            Ampere takes 47 us for 4096 x 1024 x 768 on an A100 (128 blocks of 256 x 128, two rounds), 68 us for a reduction of
+            2560 with 768 columns (96 blocks, one round), though its smaller tiles would leave less of the second round idle.
         packs: whether heads that share keys fill blocks of attention together, however many queries each has.
         lanes: 16-bit multiply-adds of a multiprocessor and clock that the kernels were written for: those of V100, T4, A100, H100
             and B200. Other cards of a generation have fewer, GeForce cards a quarter of an A100's.
@@ -102,6 +117,8 @@ class TensorKernels:
     rows: tuple[float, ...] = (128.0, 64.0)
     least: float = 64.0
     packs: bool = False
+    workspace: float = WORKSPACE
+    whole_rounds: bool = False
 
     def pace(self, profile: ArchitectureProfile) -> float | Floats:
         """Rate of a card's units relative to the one that the kernels were written for."""
@@ -119,22 +136,22 @@ kernels say: `ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn` (tile
 `turing_fp16_s1688gemm_fp16_256x128_...`, `cutlass_80_wmma_tensorop_f16_s161616gemm_f16_16x16_128x2_tn`."""
 TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
     {
-        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
+        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, workspace=math.inf),
         "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
-        "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024),
+        "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, whole_rounds=True),
         "hopper": TensorKernels(
             (
                 (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),
                 (64, 128), (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(64, 256), lanes=2048, cluster=2, rows=(128,), packs=True,
+            slice_bytes=128, stages=4, together=(64, 256), lanes=2048, cluster=2, rows=(128,), packs=True, workspace=32.0 * MIB,
         ),
         "blackwell": TensorKernels(
             (
                 (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64),
                 (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(128, 256), lanes=4096, cluster=2, rows=(256,), least=128,
+            slice_bytes=128, stages=4, together=(128, 256), lanes=4096, cluster=2, rows=(256,), least=128, workspace=32.0 * MIB,
         ),
     }
 )  # fmt: skip

@@ -52,7 +52,16 @@ from shmoo.estimators.tiling.gpu.blocks import (
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
-from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES, LONG_PART, STREAMED, TENSOR_KERNELS, TensorKernels, Tile
+from shmoo.estimators.tiling.gpu.library import (
+    DIRECT,
+    LIBRARIES,
+    LONG_PART,
+    STREAMED,
+    TENSOR_KERNELS,
+    WORKSPACE,
+    TensorKernels,
+    Tile,
+)
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
 from shmoo.estimators.tiling.gpu.threads import reach
@@ -197,12 +206,14 @@ class GpuThreadBlocks:
         multiprocessors = profile.value("count.sms")
         library = LIBRARIES.get(self.library or "")
         long_part = LONG_PART if library is None else library.long_part
+        workspace = WORKSPACE if library is None else library.workspace
 
         def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
             part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
             load = work.load(profile, tile_m, tile_n, part)
             least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, long_part)
             few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
+            few = few & (ACCUMULATOR_BYTES * split * work.outputs <= workspace)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             time = seconds(TileShape(tile_m, tile_n, part), load)
             return np.where(fits & ((split == 1) | few), time, np.inf), part

@@ -46,7 +46,8 @@ def choose_tensor(
     tiles: tuple[Tile, ...],
     splits: tuple[int, ...],
 ) -> TileShape:
-    """The tile and the part of the reduction with which the model's own time of each kernel is least."""
+    """The tile and the part of the reduction with which the model's own time of each kernel is least, as the library counts its
+    rounds (`TensorKernels.whole_rounds`)."""
     multiprocessors, clock = profile.value("count.sms"), profile.value("clock")
     c = Coefficients(profile)
     codes = algorithm_codes(table, profile)
@@ -61,12 +62,16 @@ def choose_tensor(
     unpacks = unpacks_weights(table)
     vector_rate = unit_peaks("vector", table.dtype, profile) * own("efficiency.vector")
     pace = kernels.pace(profile)
+    # Those that unpack weights are no kernels of cuBLAS: TensorRT-LLM tries each, with as many bytes as its splits take.
+    workspace = np.where(unpacks, np.inf, kernels.workspace)
+    whole_rounds = kernels.whole_rounds & ~unpacks
     in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
         fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
         whole, part = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch, np.ceil(work.k / split)
         splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
+        splits_here = splits_here & (ACCUMULATOR_BYTES * split * work.outputs <= workspace)
         offered = fits & ((split == 1) | splits_here)
         shape = TileShape(tile_m, tile_n, part)
         load = work.load(profile, tile_m, tile_n, part)
@@ -76,8 +81,9 @@ def choose_tensor(
         if unpacks.any():
             beside = table.vector_flops / vector_rate * unpacked(table, tile_m, load.useful)
             math = math + np.where(unpacks, beside, 0.0)
-        times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
         rounds = ceil_div(load.blocks, multiprocessors * load.resident)
+        math = math * np.where(whole_rounds & (rounds > 1.0), rounds * load.resident / load.queue, 1.0)
+        times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(own, clock)]
         time = overlapped(times, own("overlap")) + own("tile_overhead") * rounds + blocks.split_seconds(own)
         return np.where(offered, time, np.inf), part
 
@@ -96,7 +102,10 @@ def tensor_blocks(work: Products, shape: TileShape, load: Load, pace: float | np
     staged = load.queue * load.padded_k * row
     together = np.minimum(load.queue, load.resident)
     in_flight = together * np.minimum(work.stages * work.slices, load.padded_k) * row
-    return Blocks(load.reuse, load.padded_k, load.at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
+    # Units multiply half as many elements of twice the size a clock, so that each of them hides as much of a latency as two.
+    hides = np.maximum(work.size / 2.0, 1.0)
+    depth, at_work = load.padded_k * hides, load.at_work * hides
+    return Blocks(load.reuse, depth, at_work, load.filled, 0.0, staged, in_flight, load.pieces, pace=pace)
 
 
 def tensor_traffic(

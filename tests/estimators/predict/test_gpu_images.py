@@ -69,6 +69,19 @@ def test_images_in_rows_are_converted_around_a_window():
         assert device_s("gpu_v100", conv(64, kernel, dtype)) == device_s("gpu_v100", conv(64, kernel, dtype, last=True))
 
 
+def test_kernels_for_tf32_write_rows_themselves():
+    """The image alone is converted, by one kernel."""
+    profile = load_profile("gpu_a100_40g")
+    director, c = AnalysisDirector(profile), Coefficients(profile)
+    rows, last = (
+        director.estimate(conv(64, 3, "float32", last=flag), runtime="eager", compute_dtype="tf32").device_s
+        for flag in (False, True)
+    )
+    rate = profile.value("bandwidth.dram") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
+    image = conv(64, 3, "float32").calls[0].inputs[0].nbytes
+    assert rows - last == pytest.approx(2.0 * image / rate + c.value("device_launch"), rel=0.02)
+
+
 def biased(dtype: str, groups: int = 1, last: bool = False) -> Graph:
     image, weight = TensorSpec((64, 64, 56, 56), dtype), TensorSpec((64, 64 // groups, 3, 3), dtype)
     attributes = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": groups}

@@ -177,6 +177,16 @@ def test_a_reduction_of_half_a_million_is_split_into_many_parts():
     assert parts[500_000] >= 8
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_reduction_is_split_as_far_as_its_partial_sums_fit_the_workspace(dtype: str) -> None:
+    """Sums of 1 MiB come in parts, those of more than half of an A100's 8 MiB in one, however few blocks there are."""
+    profile = load_profile("gpu_a100_40g")
+    strategy = strategy_for(profile)
+    parts = {n: np.ceil(16384 / strategy.choose(linear(512, n, 16384, dtype), profile).k[0]) for n in (512, 2304, 4096)}
+    assert parts[512] > 1
+    assert parts[2304] == parts[4096] == 1
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("gpu_t4", None), ("gpu_h100", "tf32")])
 def test_equal_kernels_are_cut_once_and_alike(name: str, dtype: str | None) -> None:
     """Tiles of a table are those of each kernel by itself, whichever others stand beside it."""

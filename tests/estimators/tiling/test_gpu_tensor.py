@@ -332,6 +332,21 @@ def test_slower_units_lose_less_to_what_takes_its_own_time():
     assert np.all(tiled(linear(4096, 4096, 1024, "float32"), load_profile("gpu_rtx3090")).blocks.pace == 1.0)
 
 
+def test_wider_types_hide_more_of_a_latency():
+    """A block of tf32 fills and drains in half of the elements that one of bfloat16 takes: a product of the same shape takes less
+    than twice as long, the more so the shorter its reduction."""
+    profile = load_profile("gpu_a100_sxm_80g")
+
+    def ramp(k: int, dtype: str) -> float:
+        blocks = tiled(linear(4096, 4096, k, dtype), profile).blocks
+        assert blocks is not None
+        c = Coefficients(profile)
+        return float(blocks.ramp(lambda stem: c.value(f"{stem}.gemm_tensor", stem))[0])
+
+    lost = {k: ramp(k, "bfloat16") / ramp(k, "tf32") for k in (256, 16384)}
+    assert lost[256] > lost[16384] > 1
+
+
 def test_convolutions_start_and_copy_as_products_do():
     """Where a card has nothing of their own, and at an efficiency of theirs."""
     profile = load_profile("gpu_h100")
