@@ -51,7 +51,7 @@ def transfer(
             )
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
-    carried = {name: mean for name in names if (mean := _carried(name, measured, weights)) is not None}
+    carried = {name: mean for name in names if (mean := _carried(name, measured, weights, target)) is not None}
     return target.replacing(
         coefficients={**looked_up(target), **carried, **(sigma or {})},
         host="",
@@ -94,7 +94,9 @@ def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> floa
     return 1.0 if own is None or other is None else math.exp(-abs(own.value - other.value) / GENERATIONS)
 
 
-def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
+def _carried(
+    name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float], target: ArchitectureProfile
+) -> Coefficient | None:
     role, unit = entry(name).role, entry(name).unit
     # Nothing about a board and its power controller is transferred: the energy of a flop is looked up by process, and a board
     # that hardly reaches its cap does not show the controller's time constant.
@@ -104,7 +106,10 @@ def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequen
     fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and not c.assumed and c.value > 0]
     if not fitted:
         return None
-    logs = np.log([c.value for _, c, _ in fitted])
+    # A share of the bandwidth is one of what codes beside the data leave of it.
+    of_memory = name.startswith("efficiency.bandwidth")
+    left = [target.value("ecc.share", 1.0) / p.value("ecc.share", 1.0) if of_memory else 1.0 for p, *_ in fitted]
+    logs = np.log([c.value * rate for (_, c, _), rate in zip(fitted, left, strict=True)])
     share = np.asarray([w for *_, w in fitted])
     share = share / share.sum()
     mean = float(share @ logs)

@@ -333,13 +333,25 @@ def test_slower_units_lose_less_to_what_takes_its_own_time():
 
 
 def test_convolutions_start_and_copy_as_products_do():
-    """Where a card has nothing of their own, and at an efficiency of theirs."""
+    """Where a card has nothing of their own, but for the addresses of what they copy."""
     profile = load_profile("gpu_h100")
     c, codes = Coefficients(profile), algorithm_codes(conv("float16"), profile)
-    for stem in ("half.k", "fetch.latency", "device_launch", "tile_overhead", "overlap"):
+    for stem in ("efficiency", "half.k", "fetch.latency", "device_launch", "tile_overhead", "overlap"):
         assert c.by_algorithm(codes, stem) == pytest.approx(profile.value(f"{stem}.gemm_tensor"))
-    assert c.by_algorithm(codes, "efficiency") == pytest.approx(DEFAULTS["gpu"]["efficiency.conv_tensor"].value)
+    assert c.by_algorithm(codes, "half.tile") == pytest.approx(DEFAULTS["gpu"]["half.tile.conv_tensor"].value)
     assert c.by_algorithm(codes, "sigma") == pytest.approx(DEFAULTS["gpu"]["sigma.conv_tensor"].value)
+
+
+def test_addresses_of_convolutions_hold_up_slow_tensor_cores_less():
+    """An A100 takes 1 + 16 / 64 times as long as its copies alone would ask for in tiles of 128 x 128; a quarter of that is lost
+    on the quarter as fast units of a GeForce card."""
+    strategy = GpuThreadBlocks(tile_m=128, tile_n=128, library="ampere")
+    for name, pace in (("gpu_a100_40g", 1.0), ("gpu_rtx3090", 0.25)):
+        profile, table = load_profile(name), conv("float16")
+        blocks = strategy.apply(table, profile, strategy.choose(table, profile)).blocks
+        addresses = Coefficients(profile).by_algorithm(algorithm_codes(table, profile), "half.tile")
+        halves = {"half.tile": addresses, "half.far": 0.0, "half.k": 0.0, "half.fill": 0.0}
+        assert blocks.ramp(halves.__getitem__) == pytest.approx(1.0 + pace * 16.0 / 64.0)
 
 
 def test_a_network_whose_contractions_tensor_cores_do_is_warm():
