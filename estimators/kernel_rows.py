@@ -74,7 +74,8 @@ def _add_rows(
     accesses: list[tuple[float, ...]],
 ) -> None:
     """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
-    costs, consumers = costs_of(graph), _consumers(graph)
+    costs = costs_of(graph)
+    consumers = _consumers(graph, costs)
     converts, overwrites, walked = memory
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
     convolves = any([cost is not None and cost.family in CONVOLUTIONS for cost in costs])
@@ -149,13 +150,16 @@ class _Work(NamedTuple):
     kinds: list[int]
 
 
-def _consumers(graph: Graph) -> dict[int, set[int]]:
-    """Calls that read each storage, by the index of the value that owns it; an index past the last call stands for the caller."""
+def _consumers(graph: Graph, costs: Sequence[Cost | None]) -> dict[int, set[int]]:
+    """Calls that read each storage, by the index of the value that owns it; an index past the last call stands for the caller.
+    A view reads nothing of the storage that it shares."""
     readers: defaultdict[int, set[int]] = defaultdict(set)
     roots = graph.roots
-    for index, call in enumerate(graph.calls):
+    for index, (call, cost) in enumerate(zip(graph.calls, costs, strict=True)):
+        shared = {roots[value] for value in call.writes} if cost is None else ()
         for value in call.reads:
-            readers[roots[value]].add(index)
+            if roots[value] not in shared:
+                readers[roots[value]].add(index)
     for value in graph.outputs:
         readers[roots[value]].add(len(graph.calls))
     return dict(readers)

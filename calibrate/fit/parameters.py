@@ -331,7 +331,7 @@ class _Cases:
             "efficiency.special": self.special & ~self.matrix,
             "efficiency.bandwidth": self.all,
             "overlap": self.all,
-            "tile_overhead": self.matrix,
+            "tile_overhead": self.blocks,
         }
 
     def in_runtime(self, runtime: str) -> Masks:

@@ -61,6 +61,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)"),
     "matrix.lanes": Entry("1", "count", "GPU: float16 tensor-core multiply-adds of one multiprocessor and clock"),
     "compute.capability": Entry("1", "rating", "GPU generation"),
+    "ecc.share": Entry("1", "rating", "of main memory's bandwidth that error-correcting codes in the same memory leave to data; "
+                       "1 where they have lanes of their own or are off"),
     "clock": Entry("Hz", "rate", "of the units", brings={
         "cpu": _CORE,
         "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0), *_IN_CYCLES),
@@ -103,9 +105,6 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.85, 0.5, 1.0, _TRANSFORMED, ".winograd_fused", "gpu"),
         Guess(1.0, 0.9, 1.05, f"an A100 that its cap leaves alone multiplies 8192 x 8192 at 295 of 312 Tflop/s {_HE}: what the "
               "parts below leave", ".tensor", "gpu", "literature"),
-        Guess(0.9, 0.7, 1.0, "implicit products, with what products lose on the same card: image networks of large batches on "
-              "V100, T4 and GeForce cards of 2020 and 2022 (NVIDIA, Deep Learning Examples, 2021; Wightman, "
-              "pytorch-image-models, 2024)", ".conv_tensor", "gpu", "literature"),
         Guess(0.9, 0.4, 1.0, "products, softmax beside them: 0.73 of an A100's peak with both (Dao, FlashAttention-2, 2023); on "
               "an H100 0.35 with Ampere's instructions, 0.75 with its own (Shah et al., FlashAttention-3, 2024)",
               ".attention_tensor", "gpu", "literature"),
@@ -137,7 +136,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.55, 0.35, 0.8, f"concatenations and permuted copies, one side of them scattered: {_GUESS}", ".copy", "gpu"),
         *(Guess(0.92, 0.75, 1.0, "compiled copies and norms are loops over their results, as others are", f".{runtime}.{loop}",
                 "gpu") for runtime in ("inductor", "inductor-freezing") for loop in ("copy", "normalization")),
-        Guess(0.7, 0.5, 0.9, f"planes of a window's rows, halos read again: {_GUESS}", ".depthwise", "gpu"),
+        Guess(0.9, 0.7, 1.0, "a loop over results: caches hold the rows of a window until the next results have read them",
+              ".depthwise", "gpu"),
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature"))),
@@ -165,7 +165,10 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(6.0, 2.0, 15.0, "", "", "gpu"),
         Guess(5.0, 2.0, 10.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1.0, 0.2, 4.0, "one of four issue slots a clock copies 256 elements of 16 bits, beside 64 to 512 multiply-adds",
-              ".tensor", "gpu"))),
+              ".tensor", "gpu"),
+        Guess(16.0, 6.0, 30.0, "implicit products address every copy: rows, columns and channels of a window, and whether they "
+              "lie in the image, some 16 instructions (CUTLASS, Implicit GEMM convolution, 2024); ResNet-50 on V100 and T4 "
+              "(NVIDIA, Deep Learning Examples, 2021)", ".conv_tensor", "gpu", "literature"))),
     "half.far": Entry("1", "share", f"multiply-adds more per element whose address was not at hand: {_GUESS}",
                       Space(1e-2, 3e2, 1.0), assumed=(
         Guess(5.0, 1.0, 40.0, "", "", "gpu"),

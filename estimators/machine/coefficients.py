@@ -82,7 +82,7 @@ def _on_tensor_cores(algorithm: str) -> str:
 
 
 _BITS = np.asarray([BITS[name] for name in COMPUTE_DTYPES])
-_FLOAT4 = COMPUTE_DTYPES.index("float4")
+_FLOAT4, _INT8 = COMPUTE_DTYPES.index("float4"), COMPUTE_DTYPES.index("int8")
 _CODE = {name: code for code, name in enumerate(ALGORITHMS)}
 _TENSOR_CODE = np.asarray([_CODE[_on_tensor_cores(name)] for name in ALGORITHMS])
 
@@ -126,12 +126,21 @@ def dense_3x3(table: KernelTable) -> np.ndarray:
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
     """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for, or that such a type holds. Other types
-    are multiplied by the units of float32, in which libraries accumulate them anyway."""
+    are multiplied by the units of float32, in which libraries accumulate them anyway, and so are `dot_products`."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
     known = {name for name in COMPUTE_DTYPES if name != "float32" and f"peak.matrix.{name}" in profile.coefficients}
     rated = [not known.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
-    return np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
+    contracts: Masks = np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
+    return contracts & ~dot_products(table)
+
+
+def dot_products(table: KernelTable) -> Masks:
+    """(K,) products of 8-bit integers that the lanes of a GPU do with four multiply-adds an instruction (DP4A): tensor cores take
+    both operands along the reduction alone, as linear layers have them (NVIDIA, cuBLAS library, `cublasLtMatmul`, 2024: the
+    format must be TN)."""
+    along_rows: Masks = table.is_op("aten.mm", "aten.bmm", "aten.matmul") & (table.dtype == _INT8)
+    return along_rows
 
 
 def as_multiplied(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:

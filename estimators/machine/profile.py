@@ -244,8 +244,25 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
         _check_names(described, load_profile(base))
     fields = _carried_fields(base)
     coefficients = fields["coefficients"] | described.pop("coefficients", {})
+    # Shares of the bandwidth are of what codes beside the data leave of it.
+    left = _left_by_codes(coefficients) / _left_by_codes(fields["coefficients"])
+    for name in under("efficiency.bandwidth", fields["coefficients"]):
+        carried = fields["coefficients"][name]
+        if coefficients[name] is carried and carried["source"] == "transferred":
+            numbers = {n: carried[n] * left for n in ("value", "stderr", "low", "high") if carried.get(n) is not None}
+            coefficients[name] = carried | numbers
     del described["base"]
     return msgspec.json.encode(fields | described | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
+
+
+def _left_by_codes(coefficients: Mapping[str, Any]) -> float:
+    """The share of a memory's bandwidth that its codes leave; 1 where what is described is no positive number, which reading the
+    profile refuses."""
+    try:
+        share = msgspec.convert(coefficients.get("ecc.share"), Coefficient).value
+    except msgspec.ValidationError:
+        return 1.0
+    return share if share > 0 else 1.0
 
 
 def _check_names(described: dict[str, Any], base: ArchitectureProfile) -> None:

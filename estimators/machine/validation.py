@@ -37,6 +37,7 @@ SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{"fetch": (1.0, 1e6), "program": (0.0, 1.0), "dispatch": (0.0, 1e3), "point": (0.0, 1e4)},
         **{
             "heap": (0.0, 1.0),
+            "ecc": (0.1, 1.0),
             "launch_tail": (0.0, 1.0),
             "throttle": (0.0, 10.0),
             "throttle.cool": (0.0, 1.0),

@@ -51,6 +51,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.coefficients import (
     Coefficients,
     algorithm_codes,
+    dot_products,
     in_tensor_kernels,
     unpacks_weights,
 )
@@ -69,6 +70,7 @@ from shmoo.estimators.tiling.cpu_calls import (
 )
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
+    DOT_FLOPS,
     ISSUED,
     addresses_points,
     adds_bias_after,
@@ -82,6 +84,7 @@ from shmoo.estimators.tiling.gpu.threads import (
     group_filling,
     in_vectors,
     index_bytes,
+    integer_rate,
     keeps_rows,
     kernels_a_step,
     operands_copied,
@@ -237,6 +240,8 @@ def _compute_time(
     if stencil.any():
         # Each point of a window is a load, an address and a multiply-add of the float32 units, whatever the type.
         peak = np.where(stencil, c.value(*_VECTOR[_FLOAT32]), peak)
+    if tiling.blocks is not None and (bytewise := dot_products(table)).any():
+        peak = np.where(bytewise, DOT_FLOPS * integer_rate(c.profile), peak)
     done = 1.0 if tiling.blocks is None else 1.0 - tiling.blocks.skipped
     matrix = table.matrix_flops * done / (peak * tiling.utilisation)
     ramp = np.where(stencil, 1.0, _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem)))

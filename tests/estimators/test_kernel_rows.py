@@ -83,3 +83,14 @@ def test_copies_are_kernels_of_their_own_on_gpus() -> None:
         more = copied.device_s[0] - other.device_s[0]
         assert (more > device * c.value("device_launch")) if device else (more == 0.0)
         assert copied.launch_s[0] - other.launch_s[0] == pytest.approx(launches * c.value("launch.driver"))
+
+
+def test_a_view_between_fused_calls_keeps_nothing_in_memory() -> None:
+    """A compiled sum of two tensors, seen in another shape and rectified, reads both and writes one: 12 bytes an element, as
+    without the view."""
+    for seen in (False, True):
+        b = GraphBuilder("float32")
+        made = b.add(b.tensor((64, 512)), b.tensor((64, 512)))
+        graph = b.graph(b.relu(b.view(made, (512, 64)) if seen else made))
+        table = kernel_table(graph, fuse(graph, "inductor", "gpu"))
+        assert (len(table), float(table.bytes[0])) == (1, 12.0 * 64 * 512)

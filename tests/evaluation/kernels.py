@@ -388,4 +388,4 @@ def without_tensor(profile: ArchitectureProfile) -> ArchitectureProfile:
 
 
 def _generation(profile: ArchitectureProfile) -> dict[str, Coefficient]:
-    return {n: c for n, c in profile.coefficients.items() if n == "compute.capability"}
+    return {n: c for n, c in profile.coefficients.items() if n in ("compute.capability", "ecc.share")}

@@ -129,6 +129,15 @@ def test_near_generations_count_more():
     assert made.value("launch.eager") == pytest.approx(1e-6 * 4 ** (1 / (1 + math.exp(-0.5))))
 
 
+def test_shares_of_bandwidth_are_of_what_error_correcting_codes_leave():
+    """0.9 of a V100, whose codes have lanes of their own, is 0.81 where codes take a tenth; other shares stay."""
+    target = load_profile("gpu_t4").replacing(coefficients={"ecc.share": Coefficient(0.9, "1", "literature", "test")})
+    made = transfer([fitted("gpu_v100", efficiency_bandwidth=0.9, efficiency_gemm=0.9)], target)
+    assert made.value("efficiency.bandwidth") == pytest.approx(0.81)
+    assert made.coefficients["efficiency.bandwidth"].low == pytest.approx(0.81 * made.coefficients["efficiency.gemm"].low / 0.9)
+    assert made.value("efficiency.gemm") == pytest.approx(0.9)
+
+
 def test_the_next_machine_is_off_by_what_measured_ones_are():
     """Spreads of 0.1 and 0.7 give sqrt((0.01 + 0.49) / 2) = 0.5; without any, the fits' own grow by half."""
     small, large = ({"sigma.gemm": Coefficient(value, "1", "fitted", "test")} for value in (0.1, 0.7))

@@ -60,7 +60,7 @@ def transfer(
     # How well blocks keep float32 units busy hardly shows on a board whose cap sets their pace.
     free = [weight / max(1.0, power_wanted(profile)) for weight, profile in zip(weights, measured, strict=True)]
     capped = {name for name in names if is_cut(name) and whose(name) not in TENSOR}
-    carried = {name: _carried(name, measured, free if name in capped else weights) for name in names}
+    carried = {name: _carried(name, measured, free if name in capped else weights, target) for name in names}
     own = {**_voltage(looked_up(target), measured, weights), **looked_up(target)}
     return target.replacing(
         coefficients={**own, **{n: c for n, c in carried.items() if c is not None}, **(sigma or {})},
@@ -112,22 +112,29 @@ def _voltage(
     metered = [(p, w) for p, w in zip(measured, weights, strict=True) if all(name in p.coefficients for name in VOLTAGE)]
     if not metered or any(name in own for name in VOLTAGE):
         return {}
-    return {name: _mean(name, [(p, p.coefficients[name], w) for p, w in metered]) for name in VOLTAGE}
+    return {name: _mean(name, [(p, p.coefficients[name].value, w) for p, w in metered]) for name in VOLTAGE}
 
 
-def _carried(name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float]) -> Coefficient | None:
+def _carried(
+    name: str, measured: Sequence[ArchitectureProfile], weights: Sequence[float], target: ArchitectureProfile
+) -> Coefficient | None:
     # Nothing else of a board and its power controller is transferred: the energy of a flop is looked up by process, and a board
     # that hardly reaches its cap does not show the controller's time constant.
     if entry(name).role not in ("share", "spread") or entry(name).unit not in ("1", "s"):
         return None
     fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
     fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and not c.assumed and c.value > 0]
-    return _mean(name, fitted) if fitted else None
+    if not fitted:
+        return None
+    # A share of the bandwidth is one of what codes beside the data leave of it.
+    of_memory = name.startswith("efficiency.bandwidth")
+    left = [target.value("ecc.share", 1.0) / p.value("ecc.share", 1.0) if of_memory else 1.0 for p, *_ in fitted]
+    return _mean(name, [(p, c.value * rate, w) for (p, c, w), rate in zip(fitted, left, strict=True)])
 
 
-def _mean(name: str, fitted: Sequence[tuple[ArchitectureProfile, Coefficient, float]]) -> Coefficient:
-    """The weighted geometric mean of a coefficient of these machines."""
-    logs = np.log([c.value for _, c, _ in fitted])
+def _mean(name: str, fitted: Sequence[tuple[ArchitectureProfile, float, float]]) -> Coefficient:
+    """The geometric mean of a coefficient of these machines, each with its value and weight."""
+    logs = np.log([value for _, value, _ in fitted])
     share = np.asarray([w for *_, w in fitted])
     share = share / share.sum()
     mean = float(share @ logs)

@@ -186,8 +186,9 @@ def test_depthwise_convolutions_of_a_gpu_are_not_drawn_towards_blocks():
     images = ({**_CONV, "conv_c_in": c, "conv_c_out": c, "conv_groups": groups} for c in (64, 256) for groups in (c, 1))
     rows = [TableRow(0, "conv", axes, "float16") for axes in images]
     names = {p.name for p in parameters_for(blocks([MeasuredCase(r.case, (r.graph(),), 1e-4) for r in rows], base), base)}
-    assert {"efficiency.conv_tensor", "efficiency.bandwidth.depthwise"} <= names
-    assert not names & {"efficiency.depthwise", "half.tile.depthwise", "half.k.depthwise", "half.fill.depthwise"}
+    assert {"efficiency.conv_tensor", "efficiency.bandwidth.depthwise", "tile_overhead.conv_tensor"} <= names
+    of_blocks = ("efficiency", "half.tile", "half.k", "half.fill", "tile_overhead")
+    assert not names & {f"{stem}.depthwise" for stem in of_blocks}
 
 
 _CONV = {"conv_n": 8, "conv_size": 56, "conv_kernel": 3, "conv_stride": 1, "conv_padding": 1}

@@ -362,6 +362,16 @@ def test_a_machine_is_described_by_what_differs_from_another():
     assert ArchitectureProfile.from_json(board.to_json()) == board
 
 
+def test_shares_of_bandwidth_are_of_what_codes_leave_on_a_base_too():
+    """A board whose error-correcting codes take a tenth of the bandwidth reaches 0.9 of the share of one without."""
+    codes = {"value": 0.9, "unit": "1", "source": "literature", "reference": "test"}
+    base, board = load_profile("gpu_a100_40g"), ArchitectureProfile.from_json(described(coefficients={"ecc.share": codes}))
+    name = "efficiency.bandwidth.pointwise"
+    assert board.value(name) == pytest.approx(0.9 * base.value(name))
+    assert board.coefficients[name].low == pytest.approx(0.9 / 1.28 * base.value(name))
+    assert board.value("efficiency.gemm") == pytest.approx(base.value("efficiency.gemm"))
+
+
 def test_an_unknown_base_suggests_the_nearest():
     """A misspelt base names what was probably meant."""
     with pytest.raises(InputError, match="gpu_a100_40g"):

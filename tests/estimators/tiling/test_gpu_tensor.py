@@ -25,6 +25,7 @@ from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.variants import variant
+from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder, kernel_table, with_values
 
 GPUS = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h100", "gpu_h200")
@@ -348,13 +349,40 @@ def test_wider_types_hide_more_of_a_latency():
 
 
 def test_convolutions_start_and_copy_as_products_do():
-    """Where a card has nothing of their own, and at an efficiency of theirs."""
+    """Where a card has nothing of their own, but for the addresses of what they copy."""
     profile = load_profile("gpu_h100")
     c, codes = Coefficients(profile), algorithm_codes(conv("float16"), profile)
-    for stem in ("half.k", "fetch.latency", "device_launch", "tile_overhead", "overlap"):
+    for stem in ("efficiency", "half.k", "fetch.latency", "device_launch", "tile_overhead", "overlap"):
         assert c.by_algorithm(codes, stem) == pytest.approx(profile.value(f"{stem}.gemm_tensor"))
-    assert c.by_algorithm(codes, "efficiency") == pytest.approx(DEFAULTS["gpu"]["efficiency.conv_tensor"].value)
+    assert c.by_algorithm(codes, "half.tile") == pytest.approx(DEFAULTS["gpu"]["half.tile.conv_tensor"].value)
     assert c.by_algorithm(codes, "sigma") == pytest.approx(DEFAULTS["gpu"]["sigma.conv_tensor"].value)
+
+
+def test_bytes_that_lie_across_the_reduction_are_multiplied_by_lanes():
+    """Tensor cores take both operands along the reduction, as a linear layer has them. Others take a T4 at least 8 operations an
+    instruction of 64 lanes on 40 multiprocessors at 1.59 GHz, less what a fit says of its clock."""
+    profile, side = load_profile("gpu_t4"), 4096
+    size = {"b": 1, "m": side, "n": side, "k": side}
+    layer, product = (TableRow(0, op, size, "int8").graph() for op in ("linear", "matmul"))
+    there = [on_tensor_cores(kernel_table(graph, fuse(graph)), profile)[0] for graph in (layer, product)]
+    assert there == [True, False]
+    director = AnalysisDirector(profile)
+    compute = [director.estimate(graph, runtime="cudagraphs").breakdown[0].compute_s for graph in (layer, product)]
+    least = 2 * side**3 / (8 * 64 * 40 * 1.59e9)
+    assert compute[0] < least
+    assert 0.9 * least < compute[1] < 1.5 * least
+
+
+def test_addresses_of_convolutions_hold_up_slow_tensor_cores_less():
+    """An A100 takes 1 + 16 / 64 times as long as its copies alone would ask for in tiles of 128 x 128; a quarter of that is lost
+    on the quarter as fast units of a GeForce card."""
+    strategy = GpuThreadBlocks(tile_m=128, tile_n=128, library="ampere")
+    for name, pace in (("gpu_a100_40g", 1.0), ("gpu_rtx3090", 0.25)):
+        profile, table = load_profile(name), conv("float16")
+        blocks = strategy.apply(table, profile, strategy.choose(table, profile)).blocks
+        addresses = Coefficients(profile).by_algorithm(algorithm_codes(table, profile), "half.tile")
+        halves = {"half.tile": addresses, "half.far": 0.0, "half.k": 0.0, "half.fill": 0.0}
+        assert blocks.ramp(halves.__getitem__) == pytest.approx(1.0 + pace * 16.0 / 64.0)
 
 
 def test_a_network_whose_contractions_tensor_cores_do_is_warm():
