@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -108,6 +109,9 @@ def _add_rows(
     done = 0  # calls up to the end of the last kernel so far
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
         cost, last = work.cost, kernel.calls[-1]
+        near = 0.0
+        if cost.family in CONVOLUTIONS:
+            near = sum([touch.nbytes for touch, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT])
         accesses.kernel.extend([len(rows)] * len(work.touches))
         accesses.nbytes.extend([touch.nbytes for touch in work.touches])
         accesses.distance.extend(reuse[row])
@@ -121,8 +125,8 @@ def _add_rows(
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown,
             costs[done:last].count(None), sum(entered[done : last + 1]), code[row],
-            work.entering_bytes, work.result_bytes, work.leaving_bytes, _strided_bytes(graph, work, producers, in_rows),
-            segment, np.nan,
+            work.entering_bytes, work.result_bytes, work.leaving_bytes,
+            strided_bytes(graph, work.call, cost.family, near, producers, in_rows), segment, np.nan,
         ))  # fmt: skip
         done = max(done, last + 1)
 
@@ -216,11 +220,15 @@ def _work_of(
     return _Work(matrix, vector, special, main, main_call, touches, kinds, entering, results, leaving)
 
 
-def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall], in_rows: bool) -> float:
-    """The column `strided_bytes` of a kernel; whether the graph's images are stored in rows, not channels-last."""
-    call, family = work.call, work.cost.family
+def strided_bytes(graph: Graph, call: OpCall, family: str, near: float, producers: Mapping[int, OpCall], in_rows: bool) -> float:
+    """The column `strided_bytes` of a kernel that a call names.
+
+    Args:
+        near: bytes that a convolution moves, but for weights. producers: as of `views.view_of`.
+        in_rows: whether the graph's images are stored in rows, not channels-last.
+    """
     if family in CONVOLUTIONS and call.attributes.get("memory_format") != CHANNELS_LAST:
-        return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+        return near
     if family == "softmax":
         return converted_bytes(call)
     if family == "pointwise" and call.outputs:
@@ -292,6 +300,13 @@ def _mapped_weights(work: _Work, converts: Conversion) -> float:
 
 
 def _label(graph: Graph, kernel: Kernel) -> str:
-    ops = "+".join(graph.calls[i].op.split(".")[-1].split("::")[-1] for i in kernel.calls)
-    module = next((graph.calls[i].module for i in kernel.calls if graph.calls[i].module), "")
+    calls = [graph.calls[i] for i in kernel.calls]
+    ops = "+".join([name_of(call.op) for call in calls])
+    module = next(filter(None, [call.module for call in calls]), "")
     return f"{module}:{ops}" if module else ops
+
+
+@cache
+def name_of(op: str) -> str:
+    """An operator's name without its namespace."""
+    return op.split(".")[-1].split("::")[-1]
