@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,7 +34,9 @@ def operator_table(graphs: Sequence[Graph]) -> KernelTable:
     calls = [graph.calls[0] for graph in graphs]
     costs = [cost for graph in graphs for cost in costs_of(graph) if cost is not None]
     of_costs = dict(zip(Cost.__struct_fields__, zip(*map(msgspec.structs.astuple, costs), strict=True), strict=True))
-    extents = {name: np.array(of_costs[name], dtype=np.float64) for name in Cost.__struct_fields__[3:] if name != "geometry"}
+    extents: dict[str, Any] = {
+        name: np.array(of_costs[name], dtype=np.float64) for name in Cost.__struct_fields__[3:] if name != "geometry"
+    }
     # A selection can be empty: see `kernel_rows`.
     extents |= {name: np.where(extents[name] == 0, 1.0, extents[name]) for name in ("batch", "m", "n", "k")}
     geometry = np.array([msgspec.structs.astuple(images) for images in of_costs["geometry"]], dtype=np.float64).T
@@ -51,17 +54,16 @@ def operator_table(graphs: Sequence[Graph]) -> KernelTable:
     image = convolves[kernel] & np.array([len(value.spec.shape) >= 4 for value in values])
 
     def summed(mask: np.ndarray | float) -> Floats:
-        return np.bincount(kernel, weights=nbytes * mask, minlength=len(graphs))
+        return np.bincount(kernel, weights=nbytes * mask, minlength=len(graphs)).astype(np.float64, copy=False)
 
     touched, near = summed(1.0), summed(~weight).tolist()
     mapped, grown = np.zeros((2, len(graphs)))
-    for row in np.flatnonzero(summed(written) > MAPPED_BYTES):
-        results = graphs[row].calls[0].writes
-        touches = [
-            Touch(value, amount, False, True, graphs[row].values[value].spec.nbytes)
-            for value, amount in zip(results, costs[row].write_bytes, strict=True)
-        ]
-        ((mapped[row], grown[row]),) = fresh_memory([touches])
+    for row, (graph, call, cost) in enumerate(zip(graphs, calls, costs, strict=True)):
+        sizes = [graph.values[value].spec.nbytes for value in call.writes]
+        if sum(sizes) + sum(cost.write_bytes) > MAPPED_BYTES:
+            results = zip(call.writes, cost.write_bytes, sizes, strict=True)
+            touches = [Touch(value, amount, False, True, size) for value, amount, size in results if amount]
+            ((mapped[row], grown[row]),) = fresh_memory([touches])
     none, moved = np.zeros(len(graphs)), nbytes > 0
     return KernelTable(
         **extents,

@@ -51,10 +51,12 @@ def test_every_operator_of_a_table_has_the_row_that_its_graph_gives(dtype: str) 
 
 
 def test_large_results_are_memory_from_the_system() -> None:
-    """Results of 32 MiB and more are mapped, several of one call each by itself."""
+    """Results above 32 MiB are mapped, several of one call each by itself, whatever part of them is written."""
     heads = {"b": 64, "m": 1024, "n": 1024, "k": 64, "heads": 16, "kv_heads": 16, "causal": 1}
     attention = single_call_graph(*TABLE_OPERATORS["attention"].build(heads, "float16"))  # type: ignore[arg-type]
-    graphs = [operator("relu"), operator("relu", scale=2**15), operator("conv", scale=2**12), attention]
+    large = TensorSpec((2**14, 2**10))
+    part = OpCall("aten.embedding_renorm", (large, TensorSpec((8,), "int64")), (large,), ("self", "indices"))
+    graphs = [operator("relu"), operator("relu", scale=2**15), operator("conv", scale=2**12), attention, single_call_graph(part)]
     table = operator_table(graphs)
     assert_equal(table, walked(graphs))
     assert table.mapped_bytes[0] == 0
