@@ -91,7 +91,7 @@ def tabulate(
     """
     parts = [(graph, fuse(graph, runtime, family) if fused else fuse(graph)) for graph in graphs]
     converts = CONVERSIONS.get((family, runtime), "none")
-    if graphs and converts == "none" and all(map(is_operator, graphs)):
+    if parts and converts == "none" and all([bool(kernels) and is_operator(graph) for graph, kernels in parts]):
         table = operator_table(graphs)
     else:
         overwrites = family in ("cpu", "gpu") and runtime not in AS_STORED

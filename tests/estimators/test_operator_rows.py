@@ -92,6 +92,13 @@ def test_graphs_that_need_a_walk() -> None:
     assert not any(map(is_operator, others))
 
 
+def test_an_operator_on_weights_alone_is_computed_before() -> None:
+    """Compiled code computes what depends on weights alone once, so that it launches nothing for it."""
+    graph, weights = operator("relu"), single_call_graph(operator("add").calls[0], (0, 1))
+    table, origin = tabulate([graph, weights], "inductor-freezing", "gpu")
+    assert (len(table), [place for place, _ in origin]) == (1, [0])
+
+
 @pytest.mark.parametrize(("family", "runtime"), [("gpu", "eager"), ("cpu", "eager"), ("cpu", "inductor"), ("tpu", "xla")])
 def test_tables_with_and_without_other_graphs_agree(family: str, runtime: str) -> None:
     """Rows of operators are the same beside a graph that has to be walked."""
