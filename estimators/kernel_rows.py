@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -49,7 +50,7 @@ def kernel_tables(
         walked: as of `reuse_distances`.
     """
     rows: list[tuple[float, ...]] = []
-    accesses: list[tuple[float, ...]] = []
+    accesses = _Accesses([], [], [], [])
     labels: list[str] = []
     for segment, (graph, kernels) in enumerate(part for part in parts if part[1]):
         _add_rows(graph, kernels, (converts, overwrites, walked), segment, rows, accesses)
@@ -58,11 +59,20 @@ def kernel_tables(
         raise InputError(NO_KERNEL)
     names = [field.name for field in fields(KernelTable) if field.name != "labels"]
     launches = np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
-    touched = np.ascontiguousarray(np.array(accesses, dtype=np.float64).reshape(len(accesses), 4).T)
-    columns: dict[str, Any] = dict(zip(names, (*launches, *touched), strict=True))
+    columns: dict[str, Any] = dict(zip(names, (*launches, *accesses), strict=True))
+    columns |= {name: np.asarray(columns[name], dtype=np.float64) for name in ("access_bytes", "access_distance")}
     codes = ("family", "dtype", "op", "segment", "access_kernel", "access_kind")
-    columns |= {name: columns[name].astype(np.int64) for name in codes}
+    columns |= {name: np.asarray(columns[name], dtype=np.int64) for name in codes}
     return KernelTable(**columns, labels=tuple(labels))
+
+
+class _Accesses(NamedTuple):
+    """The last columns of a `KernelTable`, an entry for each access."""
+
+    kernel: list[int]
+    nbytes: list[float]
+    distance: list[float]
+    kind: list[int]
 
 
 def _add_rows(
@@ -71,7 +81,7 @@ def _add_rows(
     memory: tuple[Conversion, bool, bool],
     segment: int,
     rows: list[tuple[float, ...]],
-    accesses: list[tuple[float, ...]],
+    accesses: _Accesses,
 ) -> None:
     """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
     costs = costs_of(graph)
@@ -80,38 +90,33 @@ def _add_rows(
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
     convolves = any([cost is not None and cost.family in CONVOLUTIONS for cost in costs])
     images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
-    works = [_work_of(graph, kernel, [costs[i] for i in kernel.calls], consumers) for kernel in kernels]
-    touches = [work.touches for work in works]
-    returned, values = {graph.root(value) for value in graph.outputs}, graph.values
-    entering = [sum([t.nbytes for t in ts if not t.write and values[t.storage].kind == "input"]) for ts in touches]
-    results = [sum([t.nbytes for t in ts if t.write and t.storage in returned]) for ts in touches]
-    leaving = [sum([t.nbytes for t in ts if t.write and t.storage in images]) if images else 0.0 for ts in touches]
-    views: list[int] = []
-    modules: list[int] = []
-    entered = _entered(graph)
-    done = 0  # calls up to the end of the last kernel so far
-    for kernel in kernels:
-        views.append(costs[done : kernel.calls[-1]].count(None))
-        modules.append(sum(entered[done : kernel.calls[-1] + 1]))
-        done = max(done, kernel.calls[-1] + 1)
+    works = [_work_of(graph, kernel, costs, consumers, images) for kernel in kernels]
     converted: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
         if converts == "kernels":
             converted[row] = _temporaries(work)
         elif converts != "none" and work.cost.family in CONVOLUTIONS:
-            converted[row] = Temporary(entering[row], leaving[row])
-    shapes = [tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels]
+            converted[row] = Temporary(work.entering_bytes, work.leaving_bytes)
+    touches = [work.touches for work in works]
     if overwrites and len(works) > 1:
         touches = written_in_place(touches, [work.cost.family not in CONTRACTIONS for work in works])
     fresh = fresh_memory(touches, converted)
+    shapes = (tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels)
     code, reuse = code_distances(shapes, touches), reuse_distances(touches, walked)
     multiplies = any([work.call.op == "aten.matmul" for work in works])
     in_rows = not any([call.attributes.get("memory_format") == CHANNELS_LAST for call in graph.calls])
     producers = {value: call for call in graph.calls for value in call.writes} if multiplies else {}
+    entered = _entered(graph)
+    done = 0  # calls up to the end of the last kernel so far
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
-        cost = work.cost
-        near = zip(work.touches, reuse[row], work.kinds, strict=True)
-        accesses += [(len(rows), touch.nbytes, distance, kind) for touch, distance, kind in near]
+        cost, last = work.cost, kernel.calls[-1]
+        near = 0.0
+        if cost.family in CONVOLUTIONS:
+            near = sum([touch.nbytes for touch, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT])
+        accesses.kernel.extend([len(rows)] * len(work.touches))
+        accesses.nbytes.extend([touch.nbytes for touch in work.touches])
+        accesses.distance.extend(reuse[row])
+        accesses.kind.extend(work.kinds)
         # A selection can be empty; at least 1 keeps the number of tiles, which is computed from extents, from a division by 0.
         rows.append((
             FAMILY_CODE[cost.family], DTYPE_CODE[work.call.computes_in], op_code(work.call.op),
@@ -120,26 +125,30 @@ def _add_rows(
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown,
-            views[row], modules[row], code[row],
-            entering[row], results[row], leaving[row], _strided_bytes(graph, work, producers, in_rows),
-            segment, np.nan,
+            costs[done:last].count(None), sum(entered[done : last + 1]), code[row],
+            work.entering_bytes, work.result_bytes, work.leaving_bytes,
+            strided_bytes(graph, work.call, cost.family, near, producers, in_rows), segment, np.nan,
         ))  # fmt: skip
+        done = max(done, last + 1)
 
 
 def _entered(graph: Graph) -> list[int]:
     """Modules that a framework enters for each call: those around it that the call before it was not in."""
-    entered, before = [], list[str]()
+    entered, before = [], ""
     for call in graph.calls:
-        path = call.module.split(".") if call.module else []
-        shared = next((i for i, (own, other) in enumerate(zip(path, before, strict=False)) if own != other), len(before))
-        entered.append(max(len(path) - shared, 0))
-        before = path
+        if call.module == before:
+            entered.append(0)
+            continue
+        path, left = call.module.split("."), before.split(".")
+        shared = next((i for i, (own, other) in enumerate(zip(path, left, strict=False)) if own != other), len(left))
+        entered.append(max(len(path) - shared, 0) if call.module else 0)
+        before = call.module
     return entered
 
 
 class _Work(NamedTuple):
-    """The work of one kernel: its flops, the cost and the call that name it, its accesses to memory outside itself, and the kind
-    of each access."""
+    """The work of one kernel: its flops, the cost and the call that name it, its accesses to memory outside itself, the kind of
+    each access, and how many of the bytes are the graph's inputs, its results, and images among its results."""
 
     matrix_flops: float
     vector_flops: float
@@ -148,9 +157,12 @@ class _Work(NamedTuple):
     call: OpCall
     touches: list[Touch]
     kinds: list[int]
+    entering_bytes: float
+    result_bytes: float
+    leaving_bytes: float
 
 
-def _consumers(graph: Graph, costs: Sequence[Cost | None]) -> dict[int, set[int]]:
+def _consumers(graph: Graph, costs: Sequence[Cost | None]) -> Mapping[int, set[int]]:
     """Calls that read each storage, by the index of the value that owns it; an index past the last call stands for the caller.
     A view reads nothing of the storage that it shares."""
     readers: defaultdict[int, set[int]] = defaultdict(set)
@@ -162,54 +174,65 @@ def _consumers(graph: Graph, costs: Sequence[Cost | None]) -> dict[int, set[int]
                 readers[roots[value]].add(index)
     for value in graph.outputs:
         readers[roots[value]].add(len(graph.calls))
-    return dict(readers)
+    return readers
 
 
-def _work_of(graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: dict[int, set[int]]) -> _Work:
-    working = [(i, graph.calls[i], cost) for i, cost in zip(kernel.calls, costs, strict=True) if cost is not None]
+def _work_of(
+    graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: Mapping[int, set[int]], images: Set[int]
+) -> _Work:
+    """The work of one kernel of a graph whose storages in `images` are images that it returns."""
+    working = [(i, graph.calls[i], cost) for i in kernel.calls if (cost := costs[i]) is not None]
     if not working:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
     # The kernel is named after its largest contraction, or else after the call with the most bytes.
     several = len(working) > 1
     _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes)) if several else working[0]
-    inside, roots, values, direct = set(kernel.calls), graph.roots, graph.values, kernel.direct
+    roots, values, direct, caller = graph.roots, graph.values, kernel.direct, len(graph.calls)
+    matrix = vector = special = entering = results = leaving = 0.0
     produced: set[int] = set()
     accesses: dict[tuple[int, bool], tuple[Touch, int]] = {}
     for index, call, cost in working:
+        matrix, vector, special = matrix + cost.matrix_flops, vector + cost.vector_flops, special + cost.special_flops
         for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
             root = roots[value]
             if root in produced or nbytes == 0 or (index, value) in direct:
                 continue
             if (root, False) not in accesses or nbytes > accesses[root, False][0].nbytes:
-                touch = Touch(root, nbytes, values[root].kind != "activation")
-                accesses[root, False] = touch, READ_WEIGHT if values[root].is_weight else READ_ACTIVATION
-        # Parts of a concatenation that other kernels wrote in place are no work of this one.
-        in_place = [value for at, value in direct if at == index and roots[value] not in produced] if direct else ()
-        there = sum([values[value].spec.nbytes for value in in_place])
+                owner = values[root]
+                touch = Touch(root, nbytes, owner.kind != "activation")
+                accesses[root, False] = touch, READ_WEIGHT if owner.is_weight else READ_ACTIVATION
+        there = 0.0
+        if direct:
+            # Parts of a concatenation that other kernels wrote in place are no work of this one.
+            in_place = [value for at, value in direct if at == index and roots[value] not in produced]
+            there = sum([values[value].spec.nbytes for value in in_place])
         for value, whole_bytes in zip(call.writes, cost.write_bytes, strict=True):
             nbytes = max(whole_bytes - there, 0.0)
             root = roots[value]
             produced.add(root)
             readers = consumers.get(root)
-            if nbytes and not (readers and readers <= inside):
-                persistent, whole = values[root].kind != "activation", values[root].spec.nbytes
-                accesses[root, True] = Touch(root, nbytes, persistent, True, whole), WRITE
-    return _Work(
-        sum([cost.matrix_flops for _, _, cost in working]),
-        sum([cost.vector_flops for _, _, cost in working]),
-        sum([cost.special_flops for _, _, cost in working]),
-        main,
-        main_call,
-        [touch for touch, _ in accesses.values()],
-        [kind for _, kind in accesses.values()],
-    )
+            if nbytes and not (readers and readers.issubset(kernel.calls)):
+                owner = values[root]
+                accesses[root, True] = Touch(root, nbytes, owner.kind != "activation", True, owner.spec.nbytes), WRITE
+    for touch, kind in accesses.values():
+        if kind == WRITE:
+            results += touch.nbytes if caller in consumers.get(touch.storage, ()) else 0.0
+            leaving += touch.nbytes if touch.storage in images else 0.0
+        elif values[touch.storage].kind == "input":
+            entering += touch.nbytes
+    touches, kinds = [touch for touch, _ in accesses.values()], [kind for _, kind in accesses.values()]
+    return _Work(matrix, vector, special, main, main_call, touches, kinds, entering, results, leaving)
 
 
-def _strided_bytes(graph: Graph, work: _Work, producers: Mapping[int, OpCall], in_rows: bool) -> float:
-    """The column `strided_bytes` of a kernel; whether the graph's images are stored in rows, not channels-last."""
-    call, family = work.call, work.cost.family
+def strided_bytes(graph: Graph, call: OpCall, family: str, near: float, producers: Mapping[int, OpCall], in_rows: bool) -> float:
+    """The column `strided_bytes` of a kernel that a call names.
+
+    Args:
+        near: bytes that a convolution moves, but for weights. producers: as of `views.view_of`.
+        in_rows: whether the graph's images are stored in rows, not channels-last.
+    """
     if family in CONVOLUTIONS and call.attributes.get("memory_format") != CHANNELS_LAST:
-        return sum(t.nbytes for t, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT)
+        return near
     if family == "softmax":
         return converted_bytes(call)
     if family == "pointwise" and call.outputs:
@@ -281,6 +304,13 @@ def _mapped_weights(work: _Work, converts: Conversion) -> float:
 
 
 def _label(graph: Graph, kernel: Kernel) -> str:
-    ops = "+".join(graph.calls[i].op.split(".")[-1].split("::")[-1] for i in kernel.calls)
-    module = next((graph.calls[i].module for i in kernel.calls if graph.calls[i].module), "")
+    calls = [graph.calls[i] for i in kernel.calls]
+    ops = "+".join([name_of(call.op) for call in calls])
+    module = next(filter(None, [call.module for call in calls]), "")
     return f"{module}:{ops}" if module else ops
+
+
+@cache
+def name_of(op: str) -> str:
+    """An operator's name without its namespace."""
+    return op.split(".")[-1].split("::")[-1]

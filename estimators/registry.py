@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import UserDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
@@ -42,7 +41,7 @@ class DuplicateNameError(ShmooError):
     """A name was registered twice."""
 
 
-class Registry(UserDict[str, T]):
+class Registry(dict[str, T]):
     """Names to entries. Reading an unknown name suggests the nearest; a second registration is refused.
 
     Args:
@@ -65,15 +64,9 @@ class Registry(UserDict[str, T]):
 
     def add(self, name: str, entry: T) -> None:
         """Add `entry` under `name`; `DuplicateNameError` if the name is in use."""
-        if name in self.data:
-            raise DuplicateNameError(
-                f"{self.kind} {name!r} is registered twice (first as {self.data[name]!r}); choose another name"
-            )
-        self.data[name] = entry
+        if name in self:
+            raise DuplicateNameError(f"{self.kind} {name!r} is registered twice (first as {self[name]!r}); choose another name")
+        self[name] = entry
 
     def __missing__(self, name: str) -> T:
-        raise unknown(self.kind, name, self.data)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The entry, or `default` for an unknown name, without the search for similar names."""
-        return self.data.get(name, default)
+        raise unknown(self.kind, name, self)

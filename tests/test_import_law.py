@@ -23,6 +23,7 @@ FLOOR_PLAN = (
     "estimators/memory",
     "estimators/table",
     "estimators/kernel_rows",
+    "estimators/operator_rows",
     "estimators/machine",
     "estimators/tiling",
     "estimators/variants",

@@ -154,9 +154,10 @@ def bill(
     """
     part = touched or {}
     reads = [part.get(name, spec.nbytes) for name, spec in zip(call.operands, call.inputs, strict=True)]
-    for position, value in enumerate(call.reads):
-        if value in call.reads[:position]:
-            reads[position] = 0.0
+    if len(set(call.reads)) < len(call.reads):
+        for position, value in enumerate(call.reads):
+            if value in call.reads[:position]:
+                reads[position] = 0.0
     writes = [spec.nbytes for spec in call.outputs]
     if written is not None and writes:
         writes[0] = written

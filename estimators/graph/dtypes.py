@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import cache
 
 from shmoo.estimators.errors import InputError, unknown
 
@@ -94,7 +95,8 @@ def bytes_of(dtype: str, elements: float) -> float:
     return BITS[dtype] * elements / 8
 
 
-def operand_dtype(names: Iterable[str]) -> str:
+@cache
+def operand_dtype(names: frozenset[str]) -> str:
     """The type that a call with operands of these types computes in: the widest floating one (complex numbers have two parts of
     it), int8 or int4 where there are only integers of that size, float32 for the rest (index arithmetic)."""
     present = {_PARTS.get(name, name) for name in names}

@@ -42,7 +42,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> float:
         """Bytes of its elements, packed where they are narrower than a byte."""
-        return bytes_of(self.dtype, self.numel)
+        return bytes_of(self.dtype, math.prod(self.shape))
 
 
 class Value(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,7 +99,7 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.op in _SCALED_PRODUCTS:
             operands = [spec for name, spec in zip(self.operands, self.inputs, strict=True) if name in ("self", "mat2")]
         operands = operands or self.outputs
-        return operand_dtype({spec.dtype for spec in operands if spec.shape} or {spec.dtype for spec in operands})
+        return operand_dtype(frozenset([spec.dtype for spec in operands if spec.shape] or [spec.dtype for spec in operands]))
 
     def operand(self, name: str) -> TensorSpec | None:
         """The spec of the tensor passed as `name`, or `None` when it was not passed."""
@@ -348,14 +348,12 @@ class Version(msgspec.Struct):
 def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "") -> Graph:
     """A graph of a single call, for a row of an operator table or an operator benchmark, whose `reads` and `writes` are replaced.
     `weights` are the positions of inputs that are parameters."""
-    inputs = tuple(
-        Value(spec, "parameter" if i in weights else "input", operand)
-        for i, (spec, operand) in enumerate(zip(call.inputs, call.operands, strict=True))
-    )
-    values = inputs + tuple(Value(spec) for spec in call.outputs)
+    kinds: list[ValueKind] = ["parameter" if i in weights else "input" for i in range(len(call.inputs))]
+    values = [Value(*parts) for parts in zip(call.inputs, kinds, call.operands, strict=True)]
+    values += map(Value, call.outputs)
     places = tuple(range(len(values)))
-    reads, writes = places[: len(inputs)], places[len(inputs) :]
-    return Graph(values, (msgspec.structs.replace(call, reads=reads, writes=writes),), outputs=writes, name=name)
+    reads, writes = places[: len(kinds)], places[len(kinds) :]
+    return Graph(tuple(values), (msgspec.structs.replace(call, reads=reads, writes=writes),), outputs=writes, name=name)
 
 
 def weights_of(graphs: Sequence[Graph]) -> tuple[Value, ...]:

@@ -44,8 +44,8 @@ def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempo
     """New memory that each kernel touches, in a sequence repeated back to back. Results are allocated when first written and
     freed after their last use, as are the copies that a library makes around a kernel (`None` where it makes none)."""
     extra = temporaries or [None] * len(kernels)
-    blocks = [(t.storage, max(t.size, t.nbytes)) for touches in kernels for t in touches if t.write and not t.persistent]
-    sizes = [size for _, size in blocks] + [size for t in extra if t for size in (t.operand, *[t.result] * t.copies)]
+    sizes = [max(t.size, t.nbytes) for touches in kernels for t in touches if t.write and not t.persistent]
+    sizes += [size for t in extra if t for size in (t.operand, *[t.result] * t.copies)]
     if sum(sizes) <= TRIMMED_BYTES and max(sizes, default=0.0) <= MAPPED_BYTES:
         return [Fresh(0.0, 0.0)] * len(kernels)
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}

@@ -6,7 +6,7 @@ another."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -31,10 +31,7 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]], walked: bool = False) ->
     if len(kernels) == 1:
         # Between two runs of a lone kernel lies the kernel itself.
         (touches,) = kernels
-        own: dict[int, float] = {}
-        for touch in touches:
-            own[touch.storage] = max(own.get(touch.storage, 0.0), touch.nbytes)
-        return [[min(sum(own.values()), sum([touch.nbytes for touch in touches]))] * len(touches)]
+        return [[_once([touch.storage for touch in touches], touches)] * len(touches)]
     blocks = _assign_blocks(kernels)
     largest: dict[int, float] = {}
     for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
@@ -70,7 +67,7 @@ def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) 
     return result
 
 
-def code_distances(identities: Sequence[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
+def code_distances(identities: Iterable[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
     if len(kernels) == 1:
         return [sum([touch.nbytes for touch in kernels[0]])]

@@ -268,7 +268,7 @@ class AnalysisDirector:
         table, origin = self.tabulate(graphs, runtime)
         places = [graph for graph, _ in origin]
         wanted = np.asarray([canonical_compute_dtype(name) if name else "" for name in compute_dtypes])[places]
-        for name in np.unique(wanted[wanted != ""]).tolist():
+        for name in sorted({*wanted.tolist()} - {""}):
             table = table.computed_in(name, wanted == name)
         return as_multiplied(table, self.profile).with_rotated_weights(np.asarray(cold_weights)[places]), origin
 

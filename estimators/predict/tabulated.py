@@ -18,6 +18,7 @@ from shmoo.estimators.graph.records import Graph, Kernel, notes_of, weights_of
 from shmoo.estimators.kernel_rows import CONVERSIONS, kernel_tables
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
+from shmoo.estimators.operator_rows import is_operator, operator_table
 from shmoo.estimators.predict.model import AS_STORED
 from shmoo.estimators.table import KernelTable
 
@@ -89,12 +90,12 @@ def tabulate(
         fused: `False` makes every call a separate kernel.
     """
     parts = [(graph, fuse(graph, runtime, family) if fused else fuse(graph)) for graph in graphs]
-    table = kernel_tables(
-        parts,
-        converts=CONVERSIONS.get((family, runtime), "none"),
-        overwrites=family in ("cpu", "gpu") and runtime not in AS_STORED,
-        walked=family == "gpu",
-    )
+    converts = CONVERSIONS.get((family, runtime), "none")
+    if parts and converts == "none" and all([bool(kernels) and is_operator(graph) for graph, kernels in parts]):
+        table = operator_table(graphs)
+    else:
+        overwrites = family in ("cpu", "gpu") and runtime not in AS_STORED
+        table = kernel_tables(parts, converts=converts, overwrites=overwrites, walked=family == "gpu")
     origin = [(index, kernel) for index, (_, kernels) in enumerate(parts) for kernel in kernels]
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 

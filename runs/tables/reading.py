@@ -189,7 +189,9 @@ def _energy(cells: dict[str, str], latency: float | None, where: str) -> float |
 
 def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: str) -> W:
     """A cell that must be one of a few words; the first where it is empty or absent."""
-    text = cells.get(column) or allowed[0]
+    text = cells.get(column)
+    if not text:
+        return allowed[0]
     chosen = next((word for word in allowed if word == text), None)
     if chosen is None:
         raise InputError(f"{where}: {unknown(column, text, allowed)}")

@@ -127,7 +127,7 @@ def waits(folder: Path, sizes: Sizes) -> tuple[Wait, ...]:
         Wait("estimate, cached", (*estimate, "resnet18"), 0.8, before=(*estimate, "resnet18")),
         Wait("estimate 70B, new", (*large, "--no-cache"), 9.0),
         Wait("estimate 70B, cached", large, 1.5, before=large),
-        Wait(f"estimate --ops, {sizes.tabulated:,} rows", (*estimate, "--ops", table, "--arch", TABLE_ARCH), 2.0),
+        Wait(f"estimate --ops, {sizes.tabulated:,} rows", (*estimate, "--ops", table, "--arch", TABLE_ARCH), 1.8),
         Wait(f"check, {sizes.rows:,} rows", ("check", run), *LARGE),
         Wait(f"show, {sizes.rows:,} rows", ("show", run), *LARGE),
         Wait(f"show --json, {sizes.rows:,} rows", ("show", run, "--json"), *LARGE),

@@ -194,7 +194,8 @@ def test_a_cost_for_an_operator_of_ones_own(example, monkeypatch):
     operator is costed, alone and in a graph, and before it nobody knows it."""
     call = op_call("mylib.gated_linear", {"x": (2, 3), "weight": (5, 3), "gate": (2, 5)}, [(2, 5)])
     assert classify(call) == "unknown"
-    monkeypatch.setattr(COSTS, "data", dict(COSTS.data))
+    monkeypatch.setitem(COSTS, call.op, bill)  # taken out when the test ends
+    del COSTS[call.op]
     exec(EXAMPLES[example], {"register_cost": register_cost, "bill": bill, "OpCall": OpCall, "Cost": Cost})
     assert classify(call) == "costed"
     cost = cost_of(call)

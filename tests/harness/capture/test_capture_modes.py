@@ -148,7 +148,7 @@ def gate() -> Iterator[str]:
 
     gate.register_fake(lambda x, weight: torch.empty_like(x))
     yield "shmoomodes.gate"
-    COSTS.data.pop("shmoomodes.gate", None)
+    COSTS.pop("shmoomodes.gate", None)
     gate._lib._destroy() if hasattr(gate, "_lib") else None
 
 

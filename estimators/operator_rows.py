@@ -1,0 +1,95 @@
+"""Tables of operators by themselves, made column by column: what `kernel_rows` finds out by walking a graph is known of a single
+call on memory of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shmoo.estimators.costs import costs_of
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph
+from shmoo.estimators.kernel_rows import name_of, strided_bytes
+from shmoo.estimators.memory.heap import MAPPED_BYTES, fresh_memory
+from shmoo.estimators.memory.residency import Touch
+from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, op_code
+
+
+def is_operator(graph: Graph) -> bool:
+    """Whether a graph is one call with a cost, as a row of an operator table is: outside of modules, with operands and results
+    apart in memory, and the graph's results are the call's."""
+    if len(graph.calls) != 1 or costs_of(graph) == (None,):
+        return False
+    call, values = graph.calls[0], graph.values
+    apart = call.reads + call.writes == tuple(range(len(values))) and not any([value.storage is not None for value in values])
+    return apart and call.writes == graph.outputs and not call.module
+
+
+def operator_table(graphs: Sequence[Graph]) -> KernelTable:
+    """The table of graphs for which `is_operator` holds, at least one, as `kernel_rows.kernel_tables` makes it where nothing
+    changes its layout."""
+    calls = [graph.calls[0] for graph in graphs]
+    costs = [cost for graph in graphs for cost in costs_of(graph) if cost is not None]
+    of_costs = dict(zip(Cost.__struct_fields__, zip(*map(msgspec.structs.astuple, costs), strict=True), strict=True))
+    extents: dict[str, Any] = {
+        name: np.array(of_costs[name], dtype=np.float64) for name in Cost.__struct_fields__[3:] if name != "geometry"
+    }
+    # A selection can be empty: see `kernel_rows`.
+    extents |= {name: np.where(extents[name] == 0, 1.0, extents[name]) for name in ("batch", "m", "n", "k")}
+    geometry = np.array([msgspec.structs.astuple(images) for images in of_costs["geometry"]], dtype=np.float64).T
+    extents |= dict(zip(type(costs[0].geometry).__struct_fields__, geometry, strict=True))
+
+    values = [value for graph in graphs for value in graph.values]
+    nbytes = np.array([*chain.from_iterable([cost.read_bytes + cost.write_bytes for cost in costs])], dtype=np.float64)
+    counts = np.array([len(graph.values) for graph in graphs])
+    kernel = np.repeat(np.arange(len(graphs)), counts)
+    place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
+    written = place >= np.array([len(call.reads) for call in calls])[kernel]
+    weight = np.array([value.is_weight for value in values]) & ~written
+    entering = np.array([value.kind == "input" for value in values]) & ~written
+    convolves = np.array([family in CONVOLUTIONS for family in of_costs["family"]])
+    image = convolves[kernel] & np.array([len(value.spec.shape) >= 4 for value in values])
+
+    def summed(mask: np.ndarray | float) -> Floats:
+        return np.bincount(kernel, weights=nbytes * mask, minlength=len(graphs)).astype(np.float64, copy=False)
+
+    touched, near = summed(1.0), summed(~weight).tolist()
+    mapped, grown = np.zeros((2, len(graphs)))
+    for row, (graph, call, cost) in enumerate(zip(graphs, calls, costs, strict=True)):
+        sizes = [graph.values[value].spec.nbytes for value in call.writes]
+        if sum(sizes) + sum(cost.write_bytes) > MAPPED_BYTES:
+            results = zip(call.writes, cost.write_bytes, sizes, strict=True)
+            touches = [Touch(value, amount, False, True, size) for value, amount, size in results if amount]
+            ((mapped[row], grown[row]),) = fresh_memory([touches])
+    none, moved = np.zeros(len(graphs)), nbytes > 0
+    return KernelTable(
+        **extents,
+        family=np.array([FAMILY_CODE[family] for family in of_costs["family"]]),
+        dtype=np.array([DTYPE_CODE[call.computes_in] for call in calls]),
+        op=np.array([op_code(call.op) for call in calls]),
+        calls=none + 1.0,
+        mapped_bytes=mapped,
+        grown_bytes=grown,
+        views=none,
+        modules=none,
+        code_distance=touched,
+        entering_bytes=summed(entering),
+        result_bytes=summed(written),
+        leaving_bytes=summed(written & image),
+        strided_bytes=np.array(
+            [
+                strided_bytes(graph, call, cost.family, of_near, {}, call.attributes.get("memory_format") != CHANNELS_LAST)
+                for graph, call, cost, of_near in zip(graphs, calls, costs, near, strict=True)
+            ]
+        ),
+        segment=np.arange(len(graphs)),
+        warm=none + np.nan,
+        access_kernel=kernel[moved],
+        access_bytes=nbytes[moved],
+        access_distance=touched[kernel][moved],
+        access_kind=np.where(written, WRITE, np.where(weight, READ_WEIGHT, READ_ACTIVATION))[moved],
+        labels=tuple([name_of(call.op) for call in calls]),
+    )
