@@ -135,7 +135,7 @@ def import_pyrapl() -> ModuleType:
     return pyRAPL
 
 
-def pyrapl_readings(sleep: Callable[[float], None]) -> dict[str, Callable[[], float]]:
+def pyrapl_readings(sleep: Callable[[float], None]) -> Mapping[str, Callable[[], float]]:
     """Name of a package's or a memory's zone -> its counter in µJ through pyRAPL, whose `PkgAPI().energy()` and
     `DramAPI().energy()` give one for each socket. `OSError` or `ValueError` where pyRAPL does not find every package, cannot read
     them, or reads something else than their files, `ImportError` where it is not installed."""

@@ -171,7 +171,7 @@ def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
     replace = msgspec.structs.replace
     calibration = plan_suite("quick" if quick else "micro", machine, device=device)
     networks = plan_suite("nets", machine, device=device)
-    compiled = plan_suite("compiled", machine, device=device, runtimes=("inductor",))
+    compiled = () if quick else plan_suite("compiled", machine, device=device, runtimes=("inductor",))
     if device == "cuda":
         calibration, compiled = _in_turn(calibration), _in_turn(compiled)
         networks = tuple(
