@@ -18,6 +18,8 @@ from shmoo.runs.store.records import AxisValue, CaseSpec, Machine
 if TYPE_CHECKING:
     import numpy as np
 
+    from shmoo.estimators.graph.records import Graph
+
 SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
 """The cases of "micro" in the order of `most_telling_first`."""
@@ -145,17 +147,19 @@ class Work(NamedTuple):
 
 
 def work_of(workload: str, axes: Axes, dtype: str) -> Work:
-    """The work of a workload with these values of all its axes, from its captured graph; nothing is allocated."""
-    return _captured(workload, tuple(axes.items()), dtype)
+    """The work of a workload with these values of all its axes."""
+    graph = captured(workload, tuple(axes.items()), dtype)
+    return Work(sum(value.spec.nbytes for value in graph.values if value.storage is None), graph_cost(graph).flops)
 
 
 @cache
-def _captured(workload: str, axes: tuple[tuple[str, AxisValue], ...], dtype: str) -> Work:
+def captured(workload: str, axes: tuple[tuple[str, AxisValue], ...], dtype: str) -> Graph:
+    """The graph of an operator or a synthetic model at these axes; nothing is allocated."""
     from shmoo.harness.capture.workload import capture_operator
 
     built = find_workload(workload).build(dict(axes), dtype, "meta")
     (graph,) = capture_operator(built, workload).graphs
-    return Work(sum(value.spec.nbytes for value in graph.values if value.storage is None), graph_cost(graph).flops)
+    return graph
 
 
 class _PowerLaw:

@@ -12,6 +12,7 @@ from statistics import median
 import pytest
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.campaign.cases import most_telling_first
 from shmoo.harness.workloads import NETWORKS, SUITES, WORKLOADS, find_workload, plan_suite
 from shmoo.harness.workloads.shapes import FAMILIES
 from shmoo.harness.workloads.suites import Work, _Limits, _nearest, _PowerLaw, work_of
@@ -95,6 +96,18 @@ def test_shapes_beyond_the_limits_are_not_planned() -> None:
     assert _nearest(1e6, list(shapes), _Limits((), 4 * 64 * 256, 1e9, 2.0), work, _PowerLaw()) == shapes[1]
     assert _nearest(1e6, list(shapes), _Limits((), 1000, 1e9, 2.0), work, _PowerLaw()) is None
     assert _nearest(1e6, list(shapes), _Limits((), 1e9, 64 * 128, 2.0), work, _PowerLaw()) == shapes[1]
+
+
+def test_the_planned_order_holds_every_case_once() -> None:
+    """Cases are put in order without a measurement, recurrent layers of a few small sequences among them."""
+    axes = {
+        "lstm": {"in_features": 112, "hidden": 64, "seq_len": 8}, "linear": {"m": 8, "n": 64, "k": 64}, "relu": {"rows": 64},
+        "mlp": {"hidden": 64},
+    }  # fmt: skip
+    cases = [CaseSpec(name, find_workload(name).kind, find_workload(name).resolve(given)) for name, given in axes.items()]
+    ordered = most_telling_first(cases, DESKTOP)
+    assert {case.identity for case in ordered} == {case.identity for case in cases}
+    assert len(ordered) == len(cases)
 
 
 def test_sizes() -> None:
