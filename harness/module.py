@@ -117,7 +117,7 @@ class Maker(msgspec.Struct, frozen=True):
 
     @property
     def torch(self) -> ModuleType:
-        """The torch package, which is imported only here so that listing and planning workloads stays fast."""
+        """The torch package, which is imported only here so that listing workloads stays fast."""
         import torch
 
         return torch

@@ -36,7 +36,7 @@ def test_every_operator_of_the_vocabulary_is_there() -> None:
 
 
 def test_importing_workloads_does_not_import_torch() -> None:
-    """Registering and planning leave torch alone, so that commands start quickly."""
+    """Registering workloads leaves torch alone, so that commands start quickly."""
     code = "import sys, shmoo.harness.workloads; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
