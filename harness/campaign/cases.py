@@ -68,7 +68,7 @@ def plan_cases(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> tuple[CaseSpec, ...]:
-    """Cases of a suite, of named networks, or of both; `progress` is told while those of "planned" are put in order. `InputError`
+    """Cases of a suite, of named networks, or of both; `progress` is told while a suite is planned. `InputError`
     for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
     batch without a network."""
     here = [name for name in RUNTIMES if device in RUNTIMES[name].devices]
@@ -89,7 +89,12 @@ def plan_cases(
     cases: list[CaseSpec] = []
     if suite is not None or not models:
         planned = plan_suite(
-            "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
+            "micro" if suite == PLANNED else suite or "quick",
+            machine,
+            device=device,
+            dtypes=types,
+            runtimes=run_as,
+            progress=progress or silent,
         )
         if suite == PLANNED:
             planned = most_telling_first(planned, machine, device, progress or silent)

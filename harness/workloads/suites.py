@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.workloads.loading import find_workload
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine
@@ -64,6 +65,7 @@ def plan_suite(
     device: str = "cpu",
     dtypes: Sequence[str] = ("float32",),
     runtimes: Sequence[str] = ("eager",),
+    progress: Progress = silent,
 ) -> tuple[CaseSpec, ...]:
     """The cases of a suite, in a shuffled order that is the same every time; each in every combination of dtypes and runtimes.
     `InputError` where the suite is unknown, or no dtype or runtime is given.
@@ -73,6 +75,7 @@ def plan_suite(
             beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
             for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
+        progress: told how many families of cases have their shapes, which takes seconds.
     """
     if name not in SUITES:
         raise unknown("suite", name, (*SUITES, PLANNED))
@@ -83,7 +86,7 @@ def plan_suite(
     if name == "nets":
         plan = ((network, {"batch": 1}) for network in NETWORKS)
     else:
-        plan = _swept(limits, dtypes[0]) if name == "shmoo" else _drawn(limits, dtypes[0], attrgetter(name))
+        plan = _swept(limits, dtypes[0]) if name == "shmoo" else _drawn(limits, dtypes[0], attrgetter(name), progress)
     cases = [
         CaseSpec(
             workload=workload,
@@ -191,8 +194,9 @@ def _log_sizes(axes: Axes) -> list[float]:
     return [1.0, *(math.log(value) if value > 0 else 0.0 for value in axes.values() if not isinstance(value, str))]
 
 
-def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
+def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int], progress: Progress) -> Iterator[tuple[str, Axes]]:
     for position, family in enumerate(FAMILIES):
+        progress(Standing("planning", position, len(FAMILIES), now=family.name))
         rng, law = Random(f"{_SEED}:{family.name}"), _PowerLaw()
         module = find_workload(family.workload)
         work = partial(work_of, family.workload, dtype=dtype)

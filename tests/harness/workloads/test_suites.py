@@ -12,6 +12,7 @@ from statistics import median
 import pytest
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.progress import Standing
 from shmoo.harness.campaign.cases import most_telling_first
 from shmoo.harness.workloads import NETWORKS, SUITES, WORKLOADS, find_workload, plan_suite
 from shmoo.harness.workloads.shapes import FAMILIES
@@ -159,6 +160,15 @@ def test_a_sweep_is_dense_and_passes_every_level() -> None:
     sizes = sorted(case.axes["rows"] for case in plan_suite("shmoo", DESKTOP) if case.workload == "relu")
     assert all(b / a <= 2 for a, b in pairwise(sizes))
     assert {level(case, DESKTOP) for case in plan_suite("shmoo", DESKTOP) if case.workload == "relu"} == {0, 1, 2, 3}
+
+
+def test_planning_says_how_far_it_is() -> None:
+    """Sizes are captured, which takes seconds, so that each family of cases is a step of the progress."""
+    told: list[Standing] = []
+    plan_suite("quick", DESKTOP, progress=told.append)
+    assert {standing.stage for standing in told} == {"planning"}
+    assert [standing.now for standing in told] == [family.name for family in FAMILIES]
+    assert [standing.done for standing in told] == list(range(told[-1].total))
 
 
 def test_every_combination_is_asked_for() -> None:
