@@ -14,7 +14,7 @@ import msgspec
 
 from shmoo.estimators.costs.quantize import Scheme
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.dtypes import bytes_of, canonical_dtype
+from shmoo.estimators.graph.dtypes import canonical_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.registry import Registry
 from shmoo.runs.store.records import AxisValue
@@ -79,13 +79,6 @@ def dim(name: str, default: int, meaning: str, low: int = 1) -> Axis:
     return Axis(name, default, meaning, low=low)
 
 
-class Size(msgspec.Struct, frozen=True):
-    """Work of one call, for planning: elements of operands, weights and results; flops (a multiply-add counts 2)."""
-
-    elements: float
-    flops: float
-
-
 class Built(msgspec.Struct, frozen=True):
     """A workload ready to be called: `model(*args, **kwargs)`.
 
@@ -125,7 +118,7 @@ class Maker(msgspec.Struct, frozen=True):
 
     @property
     def torch(self) -> ModuleType:
-        """The torch package, which is imported only here so that listing and planning workloads stays fast."""
+        """The torch package, which is imported only here so that listing workloads stays fast."""
         import torch
 
         return torch
@@ -251,7 +244,6 @@ class DNNModule(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: operators and synthetic models calibrate, networks test.
-        size: `size(**axes)` gives the work of one call, where there is a closed form.
         quantization: how the model's weights are stored, where its config says so; one scheme after the other.
         notes: remarks for the reader of every number of the model.
         without_memory: a capture never builds the model with memory for its weights, which may be more than the machine has.
@@ -261,7 +253,6 @@ class DNNModule(msgspec.Struct, frozen=True):
     kind: Kind
     axes: tuple[Axis, ...]
     factory: Factory
-    size: Callable[..., Size] | None = None
     quantization: tuple[Scheme, ...] = ()
     notes: tuple[str, ...] = ()
     without_memory: bool = False
@@ -304,16 +295,6 @@ class DNNModule(msgspec.Struct, frozen=True):
         _check_call(built, self.name)
         return built
 
-    def footprint_bytes(self, axes: Mapping[str, AxisValue] | None = None, dtype: str = "float32") -> float | None:
-        """Bytes of all operands, weights and results; `None` for a workload without a `size`."""
-        if self.size is None:
-            return None
-        return bytes_of(STORAGE_DTYPES[canonical_dtype(dtype)], self.size(**self.resolve(axes)).elements)
-
-    def flops(self, axes: Mapping[str, AxisValue] | None = None) -> float | None:
-        """Flops of one call, for planning; `None` for a workload without a `size`."""
-        return None if self.size is None else self.size(**self.resolve(axes)).flops
-
 
 def _check_call(built: Built, name: str) -> None:
     """`InputError` where a model's signature refuses its inputs. Hooks may change these before the call, and inputs in several
@@ -339,9 +320,7 @@ def _check_call(built: Built, name: str) -> None:
 WORKLOADS: Registry[DNNModule] = Registry("workload")
 
 
-def workload(
-    name: str, *, kind: Kind, axes: Sequence[Axis], size: Callable[..., Size] | None = None
-) -> Callable[[Factory], Factory]:
+def workload(name: str, *, kind: Kind, axes: Sequence[Axis]) -> Callable[[Factory], Factory]:
     """Decorator that registers a factory as a workload; `TypeError` where its keyword arguments are not the declared axes."""
 
     def decorate(factory: Factory) -> Factory:
@@ -349,7 +328,7 @@ def workload(
         declared = [axis.name for axis in axes]
         if parameters != declared:
             raise TypeError(f"workload {name!r} declares axes {declared} but its factory takes {parameters}")
-        WORKLOADS.add(name, DNNModule(name, kind, tuple(axes), factory, size))
+        WORKLOADS.add(name, DNNModule(name, kind, tuple(axes), factory))
         return factory
 
     return decorate

@@ -56,10 +56,10 @@ def test_an_offline_cpu_does_not_hide_the_counters(tmp_path, monkeypatch):
     """pyRAPL fails where a listed CPU has no topology; the packages are then read directly, and pyRAPL's failure is a note."""
     write_powercap_tree(tmp_path, [ZoneFiles("package-0")])
 
-    def fail():
+    def fail(sleep):
         raise OSError("pyRAPL cannot use this machine's packages (FileNotFoundError cpu7/topology/physical_package_id)")
 
-    monkeypatch.setattr("shmoo.harness.energy.open_pyrapl", fail)
+    monkeypatch.setattr("shmoo.harness.energy.pyrapl_readings", fail)
     monkeypatch.setattr("shmoo.harness.energy.POWERCAP", str(tmp_path / "sys/class/powercap/intel-rapl"))
     monkeypatch.setattr("shmoo.harness.energy.PowercapProbe", lambda root, **_: PowercapProbe(tmp_path))
 

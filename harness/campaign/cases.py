@@ -17,8 +17,8 @@ from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.module import STORAGE_DTYPES
 from shmoo.harness.runtimes.backends import RUNTIMES
-from shmoo.harness.workloads.loading import find_workload, resolve_model
-from shmoo.harness.workloads.suites import PLANNED, plan_suite
+from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.suites import PLANNED, captured, plan_suite
 from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
 from shmoo.runs.store.store import Run
 
@@ -68,7 +68,7 @@ def plan_cases(
     trust: bool = False,
     progress: Progress | None = None,
 ) -> tuple[CaseSpec, ...]:
-    """Cases of a suite, of named networks, or of both; `progress` is told while those of "planned" are put in order. `InputError`
+    """Cases of a suite, of named networks, or of both; `progress` is told while a suite is planned. `InputError`
     for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
     batch without a network."""
     here = [name for name in RUNTIMES if device in RUNTIMES[name].devices]
@@ -89,7 +89,12 @@ def plan_cases(
     cases: list[CaseSpec] = []
     if suite is not None or not models:
         planned = plan_suite(
-            "micro" if suite == PLANNED else suite or "quick", machine, device=device, dtypes=types, runtimes=run_as
+            "micro" if suite == PLANNED else suite or "quick",
+            machine,
+            device=device,
+            dtypes=types,
+            runtimes=run_as,
+            progress=progress or silent,
         )
         if suite == PLANNED:
             planned = most_telling_first(planned, machine, device, progress or silent)
@@ -181,20 +186,17 @@ def most_telling_first(
     from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
     from shmoo.calibrate.fit.fit import predicted_latency
     from shmoo.estimators.machine.coefficients import Coefficients
-    from shmoo.harness.capture.traced import capture_traced
 
     base = base_profile(machine, device)
-    captured = []
+    planned = []
     for position, case in enumerate(cases):
-        built = find_workload(case.workload).build(case.axes, case.dtype, "meta")
-        graphs = capture_traced(built.model, built.args, built.kwargs, name=case.workload).graphs
-        captured.append(MeasuredCase(case, graphs, 1.0))
+        planned.append(MeasuredCase(case, (captured(case.workload, tuple(case.axes.items()), case.dtype),), 1.0))
         progress(Standing("planning", position + 1, len(cases)))
     latencies = np.zeros(len(cases))
-    for block in blocks(captured, base):
+    for block in blocks(planned, base):
         latencies[[case.runtime == block.runtime for case in cases]] = predicted_latency([block], Coefficients(base))
     costs = [_measuring_s(case, call_s) for case, call_s in zip(cases, latencies.tolist(), strict=True)]
-    return tuple(cases[i] for i in plan(captured, base, costs))
+    return tuple(cases[i] for i in plan(planned, base, costs))
 
 
 def _measuring_s(case: CaseSpec, call_s: float) -> float:

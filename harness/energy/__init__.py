@@ -12,12 +12,10 @@ from shmoo.harness.energy import virtual
 from shmoo.harness.energy.linux import BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
-from shmoo.harness.energy.rapl import POWERCAP, PowercapProbe, disagreement, open_pyrapl
+from shmoo.harness.energy.rapl import AGREE_S, POWERCAP, PowercapProbe, pyrapl_readings
 
 Availability = tuple[list[Probe], dict[str, str]]
 """Working probes, and domain -> why it has none."""
-AGREE_S = 0.25
-"""How long the two RAPL readers are compared before pyRAPL's is believed: 250 updates of the counter."""
 
 
 def available_probes(
@@ -69,26 +67,16 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability
     direct = PowercapProbe(root)
     if "package" not in direct.domains:
         return [], {"package": f"/{POWERCAP} lists no package"}
-    before = direct.snapshot()
     # A counter's name ends in its domain: "package-0", "package-0/core".
-    unreadable = {name.rpartition("/")[2].partition("-")[0]: error for name, error in before.errors.items()}
+    unreadable = {name.rpartition("/")[2].partition("-")[0]: error for name, error in direct.snapshot().errors.items()}
     if "package" in unreadable:
         return [], {"package": unreadable["package"]}
     if root.as_posix() != "/":
         return [direct], unreadable
     try:
-        through_pyrapl = open_pyrapl()
+        return [PowercapProbe(readings=pyrapl_readings(sleep))], unreadable
     except (ImportError, OSError, ValueError) as error:
         return [direct], unreadable | {"pyRAPL": f"{error or type(error).__name__}; the counters are read directly instead"}
-    pair = through_pyrapl.snapshot(), direct.snapshot()
-    sleep(AGREE_S)
-    after = through_pyrapl.snapshot(), direct.snapshot()
-    difference = disagreement(through_pyrapl.energy_j(pair[0], after[0]), direct.energy_j(pair[1], after[1]))
-    if difference:
-        told = f"disagrees with a direct reading ({difference}); the counters are read directly instead"
-        return [direct], unreadable | {"pyRAPL": told}
-    rest = PowercapProbe(root, without=through_pyrapl.domains)
-    return [through_pyrapl, *([rest] if rest.domains else [])], unreadable
 
 
 def _gpu_probes(nvml_loader: Callable[[], Any]) -> Availability:

@@ -1,13 +1,14 @@
-"""Intel's and AMD's RAPL counters through Linux powercap. pyRAPL ignores ranges and wraps, so only its raw readings are used; the
-direct reader covers what pyRAPL does not: dies, core and uncore, psys, sockets without DRAM, offline CPUs. `intel-rapl-mmio`
-repeats the package and is left out."""
+"""Intel's and AMD's RAPL counters through Linux powercap. pyRAPL ignores ranges and wraps, so only its raw readings are used, and
+only where they are those of the files, which are read directly for what it does not cover: dies, core and uncore, psys, sockets
+without DRAM, offline CPUs. `intel-rapl-mmio` repeats the package and is left out."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from shmoo.harness.energy.probe import Counter, DomainEnergy, Probe, UnreadableError, read_counter_file
+from shmoo.harness.energy.probe import Counter, Probe, UnreadableError, read_counter_file
 
 POWERCAP = "sys/class/powercap/intel-rapl"
 PERMISSION_REMEDY = (
@@ -24,8 +25,8 @@ PERMISSION_REMEDY = (
 )
 UPDATE_PERIOD_S = 1e-3
 """Intel SDM vol. 3, "RAPL interfaces": energy status is updated about every millisecond."""
-TOLERANCE = 0.05
-"""Relative difference up to which two readers agree."""
+AGREE_S = 0.25
+"""Time before pyRAPL's readings are compared with the files': 250 updates of a counter."""
 
 
 class Zone(msgspec.Struct, frozen=True):
@@ -80,15 +81,19 @@ def _mirrors(a: Zone, b: Zone) -> bool:
 
 
 class PowercapProbe(Probe):
-    """Reads powercap itself: every zone below `root`, but no domain of `without`, which another probe reads."""
+    """Every RAPL zone below `root`: those of `readings` by pyRAPL's reading, which raises what a counter may, and all others by
+    their file."""
 
-    name = "powercap"
     update_period_s = UPDATE_PERIOD_S
 
     def __init__(
-        self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic, without: tuple[str, ...] = ()
+        self,
+        root: Path = Path("/"),
+        clock: Callable[[], float] = time.monotonic,
+        readings: Mapping[str, Callable[[], float]] | None = None,
     ) -> None:
-        zones = powercap_zones(root)
+        readings, zones = readings or {}, powercap_zones(root)
+        self.name = " and ".join(["pyRAPL"] * bool(readings) + ["powercap"] * (len(readings) < len(zones)))
         sockets: dict[str, set[int]] = {}
         for zone in zones:
             sockets.setdefault(zone.domain, set()).add(zone.socket)
@@ -97,12 +102,11 @@ class PowercapProbe(Probe):
         incomplete = {
             domain: f"only {len(counted)} of {len(packages)} sockets count {domain}"
             for domain, counted in sockets.items()
-            if domain not in ("psys", *without) and counted != packages
+            if domain != "psys" and counted != packages
         }
         counters = [
-            Counter(zone.name, zone.domain, partial(_zone_value, zone), span=zone.range_uj)
+            Counter(zone.name, zone.domain, readings.get(zone.name, partial(_zone_value, zone)), span=zone.range_uj)
             for zone in zones
-            if zone.domain not in without
         ]
         super().__init__(counters, clock, incomplete)
 
@@ -112,31 +116,6 @@ def _zone_value(zone: Zone) -> float:
         return read_counter_file(zone.path)
     except PermissionError:
         raise UnreadableError(PERMISSION_REMEDY) from None
-
-
-class RaplProbe(Probe):
-    """Package and DRAM energy through pyRAPL's raw readings (`PkgAPI().energy()` and `DramAPI().energy()`: µJ by socket, -1 where
-    it has no counter), unwrapped here by the range of each counter ("package-0", "dram-0"). `OSError` or `ValueError` where a
-    first reading fails."""
-
-    name = "pyRAPL"
-    update_period_s = UPDATE_PERIOD_S
-
-    def __init__(
-        self, package: Any, dram: Any, ranges_uj: dict[str, float | None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        readers = {"package": package} | ({} if dram is None else {"dram": dram})
-        counters = [
-            Counter(name := f"{domain}-{socket}", domain, partial(_socket_value, reader, socket), span=ranges_uj.get(name))
-            for domain, reader in readers.items()
-            for socket, value in enumerate(reader.energy())
-            if value >= 0
-        ]
-        super().__init__(counters, clock)
-
-
-def _socket_value(reader: Any, socket: int) -> float:
-    return reader.energy()[socket]
 
 
 def import_pyrapl() -> ModuleType:
@@ -156,31 +135,29 @@ def import_pyrapl() -> ModuleType:
     return pyRAPL
 
 
-def open_pyrapl() -> RaplProbe:
-    """A probe over pyRAPL for this machine; `OSError` says which counters it does not find or may not read, and why."""
+def pyrapl_readings(sleep: Callable[[float], None]) -> Mapping[str, Callable[[], float]]:
+    """Name of a package's or a memory's zone -> its counter in µJ through pyRAPL, whose `PkgAPI().energy()` and
+    `DramAPI().energy()` give one for each socket. `OSError` or `ValueError` where pyRAPL does not find every package, cannot read
+    them, or reads something else than their files, `ImportError` where it is not installed."""
     module = import_pyrapl()
-    zones = powercap_zones()
     try:
-        package = module.PkgAPI()
-    except PermissionError as error:
-        raise PermissionError(PERMISSION_REMEDY) from error
+        apis = {"package": module.PkgAPI()}
     except (module.PyRAPLException, OSError, ValueError, IndexError) as error:
         raise OSError(f"pyRAPL cannot use this machine's packages ({type(error).__name__} {error})".replace(" )", ")")) from error
-    try:
-        dram = module.DramAPI()
-    except (module.PyRAPLException, OSError, ValueError, IndexError):
-        dram = None  # a socket without DRAM counters; the probe then has no such domain
-    ranges = {f"{zone.domain}-{zone.socket}": zone.range_uj for zone in zones if zone.domain in ("package", "dram")}
-    return RaplProbe(package, dram, ranges)
+    with contextlib.suppress(module.PyRAPLException, OSError, ValueError, IndexError):
+        apis["dram"] = module.DramAPI()  # fails on a socket without DRAM counters
+    zones = [zone for zone in powercap_zones() if zone.domain in apis]
+    readings = {zone.name: partial(_socket_value, apis[zone.domain], zone.socket) for zone in zones}
+    for read in readings.values():
+        read()  # a reading that stays at its first value shows later
+    sleep(AGREE_S)
+    for zone in zones:
+        low, through, high = read_counter_file(zone.path), readings[zone.name](), read_counter_file(zone.path)
+        if not low <= through <= high:
+            raise OSError(f"disagrees with a direct reading ({zone.name}: {through:.0f} µJ, not {low:.0f} to {high:.0f} µJ)")
+    return readings
 
 
-def disagreement(a: dict[str, DomainEnergy], b: dict[str, DomainEnergy]) -> str:
-    """Why two readings of the same span differ in a domain both know, or "" when they agree within `TOLERANCE`."""
-    for domain in a.keys() & b.keys():
-        one, other = a[domain].energy_j, b[domain].energy_j
-        if one is None or other is None:
-            if (one is None) != (other is None):
-                return f"{domain}: one reads {one} J ({a[domain].reason}), the other {other} J ({b[domain].reason})"
-        elif abs(one - other) > TOLERANCE * max(one, other):
-            return f"{domain}: {one:.4g} J against {other:.4g} J"
-    return ""
+def _socket_value(api: Any, socket: int) -> float:
+    value: float = api.energy()[socket]
+    return value

@@ -61,7 +61,7 @@ def prepare(
     if state != "cold":
         raise unknown("cache state", state, CACHE_STATES)
     past = TIMES_CACHE * (cache_bytes or TYPICAL_CACHE[device.split(":")[0]])
-    resident = resident_bytes(built.model, built.args, built.kwargs)
+    resident = resident_bytes(built)
     count = math.ceil(past / resident) + 1 if resident > 0 else MOST_COPIES + 1
     if copies_allowed and count <= MOST_COPIES:
         return Prepared(rotate(built, count), None, {"between": "rotation", "copies": count})

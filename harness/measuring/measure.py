@@ -166,7 +166,7 @@ class Measurer:
             first_call_s=taken,
             compile_s=compile_seconds() - before if compiled else None,
             call_blocks=prepared.block_calls,
-            kept_bytes=resident_bytes(built.model, built.args, built.kwargs),
+            kept_bytes=resident_bytes(built),
             begin_s=time.perf_counter() - start,
             fresh_bytes=self._fresh_bytes(case, prepared.call),
         )
@@ -259,7 +259,7 @@ class Measurer:
             return peak_cuda_bytes(call, case.device)
         if case.kind == "operator":
             return None, "not measured for single operators on CPU, where it follows from the shapes"
-        return peak_cpu_bytes(call, resident_bytes(built.model, built.args, built.kwargs))
+        return peak_cpu_bytes(call, resident_bytes(built))
 
     def _capture(self, case: CaseSpec, built: Built) -> tuple[tuple[Graph, ...], tuple[Reason, ...]]:
         key = msgspec.json.encode([case.workload, case.axes, case.dtype, case.device], order="deterministic")

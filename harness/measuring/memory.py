@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -94,11 +94,11 @@ def freeze() -> None:
     gc.freeze()
 
 
-def resident_bytes(model: Any, args: Iterable[Any], kwargs: dict[str, Any]) -> float:
+def resident_bytes(built: Built) -> float:
     """Bytes of weights and arguments, which exist before the call; shared memory counts once."""
-    tensors = [leaf for leaf in tree_leaves([list(args), kwargs]) if isinstance(leaf, torch.Tensor)]
-    if isinstance(model, torch.nn.Module):
-        tensors += [*model.parameters(), *model.buffers()]
+    tensors = [leaf for leaf in tree_leaves([list(built.args), built.kwargs]) if isinstance(leaf, torch.Tensor)]
+    if isinstance(built.model, torch.nn.Module):
+        tensors += [*built.model.parameters(), *built.model.buffers()]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return float(sum(storages.values()))
 

@@ -178,7 +178,7 @@ def _listeners() -> list[Listener]:
 def capture_sources() -> list[Path]:
     """The files of Shmoo's code that decide what a capture gives."""
     root, estimators, runs, _, harness = own_folders()
-    files = [root / "__init__.py", *(estimators / name for name in ("__init__.py", "errors.py", "registry.py"))]
+    files = [root / "__init__.py", *(estimators / name for name in ("__init__.py", "errors.py", "progress.py", "registry.py"))]
     files += [runs / "__init__.py", harness / "__init__.py", harness / "module.py"]
     rooms = [estimators / "graph", estimators / "costs", runs / "store"]
     rooms += [harness / name for name in ("capture", "workloads", "models")]

@@ -212,7 +212,7 @@ def phase_of(module: DNNModule, phase: str) -> DNNModule:
     meaning = "tokens of the prompt" if phase == "prefill" else "tokens in the cache before the new one"
     length = int(defaults.get("seq_len", DEFAULT_SEQ_LEN))
     axes = (dim("batch", int(defaults.get("batch", 1)), "sequences at once"), dim("seq_len", length, meaning))
-    return msgspec.structs.replace(module, name=f"{module.name}:{phase}", kind="network", axes=axes, factory=factory, size=None)
+    return msgspec.structs.replace(module, name=f"{module.name}:{phase}", kind="network", axes=axes, factory=factory)
 
 
 def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, past: int) -> Built:

@@ -100,7 +100,7 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
         return Built(built.model, (make.tensor(axes["batch"], *rest),))
 
     axes = tuple(axis for axis in with_default(module, "batch", batch).axes if axis.name not in fixed)
-    return msgspec.structs.replace(module, axes=axes, factory=factory, size=None)
+    return msgspec.structs.replace(module, axes=axes, factory=factory)
 
 
 def load_program(path: str, *, trust: bool) -> DNNModule:

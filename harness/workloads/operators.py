@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from operator import attrgetter
 
-from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
+from shmoo.harness.module import Axis, Built, Maker, dim, workload
 
 BIAS = Axis("bias", True, "whether a bias is added")
 ROWS = dim("rows", 1024, "rows")
@@ -26,11 +26,6 @@ IMAGE = (N, C, SIZE)
 
 operator = partial(workload, kind="operator")
 
-
-def _linear_size(*, b: int, m: int, n: int, k: int, bias: bool) -> Size:
-    return Size(b * m * k + n * k + n * bias + b * m * n, 2 * b * m * n * k)
-
-
 _LINEAR_AXES = (
     dim("b", 1, "batch of matrices; they share the weight"),
     dim("m", 128, "rows of the input"),
@@ -39,7 +34,7 @@ _LINEAR_AXES = (
 )
 
 
-@operator("linear", axes=(*_LINEAR_AXES, BIAS), size=_linear_size)
+@operator("linear", axes=(*_LINEAR_AXES, BIAS))
 def linear(make: Maker, *, b: int, m: int, n: int, k: int, bias: bool) -> Built:
     """(b, m, k) by the transpose of a weight (n, k)."""
     layer = make.module(lambda: make.torch.nn.Linear(k, n, bias=bias))
@@ -49,24 +44,10 @@ def linear(make: Maker, *, b: int, m: int, n: int, k: int, bias: bool) -> Built:
 @operator(
     "bmm",
     axes=(dim("b", 12, "matrices"), dim("m", 197, "rows"), dim("n", 197, "columns"), dim("k", 64, "reduction length")),
-    size=lambda *, b, m, n, k: Size(b * (m * k + k * n + m * n), 2 * b * m * n * k),
 )
 def bmm(make: Maker, *, b: int, m: int, n: int, k: int) -> Built:
     """(b, m, k) by (b, k, n), both activations."""
     return Built(make.torch.bmm, (make.tensor(b, m, k), make.tensor(b, k, n)))
-
-
-def conv_out(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
-    """Height and width of a convolution's or a pooling's output."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _conv_size(
-    *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, dilation: int, groups: int, bias: bool
-) -> Size:
-    out = max(conv_out(size, kernel, stride, padding, dilation), 0)
-    weight = c_out * (c_in // groups) * kernel**2
-    return Size(n * c_in * size**2 + weight + c_out * bias + n * c_out * out**2, 2 * n * out**2 * weight)
 
 
 _CONV_AXES = (
@@ -80,7 +61,7 @@ _CONV_AXES = (
 )
 
 
-@operator("conv", axes=(*_CONV_AXES, DILATION, GROUPS, Axis("bias", False, "whether a bias is added")), size=_conv_size)
+@operator("conv", axes=(*_CONV_AXES, DILATION, GROUPS, Axis("bias", False, "whether a bias is added")))
 def conv(
     make: Maker, *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, dilation: int, groups: int,
     bias: bool,
@@ -88,14 +69,6 @@ def conv(
     """Two-dimensional convolution of a square image: plain, strided, padded, dilated, grouped, depthwise, 1x1 by its axes."""
     layer = make.module(lambda: make.torch.nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias))
     return Built(layer, (make.tensor(n, c_in, size, size),))
-
-
-def _conv_transpose_size(
-    *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, groups: int, bias: bool
-) -> Size:
-    out = (size - 1) * stride - 2 * padding + kernel
-    weight = c_in * (c_out // groups) * kernel**2
-    return Size(n * c_in * size**2 + weight + c_out * bias + n * c_out * out**2, 2 * n * size**2 * weight)
 
 
 _CONV_TRANSPOSE_AXES = (
@@ -109,7 +82,7 @@ _CONV_TRANSPOSE_AXES = (
 )
 
 
-@operator("conv_transpose", axes=(*_CONV_TRANSPOSE_AXES, GROUPS, BIAS), size=_conv_transpose_size)
+@operator("conv_transpose", axes=(*_CONV_TRANSPOSE_AXES, GROUPS, BIAS))
 def conv_transpose(
     make: Maker, *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, groups: int, bias: bool
 ) -> Built:
@@ -119,29 +92,25 @@ def conv_transpose(
     return Built(layer, (make.tensor(n, c_in, size, size),))
 
 
-@operator("batch_norm", axes=IMAGE, size=lambda *, n, c, size: Size(2 * n * c * size**2 + 4 * c, 2 * n * c * size**2))
+@operator("batch_norm", axes=IMAGE)
 def batch_norm(make: Maker, *, n: int, c: int, size: int) -> Built:
     """Batch normalization with stored statistics."""
     return Built(make.module(lambda: make.torch.nn.BatchNorm2d(c)), (make.tensor(n, c, size, size),))
 
 
-@operator("layer_norm", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols + 2 * cols, 8 * rows * cols))
+@operator("layer_norm", axes=(ROWS, COLS))
 def layer_norm(make: Maker, *, rows: int, cols: int) -> Built:
     """Layer normalization over rows."""
     return Built(make.module(lambda: make.torch.nn.LayerNorm(cols)), (make.tensor(rows, cols),))
 
 
-@operator("rms_norm", axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols + cols, 4 * rows * cols))
+@operator("rms_norm", axes=(ROWS, COLS))
 def rms_norm(make: Maker, *, rows: int, cols: int) -> Built:
     """Root-mean-square normalization over rows."""
     return Built(make.module(lambda: make.torch.nn.RMSNorm(cols)), (make.tensor(rows, cols),))
 
 
-@operator(
-    "group_norm",
-    axes=(*IMAGE, dim("groups", 8, "groups that channels are normalized in")),
-    size=lambda *, n, c, size, groups: Size(2 * n * c * size**2 + 2 * c, 8 * n * c * size**2),
-)
+@operator("group_norm", axes=(*IMAGE, dim("groups", 8, "groups that channels are normalized in")))
 def group_norm(make: Maker, *, n: int, c: int, size: int, groups: int) -> Built:
     """Group normalization of an image."""
     return Built(make.module(lambda: make.torch.nn.GroupNorm(groups, c)), (make.tensor(n, c, size, size),))
@@ -154,26 +123,22 @@ ACTIVATIONS = {
 """Element-wise operators of one tensor, by their name in `torch` or `torch.nn.functional` -> class of `torch.nn`."""
 
 
-def _register_unary(name: str, function: str, flops: int, *more: float, dim: int | None = None) -> None:
-    @operator(name, axes=(ROWS, COLS), size=lambda *, rows, cols: Size(2 * rows * cols, flops * rows * cols))
+def _register_unary(name: str, function: str, *more: float, dim: int | None = None) -> None:
+    @operator(name, axes=(ROWS, COLS))
     def unary(make: Maker, *, rows: int, cols: int) -> Built:
         """A function of one tensor, and of numbers."""
         return Built(attrgetter(function)(make.torch), (make.tensor(rows, cols), *more), {} if dim is None else {"dim": dim})
 
 
 for _name in ACTIVATIONS:
-    _register_unary(_name, _name if _name in ("sigmoid", "tanh") else f"nn.functional.{_name}", 1)
-_register_unary("softmax", "nn.functional.softmax", 5, dim=-1)
-_register_unary("add_scalar", "add", 1, 1.5)
-_register_unary("copy", "clone", 0)
-
-
-def _binary_size(*, rows: int, cols: int, broadcast: str) -> Size:
-    return Size(2 * rows * cols + {"none": rows * cols, "rows": rows, "cols": cols}[broadcast], rows * cols)
+    _register_unary(_name, _name if _name in ("sigmoid", "tanh") else f"nn.functional.{_name}")
+_register_unary("softmax", "nn.functional.softmax", dim=-1)
+_register_unary("add_scalar", "add", 1.5)
+_register_unary("copy", "clone")
 
 
 def _register_binary(name: str) -> None:
-    @operator(name, axes=(ROWS, COLS, BROADCAST), size=_binary_size)
+    @operator(name, axes=(ROWS, COLS, BROADCAST))
     def binary(make: Maker, *, rows: int, cols: int, broadcast: str) -> Built:
         """An element-wise function of two tensors."""
         second = {"none": (rows, cols), "rows": (rows, 1), "cols": (1, cols)}[broadcast]
@@ -184,19 +149,10 @@ for _name in ("add", "sub", "mul", "div"):
     _register_binary(_name)
 
 
-@operator(
-    "cat",
-    axes=(ROWS, COLS, dim("parts", 2, "tensors of that shape, joined along the last axis")),
-    size=lambda *, rows, cols, parts: Size(2 * rows * cols * parts, 0),
-)
+@operator("cat", axes=(ROWS, COLS, dim("parts", 2, "tensors of that shape, joined along the last axis")))
 def cat(make: Maker, *, rows: int, cols: int, parts: int) -> Built:
     """Tensors joined along the last axis."""
     return Built(make.torch.cat, ([make.tensor(rows, cols) for _ in range(parts)],), {"dim": -1})
-
-
-def _pool_size(*, n: int, c: int, size: int, kernel: int, stride: int, padding: int) -> Size:
-    out = max(conv_out(size, kernel, stride, padding), 0)
-    return Size(n * c * (size**2 + out**2), n * c * out**2 * kernel**2)
 
 
 _POOL_AXES = (
@@ -207,7 +163,7 @@ _POOL_AXES = (
 
 
 def _register_pool(name: str) -> None:
-    @operator(name, axes=(*IMAGE, *_POOL_AXES), size=_pool_size)
+    @operator(name, axes=(*IMAGE, *_POOL_AXES))
     def pool(make: Maker, *, n: int, c: int, size: int, kernel: int, stride: int, padding: int) -> Built:
         """Pooling of square windows of an image."""
         arguments = {"kernel_size": kernel, "stride": stride, "padding": padding}
@@ -218,11 +174,7 @@ for _name in ("max_pool", "avg_pool"):
     _register_pool(_name)
 
 
-@operator(
-    "adaptive_avg_pool",
-    axes=(*IMAGE, dim("out_size", 1, "height and width of the output")),
-    size=lambda *, n, c, size, out_size: Size(n * c * (size**2 + out_size**2), n * c * size**2),
-)
+@operator("adaptive_avg_pool", axes=(*IMAGE, dim("out_size", 1, "height and width of the output")))
 def adaptive_avg_pool(make: Maker, *, n: int, c: int, size: int, out_size: int) -> Built:
     """Average pooling to a given output size; 1 is global pooling."""
     return Built(make.torch.nn.functional.adaptive_avg_pool2d, (make.tensor(n, c, size, size), out_size))
@@ -231,11 +183,7 @@ def adaptive_avg_pool(make: Maker, *, n: int, c: int, size: int, out_size: int) 
 _RESAMPLING = Axis("mode", "bilinear", "method", choices=("nearest", "bilinear", "bicubic"))
 
 
-@operator(
-    "interpolate",
-    axes=(*IMAGE, dim("scale", 2, "factor by which the image grows"), _RESAMPLING),
-    size=lambda *, n, c, size, scale, mode: Size(n * c * size**2 * (1 + scale**2), 7 * n * c * (size * scale) ** 2),
-)
+@operator("interpolate", axes=(*IMAGE, dim("scale", 2, "factor by which the image grows"), _RESAMPLING))
 def interpolate(make: Maker, *, n: int, c: int, size: int, scale: int, mode: str) -> Built:
     """An image resampled to a larger one."""
     arguments = {"size": (size * scale, size * scale), "mode": mode}
@@ -245,15 +193,10 @@ def interpolate(make: Maker, *, n: int, c: int, size: int, scale: int, mode: str
 @operator(
     "embedding",
     axes=(dim("rows", 32000, "rows of the table"), dim("cols", 768, "row length"), dim("tokens", 512, "rows looked up")),
-    size=lambda *, rows, cols, tokens: Size((rows + 2 * tokens) * cols, 0),
 )
 def embedding(make: Maker, *, rows: int, cols: int, tokens: int) -> Built:
     """Rows looked up in a table."""
     return Built(make.module(lambda: make.torch.nn.Embedding(rows, cols)), (make.indices(rows, tokens),))
-
-
-def _attention_size(*, b: int, heads: int, seq_len: int, kv_len: int, head_dim: int, causal: bool) -> Size:
-    return Size(2 * b * heads * head_dim * (seq_len + kv_len), 4 * b * heads * seq_len * kv_len * head_dim)
 
 
 _ATTENTION_AXES = (
@@ -266,7 +209,7 @@ _ATTENTION_AXES = (
 )
 
 
-@operator("attention", axes=_ATTENTION_AXES, size=_attention_size)
+@operator("attention", axes=_ATTENTION_AXES)
 def attention(make: Maker, *, b: int, heads: int, seq_len: int, kv_len: int, head_dim: int, causal: bool) -> Built:
     """Scaled dot-product attention."""
     query = make.tensor(b, heads, seq_len, head_dim)
@@ -283,21 +226,13 @@ _RECURRENT_AXES = (
 )
 
 
-def _register_recurrent(name: str, gates: int, states: int) -> None:
-    """Args: states: vectors of `hidden` elements that a layer hands on from step to step."""
-
-    def size(*, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Size:
-        weights = gates * hidden * (in_features + hidden + (layers - 1) * 2 * hidden)
-        biases = 2 * gates * hidden * layers
-        activations = batch * (seq_len * (in_features + hidden) + states * layers * hidden)
-        return Size(weights + biases + activations, 2 * batch * seq_len * weights)
-
-    @operator(name, axes=_RECURRENT_AXES, size=size)
+def _register_recurrent(name: str) -> None:
+    @operator(name, axes=_RECURRENT_AXES)
     def recurrent(make: Maker, *, batch: int, seq_len: int, in_features: int, hidden: int, layers: int) -> Built:
         """Recurrent layers over (seq_len, batch, in_features)."""
         layer = make.module(lambda: getattr(make.torch.nn, name.upper())(in_features, hidden, layers))
         return Built(layer, (make.tensor(seq_len, batch, in_features),))
 
 
-_register_recurrent("lstm", 4, 2)
-_register_recurrent("gru", 3, 1)
+for _name in ("lstm", "gru"):
+    _register_recurrent(_name)

@@ -73,6 +73,8 @@ def _images(batch: str, low: int, high: int) -> dict[str, Draw]:
 _ROWS = {"rows": size(1, 65536), "cols": size(16, 8192)}
 _BINARY = {**_ROWS, "broadcast": one_of("none", "none", "rows", "cols")}
 _CHANNELS = {"n": _batch, "c": size(16, 2048, 16), "size": size(7, 224)}
+_RESAMPLED = {**_CHANNELS, "scale": one_of(2, 2, 4), "mode": one_of("nearest", "bilinear")}
+_COMMON = ("relu", "gelu", "silu", "hardswish")
 _RECURRENT = {
     "in_features": size(32, 1024, 16), "hidden": size(64, 1024, 32), "batch": _batch, "seq_len": size(8, 128),
     "layers": one_of(1, 1, 2),
@@ -82,6 +84,7 @@ _CONV_STACK = {
     "batch": _batch, "c_in": one_of(3, 16, 64), "width": size(16, 256, 8), "size": _image, "kernel": one_of(1, 3, 3, 5),
     "depth": one_of(2, 4), "activation": _IMAGE_ACTIVATION,
 }  # fmt: skip
+_RESIDUAL = {**_images("batch", 16, 512), "kernel": lambda _: 3, "stride": one_of(1, 1, 2)}
 _SEPARABLE = {
     **_images("batch", 8, 256), "kernel": one_of(3, 5), "stride": one_of(1, 1, 2), "expansion": one_of(1, 4, 6),
     "squeeze": chance(0.5), "activation": _IMAGE_ACTIVATION,
@@ -196,43 +199,20 @@ FAMILIES = (
     Family("sub", "sub", each(_BINARY), 4, 0),
     Family("div", "div", each(_BINARY), 5, 0),
     Family("add_scalar", "add_scalar", each(_ROWS), 5, 0),
-    *(
-        Family(
-            name,
-            name,
-            each(_ROWS),
-            7 if name in ("relu", "gelu", "silu", "hardswish") else 5,
-            1 if name in ("relu", "gelu") else 0,
-        )
-        for name in ACTIVATIONS
-    ),
+    *(Family(name, name, each(_ROWS), 7 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
     Family("cat", "cat", each({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 8),
     Family("copy", "copy", each(_ROWS), 7),
     Family("max_pool", "max_pool", _pool, 9, compiled=3),
     Family("avg_pool", "avg_pool", _pool, 7, 0, compiled=2),
     Family("adaptive_avg_pool", "adaptive_avg_pool", _adaptive_pool, 8, compiled=2),
-    Family(
-        "interpolate",
-        "interpolate",
-        each({**_CHANNELS, "scale": one_of(2, 2, 4), "mode": one_of("nearest", "bilinear")}),
-        5,
-        0,
-        compiled=1,
-    ),
+    Family("interpolate", "interpolate", each(_RESAMPLED), 5, 0, compiled=1),
     Family("embedding", "embedding", each({"rows": size(128, 65536), "cols": size(64, 2048, 8), "tokens": size(1, 8192)}), 6),
     Family("attention", "attention", _attention, 12, 2),
     Family("lstm", "lstm", each(_RECURRENT), 8, 0),
     Family("gru", "gru", each(_RECURRENT), 5, 0),
     Family("mlp", "mlp", each(_MLP), 8, 2, compiled=2),
     Family("conv_stack", "conv_stack", each(_CONV_STACK), 6, compiled=3),
-    Family(
-        "resnet_block",
-        "resnet_block",
-        each({**_images("batch", 16, 512), "kernel": lambda _: 3, "stride": one_of(1, 1, 2)}),
-        7,
-        1,
-        compiled=4,
-    ),
+    Family("resnet_block", "resnet_block", each(_RESIDUAL), 7, compiled=4),
     Family("depthwise_separable_block", "depthwise_separable_block", each(_SEPARABLE), 9, 1, compiled=3),
     Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from operator import attrgetter
 from random import Random
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.module import DNNModule
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.workloads.loading import find_workload
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
-from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.records import AxisValue, CaseSpec, Machine
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shmoo.estimators.graph.records import Graph
 
 SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
@@ -34,6 +41,8 @@ NETWORKS = (
 _SEED = "shmoo"
 _CANDIDATES = 64
 """Random shapes, of which the one nearest to the target footprint is used."""
+_NEAR = 0.05
+"""Distance on a log scale by which a shape may be further from its target than the best of the others is expected to be."""
 _FLOPS = {"cpu": 3e9, "cuda": 1e12}
 """Most flops of one call: below a second on the slowest machines of the kind (a core at 10 Gflop/s, a GPU at 3 Tflop/s)."""
 _MEMORY_SHARE = 1 / 16
@@ -56,6 +65,7 @@ def plan_suite(
     device: str = "cpu",
     dtypes: Sequence[str] = ("float32",),
     runtimes: Sequence[str] = ("eager",),
+    progress: Progress = silent,
 ) -> tuple[CaseSpec, ...]:
     """The cases of a suite, in a shuffled order that is the same every time; each in every combination of dtypes and runtimes.
     `InputError` where the suite is unknown, or no dtype or runtime is given.
@@ -65,6 +75,7 @@ def plan_suite(
             beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
             for a few operators).
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
+        progress: told how many families of cases have their shapes, which takes seconds.
     """
     if name not in SUITES:
         raise unknown("suite", name, (*SUITES, PLANNED))
@@ -75,12 +86,12 @@ def plan_suite(
     if name == "nets":
         plan = ((network, {"batch": 1}) for network in NETWORKS)
     else:
-        plan = _swept(limits, dtypes[0]) if name == "shmoo" else _drawn(limits, dtypes[0], attrgetter(name))
+        plan = _swept(limits, dtypes[0]) if name == "shmoo" else _drawn(limits, dtypes[0], attrgetter(name), progress)
     cases = [
         CaseSpec(
             workload=workload,
             kind="network" if name == "nets" else find_workload(workload).kind,
-            axes=axes if name == "nets" else find_workload(workload).resolve(axes),
+            axes=axes,
             dtype=dtype,
             runtime=runtime,
             device=device,
@@ -111,12 +122,9 @@ class _Limits(NamedTuple):
         levels = tuple(float(size) for size in sorted(reported or _TYPICAL_CACHES[kind]) if _SMALLEST < size < largest)
         return cls(levels, largest, _FLOPS[kind], _BEYOND[kind])
 
-    def footprint(self, module: DNNModule, axes: Axes, dtype: str) -> float | None:
-        """Bytes of a case; `None` where they or the flops are not known or beyond the limits."""
-        footprint, flops = module.footprint_bytes(axes, dtype), module.flops(axes)
-        if footprint is None or flops is None or footprint > self.largest or flops > self.flops:
-            return None
-        return footprint
+    def allow(self, work: Work) -> bool:
+        """Whether a call of that much work may be planned."""
+        return work.bytes <= self.largest and work.flops <= self.flops
 
     @property
     def bands(self) -> list[tuple[float, float]]:
@@ -134,35 +142,95 @@ class _Limits(NamedTuple):
         return [*inside, (min(last * 1.5, self.largest), min(last * self.beyond, self.largest))]
 
 
-def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int]) -> Iterator[tuple[str, Axes]]:
+class Work(NamedTuple):
+    """Work of one call: bytes of all its tensors, each once (weights, operands, results, and what lies between), and flops."""
+
+    bytes: float
+    flops: float
+
+
+def work_of(workload: str, axes: Axes, dtype: str) -> Work:
+    """The work of a workload with these values of all its axes."""
+    graph = captured(workload, tuple(axes.items()), dtype)
+    return Work(sum(value.spec.nbytes for value in graph.values if value.storage is None), graph_cost(graph).flops)
+
+
+@cache
+def captured(workload: str, axes: tuple[tuple[str, AxisValue], ...], dtype: str) -> Graph:
+    """The graph of an operator or a synthetic model at these axes; nothing is allocated."""
+    from shmoo.harness.capture.workload import capture_operator
+
+    built = find_workload(workload).build(dict(axes), dtype, "meta")
+    (graph,) = capture_operator(built, workload).graphs
+    return graph
+
+
+class _PowerLaw:
+    """Work of a workload as a product of powers of its sizes, fitted to the calls captured so far. Before there are enough of
+    them, the powers are as near to 1 as those allow."""
+
+    def __init__(self) -> None:
+        self._sizes: list[list[float]] = []
+        self._work: list[list[float]] = []
+
+    def learn(self, axes: Axes, work: Work) -> None:
+        """Take note of a captured call."""
+        self._sizes.append(_log_sizes(axes))
+        self._work.append([math.log(max(part, 1.0)) for part in work])
+
+    def __call__(self, candidates: Sequence[Axes]) -> np.ndarray:
+        """(n, 2) natural logs of bytes and flops."""
+        import numpy as np
+
+        sizes = np.asarray([_log_sizes(axes) for axes in candidates])
+        powers = np.ones((sizes.shape[1], 2))
+        if self._sizes:
+            seen = np.asarray(self._sizes)
+            powers += np.linalg.lstsq(seen, np.asarray(self._work) - seen @ powers, rcond=None)[0]
+        return np.asarray(sizes @ powers)
+
+
+def _log_sizes(axes: Axes) -> list[float]:
+    return [1.0, *(math.log(value) if value > 0 else 0.0 for value in axes.values() if not isinstance(value, str))]
+
+
+def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int], progress: Progress) -> Iterator[tuple[str, Axes]]:
     for position, family in enumerate(FAMILIES):
-        rng = Random(f"{_SEED}:{family.name}")
+        progress(Standing("planning", position, len(FAMILIES), now=family.name))
+        rng, law = Random(f"{_SEED}:{family.name}"), _PowerLaw()
+        module = find_workload(family.workload)
+        work = partial(work_of, family.workload, dtype=dtype)
         drawn: list[Axes] = []
         for i in range(count(family)):
             low, high = limits.bands[(i + position) % len(limits.bands)]
             target = math.exp(rng.uniform(math.log(low), math.log(high)))
-            axes = _nearest(family, target if family.banded else None, limits, dtype, rng, drawn)
+            shapes = (module.resolve(family.draw(rng)) for _ in range(_CANDIDATES))
+            fresh = (axes for axes in shapes if axes not in drawn)
+            if family.banded:
+                axes = _nearest(target, list(fresh), limits, work, law)
+            else:
+                axes = next((axes for axes in fresh if limits.allow(work(axes))), None)
             if axes is not None:
                 drawn.append(axes)
                 yield family.workload, axes
 
 
-def _nearest(
-    family: Family, target: float | None, limits: _Limits, dtype: str, rng: Random, drawn: Sequence[Axes]
-) -> Axes | None:
-    """Of some random shapes within the limits and not yet drawn, the one whose footprint is nearest to `target` bytes, or the
-    first without a target; `None` if there is none."""
-    module = find_workload(family.workload)
+def _nearest(target: float, shapes: list[Axes], limits: _Limits, work: Callable[[Axes], Work], law: _PowerLaw) -> Axes | None:
+    """Of the shapes within the limits the one whose footprint is nearest to `target` bytes; `None` if there is none. Only those
+    are captured that `law` expects to be nearest, and it learns from them."""
     best: tuple[float, Axes] | None = None
-    for _ in range(_CANDIDATES):
-        axes = family.draw(rng)
-        footprint = limits.footprint(module, axes, dtype)
-        if footprint is None or axes in drawn:
-            continue
-        if target is None:
-            return axes
-        distance = abs(math.log(footprint / target))
-        if best is None or distance < best[0]:
+    while shapes:
+        logs = law(shapes)
+        distances = abs(logs[:, 0] - math.log(target))
+        distances[(logs > [math.log(limits.largest), math.log(limits.flops)]).any(axis=1)] = math.inf
+        nearest = int(distances.argmin())
+        if best is not None and best[0] <= distances[nearest] + _NEAR:
+            break
+        axes = shapes.pop(nearest)
+        captured = work(axes)
+        law.learn(axes, captured)
+        distance = abs(math.log(captured.bytes / target))
+        if limits.allow(captured) and (best is None or distance < best[0]):
             best = (distance, axes)
     return None if best is None else best[1]
 
@@ -198,8 +266,8 @@ def _swept(limits: _Limits, dtype: str) -> Iterator[tuple[str, Axes]]:
     for sweep in _SWEEPS:
         module = find_workload(sweep.workload)
         for size in dict.fromkeys(round(sweep.low * 2 ** (step / _PER_OCTAVE)) for step in range(_PER_OCTAVE * 40)):
-            axes = {**sweep.fixed, **dict.fromkeys(sweep.moving, size)}
-            footprint = limits.footprint(module, axes, dtype)
-            if footprint is None or footprint > limits.bands[-1][1]:
+            axes = module.resolve({**sweep.fixed, **dict.fromkeys(sweep.moving, size)})
+            work = work_of(sweep.workload, axes, dtype)
+            if not limits.allow(work) or work.bytes > limits.bands[-1][1]:
                 break
             yield sweep.workload, axes

@@ -3,13 +3,12 @@ cannot: the cost of many different operators in turn, each on memory and code th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
-from shmoo.harness.module import Axis, Built, Maker, Size, dim, workload
-from shmoo.harness.workloads.operators import ACTIVATIONS, BIAS, SIZE, conv_out
+from shmoo.harness.module import Axis, Built, Maker, dim, workload
+from shmoo.harness.workloads.operators import ACTIVATIONS, BIAS, SIZE
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +36,6 @@ def _conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int 
     return [torch.nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False), torch.nn.BatchNorm2d(c_out)]
 
 
-def _mlp_size(
-    *, batch: int, in_features: int, hidden: int, out_features: int, depth: int, bias: bool, activation: str, softmax: bool
-) -> Size:
-    widths = [in_features, *[hidden] * (depth - 1), out_features]
-    weights = sum(a * b for a, b in pairwise(widths))
-    return Size(weights + bias * sum(widths[1:]) + batch * sum(widths), 2 * batch * weights)
-
-
 @synthetic(
     "mlp",
     axes=(
@@ -57,7 +48,6 @@ def _mlp_size(
         _activation_axis("relu"),
         Axis("softmax", True, "whether the output is a softmax"),
     ),
-    size=_mlp_size,
 )
 def mlp(
     make: Maker, *, batch: int, in_features: int, hidden: int, out_features: int, depth: int, bias: bool, activation: str,
@@ -75,11 +65,6 @@ def mlp(
     return Built(make.module(network), (make.tensor(batch, in_features),))
 
 
-def _conv_stack_size(*, batch: int, c_in: int, width: int, size: int, kernel: int, depth: int, activation: str) -> Size:
-    weights = kernel**2 * width * (c_in + width * (depth - 1))
-    return Size(weights + batch * size**2 * (c_in + 5 * width * depth), 2 * batch * size**2 * weights)
-
-
 @synthetic(
     "conv_stack",
     axes=(
@@ -91,7 +76,6 @@ def _conv_stack_size(*, batch: int, c_in: int, width: int, size: int, kernel: in
         dim("depth", 4, "convolutions"),
         _activation_axis("relu"),
     ),
-    size=_conv_stack_size,
 )
 def conv_stack(make: Maker, *, batch: int, c_in: int, width: int, size: int, kernel: int, depth: int, activation: str) -> Built:
     """Convolutions, each with batch normalization and an activation."""
@@ -105,13 +89,6 @@ def conv_stack(make: Maker, *, batch: int, c_in: int, width: int, size: int, ker
     return Built(make.module(network), (make.tensor(batch, c_in, size, size),))
 
 
-def _resnet_block_size(*, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int) -> Size:
-    out = conv_out(size, kernel, stride, kernel // 2)
-    projection = c_in * c_out if stride > 1 or c_in != c_out else 0
-    weights = kernel**2 * c_out * (c_in + c_out) + projection
-    return Size(weights + batch * (c_in * size**2 + 8 * c_out * out**2), 2 * batch * out**2 * weights)
-
-
 @synthetic(
     "resnet_block",
     axes=(
@@ -122,7 +99,6 @@ def _resnet_block_size(*, batch: int, c_in: int, c_out: int, size: int, kernel: 
         KERNEL,
         dim("stride", 1, "step of the first convolution"),
     ),
-    size=_resnet_block_size,
 )
 def resnet_block(make: Maker, *, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int) -> Built:
     """Two convolutions with batch normalization and a residual, which is projected where the shape changes."""
@@ -150,18 +126,6 @@ def _residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation
     return Block()
 
 
-def _separable_size(
-    *, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, expansion: int, squeeze: bool, activation: str
-) -> Size:
-    out = conv_out(size, kernel, stride, kernel // 2)
-    wide = c_in * expansion
-    expand = c_in * wide if expansion > 1 else 0
-    weights = expand + wide * kernel**2 + wide * c_out
-    touched = c_in * size**2 + 5 * wide * (size**2 * (expansion > 1) + out**2) + 3 * c_out * out**2
-    flops = 2 * batch * (expand * size**2 + (wide * kernel**2 + wide * c_out) * out**2)
-    return Size(weights + batch * touched, flops)
-
-
 @synthetic(
     "depthwise_separable_block",
     axes=(
@@ -175,7 +139,6 @@ def _separable_size(
         Axis("squeeze", False, "whether squeeze and excitation weights the channels"),
         _activation_axis("hardswish"),
     ),
-    size=_separable_size,
 )
 def depthwise_separable_block(
     make: Maker, *, batch: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, expansion: int, squeeze: bool,
@@ -223,13 +186,6 @@ def _separable_module(
     return Block()
 
 
-def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, depth: int, activation: str) -> Size:
-    weights = d_model**2 * (4 + 2 * mlp_ratio)
-    tokens = batch * seq_len
-    attention = 4 * batch * seq_len**2 * d_model
-    return Size(depth * (weights + tokens * d_model * (14 + 3 * mlp_ratio)), depth * (2 * tokens * weights + attention))
-
-
 @synthetic(
     "transformer_block",
     axes=(
@@ -241,7 +197,6 @@ def _transformer_size(*, batch: int, seq_len: int, d_model: int, heads: int, mlp
         dim("depth", 1, "blocks in a row"),
         _activation_axis("gelu"),
     ),
-    size=_transformer_size,
 )
 def transformer_block(
     make: Maker, *, batch: int, seq_len: int, d_model: int, heads: int, mlp_ratio: int, depth: int, activation: str
@@ -275,37 +230,6 @@ def transformer_block(
     return Built(stack, (make.tensor(batch, seq_len, d_model),))
 
 
-def _blocks(width: int, stages: int, depth: int, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Channels in and out, stride and size of the input of a network's blocks: every stage doubles the width, and all but the
-    first halve the size."""
-    c_in, size = width, conv_out(size, 3, 2, 1)
-    for stage in range(stages):
-        for position in range(depth):
-            stride = 2 if stage > 0 and position == 0 else 1
-            yield c_in, width * 2**stage, stride, size
-            c_in, size = width * 2**stage, conv_out(size, 3, stride, 1)
-
-
-def _convnet_size(
-    *, batch: int, block: str, width: int, stages: int, depth: int, size: int, kernel: int, expansion: int, squeeze: bool,
-    activation: str,
-) -> Size:  # fmt: skip
-    weights, touched, flops = CLASSES * width * 2 ** (stages - 1), 3 * size**2, 0
-    for c_in, c_out, stride, side in _blocks(width, stages, depth, size):
-        out = conv_out(side, kernel, stride, kernel // 2)
-        if block == "residual":
-            block_weights = kernel**2 * (c_in * c_out + c_out**2)
-            touched += 8 * c_out * out**2
-            flops += 2 * block_weights * out**2
-        else:
-            wide = c_in * expansion
-            block_weights = c_in * wide + wide * kernel**2 + wide * c_out
-            touched += 5 * wide * (side**2 + out**2)
-            flops += 2 * (c_in * wide * side**2 + (wide * kernel**2 + wide * c_out) * out**2)
-        weights += block_weights
-    return Size(weights + batch * touched, batch * flops)
-
-
 @synthetic(
     "convnet",
     axes=(
@@ -320,7 +244,6 @@ def _convnet_size(
         Axis("squeeze", False, "whether squeeze and excitation weights the channels of separable blocks"),
         _activation_axis("relu"),
     ),
-    size=_convnet_size,
 )
 def convnet(
     make: Maker, *, batch: int, block: str, width: int, stages: int, depth: int, size: int, kernel: int, expansion: int,
@@ -331,13 +254,14 @@ def convnet(
 
     def network() -> torch.nn.Module:
         layers: list[torch.nn.Module] = [*_conv_norm(3, width, 3, 2), _activation(activation)]
-        for c_in, c_out, stride, _ in _blocks(width, stages, depth, size):
+        c_in = width
+        for stage, position in product(range(stages), range(depth)):
+            c_out, stride = width * 2**stage, 2 if stage > 0 and position == 0 else 1
             if block == "residual":
                 layers.append(_residual_module(c_in, c_out, kernel, stride, activation))
             else:
                 layers.append(_separable_module(c_in, c_out, kernel, stride, expansion, squeeze, activation))
-        last = width * 2 ** (stages - 1)
-        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, CLASSES))
-        return nn.Sequential(*layers, *head)
+            c_in = c_out
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, CLASSES))
 
     return Built(make.module(network), (make.tensor(batch, 3, size, size),))

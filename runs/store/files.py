@@ -26,12 +26,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def open_regular(path: str | Path) -> BinaryIO:
     """A regular file to read from; `InputError` for a pipe, a device or a directory."""
-    return os.fdopen(_regular(path)[0], "rb")
+    return os.fdopen(_regular(path, os.O_RDONLY)[0], "rb")
 
 
 def read_regular(path: str | Path) -> bytes:
     """The content of a regular file; raises as `open_regular`."""
-    descriptor, size = _regular(path)
+    descriptor, size = _regular(path, os.O_RDONLY)
     parts = []
     try:
         # Runs have a file for each graph: a buffer for each would take longer than reading it.
@@ -42,29 +42,25 @@ def read_regular(path: str | Path) -> bytes:
     return b"".join(parts)
 
 
-def _regular(path: str | Path) -> tuple[int, int]:
+def open_unlinked(path: Path, flags: int) -> int:
+    """A descriptor of a file to write to; `InputError` for a symbolic link, and for what is no regular file."""
+    try:
+        return _regular(path, flags | NO_LINK)[0]
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it") from None
+        raise
+
+
+def _regular(path: str | Path, flags: int) -> tuple[int, int]:
     """A descriptor of a regular file, and its size."""
-    # Without a writer a pipe would block in open().
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    # Without another end a pipe would block in open().
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise InputError(f"{path} is no regular file; remove it, or name another")
     return descriptor, status.st_size
-
-
-def open_unlinked(path: Path, flags: int) -> int:
-    """A descriptor of a file; `InputError` for a symbolic link, and for what is no regular file."""
-    try:
-        descriptor = os.open(path, flags | NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it") from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{path} is no regular file; remove it")
-    return descriptor
 
 
 def replace_file(path: Path, data: bytes) -> None:

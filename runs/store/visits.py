@@ -167,13 +167,6 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
     if not usable:
         return max(lines, key=lambda line: line.status == "suspect")
     base = usable[0]
-    if (
-        len(lines) == 1
-        and base.timing is not None
-        and not base.visits
-        and len({r.domain for r in base.energy}) == len(base.energy)
-    ):
-        return msgspec.structs.replace(base, reasons=tuple(dict.fromkeys(base.reasons)), visits=(base.timing,))
     visits = tuple(visit for line in usable for visit in (line.visits or (line.timing,)) if visit is not None)
     remarks = dict.fromkeys(reason for line in usable for reason in line.reasons if reason.code not in NOISE)
     readings = [reading for line in usable for reading in line.energy]

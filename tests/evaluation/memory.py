@@ -54,7 +54,7 @@ def check_memory(module: DNNModule, batch: int = 1) -> MemoryCheck:
     built = module.build(axes)
     with torch.no_grad():
         built()
-        resident = resident_bytes(built.model, built.args, built.kwargs)
+        resident = resident_bytes(built)
         measured, reason = peak_cpu_bytes(built, resident)
     if measured is None:
         raise InputError(f"the memory of {module.name!r} cannot be checked: {reason}")

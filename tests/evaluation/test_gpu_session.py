@@ -5,6 +5,7 @@ from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.sampler import EnergyMeter
 from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
 from shmoo.harness.workloads import find_workload
+from shmoo.harness.workloads.suites import work_of
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
 from tests.evaluation.gpu_session import ENERGY, Part, energy_operators, plan, run_session
@@ -146,9 +147,8 @@ def test_energy_operators_lie_on_both_sides_of_the_ridge():
     """Flops a byte range from below 1 to above 100, and no case takes more than a sixteenth of the card's memory."""
     intensities = []
     for case in energy_operators(MACHINE):
-        module = find_workload(case.workload)
-        held = module.footprint_bytes(case.axes, case.dtype)
-        assert held < (80 << 30) / 16
-        intensities.append(module.flops(case.axes) / held)
+        work = work_of(case.workload, case.axes, case.dtype)
+        assert work.bytes < (80 << 30) / 16
+        intensities.append(work.flops / work.bytes)
     assert min(intensities) < 1
     assert max(intensities) > 100

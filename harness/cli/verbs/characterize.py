@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
-from shmoo.estimators.progress import Standing
+from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
 from shmoo.harness.cli.layout import View
@@ -122,7 +122,9 @@ def characterize(
         doctor.show_neighbours(watch_neighbours())
         output.result("")
     reserve = Reserve(budget_s)
-    run, weak, interrupted = measure_all(target, machine, plan(machine, quick, device), resume, begin, reserve)
+    with Display() as display:
+        planned = plan(machine, quick, device, display)
+    run, weak, interrupted = measure_all(target, machine, planned, resume, begin, reserve)
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
     with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
@@ -164,14 +166,14 @@ class Plan(NamedTuple):
     visits: int = VISITS
 
 
-def plan(machine: Machine, quick: bool, device: str = "cpu") -> Plan:
+def plan(machine: Machine, quick: bool, device: str = "cpu", progress: Progress = silent) -> Plan:
     """The plan for a device, "cpu" or "cuda"; a quick one has few cases, one visit to each, and compiles nothing."""
     from shmoo.harness.workloads.suites import plan_suite
 
     replace = msgspec.structs.replace
-    calibration = plan_suite("quick" if quick else "micro", machine, device=device)
+    calibration = plan_suite("quick" if quick else "micro", machine, device=device, progress=progress)
     networks = plan_suite("nets", machine, device=device)
-    compiled = plan_suite("compiled", machine, device=device, runtimes=("inductor",))
+    compiled = () if quick else plan_suite("compiled", machine, device=device, runtimes=("inductor",))
     if device == "cuda":
         calibration, compiled = _in_turn(calibration), _in_turn(compiled)
         networks = tuple(

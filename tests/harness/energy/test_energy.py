@@ -2,6 +2,7 @@ import importlib.util
 import logging
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe, list_gpus
 from shmoo.harness.energy.probe import UNMOVED, Snapshot, counter_step, trail_energy
-from shmoo.harness.energy.rapl import PowercapProbe, RaplProbe, disagreement, import_pyrapl, powercap_zones
+from shmoo.harness.energy.rapl import PowercapProbe, import_pyrapl, powercap_zones, pyrapl_readings
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, measure_update_period
 from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
 from tests.stand_ins import Clock, no_nvml
@@ -205,44 +206,37 @@ def test_a_made_up_tree_is_read_directly(tmp_path):
 # pyRAPL
 
 
-class RawCounters:
-    """Raw readings as pyRAPL's APIs give them: µJ by socket, -1 where there is none; an error is raised."""
+def through_pyrapl(root, readings, changed):
+    """Energies over a second in which the readings of zones turn into others; an error is raised."""
+    now, clock = dict(readings), Clock()
 
-    def __init__(self, before, after):
-        self.now, self.after = before, after
+    def read(name):
+        if isinstance(now[name], Exception):
+            raise now[name]
+        return now[name]
 
-    def energy(self):
-        if isinstance(self.now, Exception):
-            raise self.now
-        return self.now
-
-
-def pyrapl_energy(package, dram=None):
-    clock = Clock()
-    probe = RaplProbe(package, dram, {"package-0": RANGE, "package-1": RANGE}, clock)
+    probe = PowercapProbe(root, clock, {name: partial(read, name) for name in readings})
     before = probe.snapshot()
     clock.advance(1)
-    for reader in filter(None, (package, dram)):
-        reader.now = reader.after
-    return probe.energy_j(before, probe.snapshot())
+    now.update(changed)
+    return probe, probe.energy_j(before, probe.snapshot())
 
 
-def test_pyrapl_readings_are_unwrapped_by_socket():
+def test_pyrapl_readings_are_unwrapped_by_socket(tmp_path):
     """One socket wraps and the other does not: 20 J + 5 J, where pyRAPL itself would report minus a quarter of a megajoule."""
-    found = pyrapl_energy(RawCounters((RANGE - 12e6, 1e6), (8e6, 6e6)))
+    write_powercap_tree(tmp_path, [ZoneFiles("package-0"), ZoneFiles("package-1")])
+    before, after = {"package-0": RANGE - 12e6, "package-1": 1e6}, {"package-0": 8e6, "package-1": 6e6}
+    probe, found = through_pyrapl(tmp_path, before, after)
     assert found["package"].energy_j == pytest.approx(25)
+    assert probe.name == "pyRAPL"
 
 
-def test_pyrapl_sockets_without_a_counter_are_no_reading():
-    """-1 stands for absent: socket 1 alone counts here."""
-    found = pyrapl_energy(RawCounters((-1, 1e6), (-1, 6e6)))
-    assert found["package"].energy_j == pytest.approx(5)
-
-
-def test_pyrapl_failing_in_the_window_is_a_reason():
+def test_pyrapl_failing_in_the_window_is_a_reason(tmp_path):
     """A line that is empty raises ValueError in pyRAPL; the domain says so and the others stand."""
+    write_powercap_tree(tmp_path, [ZoneFiles("package-0", inside=(ZoneFiles("dram"),))])
     empty = ValueError("could not convert string to float: ''")
-    found = pyrapl_energy(RawCounters((1e6,), (6e6,)), RawCounters((1e6,), empty))
+    before, after = {"package-0": 1e6, "package-0/dram": 1e6}, {"package-0": 6e6, "package-0/dram": empty}
+    _, found = through_pyrapl(tmp_path, before, after)
     assert found["package"].energy_j == pytest.approx(5)
     assert "could not convert" in found["dram"].reason
 
@@ -257,31 +251,56 @@ def test_importing_pyrapl_leaves_logging_as_it_was(monkeypatch):
     assert (list(logging.getLogger().handlers), logging.getLogger().level, logging.root.manager.disable) == before
 
 
-@needs_pyrapl
-def test_pyrapl_and_the_direct_reader_agree_on_one_tree(fs):
-    """On a machine with one socket both readers see the same 10 mJ of package and 2 mJ of dram."""
+@pytest.fixture(params=["package-0", "package-1"])
+def one_socket(fs, request):
+    """The files that pyRAPL looks for on a machine of one socket, whose number need not be 0, with core and memory; the name of
+    its package, and a function that lets energy flow."""
+    package = request.param
     fs.create_file("/sys/devices/system/cpu/present", contents="0-1\n")
     for cpu in (0, 1):
-        fs.create_file(f"/sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id", contents="0\n")
-    files = write_powercap_tree(Path("/"), [ZoneFiles("package-0", inside=(ZoneFiles("core"), ZoneFiles("dram")))])
+        fs.create_file(f"/sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id", contents=f"{package[-1]}\n")
+    files = write_powercap_tree(Path("/"), [ZoneFiles(package, inside=(ZoneFiles("core"), ZoneFiles("dram")))])
 
     def flow(seconds):
-        add(files["package-0"], 0.010)
-        add(files["package-0/core"], 0.006)
-        add(files["package-0/dram"], 0.002)
+        for name, joules in ((package, 0.010), (f"{package}/core", 0.006), (f"{package}/dram", 0.002)):
+            add(files[name], joules)
 
-    probes, reasons = available_probes(nvml_loader=no_nvml, sleep=flow)
-    assert [probe.name for probe in probes] == ["pyRAPL", "powercap"]
-    assert [probe.domains for probe in probes] == [("package", "dram"), ("core",)]
+    return package, flow
+
+
+@needs_pyrapl
+def test_pyrapl_reads_package_and_dram_and_the_files_the_rest(one_socket):
+    """On a machine with one socket both readers see the same 10 mJ of package and 2 mJ of dram, and 6 mJ of core are read too."""
+    package, flow = one_socket
+    assert set(pyrapl_readings(flow)) == {package, f"{package}/dram"}
+    (probe,), reasons = available_probes(nvml_loader=no_nvml, sleep=flow)
+    assert probe.name == "pyRAPL and powercap"
+    before = probe.snapshot()
+    flow(1.0)
+    found = probe.energy_j(before, probe.snapshot())
+    assert {domain: energy.energy_j for domain, energy in found.items()} == pytest.approx(
+        {"package": 0.010, "core": 0.006, "dram": 0.002}
+    )
     assert set(reasons) == {"gpu"}
 
 
-def test_disagreement_names_the_domain_and_both_values():
-    """5 % apart is the limit."""
-    joules = step(0, 10e6)
-    assert disagreement({"package": joules}, {"package": step(0, 10.2e6)}) == ""
-    assert disagreement({"package": joules}, {"package": step(0, 12e6)}) == "package: 10 J against 12 J"
-    assert "dram" in disagreement({"dram": joules}, {"dram": step(0, 0)})
+@needs_pyrapl
+@pytest.mark.parametrize("wrong", [lambda right, first: first, lambda right, first: right + 1e6])
+def test_a_pyrapl_that_reads_something_else_gives_way(one_socket, monkeypatch, wrong):
+    """Readings that stay at their first value, or are 1 J off, are not believed; the files are read, and a note says why."""
+    package, flow = one_socket
+    module = import_pyrapl()
+    right, seen = module.PkgAPI.energy, []
+
+    def energy(api):
+        seen.append(right(api))
+        return tuple(map(wrong, seen[-1], seen[0]))
+
+    monkeypatch.setattr(module.PkgAPI, "energy", energy)
+    (probe,), reasons = available_probes(nvml_loader=no_nvml, sleep=flow)
+    assert probe.name == "powercap"
+    assert f"disagrees with a direct reading ({package}: " in reasons["pyRAPL"]
+    assert "read directly" in reasons["pyRAPL"]
 
 
 # NVML

@@ -393,7 +393,7 @@ def test_the_highest_sum_of_allocations_and_releases():
 def test_resident_memory_counts_shared_storage_once():
     """A tensor and a view of it are one allocation; the layer adds its own weights."""
     x = torch.zeros(10)
-    assert resident_bytes(torch.nn.Linear(2, 3, bias=False), (x, x[2:]), {}) == 10 * 4 + 2 * 3 * 4
+    assert resident_bytes(Built(torch.nn.Linear(2, 3, bias=False), (x, x[2:]))) == 10 * 4 + 2 * 3 * 4
 
 
 def test_peak_memory_of_two_temporaries():

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from math import log
+from random import Random
+from statistics import median
 
 import pytest
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.progress import Standing
+from shmoo.harness.campaign.cases import most_telling_first
 from shmoo.harness.workloads import NETWORKS, SUITES, WORKLOADS, find_workload, plan_suite
+from shmoo.harness.workloads.shapes import FAMILIES
+from shmoo.harness.workloads.suites import Work, _Limits, _nearest, _PowerLaw, work_of
 from shmoo.runs.store.records import CaseSpec, Machine
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -18,7 +25,7 @@ SERVER = Machine("server", 64, 64, 256 * GIB, {"l1": 32 * KIB, "l2": 1 * MIB, "l
 
 
 def footprint(case: CaseSpec) -> float:
-    return WORKLOADS[case.workload].footprint_bytes(case.axes, case.dtype)
+    return work_of(case.workload, case.axes, case.dtype).bytes
 
 
 def level(case: CaseSpec, machine: Machine) -> int:
@@ -48,7 +55,60 @@ def test_every_case_can_be_built(name: str, machine: Machine) -> None:
         assert find_workload(case.workload).kind == case.kind
         assert WORKLOADS[case.workload].build(case.axes, case.dtype, "meta")() is not None
         assert footprint(case) <= machine.memory_bytes / 16
-        assert WORKLOADS[case.workload].flops(case.axes) <= 3e9
+        assert work_of(case.workload, case.axes, case.dtype).flops <= 3e9
+
+
+def test_work_is_that_of_the_captured_graph() -> None:
+    """Every tensor once, by its size and type: a (4, 3) weight and a bias of 3 beside (2, 4) and (2, 3); an embedding has its
+    whole table, though few of its rows are read, and 8-byte indices; a model also what lies between its operators."""
+    linear = {"b": 1, "m": 2, "n": 3, "k": 4, "bias": True}
+    assert work_of("linear", linear, "bfloat16") == (2 * (2 * 4 + 3 * 4 + 3 + 2 * 3), 2 * 2 * 3 * 4 + 2 * 3)
+    assert work_of("embedding", {"rows": 100, "cols": 8, "tokens": 5}, "float32").bytes == 4 * (100 * 8 + 5 * 8) + 8 * 5
+    mlp = find_workload("mlp").resolve({"in_features": 4, "hidden": 4, "out_features": 4, "depth": 2, "softmax": False})
+    assert work_of("mlp", mlp, "float32").bytes == 4 * (2 * (4 * 4 + 4) + 4 * 4)
+
+
+@pytest.mark.parametrize("name", ["conv depthwise", "linear", "conv_transpose", "attention"])
+def test_the_shape_nearest_to_a_target_is_found_with_few_captures(name: str) -> None:
+    """Of 64 shapes the nearest one to a target is found, or one that is about as near, though most of them are not captured."""
+    (family,) = (family for family in FAMILIES if family.name == name)
+    module, rng, law, captured = find_workload(family.workload), Random(1), _PowerLaw(), []
+    limits = _Limits((), 1e9, 1e12, 2.0)
+
+    def work(axes: dict) -> Work:
+        captured.append(axes)
+        return work_of(module.name, axes, "float32")
+
+    further = []
+    for target in (3e4, 1e5, 3e5, 1e6, 3e6):
+        shapes = [module.resolve(family.draw(rng)) for _ in range(64)]
+        found = _nearest(target, list(shapes), limits, work, law)
+        distances = [abs(log(work_of(module.name, axes, "float32").bytes / target)) for axes in shapes]
+        further.append(distances[shapes.index(found)] - min(distances))
+    assert median(further) <= 0.1
+    assert max(further) < 1.0
+    assert len(captured) <= 0.15 * 5 * 64
+
+
+def test_shapes_beyond_the_limits_are_not_planned() -> None:
+    """A target beyond what may be planned gets a shape below it, and none where every shape takes too much."""
+    shapes = [{"rows": 64, "cols": cols} for cols in (16, 64, 256)]
+    work = partial(work_of, "relu", dtype="float32")
+    assert _nearest(1e6, list(shapes), _Limits((), 4 * 64 * 256, 1e9, 2.0), work, _PowerLaw()) == shapes[1]
+    assert _nearest(1e6, list(shapes), _Limits((), 1000, 1e9, 2.0), work, _PowerLaw()) is None
+    assert _nearest(1e6, list(shapes), _Limits((), 1e9, 64 * 128, 2.0), work, _PowerLaw()) == shapes[1]
+
+
+def test_the_planned_order_holds_every_case_once() -> None:
+    """Cases are put in order without a measurement, recurrent layers of a few small sequences among them."""
+    axes = {
+        "lstm": {"in_features": 112, "hidden": 64, "seq_len": 8}, "linear": {"m": 8, "n": 64, "k": 64}, "relu": {"rows": 64},
+        "mlp": {"hidden": 64},
+    }  # fmt: skip
+    cases = [CaseSpec(name, find_workload(name).kind, find_workload(name).resolve(given)) for name, given in axes.items()]
+    ordered = most_telling_first(cases, DESKTOP)
+    assert {case.identity for case in ordered} == {case.identity for case in cases}
+    assert len(ordered) == len(cases)
 
 
 def test_sizes() -> None:
@@ -100,6 +160,15 @@ def test_a_sweep_is_dense_and_passes_every_level() -> None:
     sizes = sorted(case.axes["rows"] for case in plan_suite("shmoo", DESKTOP) if case.workload == "relu")
     assert all(b / a <= 2 for a, b in pairwise(sizes))
     assert {level(case, DESKTOP) for case in plan_suite("shmoo", DESKTOP) if case.workload == "relu"} == {0, 1, 2, 3}
+
+
+def test_planning_says_how_far_it_is() -> None:
+    """Sizes are captured, which takes seconds, so that each family of cases is a step of the progress."""
+    told: list[Standing] = []
+    plan_suite("quick", DESKTOP, progress=told.append)
+    assert {standing.stage for standing in told} == {"planning"}
+    assert [standing.now for standing in told] == [family.name for family in FAMILIES]
+    assert [standing.done for standing in told] == list(range(told[-1].total))
 
 
 def test_every_combination_is_asked_for() -> None:

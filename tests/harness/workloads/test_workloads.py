@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.registry import DuplicateNameError
 from shmoo.harness.capture import CaptureFamily, capture_workload
-from shmoo.harness.module import REPEATED, Axis, Built, Maker, Size, dim, workload
+from shmoo.harness.module import REPEATED, Axis, Built, Maker, dim, workload
 from shmoo.harness.workloads import WORKLOADS, find_workload, resolve_model
 
 OPERATORS = """linear bmm conv conv_transpose add add_scalar sub mul div relu leaky_relu elu gelu silu sigmoid tanh hardswish
@@ -37,7 +36,7 @@ def test_every_operator_of_the_vocabulary_is_there() -> None:
 
 
 def test_importing_workloads_does_not_import_torch() -> None:
-    """Registering and planning leave torch alone, so that commands start quickly."""
+    """Registering workloads leaves torch alone, so that commands start quickly."""
     code = "import sys, shmoo.harness.workloads; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -55,43 +54,11 @@ def test_a_workload_runs_with_random_operands(name: str) -> None:
         assert all(torch.isfinite(result).all() for result in tree_leaves(built()))
 
 
-@pytest.mark.parametrize("name", sorted(WORKLOADS))
-def test_a_footprint_is_what_is_allocated(name: str) -> None:
-    """An operator's footprint is the bytes of operands, weights and result; a model's also counts what lies between."""
-    found = WORKLOADS[name]
-    built = found.build(device="meta")
-    held = {id(t): t.nbytes for t in tensors_of(built) if t.is_floating_point()}
-    bytes_seen = sum(held.values()) + sum(result.nbytes for result in tree_leaves(built()))
-    if found.kind == "operator":
-        gathered = built.args[0].numel() * found.resolve()["cols"] * 4 if name == "embedding" else 0
-        assert found.footprint_bytes() == bytes_seen + gathered
-    else:
-        assert found.footprint_bytes() >= bytes_seen
-
-
-@pytest.mark.parametrize(
-    "name", ["linear", "bmm", "conv", "conv_transpose", "attention", "lstm", "gru", "mlp", "conv_stack", "resnet_block"]
-)
-def test_flops_for_planning_are_those_of_the_costs(name: str) -> None:
-    """A contraction's planned flops are its matrix flops."""
-    macs = sum(graph_cost(graph).macs for graph in capture_workload(find_workload(name)).graphs)
-    assert find_workload(name).flops() == 2 * macs
-
-
-@pytest.mark.parametrize("name", ["depthwise_separable_block", "transformer_block"])
-def test_flops_of_blocks_are_close_to_the_costs(name: str) -> None:
-    """Blocks of many operators are planned within 10 % of their matrix flops."""
-    macs = sum(graph_cost(graph).macs for graph in capture_workload(find_workload(name)).graphs)
-    assert find_workload(name).flops() == pytest.approx(2 * macs, rel=0.1)
-
-
 def test_linear_is_m_by_k_times_k_by_n() -> None:
     """(m, k) by (k, n), and a batch in front where there is one."""
     found = find_workload("linear")
     assert found.build({"m": 2, "n": 3, "k": 4}, device="meta")().shape == (2, 3)
     assert found.build({"b": 5, "m": 2, "n": 3, "k": 4}, device="meta")().shape == (5, 2, 3)
-    assert found.footprint_bytes({"m": 2, "n": 3, "k": 4}, "bf16") == 2 * (2 * 4 + 3 * 4 + 3 + 2 * 3)
-    assert found.flops({"m": 2, "n": 3, "k": 4}) == 2 * 2 * 3 * 4
 
 
 def test_one_conv_is_every_conv() -> None:
@@ -162,7 +129,7 @@ def test_a_workload_is_one_decorated_factory() -> None:
 
     with pytest.raises(DuplicateNameError, match="'relu' is registered twice"):
 
-        @workload("relu", kind="operator", axes=(), size=lambda: Size(1, 1))
+        @workload("relu", kind="operator", axes=())
         def relu(make: Maker) -> Built:
             return Built(torch.relu, (make.tensor(1),))
 
