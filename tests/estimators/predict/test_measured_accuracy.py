@@ -124,7 +124,6 @@ def test_products_of_an_h100_in_bfloat16_are_estimated_within_their_bound():
     assert abs(np.mean(errors)) < 0.05
 
 
-@pytest.mark.xfail(reason="times 5.7 % off with kernels of an H100 published anew; 5.5 to be won back", strict=True)
 def test_time_and_energy_of_large_products_on_an_h200_are_estimated_within_their_bounds():
     """Device time 5.5 % off, with kernels carried from an H100. Energy 38 %, all of it too low: the energy of a flop
     in bfloat16 is looked up, and no board was measured."""
