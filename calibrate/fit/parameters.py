@@ -148,8 +148,6 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         if power_wanted(profile) > 0:
             add("throttle.time", ("throttle.time",), cases.matrix)
             if power_wanted(profile) > SLOWED:
-                if "energy.floor" not in profile.coefficients:  # measured energies did not show the voltage
-                    add("energy.clock", ("energy.clock",), cases.matrix)
                 add("throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
     for name, offered in cases.transformed.items():
         for stem in ("efficiency", "efficiency.bandwidth", *extents):

@@ -45,11 +45,13 @@ def test_convolutions_of_the_a100_are_another_cards(cases):
 
 
 @pytest.mark.parametrize(("device", "slowed"), [("t4", True), ("v100", False)])
-def test_a_board_far_above_its_cap_shows_how_energy_follows_clock_and_warmth(cases, device, slowed):
-    """A T4's units would draw 2.5 times what 70 W leave them, a V100's 1.1 times what 250 W do."""
+def test_a_board_far_above_its_cap_shows_how_energy_follows_warmth(cases, device, slowed):
+    """A T4's units would draw 2.5 times what 70 W leave them, a V100's 1.1 times what 250 W do. How voltage follows the clock is
+    for meters to say."""
     profile = published(f"gpu_{device}")
     names = {parameter.name for parameter in parameters_for(blocks(cases, profile), profile)}
-    assert ({"energy.clock", "throttle.cool"} <= names) == slowed
+    assert ("throttle.cool" in names) == slowed
+    assert "energy.clock" not in names
     assert "throttle.time" in names
 
 
