@@ -370,7 +370,7 @@ def test_bytes_that_lie_across_the_reduction_are_multiplied_by_lanes():
     compute = [director.estimate(graph, runtime="cudagraphs").breakdown[0].compute_s for graph in (layer, product)]
     least = 2 * side**3 / (8 * 64 * 40 * 1.59e9)
     assert compute[0] < least
-    assert 0.9 * least < compute[1] < 1.5 * least
+    assert 0.9 * least < compute[1] < 1.6 * least
 
 
 def test_addresses_of_convolutions_hold_up_slow_tensor_cores_less():
