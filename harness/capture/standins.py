@@ -173,13 +173,13 @@ class StandIns(TorchDispatchMode):
             filled = self._number(tensor).expand(tensor.shape)
             return filled.clone() if mutable else filled  # expanded memory cannot be written to
 
-        results = self._run(func, args, kwargs, elements) if followed else None
-        if results is None:
+        results = _tensors(self._run(func, args, kwargs, elements)) if followed else []
+        if len(results) != len(outputs):  # refused, or a workspace that only the fake operator returns
             for output in outputs if mutable else ():
                 self._elements_of.pop(output, None)
             return
         from_data = any(self._from_data(t) for t in operands)
-        for output, values in zip(outputs, _tensors(results), strict=True):
+        for output, values in zip(outputs, results, strict=True):
             self._store(output, values, from_data)
 
     def _compute_uniform(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:

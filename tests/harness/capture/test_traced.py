@@ -74,6 +74,14 @@ def test_the_graph_is_that_of_the_other_ways() -> None:
     assert peak_memory_bytes(traced) == peak_memory_bytes(compiled)
 
 
+@pytest.mark.parametrize("sizes", [(4, 8), (64, 64)])
+def test_a_recurrent_layer_that_starts_from_known_zeros_is_one_call(sizes: tuple[int, int]) -> None:
+    """Its fake operator returns a workspace that the real one leaves out at inference."""
+    model = torch.nn.LSTM(*sizes).eval()
+    (graph,) = capture_traced(model, (torch.zeros(5, 1, sizes[0]),)).graphs
+    assert [call.op for call in graph.calls] == ["aten.zeros", "aten.zeros", "aten.lstm"]
+
+
 def test_parameters_take_no_memory_while_everything_else_is_real() -> None:
     """A builder may compute with tensors; a weight shared before it was registered stays shared."""
     with weights_on_meta():
