@@ -31,8 +31,8 @@ class NothingMeasuredError(ShmooError):
 
 
 def not_installed(what: str, requirement: str, why: str = "") -> InputError:
-    """The error for a missing package. Its message names what needs the package (`what`), describes what is installed instead
-    (`why`), and ends with the command that installs it, from an index or from a checkout as Shmoo itself was."""
+    """The error for a missing package. Its message says what needs the package (`what`), why the installed one does not serve
+    (`why`), and which command installs it. The command works for an installed Shmoo and for a checkout."""
     reason = f" ({why})" if why else ""
     return InputError(
         f"{what} need {requirement}, which is not installed here{reason}; install it with: pip install '{requirement}'"

@@ -72,7 +72,7 @@ TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
 SLOWED = 1.5
 """Power demand of the float32 units, relative to the power that the cap leaves them, above which a board runs far below its
-nominal clock under load and shows how energy follows clock and warmth. On other boards a fit of both would be noise."""
+nominal clock under load and shows how its power follows warmth. On other boards that fit would follow noise."""
 _EXTENTS = ("half.m", "half.n", "half.k")
 _GPU_EXTENTS = ("half.tile", "half.far", "half.k", "half.fill")
 """Extents on which a contraction's rate depends: those of the operator, on GPUs those of its blocks."""

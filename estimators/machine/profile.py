@@ -256,8 +256,8 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
 
 
 def _left_by_codes(coefficients: Mapping[str, Any]) -> float:
-    """The share of a memory's bandwidth that its codes leave; 1 where what is described is no positive number, which reading the
-    profile refuses."""
+    """The share of a memory's bandwidth that error-correcting codes leave to data. It is 1 where the file gives no positive
+    number; validation of the whole profile reports that."""
     try:
         share = msgspec.convert(coefficients.get("ecc.share"), Coefficient).value
     except msgspec.ValidationError:

@@ -208,8 +208,8 @@ def advise(
 
 
 def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
-    """What each part of a machine is worth to a model; errors are those of `advise`. Machines that do not exist have no fitted
-    corrections, so the machine as it is is priced without them too."""
+    """What a model gains from a change of each part of a machine. Changed machines have no fitted corrections, so the unchanged
+    machine is priced without them too. Raises the same errors as `advise`."""
     physical = profile.replacing(residual=())
     comparison = Comparison(physical, setup, graphs_of)
     levers = [_lever(physical, comparison.what_if(change)) for change in parts(physical, setup.runtime)]

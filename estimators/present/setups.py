@@ -17,7 +17,7 @@ from shmoo.estimators.variants import COUNTED
 BATCH_STEPS = (4, 16, 64)
 """Batches to try, relative to the present one."""
 _NARROWER = ("bfloat16", "float16")
-"""Types of 16 bits, of which the first that a machine multiplies in is tried."""
+"""Types of 16 bits. The first one for which a machine has a rate is tried."""
 _EVERYWHERE = ("float8", "int8")
 _QUANTIZED_FROM = ("float32", "tf32", "bfloat16", "float16")
 _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic": "float4", "int8-weight": "", "int4-weight": ""}

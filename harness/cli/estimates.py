@@ -61,8 +61,8 @@ def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> No
 
 
 def tell_about(records: Sequence[Record], said: Mapping[str, str]) -> None:
-    """Below a table of estimates: what was assumed, of the first that do not fit their machine's memory what would fit, and
-    which operators have no cost formula."""
+    """Print the notes below a table of estimates: the assumptions, advice for the first estimates that exceed their machine's
+    memory, and operators without a cost formula."""
     if records:
         output.result("")
         output.facts(said)

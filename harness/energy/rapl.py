@@ -1,6 +1,6 @@
 """Intel's and AMD's RAPL counters through Linux powercap. pyRAPL ignores ranges and wraps, so only its raw readings are used, and
-only where they are those of the files, which are read directly for what it does not cover: dies, core and uncore, psys, sockets
-without DRAM, offline CPUs. `intel-rapl-mmio` repeats the package and is left out."""
+only where they agree with the kernel's files. Everything else is read from the files directly: dies, core and uncore, psys,
+sockets without DRAM, offline CPUs. `intel-rapl-mmio` repeats the package and is left out."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ LONG_PART = 12288.0
 """Shortest part of a reduction that is cut into more than the usual few, as that of weights' gradients over a long batch."""
 
 
-MIB = 2.0**20
-WORKSPACE = 8.0 * MIB
+_MIB = 2.0**20
+WORKSPACE = 8.0 * _MIB
 """Bytes for partial sums: those that PyTorch gives cuBLAS before Hopper (`CUBLAS_WORKSPACE_CONFIG`, :4096:2:16:8). Linear layers
 in float32 on an A100 that take less time than blocks of a whole reduction could have up to 7.6 MiB of them, and none of 39 with
 results of 4 MiB and more is among these (Lee et al., ASPLOS 2025). Half of a V100's with results of 2 to 8 MiB are."""
@@ -144,14 +144,14 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
                 (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),
                 (64, 128), (64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(64, 256), lanes=2048, cluster=2, rows=(128,), packs=True, workspace=32.0 * MIB,
+            slice_bytes=128, stages=4, together=(64, 256), lanes=2048, cluster=2, rows=(128,), packs=True, workspace=32.0 * _MIB,
         ),
         "blackwell": TensorKernels(
             (
                 (256, 256), (256, 192), (192, 256), (256, 128), (128, 256), (128, 192), (192, 128), (128, 128), (256, 64),
                 (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (128, 16), (16, 128), (64, 8), (8, 64),
             ),
-            slice_bytes=128, stages=4, together=(128, 256), lanes=4096, cluster=2, rows=(256,), least=128, workspace=32.0 * MIB,
+            slice_bytes=128, stages=4, together=(128, 256), lanes=4096, cluster=2, rows=(256,), least=128, workspace=32.0 * _MIB,
         ),
     }
 )  # fmt: skip

@@ -130,7 +130,7 @@ def sweep(
     groups: list[list[Columns]] = []
     with output.only_results_on_stdout():
         if engine is not None:
-            # This very command in jobs, each of which computes its part of every model and type.
+            # Each job runs the same command and computes its part of every model and type.
             words, names = given_again(("engine", "jobs", "part", "as_json", "csv_path", "plot_path"))
             commands = [["sweep", *words, "--part", str(job), str(jobs), *names] for job in range(jobs)]
             of_models = zip(*run_array(ARRAYS[engine], commands), strict=True)
