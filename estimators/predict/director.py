@@ -26,7 +26,7 @@ from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads
 
-CHUNK = 1000
+CHUNK = 2000
 """Graphs tabulated at once: the draws of a kernel's time for all of them are as large as a core's cache."""
 
 

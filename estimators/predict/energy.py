@@ -19,7 +19,7 @@ ONSET = 2.0
 """Exponent with which a power cap sets in around `throttle.time`: a controller averages over a while before it acts."""
 STEPS = 8
 """Newton steps to the clock at which a board meets its cap."""
-SETTLED = 1e-7
+SETTLED = 1e-4
 """Change of the logarithm of that clock below which no further step is made: the error left is the square of it."""
 SOLVED_AT_ONCE = 1 << 14
 """Kernels whose clock is looked for at once: their arrays stay in a core's cache."""

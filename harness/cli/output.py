@@ -109,8 +109,22 @@ def _json_of(document: object, margin: str = "") -> Iterator[str]:
 
 
 def _json_text(value: object, margin: str = "") -> str:
-    """A value as indented JSON."""
+    """A value as indented JSON, in ASCII."""
     # Python indents in a generator, many times slower than it writes one line.
+    try:
+        line = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError):
+        line = "null"
+    if "null" in line or not line.isascii():
+        # msgspec writes a NaN as null, and knows neither arrays' numbers nor text that no encoding has.
+        line = _json_line(value)
+    text: str = msgspec.json.format(line, indent=1)
+    # No line ends inside a text, which JSON writes as an escape.
+    return text.replace("\n", f"\n{margin}") if margin else text
+
+
+def _json_line(value: object) -> str:
+    """A value as JSON on one line; ValueError where a number is no JSON."""
     line = json.dumps(value, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
     if r"\ud" in line and _HALF_PAIR.search(line):
         # A name that no encoding has, such as a path of other bytes, is written as its escape: JSON has no half of a pair.
@@ -118,9 +132,7 @@ def _json_text(value: object, margin: str = "") -> str:
             lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=msgspec.to_builtins)
         )
         line = json.dumps(json.loads(whole), separators=(",", ":"))
-    text: str = msgspec.json.format(line, indent=1)
-    # No line ends inside a text, which JSON writes as an escape.
-    return text.replace("\n", f"\n{margin}") if margin else text
+    return line
 
 
 def tell_of_code(models: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from shmoo.runs.store.store import Run
 
 CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
-"""Cases per table: with 200 draws of the coefficients, each array of a chunk takes a few megabytes."""
+"""Cases per table: with the draws of the coefficients, each array of a chunk takes a megabyte."""
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -123,10 +123,15 @@ def test_graphs_of_many_kernels_have_a_spread_of_their_own():
 
 
 def test_draws_have_the_quantiles_of_the_law():
-    """The 5 % and 95 % points of 200 draws are 1.645, in every column, whatever the seed."""
-    drawn = normals(np.random.default_rng(3), 200, 4)
-    assert np.quantile(drawn, (0.05, 0.95), axis=0) == pytest.approx(np.array([[-1.645], [1.645]]) * np.ones(4), abs=0.03)
-    assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.3
+    """The 5 % and 95 % points of 200 draws are 1.645, in every column, whatever the seed. Columns that are made at once are
+    uncorrelated, and the first ones the same whatever their number."""
+    nominal, drawn = np.split(normals(3, 200, 90), [1])
+    assert nominal.tolist() == [[0.0] * 90]
+    assert np.quantile(drawn, (0.05, 0.95), axis=0) == pytest.approx(np.array([[-1.645], [1.645]]) * np.ones(90), abs=0.03)
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(90)).max() < 0.05
+    assert (normals(3, 200, 4) == normals(3, 200, 120)[:, :4]).all()
+    assert (normals(4, 200, 4)[1:] != drawn[:, :4]).mean() > 0.9
+    assert sorted(normals(3, 2, 2)[1:, 0]) == pytest.approx([-0.674, 0.674], abs=1e-3)
 
 
 def test_intervals_cover_each_operator_family_on_cases_never_seen():

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.fusion.rules import fuse
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.draws import normals
 from shmoo.estimators.predict.pipeline import DRAWS, intervals_of, limits, price
 from shmoo.estimators.predict.twins import Twins, find_twins
 from shmoo.estimators.table import KernelTable
@@ -85,15 +87,28 @@ def test_the_residual_is_left_out_on_demand():
     assert (director.price(table, "eager").device_s != bare.device_s).any()
 
 
-def test_ends_of_intervals_are_quantiles_of_the_draws():
-    """As numpy interpolates between order statistics, to the last bit; an end never passes the value."""
-    drawn = np.random.default_rng(0).lognormal(size=(200, 3, 4))
-    values = np.full((3, 4), 1.0)
-    low, high = limits(values, drawn)
-    five, most = np.quantile(drawn, (0.05, 0.95), axis=0)
-    assert np.array_equal(low, np.minimum(five, values))
-    assert np.array_equal(high, np.maximum(most, values))
-    assert limits(np.full((3, 4), 1e9), drawn)[1].tolist() == np.full((3, 4), 1e9).tolist()
+def test_ends_of_intervals_are_the_5_and_95_percent_points_of_log_normal_draws():
+    """Exactly, of draws that are the law's own quantiles, whatever their spread and order; of both sides apart; and an end never
+    passes the value."""
+    law = normals(0, DRAWS, 3)[1:]
+    values, spread = np.array([1.0, 2e-6, 3e9]), np.array([0.1, 0.5, 2.0])
+    low, high = limits(values, values * np.exp(law * spread))
+    assert low == pytest.approx(values * np.exp(-NORMAL_90 * spread))
+    assert high == pytest.approx(values * np.exp(NORMAL_90 * spread))
+    steep = np.exp(np.where(law < 0, 0.1, 0.4) * law)
+    assert limits(np.ones(3), steep)[0] == pytest.approx(np.exp(-0.1 * NORMAL_90 * np.ones(3)))
+    assert limits(np.ones(3), steep)[1] == pytest.approx(np.exp(0.4 * NORMAL_90 * np.ones(3)))
+    assert limits(np.full(3, 1e9), steep)[1].tolist() == [1e9] * 3
+    assert limits(np.ones(3), np.clip(steep, 0.99, 1.01))[0].tolist() == [0.99] * 3  # a limit of every draw holds for the end
+    assert [end.tolist() for end in limits(np.zeros(2), np.zeros((DRAWS, 2)))] == [[0.0, 0.0]] * 2
+
+
+def test_ends_of_intervals_hardly_depend_on_the_seed():
+    """Of three equal factors: within 6 % of their distance from the value, root mean square over 50 seeds."""
+    ends = [limits(np.ones(1), np.exp(normals(seed, DRAWS, 3)[1:].sum(axis=1, keepdims=True))) for seed in range(50)]
+    distance = np.abs(np.log(ends)) / (NORMAL_90 * np.sqrt(3.0))
+    assert float(np.sqrt(((distance - 1.0) ** 2).mean())) < 0.07
+    assert float(distance.mean()) == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["cpu_server_generic", "cpu_i7_12700k", "gpu_h100", "gpu_t4", "tpu_v4", "kpu_t256"])
