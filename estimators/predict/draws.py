@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shmoo.estimators.graph.records import NORMAL_90, Coefficient
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Cost, Geometry
 from shmoo.estimators.machine.catalogue import entry, runtime_of, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
@@ -41,6 +41,8 @@ KEPT_ERROR = 0.5
 """Correlation of the log errors of two estimates of one network on one machine, at two batches or in two types: 0.42 over 320
 pairs of batches and 0.56 over 120 pairs of types of device-bound networks that others measured on GPUs (the networks of
 `tests.evaluation`; their sources are in its tables)."""
+_WORK = tuple(name for name in (*Cost.__struct_fields__, *Geometry.__struct_fields__) if name in KernelTable.__dataclass_fields__)
+"""Columns of a table that say what a kernel has to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,10 @@ def _blended(shared: np.ndarray, own: np.ndarray, changed: np.ndarray) -> np.nda
 
 
 def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
-    """(K,) what each kernel computes and how it is cut; equal where two estimates hold the same kernel."""
-    work = (table.op, table.dtype, table.matrix_flops, table.vector_flops, table.special_flops, table.batch, table.m, table.n)
-    sizes = (table.k, table.window, table.stride, tiling.shape.m, tiling.shape.n, tiling.shape.k, tiling.tiles)
-    return [row.tobytes() for row in np.stack([*work, *sizes, tiling.utilisation], axis=1).astype(np.float64)]
+    """(K,) a key of what each kernel computes and how it is cut, the same for equal kernels."""
+    work = [getattr(table, name) for name in ("op", "dtype", *_WORK)]
+    cut = (tiling.shape.m, tiling.shape.n, tiling.shape.k, tiling.tiles, tiling.utilisation)
+    return [row.tobytes() for row in np.stack([*work, *cut], axis=1).astype(np.float64)]
 
 
 def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: int, seed: int = 0) -> SharedDraws:

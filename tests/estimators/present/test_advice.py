@@ -206,6 +206,15 @@ def test_changed_kernels_share_a_part_of_the_error() -> None:
     assert np.corrcoef(kernels(frozenset(), 7), changed)[0, 1] == pytest.approx(KEPT_ERROR, abs=0.15)
 
 
+@pytest.mark.parametrize("column", ["dilation", "group", "causal", "channels_in", "window_height", "special_flops", "m"])
+def test_kernels_that_do_other_work_are_others(column: str) -> None:
+    """Whatever extent differs, so that a dilated or a grouped convolution shares no error of a plain one."""
+    director, work = AnalysisDirector(load_profile("gpu_h100")), tabulated((network(),), "eager", "gpu")
+    other = dataclasses.replace(work.table, **{column: getattr(work.table, column) + 1.0})
+    tiling = director.tile(work.table)
+    assert not {*kernel_identities(work.table, tiling)} & {*kernel_identities(other, tiling)}
+
+
 def effect(low: float, value: float, high: float) -> Effect:
     one = Interval(1.0, 1.0, 1.0)
     return Effect(one, one, Interval(value, low, high), Interval(1 / value, 1 / high, 1 / low))
