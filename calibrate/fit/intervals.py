@@ -79,7 +79,7 @@ def case_intervals(blocks: Sequence[Block], profile: ArchitectureProfile) -> Flo
     estimates: list[Interval] = []
     for block in blocks:
         priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
-        estimates += priced.device_intervals() if block.time == "device" else [latency for latency, _ in priced.intervals()]
+        estimates += [time for time, _ in (priced.device_intervals() if block.time == "device" else priced.intervals())]
     return np.asarray([astuple(estimate) for estimate in estimates]).T
 
 

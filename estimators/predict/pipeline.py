@@ -49,9 +49,10 @@ class Priced:
         correction: what the residual says of each kernel; `None` where it was left out.
         prediction: of each kernel, corrected.
         latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
-        device_s: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for the host.
-        drawn_s, drawn_j, drawn_device_s: (D, S) the same for random values of everything uncertain; `None` where no draws were
-            asked for.
+        device_s, device_j: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for
+            the host, and the energy of this time.
+        drawn_s, drawn_j, drawn_device_s, drawn_device_j: (D, S) the same for random values of everything uncertain; `None` where
+            no draws were asked for.
     """
 
     tiling: Tiling
@@ -60,27 +61,27 @@ class Priced:
     latency_s: np.ndarray
     energy_j: np.ndarray | None
     device_s: np.ndarray
+    device_j: np.ndarray | None
     drawn_s: np.ndarray | None = None
     drawn_j: np.ndarray | None = None
     drawn_device_s: np.ndarray | None = None
+    drawn_device_j: np.ndarray | None = None
 
     def whole(self) -> Priced:
         """The same with all segments as one."""
-        names = ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j", "drawn_device_s")
+        nominal = ("latency_s", "energy_j", "device_s", "device_j")
+        names = (*nominal, "drawn_s", "drawn_j", "drawn_device_s", "drawn_device_j")
         known = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
         sums: dict[str, Any] = {name: amounts.sum(axis=-1, keepdims=True) for name, amounts in known.items()}
         return replace(self, **sums)
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
-        times = intervals_of(self.latency_s, self.drawn_s)
-        if self.energy_j is None:
-            return [(seconds, None) for seconds in times]
-        return list(zip(times, intervals_of(self.energy_j, self.drawn_j), strict=True))
+        return _paired(self.latency_s, self.drawn_s, self.energy_j, self.drawn_j)
 
-    def device_intervals(self) -> list[Interval]:
-        """Time on the device of every segment."""
-        return intervals_of(self.device_s, self.drawn_device_s)
+    def device_intervals(self) -> list[tuple[Interval, Interval | None]]:
+        """Time on the device of every segment, and the energy of this time."""
+        return _paired(self.device_s, self.drawn_device_s, self.device_j, self.drawn_device_j)
 
     def quantities(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
         """Latency, energy, average power and energy x delay of every segment, as far as they are known, each with its draws."""
@@ -90,6 +91,13 @@ class Priced:
                 drawn = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
                 known[name] = quantity(self.latency_s, self.energy_j), drawn
         return known
+
+
+def _paired(
+    seconds: np.ndarray, drawn_s: np.ndarray | None, joules: np.ndarray | None, drawn_j: np.ndarray | None
+) -> list[tuple[Interval, Interval | None]]:
+    times = intervals_of(seconds, drawn_s)
+    return [(time, None) for time in times] if joules is None else list(zip(times, intervals_of(joules, drawn_j), strict=True))
 
 
 _FROM_ENERGY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -128,7 +136,7 @@ def price(
 
     def through(
         c: Coefficients, factors: np.ndarray | None = None, segments: np.ndarray | float = 1.0
-    ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray]:
+    ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
         prediction = predict(kernels, cut, c, runtime)
         if change is not None:
             prediction = change.applied(prediction)
@@ -144,7 +152,8 @@ def price(
         latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * segments, least)
         # A program's kernels run beside each other.
         device = np.minimum(kernels.of_segments(prediction.device_s) * segments, latency)
-        return prediction, latency, segment_energy(kernels, prediction, latency, c), device
+        energies = (segment_energy(kernels, prediction, seconds, c) for seconds in (latency, device))
+        return prediction, latency, next(energies), device, next(energies)
 
     if seed is None:
         return Priced(tiling, change, *through(coefficients))
@@ -159,12 +168,14 @@ def price(
     # The nominal values and their draws come first, then design points, then kernels: one pass prices them all.
     between = (1,) * (point_dimensions(profile) - 1)
     factors, segments = (of.reshape(len(of), *between, of.shape[-1]) for of in errors)
-    prediction, times, energies, devices = through(Coefficients(profile, values), factors, segments)
+    prediction, times, energies, devices, of_devices = through(Coefficients(profile, values), factors, segments)
     prediction = prediction.nominal()
     if twins is not None:
         prediction, change = prediction.each(twins.spread), None if change is None else change.each(twins.spread)
     energy_j, drawn_j = (None, None) if energies is None else (energies[0], energies[1:])
-    return Priced(tiling, change, prediction, times[0], energy_j, devices[0], times[1:], drawn_j, devices[1:])
+    device_j, drawn_device_j = (None, None) if of_devices is None else (of_devices[0], of_devices[1:])
+    nominal = times[0], energy_j, devices[0], device_j
+    return Priced(tiling, change, prediction, *nominal, times[1:], drawn_j, devices[1:], drawn_device_j)
 
 
 @cache

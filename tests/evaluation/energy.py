@@ -179,7 +179,7 @@ FITTED = MappingProxyType(
 operands are in part no random numbers, which take up to half of the power: they judge, and are not fitted."""
 KNOWN = MappingProxyType({"gpu_h200": ("energy.floor", "energy.clock", "energy.byte.l2", "energy.byte.shared", "power.static")})
 """Profile -> what its rows cannot tell, elsewhere the floor of the voltage: sixteen readings, each type at its own clock."""
-SAME_CHIP = MappingProxyType({"gpu_a100_40g": ("gpu_a100_80g", "gpu_a100_sxm_80g"), "gpu_h200": ("gpu_h100", "gpu_h20")})
+SAME_CHIP = MappingProxyType({"gpu_a100_40g": ("gpu_a100_80g", "gpu_a100_sxm_80g"), "gpu_h200": ("gpu_h100",)})
 """Profile -> those of other cards with its chip, which take the same energies."""
 SAME_CIRCUITS = MappingProxyType({"gpu_h200": {"gpu_b200": B200_SHARE}})
 """Profile -> those of the next chip -> what a flop of their tensor cores takes relative to its own."""

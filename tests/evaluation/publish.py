@@ -18,6 +18,9 @@ from tests.evaluation.results import Result
 UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200", "gpu_a100_sxm_80g", "gpu_l40s", "gpu_b200")
 """Built-in GPUs that no table holds."""
 
+ELSEWHERE = ("conv_1x1",)
+"""Algorithms that were fitted to DeepBench's convolutions, of which no table here has rows."""
+
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
     from tests.evaluation.gpu import DEVICES, fit_cards, left_out_sigma, measured_cards, published, read_device, results
@@ -147,9 +150,9 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
 
 
 def beside(fitted: ArchitectureProfile, builtin: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile fitted to tables as the built-in one is published: estimates are for the host that it names, and what was fitted
-    to DeepBench, which is none of the tables, stays."""
-    kept = {n: c for n, c in builtin.coefficients.items() if n not in fitted.coefficients and "DeepBench" in c.reference}
+    """A profile fitted to tables as the built-in one is published: estimates are for the host that it names, and what no table
+    here is of stays."""
+    kept = {n: c for n, c in builtin.coefficients.items() if n not in fitted.coefficients and whose(n) in ELSEWHERE}
     return fitted.replacing(host=builtin.host, coefficients={**fitted.coefficients, **kept})
 
 

@@ -21,7 +21,7 @@ from shmoo.estimators.machine.hosts import of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation.transfer import transfer
 
-PROFILES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({"h200": ("gpu_h200", ("gpu_h100", "gpu_h20"))})
+PROFILES: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({"h200": ("gpu_h200", ("gpu_h100",))})
 """Folder of a machine's runs -> its profile, and those of other cards with its chip."""
 RUNS = ("time", "energy")
 """Runs of a machine. Of the second, with large operators, only the times are fitted: `publish energy` fits joules."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
-from tests.evaluation import publish
+from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from tests.evaluation import kernels, publish
 from tests.evaluation.__main__ import main
+from tests.evaluation.gpu import CONV_CARD, DEVICES
 from tests.evaluation.results import Kept, Result, of_cases
 
 
@@ -44,6 +46,19 @@ def test_a_card_has_what_it_was_not_measured_for_from_the_same_chip_on_another()
     assert whole.get("half.k.gemm") is None
     assert whole.value("efficiency.conv_3x3") == pytest.approx(0.5)
     assert whole.coefficients["efficiency.conv_3x3"].source == "transferred"
+
+
+def test_every_gpu_of_its_own_is_published():
+    """A built-in GPU is described by what differs from another, or publishing writes it: values that were carried to it once and
+    never again would stay behind."""
+    described = {path.stem: msgspec.json.decode(path.read_bytes()) for path in BUILTIN_DIR.glob("gpu_*.json")}
+    alone = {name for name, profile in described.items() if "base" not in profile}
+    assert alone == {
+        *publish.UNMEASURED_GPUS,
+        *kernels.FITTED,
+        *kernels.TRANSFERRED,
+        *(f"gpu_{d}" for d in (*DEVICES, *CONV_CARD.values())),
+    }
 
 
 def test_numbers_of_an_evaluation_are_kept_in_error_cards(tmp_path):

@@ -136,11 +136,11 @@ def estimate_table(
     )
     priced = [both for part in parts for both in zip(part.intervals(), part.device_intervals(), strict=True)]
     records = []
-    for i, (row, ((latency, energy), device)) in enumerate(zip(rows, priced, strict=True)):
+    for i, (row, (call, on_device)) in enumerate(zip(rows, priced, strict=True)):
+        latency, energy = on_device if row.time == "device" else call
         record: Record = {"row": i, "op": row.op}
-        taken = device if row.time == "device" else latency
-        record |= or_reason("latency_s", interval_record(taken), "the operator has no cost formula")
-        record["device_s"] = interval_record(device)
+        record |= or_reason("latency_s", interval_record(latency), "the operator has no cost formula")
+        record["device_s"] = interval_record(on_device[0])
         record |= or_reason("energy_j", interval_record(energy), f"profile {profile.name!r} has no energy coefficients")
         records.append(record)
     return records
