@@ -43,6 +43,9 @@ PRODUCTS = ("linear", "bmm", "matmul")
 
 LARGEST = 2**40
 """Extents and numbers of elements beyond this are typing errors: no machine holds such a tensor."""
+AGREE = 0.1
+"""Relative difference up to which an energy and a power of one row may be of the same measurement: meters average over more than
+the calls."""
 
 _DEFAULTS = MappingProxyType({"b": 1, "conv_stride": 1, "conv_padding": 0, "conv_groups": 1})
 
@@ -180,11 +183,17 @@ def _row(
 def _energy(cells: dict[str, str], latency: float | None, where: str) -> float | None:
     energy = _amount(cells, "energy_j", where, records.LEAST_ENERGY_J, records.MOST_ENERGY_J)
     power = _amount(cells, "power_w", where, records.LEAST_POWER_W, records.MOST_POWER_W)
-    if energy is not None or power is None:
+    if power is None:
         return energy
     if latency is None:
+        if energy is not None:
+            return energy
         raise FormatError(f"{where}: column 'power_w' gives an energy only beside a latency_s, which is empty")
-    return power * latency
+    if energy is not None and not math.isclose(energy, power * latency, rel_tol=AGREE):
+        raise FormatError(
+            f"{where}: column 'energy_j' is {energy:g}, but power_w x latency_s is {power * latency:g}; leave the wrong one empty"
+        )
+    return power * latency if energy is None else energy
 
 
 def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: str) -> W:

@@ -12,6 +12,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.machine.profile import BUILTIN_DIR
+from tests.evaluation import publish as publishing
 from tests.evaluation.publish import ALL, PUBLICATIONS
 from tests.evaluation.results import EVALUATIONS
 
@@ -22,6 +23,7 @@ MISSED, REFUSED = 1, 2
 """Exit codes: a bound was missed; bad input."""
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+keep_option = click.option("--keep", is_flag=True, help="Write the numbers into the error cards of the built-in profiles.")
 graphs_option = click.option(
     "--graphs", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps captured graphs."
 )
@@ -49,18 +51,17 @@ def main() -> None:
 @main.command("held-out")
 @click.argument("name", type=click.Choice(sorted(EVALUATIONS)))
 @folder_argument
-@click.option("--keep", is_flag=True, help="Write the numbers into the error cards of the built-in profiles.")
+@keep_option
 def held_out(name: str, folder: Path, keep: bool) -> None:
     """Print errors on cases that the fit has not seen.
 
     FOLDER holds the reference tables, for `cpu` runs of one machine. Exit code 1 when a bound is missed.
     """
-    from tests.evaluation import publish
     from tests.evaluation.results import evaluate, table
 
     results = evaluate(name, folder)
     if keep:
-        publish.keep(results)
+        publishing.keep(results)
     click.echo(table(results))
     if not all(result.held for result in results):
         raise click.exceptions.Exit(MISSED)
@@ -104,7 +105,8 @@ def energy(folder: Path, graphs: Path | None) -> None:
 @graphs_option
 @click.option("--host", help="Machine that launches the kernels, a name of the catalogue. Default: that of each profile.")
 @click.option("--rows", is_flag=True, help="Print every row too, on stderr.")
-def networks(folder: Path, only: str, graphs: Path | None, host: str | None, rows: bool) -> None:
+@keep_option
+def networks(folder: Path, only: str, graphs: Path | None, host: str | None, rows: bool, keep: bool) -> None:
     """Predict whole networks that others measured on GPUs, and print the errors by device, type and bound.
 
     FOLDER holds the tables of measured networks.
@@ -114,20 +116,27 @@ def networks(folder: Path, only: str, graphs: Path | None, host: str | None, row
 
     chosen = [row for row in read_networks(folder) if only in row.name]
     tell = (lambda text: click.echo(text, err=True)) if rows else (lambda text: None)
-    _echo_lines(shown(evaluate(chosen, graphs or kept_graphs(), tell, host)))
+    results = evaluate(chosen, graphs or kept_graphs(), tell, host)
+    if keep:
+        publishing.keep(results)
+    _echo_lines(shown(results))
 
 
 @main.command()
 @folder_argument
 @click.option("--file", "files", multiple=True, help="Tables to read, without .csv; all by default.")
-def kernels(folder: Path, files: tuple[str, ...]) -> None:
+@keep_option
+def kernels(folder: Path, files: tuple[str, ...], keep: bool) -> None:
     """Print errors of device times of single kernels in 16 bits and below, by device, group and decade.
 
     FOLDER holds the reference tables. Profiles are the built-in ones.
     """
-    from tests.evaluation.kernels import READERS, lines, read
+    from tests.evaluation.kernels import READERS, evaluate, read, shown
 
-    _echo_lines(lines(read(folder, files or tuple(READERS))))
+    results = evaluate(read(folder, files or tuple(READERS)))
+    if keep:
+        publishing.keep(results)
+    _echo_lines(shown(results))
 
 
 @main.command()

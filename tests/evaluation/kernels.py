@@ -28,11 +28,12 @@ from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ResidualGroup, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.heat import mean_decay
+from shmoo.harness.cli.verbs.profiles import KERNELS
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow
 from tests.evaluation.declared import CONTROLLER, COOL
 from tests.evaluation.loops import capability, digest_of, with_loops, with_loops_of
-from tests.evaluation.results import together
+from tests.evaluation.results import Kept, Result, of_cases, together
 from tests.evaluation.transfer import off_by, transfer, typical
 
 PROFILES = MappingProxyType(
@@ -53,6 +54,8 @@ RUNTIME = "cudagraphs"
 AT_ONCE = 4000
 DECADES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)
 """Bounds of the measured seconds that are told apart."""
+TIMES = ("below 10 us", "10 to 100 us", "0.1 to 1 ms", "above 1 ms")
+"""The measured times between them, in words."""
 FRAMEWORKS = ("trtllm_s", "vllm_s", "sglang_s")
 """Columns of the same product in three frameworks: the first that has a value counts."""
 TYPES = MappingProxyType({"float16_float32_accumulate": "float16"})
@@ -233,26 +236,32 @@ def estimates(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> He
     return together([held_out([part], profile) for part in parts])
 
 
-def lines(rows: Sequence[Row], profiles: Mapping[str, ArchitectureProfile] | None = None) -> Iterator[str]:
-    """Errors by device and group, and by decade of the measured time, as aligned text."""
-    yield f"{'profile':17} {'group':22} {'rows':>5}  {'mean':>6} {'median':>6} {'bias':>6} {'inside':>6}  " + "  ".join(
-        f"{name:>18}" for name in ("below 10 us", "10 to 100 us", "0.1 to 1 ms", "above 1 ms")
-    )
+def evaluate(rows: Sequence[Row], profiles: Mapping[str, ArchitectureProfile] | None = None) -> list[Result]:
+    """Errors by device and group, of all times and of each decade."""
+    results = []
     for name, group in dict.fromkeys((row.profile, row.group) for row in rows):
         profile = profiles[name] if profiles and name in profiles else load_profile(name)
-        found = estimates([row.case for row in rows if (row.profile, row.group) == (name, group)], profile)
-        yield _line(name, group, found)
+        of_group = estimates([row.case for row in rows if (row.profile, row.group) == (name, group)], profile)
+        for (low, high), times in {(0.0, np.inf): "", **dict(zip(pairwise(DECADES), TIMES, strict=True))}.items():
+            there = (of_group.measured >= low) & (of_group.measured < high)
+            if there.any():
+                split = f"{KERNELS}, {times}" if times else KERNELS
+                results.append(of_cases(name, of_group.entry(there), kept=Kept(name, split, group)))
+    return results
 
 
-def _line(name: str, group: str, found: HeldOut) -> str:
-    errors = found.estimated / found.measured - 1.0
-    inside = (found.low <= found.measured) & (found.measured <= found.high)
-    parts = []
-    for low, high in pairwise(DECADES):
-        of = errors[(found.measured >= low) & (found.measured < high)]
-        parts.append(f"{np.abs(of).mean():6.1%} {np.median(of):+6.1%} {len(of):4d}" if len(of) else " " * 18)
-    share = f"{np.abs(errors).mean():6.1%} {np.median(np.abs(errors)):6.1%} {np.median(errors):+6.1%} {inside.mean():6.1%}"
-    return f"{name:17} {group:22} {len(errors):5d}  {share}  " + "  ".join(f"{part:>18}" for part in parts)
+def shown(results: Sequence[Result]) -> Iterator[str]:
+    """Results of `evaluate` as aligned text, a line for each device and group."""
+    yield f"{'profile':17} {'group':22} {'rows':>5}  {'mean':>6} {'median':>6} {'bias':>6} {'inside':>6}  " + "  ".join(
+        f"{name:>18}" for name in TIMES
+    )
+    kept = {(result.kept.profile, result.kept.group, result.kept.split): result.entry for result in results if result.kept}
+    for name, group in dict.fromkeys((name, group) for name, group, _ in kept):
+        whole, *parts = (kept.get((name, group, split)) for split in (KERNELS, *(f"{KERNELS}, {times}" for times in TIMES)))
+        if whole is not None:
+            share = f"{whole.mean:6.1%} {whole.median:6.1%} {whole.bias:+6.1%} {whole.coverage or 0.0:6.1%}"
+            cells = (f"{part.mean:6.1%} {part.bias:+6.1%} {part.n:4d}" if part else " " * 18 for part in parts)
+            yield f"{name:17} {group:22} {whole.n:5d}  {share}  " + "  ".join(cells)
 
 
 FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")

@@ -22,9 +22,10 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.variants import with_host
+from shmoo.harness.cli.verbs.profiles import NETWORKS
 from shmoo.harness.machine.architectures import load_architecture
 from tests.evaluation.network_graphs import ENCODER, Asked, graphs_of
-from tests.evaluation.results import Result, of_cases, read_rows
+from tests.evaluation.results import Kept, Result, of_cases, read_rows
 
 CARDS: Mapping[str, str] = MappingProxyType(
     {
@@ -240,6 +241,7 @@ def evaluate(
         host: that launches the kernels; the profiles' own for `None`.
     """
     groups: dict[str, list[tuple[float, ...]]] = {}
+    kept_at: dict[str, Kept] = {}
     for row in rows:
         profile = profile_of(row, host)
         estimate = estimated(row, profile, kept)
@@ -247,9 +249,12 @@ def evaluate(
         bound = bound_of(row, profile, kept)
         sized = f"{row.asked.network} {row.asked.batch} x {row.asked.tokens or row.asked.pixels}"
         tell(f"{row.name}, {sized}, {bound}: {latency[0] / row.latency_s - 1.0:+.1%}, {row.latency_s * 1e3:.3f} ms")
-        for group in (f"{row.name}, {bound}", f"{row.table}, all, {bound}", f"all, {bound}"):
+        own = f"{row.name}, {bound}"
+        split = NETWORKS if bound == "device" else f"{NETWORKS}, host-bound"
+        kept_at[own] = Kept(profile.name.partition("@")[0], split, f"{row.table}, {row.label}")
+        for group in (own, f"{row.table}, all, {bound}", f"all, {bound}"):
             groups.setdefault(group, []).append((*latency, row.latency_s))
-    return [of_cases(group, held(numbers).entry()) for group, numbers in sorted(groups.items())]
+    return [of_cases(group, held(numbers).entry(), kept=kept_at.get(group)) for group, numbers in sorted(groups.items())]
 
 
 def with_copy(estimate: Estimate, extra_s: float) -> tuple[float, float, float]:

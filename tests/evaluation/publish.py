@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
+
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
@@ -121,7 +123,13 @@ def keep(results: Sequence[Result], folder: Path = BUILTIN_DIR) -> list[Path]:
     paths = [folder / f"{name}.json" for name in names]
     changed = [with_numbers(load_profile(path), results) for path in paths]
     for path, profile in zip(paths, changed, strict=True):
-        path.write_bytes(profile.to_json())
+        described = msgspec.json.decode(path.read_bytes())
+        if "base" in described:
+            # All else that the file says is what differs from another machine.
+            described["error_card"] = msgspec.to_builtins(profile.error_card)
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(described), indent=1) + b"\n")
+        else:
+            path.write_bytes(profile.to_json())
     return paths
 
 

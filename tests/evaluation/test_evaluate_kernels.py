@@ -19,9 +19,10 @@ from tests.evaluation.kernels import (
     LOOPS,
     carried,
     estimates,
-    lines,
+    evaluate,
     of_tensor_cores,
     read,
+    shown,
     teaching,
     without_tensor,
 )
@@ -143,7 +144,7 @@ def test_errors_are_shown_by_device_group_and_decade(tmp_path: Path) -> None:
     """One line a group, with the share inside the interval."""
     text = LOWBIT + "h100_sxm_80gb,fp8,16,4096,4096,2e-5,trtllm\nh100_sxm_80gb,fp6,16,4096,4096,2e-5,trtllm\n"
     rows = read(folder(tmp_path, gemm_lowbit=text), ("gemm_lowbit",))
-    header, line = lines(rows)
+    header, line = shown(evaluate(rows))
     assert header.split()[:3] == ["profile", "group", "rows"]
     assert line.split()[:4] == ["gpu_h100", "gemm", "fp8", "1"]
     found = estimates([row.case for row in rows], load_profile("gpu_h100"))

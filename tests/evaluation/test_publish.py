@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
+from shmoo.harness.cli.verbs.profiles import NETWORKS
 from tests.evaluation import kernels, publish
 from tests.evaluation.__main__ import main
 from tests.evaluation.gpu import CONV_CARD, DEVICES
@@ -108,3 +109,14 @@ def test_a_published_profile_keeps_its_host_and_what_other_tables_gave():
     assert made.host == "server_2025"
     assert made.coefficients["half.tile.conv_1x1"] == builtin.coefficients["half.tile.conv_1x1"]
     assert "overlap.softmax" not in made.coefficients
+
+
+def test_numbers_go_beside_what_a_profile_says_of_its_base(tmp_path):
+    """A file that describes what differs from another machine still says no more than that, and its numbers."""
+    path = tmp_path / "gpu_rtx4090.json"
+    before = msgspec.json.decode((BUILTIN_DIR / path.name).read_bytes())
+    path.write_bytes(msgspec.json.encode({**before, "error_card": {}}))
+    publish.keep([of_cases("networks", entry(0.2), kept=Kept("gpu_rtx4090", NETWORKS, "timm"))], tmp_path)
+    described = msgspec.json.decode(path.read_bytes())
+    assert {**described, "error_card": None} == {**before, "error_card": None}
+    assert load_profile(path).error_card == {NETWORKS: {"timm": entry(0.2)}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
-from shmoo.estimators.units import si, span
+from shmoo.estimators.units import percent, si, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import View
 
@@ -20,6 +21,10 @@ Examples:
   shmoo profiles show gpu_h100
   shmoo profiles diff cpu_server_generic cpu_local
 """
+NETWORKS, KERNELS = "networks of others", "kernels of others"
+"""Splits of error cards that the fit has seen no case of, or whose cases taught tensor cores: as others measured them."""
+TESTS = {"networks": (NETWORKS,), "operators": (KERNELS, "test", "from published numbers")}
+"""What `list` says of tests -> splits of error cards, of which the first that a profile has counts."""
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")
@@ -54,6 +59,7 @@ def list_profiles(as_json: bool, view: View) -> None:
             "levels": list(profile.levels),
             "fitted": sum(c.source == "fitted" for c in profile.coefficients.values()),
             "coefficients": len(profile.coefficients),
+            "tested": tested(profile),
             "illustrative": profile.illustrative,
             "description": profile.description,
             "where": where,
@@ -63,10 +69,27 @@ def list_profiles(as_json: bool, view: View) -> None:
     if as_json:
         output.json_document(rows)
         return
-    headings = ("name", "family", "runtime", "fitted", "description")
+    headings = ("name", "family", "runtime", "fitted", "mean error when tested", "description")
     fitted = "{fitted} of {coefficients}"
-    lines = [[r["name"], r["family"], r["default_runtime"], fitted.format_map(r), r["description"]] for r in rows]
-    output.table(headings, lines, left=5, drop=("runtime", "fitted"), view=view)
+    lines = [
+        [r["name"], r["family"], r["default_runtime"], fitted.format_map(r), _tested(r["tested"]), r["description"]] for r in rows
+    ]
+    output.table(headings, lines, left=6, drop=("runtime", "fitted", "mean error when tested"), view=view)
+
+
+def tested(profile: ArchitectureProfile) -> dict[str, dict[str, float]]:
+    """Of each kind of cases that a profile's error card has: their number, and the mean error of all of them."""
+    kinds = {}
+    for kind, splits in TESTS.items():
+        groups = next((profile.error_card[split] for split in splits if split in profile.error_card), {})
+        entries = [entry for entry in groups.values() if entry.n]
+        if cases := sum(entry.n for entry in entries):
+            kinds[kind] = {"n": cases, "mean": sum(entry.n * entry.mean for entry in entries) / cases}
+    return kinds
+
+
+def _tested(kinds: Mapping[str, Mapping[str, float]]) -> str:
+    return ", ".join(f"{kind} {percent(of['mean'], digits=0)} ({of['n']})" for kind, of in kinds.items()) or "none"
 
 
 @profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")

@@ -197,6 +197,30 @@ def test_operator_table_needs_one_architecture(tmp_path: Path) -> None:
     assert shmoo("estimate", "--ops", "ops.csv", "--arch", "gpu_t4,gpu_l4").exit_code == 2
 
 
+@pytest.mark.parametrize("arch", ["gpu_h100", "gpu_a10", "tpu_v6e", "cpu_sapphire_rapids"])
+def test_energy_of_device_time_is_that_of_the_device_time(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of `time` device leaves the host out, and what the device draws while it waits for it: no more than it may draw."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"linear,bfloat16,16,4096,4096,{time}" for time in ("call", "device")]
+    Path("ops.csv").write_text("\n".join(["op,dtype,m,n,k,time", *rows]) + "\n")
+    call, device = json.loads(shmoo("estimate", "--ops", "ops.csv", "--arch", arch, "--json").stdout)
+    assert device["latency_s"] == call["device_s"]
+    profile = load_profile(arch)
+    waited = call["latency_s"]["value"] - device["latency_s"]["value"]
+    assert call["energy_j"]["value"] - device["energy_j"]["value"] == pytest.approx(profile.value("power.static") * waited)
+    assert device["energy_j"]["value"] / device["latency_s"]["value"] <= profile.value("power.tdp", math.inf) * 1.001
+
+
+def test_profiles_say_how_far_they_were_tested() -> None:
+    """Cases and mean error of networks and of operators; none for a machine that nobody measured."""
+    listed = {profile["name"]: profile["tested"] for profile in json.loads(shmoo("profiles", "list", "--json").stdout)}
+    assert listed["gpu_rtx4090"].keys() == {"networks"}
+    assert listed["gpu_a100_40g"]["networks"]["n"] > 50
+    assert 0.01 < listed["gpu_a100_40g"]["operators"]["mean"] < 0.2
+    assert listed["kpu_t64"] == {}
+    assert "mean error when tested" in shmoo("profiles", "list", "--wide").stdout
+
+
 def test_estimate_json_has_the_fields_scripts_rely_on() -> None:
     """One object for each architecture, with at least the documented fields."""
     result = shmoo("estimate", "linear", "--arch", "gpu_h100,kpu_t256", "--json")

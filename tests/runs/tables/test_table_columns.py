@@ -45,6 +45,15 @@ def test_power_gives_energy(tmp_path: Path) -> None:
     assert row.energy_j == pytest.approx(1.0)
 
 
+def test_an_energy_and_a_power_agree(tmp_path: Path) -> None:
+    """1 J in 2 ms is 500 W, within what meters average; 1 W is of something else."""
+    header = "op,m,n,k,latency_s,energy_j,power_w"
+    (row,) = read(tmp_path / "t.csv", header, "linear,8,8,8,2e-3,1.0,480")
+    assert row.energy_j == 1.0
+    with pytest.raises(FormatError, match=r"'energy_j' is 1, but power_w x latency_s is 0.002"):
+        read(tmp_path / "t.csv", header, "linear,8,8,8,2e-3,1.0,1")
+
+
 def test_weights_in_fewer_bits_are_read_from_memory_as_they_are_stored(tmp_path: Path) -> None:
     """4 bits a weight in 16-bit products; float8 ones are multiplied in float8 after the activation was rounded."""
     header = "op,dtype,m,n,k,weights,latency_s"
