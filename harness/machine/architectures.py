@@ -20,6 +20,7 @@ from shmoo.estimators.machine.profile import (
 from shmoo.estimators.tiling import strategy_for
 from shmoo.estimators.variants import amount_of, variant, with_host
 from shmoo.harness.defaults import ILLUSTRATIONS, LOCAL, LOCAL_GPU, SHORT_LIST, profile_search
+from shmoo.harness.machine.host_times import LOCAL_HOST, know_local_host
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
         changes = dict(part.split("=") for part in what_if["changes"][1:].split("@"))
         host = changes.pop("host", None)
         changed = load_architecture(what_if["base"])
-        changed = changed if host is None else with_host(changed, host)
+        changed = changed if host is None else _beside(changed, host)
         changed = variant(changed, {key: amount_of(text) for key, text in changes.items()})
         return changed.replacing(name=str(name))
     try:
@@ -86,6 +87,13 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
         logger.warning("%s is %s%s", name, path, replaced)
     logger.debug("%s: %d coefficients, %s", name, len(profile.coefficients), profile.description)
     return profile
+
+
+def _beside(profile: ArchitectureProfile, host: str) -> ArchitectureProfile:
+    """A GPU with a host of the catalogue or the one that was measured here."""
+    if host == LOCAL_HOST:
+        know_local_host()
+    return with_host(profile, host)
 
 
 def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
@@ -123,7 +131,7 @@ def choose_targets(
     if host is not None:
         if all(profile.family != "gpu" for profile in profiles):
             raise InputError(f"--host {host} applies to GPUs, and none is among the architectures; leave it out")
-        profiles = [profile if profile.family != "gpu" else with_host(profile, host) for profile in profiles]
+        profiles = [profile if profile.family != "gpu" else _beside(profile, host) for profile in profiles]
     targets: list[tuple[ArchitectureProfile, str | None]] = []
     wanted: Sequence[str | None] = runtimes or (None,)
     for profile in profiles:

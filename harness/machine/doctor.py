@@ -16,6 +16,7 @@ import psutil
 from shmoo.harness.energy import available_probes, virtual
 from shmoo.harness.energy.linux import parse_cpu_list
 from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
+from shmoo.harness.machine.host_times import LocalHost, measure_host
 from shmoo.runs.store.records import AxisValue, Machine
 
 VERSIONS = ("shmoo", "torch", "torchvision", "numpy", "triton", "nvidia-ml-py", "pyRAPL")
@@ -59,7 +60,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 class DoctorReport(msgspec.Struct, frozen=True):
     """What can be measured here: counters that work, and for each other domain why it cannot be read and what to do; obstacles to
-    good measurements, and facts for people; names of torch.compile's back-ends, `None` without `full`."""
+    good measurements, and facts for people; names of torch.compile's back-ends and the time of a launch, both `None` without
+    `full`."""
 
     machine: Machine
     gpus: tuple[GpuInfo, ...]
@@ -67,6 +69,7 @@ class DoctorReport(msgspec.Struct, frozen=True):
     energy_missing: dict[str, str]
     findings: tuple[Finding, ...]
     backends: tuple[str, ...] | None = None
+    host: LocalHost | None = None
 
 
 def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine:
@@ -110,16 +113,17 @@ def default_threads(physical: int) -> int:
 
 
 def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
-    """Describe this machine and the obstacles to measuring it well; `full` also imports torch and lists its compile back-ends."""
+    """Describe this machine and the obstacles to measuring it well; `full` also imports torch, lists its compile back-ends, and
+    times the host's part of a launch."""
     machine = probe_machine(root=root)
     gpus, gpu_reason = find_gpus()
     probes, missing = available_probes(root)
     findings = _findings(machine, gpus, gpu_reason)
-    backends = None
+    backends = host = None
     if full:
         import torch
 
-        backends = tuple(sorted(torch.compiler.list_backends()))
+        backends, host = tuple(sorted(torch.compiler.list_backends())), measure_host()
     if probes and "pyRAPL" in missing:
         findings.append(Finding("pyRAPL", missing.pop("pyRAPL"), "note"))
     return DoctorReport(
@@ -129,6 +133,7 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
         energy_missing=missing,
         findings=tuple(findings),
         backends=backends,
+        host=host,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shmoo.estimators.units import percent, size
+from shmoo.estimators.units import percent, si, size, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import VISITS
 
@@ -25,21 +25,29 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES, short_help="What this machine is, and what can be measured on it.")
-@click.option("--full", is_flag=True, help="Also ask torch for its compile back-ends (takes a few seconds).")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Also ask torch for its compile back-ends, and time launches for --host local (takes a few seconds).",
+)
 @options.as_json
 def doctor(full: bool, as_json: bool) -> None:
     """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, energy counters with their domains, or why there
     are none and what to do about it."""
     from shmoo.harness.machine.doctor import doctor as examine
+    from shmoo.harness.machine.host_times import keep_host
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
 
     with output.only_results_on_stdout():
         report = examine(full=full)
+    if report.host is not None:
+        keep_host(report.host)
     neighbours = watch_neighbours()
     if as_json:
         from shmoo.estimators.predict.tabular import or_reason
 
-        backends = or_reason("backends", report.backends, "not asked for; add --full")
+        asked = {name: getattr(report, name) for name in ("backends", "host")}
+        backends = {key: v for n, known in asked.items() for key, v in or_reason(n, known, "not asked for; add --full").items()}
         seen = neighbours and {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
         beside = or_reason("neighbours", seen, "threads cannot be pinned to cores here")
         output.json_document({"format": 1, **msgspec.to_builtins(report), **backends, **beside})
@@ -88,6 +96,9 @@ def show_doctor(report: DoctorReport) -> None:
         facts[f"energy {counter.name}"] = f"{', '.join(counter.domains)}; updates every {counter.update_period_s * 1e3:.3g} ms"
     if report.backends is not None:
         facts["torch.compile"] = " ".join(report.backends)
+    if report.host is not None:
+        times = f"{si(report.host.launch_s, 's')} ({span(report.host.low_s, report.host.high_s, 's')})"
+        facts["host"] = f"a launch takes {times}: {report.host.source}; kept for --host local"
     output.facts(facts)
     missing = [f"energy {name}: {reason}" for name, reason in report.energy_missing.items()]
     notes = [f"{f.topic}: {f.found}" + (f"; {f.remedy}" if f.remedy else "") for f in report.findings if f.level != "ok"]
