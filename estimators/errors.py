@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -39,11 +40,24 @@ def not_installed(what: str, requirement: str, why: str = "") -> InputError:
     )
 
 
+SPELLED_OUT, MOST_NEAR = 3, 6
+"""Letters from which on a part of a name counts as meant, and most names that are suggested then."""
+
+
+def _plain(name: str) -> str:
+    """A name as people remember it, without case and separators."""
+    return re.sub(r"[^a-z0-9.]", "", name.lower())
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> InputError:
     """The error for an unknown name of a kind of thing ("architecture"), with the nearest valid ones as suggestions; `remedy` is
     advice beyond picking one of them."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    plain = {known: _plain(known) for known in names}
+    asked = _plain(str(name))
+    near = [known for known in names if len(asked) >= SPELLED_OUT and asked in plain[known]][:MOST_NEAR]
+    close = difflib.get_close_matches(asked, plain.values(), n=3, cutoff=0.5)
+    near = near or [next(known for known in names if plain[known] == match) for match in dict.fromkeys(close)]
     if near:
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
         hint += f" allowed: {', '.join(names)}" if len(names) <= 12 else ""

@@ -267,6 +267,13 @@ def test_unknown_profile_suggests_the_nearest():
         load_profile("gpu_v10")
 
 
+@pytest.mark.parametrize("asked", ["A100", "gpu_a100", "GPU-A100"])
+def test_a_part_of_a_name_suggests_all_that_have_it(asked):
+    """The cards of a chip, before names of other chips that look alike."""
+    with pytest.raises(InputError, match="did you mean 'gpu_a100_40g' or .* or 'gpu_a100_sxm_80g'"):
+        load_profile(asked)
+
+
 def test_profile_without_a_level_bandwidth_is_refused():
     """A level that nothing is known about is an error that names it."""
     profile = load_profile("tpu_v4")
