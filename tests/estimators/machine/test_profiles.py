@@ -270,7 +270,7 @@ def test_unknown_profile_suggests_the_nearest():
 @pytest.mark.parametrize("asked", ["A100", "gpu_a100", "GPU-A100"])
 def test_a_part_of_a_name_suggests_all_that_have_it(asked):
     """The cards of a chip, before names of other chips that look alike."""
-    with pytest.raises(InputError, match="did you mean 'gpu_a100_40g' or .* or 'gpu_a100_sxm_80g'"):
+    with pytest.raises(InputError, match=r"did you mean 'gpu_a100_40g' or .* or 'gpu_a100_sxm_80g'"):
         load_profile(asked)
 
 
