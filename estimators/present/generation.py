@@ -39,7 +39,7 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
         time_per_output_token_s: mean over the decode steps that give the others; `None` where there are none.
         first_step_s, last_step_s: of these steps, with the shortest and the longest cache.
         latency_s: prefill and all decode steps. tokens_per_s: new tokens of all sequences over it.
-        energy_per_token_j: mean of a decode step over its tokens. energy_j: of all.
+        energy_j: of prefill and all decode steps. energy_per_token_j: that over the new tokens of all sequences.
         cache_bytes: keys and values at the end.
         memory: as in `Estimate`, when most is in memory.
         basis: as in `Estimate`, over all of the time.
@@ -53,8 +53,8 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
     last_step_s: Interval | None
     latency_s: Interval
     tokens_per_s: Interval
-    energy_per_token_j: Interval | None
     energy_j: Interval | None
+    energy_per_token_j: Interval | None
     cache_bytes: float
     peak_memory_bytes: float
     memory: MemoryRoom
@@ -126,8 +126,8 @@ def generation(
         last_step_s=None if last is None else last.estimate.latency_s,
         latency_s=latency,
         tokens_per_s=latency.dividing(tokens),
-        energy_per_token_j=None if decode_j is None else decode_j.scaled(1 / (count * prefill.batch)),
         energy_j=energy,
+        energy_per_token_j=None if energy is None else energy.scaled(1 / tokens),
         cache_bytes=cache,
         peak_memory_bytes=peak,
         memory=msgspec.structs.replace(prefill.memory, cache_bytes=cache, activation_bytes=others),

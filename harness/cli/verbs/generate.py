@@ -112,5 +112,8 @@ def _show(records: Sequence[Record], view: View) -> None:
     from shmoo.estimators.present.generation import INTERVALS
 
     output.table(COLUMNS, [flatten(r, INTERVALS) for r in records], left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
-    rate = "new tokens a second, those of all sequences of a batch, prompt included in the time"
-    estimates.tell_about(records, {"rate": rate})
+    said = {
+        "rate": "new tokens a second, those of all sequences of a batch, prompt included in the time",
+        "energy/token": "of the whole request over its new tokens, prompt included",
+    }
+    estimates.tell_about(records, said)

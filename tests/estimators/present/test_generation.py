@@ -50,8 +50,8 @@ def test_times_that_grow_with_the_cache_are_summed_exactly() -> None:
     assert found.latency_s.low == pytest.approx(0.9 * found.latency_s.value)
     assert found.tokens_per_s.value == pytest.approx(10 / (2 + 9 * 2.04))
     assert (found.first_step_s.value, found.last_step_s.value) == (2.0, 2.08)
-    assert found.energy_per_token_j.value == pytest.approx(3.0)
     assert found.energy_j.value == pytest.approx(4 + 9 * 3)
+    assert found.energy_per_token_j.value == pytest.approx((4 + 9 * 3) / 10)
     assert found.cache_bytes == 10 * 109
     assert found.peak_memory_bytes == pytest.approx(2080)
     assert (found.memory.cache_bytes, found.memory.needed_bytes) == (1090, pytest.approx(2080))
@@ -59,9 +59,9 @@ def test_times_that_grow_with_the_cache_are_summed_exactly() -> None:
 
 
 def test_energy_of_a_token_is_shared_by_the_sequences_of_a_step() -> None:
-    """4 sequences at once give 4 tokens a step."""
+    """4 sequences at once give 4 tokens a step; the prompt's energy is theirs, too."""
     found = generation(estimate(1.0, 1.0, 4), steps((8, 9), lambda c: 1.0, lambda c: 8.0, 4), 8, 3)
-    assert found.energy_per_token_j.value == pytest.approx(2.0)
+    assert found.energy_per_token_j.value == pytest.approx((1 + 2 * 8) / (4 * 3))
     assert found.tokens_per_s.value == pytest.approx(4 * 3 / 3)
 
 
@@ -72,6 +72,7 @@ def test_a_single_token_needs_no_step() -> None:
     assert "prefill" in record["time_per_output_token_s_reason"]
     assert record["cache_bytes"] == 70
     assert record["latency_s"]["value"] == 2
+    assert record["energy_per_token_j"]["value"] == 4
 
 
 def test_energy_without_coefficients_is_unknown() -> None:
