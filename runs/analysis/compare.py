@@ -18,7 +18,7 @@ from shmoo.runs.analysis.compare_noise import Growth, Pair
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
-from shmoo.runs.store.statistics import FEW_CASES, Z, median, normal_deviation, order_interval
+from shmoo.runs.store.statistics import FEW_CASES, Z, deviation_of_cases, median, order_interval
 from shmoo.runs.store.store import Run, machine_differences
 
 GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "networks"}
@@ -148,7 +148,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
             "measure the same suite twice, and see `shmoo check` for what is wrong with a run"
         )
     logs = np.array([pair.log_ratio for pair in pairs])
-    apart = normal_deviation(np.abs(logs - np.median(logs))) if logs.size >= FEW_CASES else None
+    apart = deviation_of_cases(logs)
     noise, noise_from = _visit_noise(pairs, apart)
     identities = {pair.new.case.identity for pair in pairs}
     if paired:
