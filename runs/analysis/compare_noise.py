@@ -17,7 +17,15 @@ import numpy as np
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.registry import grouped
 from shmoo.runs.store.records import EnergyReading, Measurement
-from shmoo.runs.store.statistics import CONFIDENCE, FEW_CASES, MAD_OF_NORMAL, PRIOR_VISITS, normal_deviation
+from shmoo.runs.store.statistics import (
+    CONFIDENCE,
+    FEW_CASES,
+    PRIOR_VISITS,
+    deviation_of_cases,
+    error_sizes,
+    pooled,
+    typical_deviation,
+)
 from shmoo.runs.store.store import Run
 
 NORMAL_FROM = 200.0
@@ -204,18 +212,15 @@ def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
 def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> list[tuple[float | None, float]]:
     """Standard deviation of one of the repeated values of each case, with its degrees of freedom; `None` where nothing tells it.
 
-    Each variance is weighed with the middle one of all cases, which counts as much as `PRIOR_VISITS` degrees of freedom.
+    The cases are pooled: each variance is weighed with the typical one.
     """
-    # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-    distances = [np.abs(v - v.mean()) * math.sqrt(v.size / (v.size - 1)) for v in values if v.size > 1]
-    typical = float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL if len(distances) >= FEW_CASES else None
+    errors = [error_sizes(v - v.mean()) for v in values if v.size > 1]
+    typical = typical_deviation(errors) if len(errors) >= FEW_CASES else None
     spreads: list[tuple[float | None, float]] = []
     for repeated in values:
         freedom = max(repeated.size - 1.0 - (2 * _cut(repeated.size) if trimmed else 0), 0.0)
         variance = float(np.var(repeated, ddof=1)) if freedom else 0.0
-        if typical is not None:
-            variance = (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS)
-            freedom += PRIOR_VISITS
+        variance, freedom = pooled(variance, freedom, typical)
         spreads.append((math.sqrt(variance), min(freedom, NORMAL_FROM)) if freedom else (None, NORMAL_FROM))
     return spreads
 
@@ -300,8 +305,7 @@ def energy_growths(pairs: Sequence[Pair]) -> list[Growth | None]:
     all ratios does.
     """
     found = [_energies(pair) for pair in pairs]
-    logs = np.array([log for log, _ in filter(None, found)])
-    apart = normal_deviation(np.abs(logs - np.median(logs))) if logs.size >= FEW_CASES else None
+    apart = deviation_of_cases(np.array([log for log, _ in filter(None, found)]))
     return [None if one is None else Growth(one[0], max(one[1], apart or 0.0), known=apart is not None) for one in found]
 
 

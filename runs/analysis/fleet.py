@@ -17,13 +17,11 @@ from shmoo.estimators.registry import grouped
 from shmoo.runs.analysis.compare import compare_runs, conditions
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.records import CaseSpec
-from shmoo.runs.store.statistics import FEW_CASES, normal_deviation
+from shmoo.runs.store.statistics import FEW_CASES, deviation_of_cases, typical_deviation
 from shmoo.runs.store.store import Run, machine_differences
 
 Z_LIMIT = 3.5
 """Absolute z-scores above it are outliers (Iglewicz and Hoaglin)."""
-MAD_TO_SD = 1.4826
-"""Standard deviation of a normal law over its median absolute deviation."""
 MEDIAN_SE = math.sqrt(math.pi / 2)
 """Standard error of the median of normal samples over that of their mean."""
 LEAST_SCATTER = 0.01
@@ -169,7 +167,7 @@ def speeds(specimens: Sequence[Specimen]) -> tuple[Speed, ...]:
         energies.append({case: math.log(e.energy_j) for case, e in read.items() if e is not None and e.energy_j})
     distances = _distances(times)
     levels = [float(np.median(d)) if d.size >= FEW_CASES else None for d in distances]
-    errors = [_median_error(d) if d.size >= FEW_CASES else None for d in distances]
+    errors = [_median_error(d) for d in distances]
     power = [float(np.median(d)) if d.size >= FEW_CASES else None for d in _distances(energies)]
     return tuple(
         _speed(number, specimen.name, levels, errors, distances[number].size, power[number])
@@ -184,9 +182,9 @@ def _distances(values: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
     return [np.asarray([value - middle[case] for case, value in own.items() if case in middle]) for own in values]
 
 
-def _median_error(distances: np.ndarray) -> float:
-    deviation = normal_deviation(np.abs(distances - np.median(distances)))
-    return MEDIAN_SE * deviation / math.sqrt(distances.size)
+def _median_error(distances: np.ndarray) -> float | None:
+    deviation = deviation_of_cases(distances)
+    return None if deviation is None else MEDIAN_SE * deviation / math.sqrt(distances.size)
 
 
 def _speed(
@@ -200,7 +198,7 @@ def _speed(
     if others.size < FEWEST_EQUAL - 1:
         return Speed(name, math.exp(own), cases, error, energy_ratio=energy)
     middle = float(np.median(others))
-    scatter = max(MAD_TO_SD * float(np.median(np.abs(others - middle))), LEAST_SCATTER)
+    scatter = max(typical_deviation([np.abs(others - middle)]), LEAST_SCATTER)
     z = (own - middle) / math.hypot(scatter, error)
     beyond = abs(z) > Z_LIMIT and math.expm1(abs(own - middle)) > MIN_CHANGE
     return Speed(name, math.exp(own - middle), cases, error, z, beyond, energy)

@@ -15,7 +15,7 @@ from shmoo.estimators.graph.records import Interval
 from shmoo.runs.analysis.compare_noise import NORMAL_FROM, Growth
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, beyond, least_certain
 from shmoo.runs.store.records import CaseSpec, Status
-from shmoo.runs.store.statistics import MAD_OF_NORMAL, PRIOR_VISITS
+from shmoo.runs.store.statistics import pooled, typical_deviation
 from shmoo.runs.store.store import Run, machine_differences
 
 FEWEST = 3
@@ -147,7 +147,7 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
     differences = {identity: np.abs(np.diff(_logs(timed))) for identity, timed in usable.items() if len(timed) >= FEWEST}
-    typical = _noise_of(np.concatenate(list(differences.values()))) if differences else None
+    typical = _noise_of(list(differences.values())) if differences else None
     looked_at = sum(len(timed) - 1 for timed in usable.values())
     series = []
     for identity, found in by_case.items():
@@ -195,19 +195,15 @@ def _logs(points: Sequence[CasePoint]) -> np.ndarray:
     return np.log([point.value_s for point in points if point.value_s is not None])
 
 
-def _noise_of(differences: np.ndarray) -> float:
-    return float(np.median(differences)) / (MAD_OF_NORMAL * math.sqrt(2))
+def _noise_of(differences: Sequence[np.ndarray]) -> float:
+    return typical_deviation(differences) / math.sqrt(2)
 
 
 def _noise(points: Sequence[CasePoint], differences: np.ndarray | None, typical: float | None) -> Growth | None:
     """What one run of a series differs by from an equal one, as a growth of 0; `None` with too few runs."""
     if differences is None:
         return None
-    freedom = EFFICIENCY * differences.size
-    variance = _noise_of(differences) ** 2
-    if typical is not None:
-        variance = (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS)
-        freedom += PRIOR_VISITS
+    variance, freedom = pooled(_noise_of([differences]) ** 2, EFFICIENCY * differences.size, typical)
     own = float(np.median([point.relative_se or 0.0 for point in points])) ** 2
     return Growth(0.0, math.sqrt(max(variance, own, LEAST_NOISE**2)), NORMAL_FROM if own > variance else freedom)
 

@@ -16,11 +16,12 @@ from shmoo.estimators.registry import grouped
 from shmoo.runs.store.records import CaseSpec, Timing
 from shmoo.runs.store.statistics import (
     FEW_CASES,
-    PRIOR_VISITS,
     UNKNOWN,
     Latency,
+    error_sizes,
     latencies_of,
     normal_deviation,
+    pooled,
     visit_deviations,
 )
 
@@ -277,10 +278,9 @@ def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
     for count in np.unique(counts).tolist():
         expected = visits / count + between
         slope[count] = min(max(covariance / count / expected, 0.0), 1.0) if expected > 0 else 0.0
-        # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
         left = [case.residuals(slope[count]) / case.share for case in repeated]
-        distances = [np.abs(own) * math.sqrt(own.size / (own.size - 1)) for own in left if own.size]
-        residual[count] = normal_deviation(np.concatenate(distances)) if distances else UNKNOWN
+        errors = [error_sizes(own) for own in left if own.size]
+        residual[count] = normal_deviation(np.concatenate(errors)) if errors else UNKNOWN
     # Cases are visited again until a visit tells, so that those with few visits had luck. The mean over all visits is free of it
     # (Wald, Sequential Analysis, 1947, section A.2).
     share = float(counts @ shares / counts.sum())
@@ -292,11 +292,11 @@ def _corrected(case: _Case, alike: _Class) -> Latency:
     count = case.rates.size
     slope = alike.slope[count]
     share = case.share + slope * (alike.share - case.share)
-    own = float(np.sum((case.residuals(slope) / share) ** 2))
-    telling = max(int(case.telling.sum()), 1)
-    visits = (own + PRIOR_VISITS * alike.residual[count] ** 2) / (telling - 1 + PRIOR_VISITS) / telling
+    left = case.residuals(slope) / share
+    telling = max(left.size, 1)
+    variance, _ = pooled(float(np.sum(left**2)) / max(telling - 1, 1), telling - 1, alike.residual[count])
     # The variance between n cases is itself known from n - 1 distances only, which matters to cases far from the mean (Morris,
     # JASA 78, 1983).
     doubt = 2.0 / (alike.cases - 3) * (case.share - alike.share) ** 2
     others = slope**2 * (alike.variance + alike.mean_variance + doubt) / share**2
-    return Latency(case.undisturbed_s / share, math.sqrt(visits + others), count)
+    return Latency(case.undisturbed_s / share, math.sqrt(variance / telling + others), count)

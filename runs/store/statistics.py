@@ -12,12 +12,11 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.registry import grouped
 
 CONFIDENCE = 0.9
 """Every interval Shmoo reports is a 90 % interval."""
-Z = 1.6449
-"""Normal quantile that leaves 5 % on either side (CONFIDENCE)."""
 PRIOR_VISITS = 2.0
 """Degrees of freedom that the spread of like cases of a run has beside the few visits of one case. On shared virtual machines the
 variances of like cases differed as those of one to three degrees of freedom do."""
@@ -35,8 +34,8 @@ HARDLY_KNOWN = 0.5
 model."""
 BATCHES = 4
 """Consecutive parts of a lone visit whose means show how far its mean is off."""
-MAD_OF_NORMAL, FAR_OF_NORMAL = 0.6745, 1.6449
-"""Median and 90th percentile of the absolute value of a standard normal variable."""
+MAD_OF_NORMAL = 0.6745
+"""Median of the absolute value of a standard normal variable; its 90th percentile is `NORMAL_90`."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -85,9 +84,7 @@ def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequenc
         rates = 1.0 / np.asarray(_means([times for place in places for times in visited[place]])).reshape(-1, count)
         variances, means = np.var(np.log(rates), axis=1, ddof=1).tolist(), rates.mean(axis=1).tolist()
         for place, variance, mean in zip(places, variances, means, strict=True):
-            sd, freedom = deviations[place], count - 1
-            if sd is not None:
-                variance = (freedom * variance + PRIOR_VISITS * sd**2) / (freedom + PRIOR_VISITS)
+            variance, _ = pooled(variance, count - 1, deviations[place])
             known[place] = Latency(1.0 / mean, math.sqrt(variance / count), count)
     return known
 
@@ -134,9 +131,6 @@ def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Seque
     those of its group whose calls take about as long (same power of ten), or all of its group where those are fewer than 8.
     `None` where these are fewer too.
 
-    The median of the distances decides: a few cases that were disturbed say nothing about the others, and have a spread of their
-    own.
-
     Args:
         groups: what each case is of, such as its kind and device.
         visits: for each case the samples of each of its visits.
@@ -153,26 +147,44 @@ def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Seque
         for place, power in zip(places.tolist(), powers, strict=True):
             tens[place] = power
         if count >= 2:
-            # Residuals around a mean of n are smaller than errors by sqrt((n - 1) / n).
-            distances = np.abs(own - own.mean(axis=1, keepdims=True)) * math.sqrt(count / (count - 1))
-            distances_of.update(zip(places.tolist(), distances, strict=True))
+            distances_of.update(zip(places.tolist(), error_sizes(own - own.mean(axis=1, keepdims=True)), strict=True))
     keys = [((group, power), group) for group, power in zip(groups, tens, strict=True)]
     by_group: dict[Hashable, list[np.ndarray]] = grouped(
         (key, distances_of[place]) for place in sorted(distances_of) for key in keys[place]
     )
-    deviations = {
-        key: float(np.median(np.concatenate(distances))) / MAD_OF_NORMAL
-        for key, distances in by_group.items()
-        if len(distances) >= FEW_CASES
-    }
+    deviations = {key: typical_deviation(distances) for key, distances in by_group.items() if len(distances) >= FEW_CASES}
     return [deviations.get(alike, deviations.get(group)) for alike, group in keys]
+
+
+def pooled(variance: float, freedom: float, typical: float | None) -> tuple[float, float]:
+    """Variance and degrees of freedom of a case's few values, weighed with the standard deviation that is typical of like cases,
+    which counts as `PRIOR_VISITS` degrees of freedom; unchanged where nothing is typical."""
+    if typical is None:
+        return variance, freedom
+    return (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS), freedom + PRIOR_VISITS
+
+
+def error_sizes(residuals: np.ndarray) -> np.ndarray:
+    """Sizes of the errors behind residuals around a mean of n, along the last axis, which are smaller by sqrt((n - 1) / n)."""
+    count = residuals.shape[-1]
+    return np.abs(residuals) * math.sqrt(count / (count - 1))
+
+
+def typical_deviation(errors: Sequence[np.ndarray]) -> float:
+    """Standard deviation behind the sizes of the errors of like cases; a few disturbed cases say nothing about the others."""
+    return float(np.median(np.concatenate(errors))) / MAD_OF_NORMAL
+
+
+def deviation_of_cases(values: np.ndarray) -> float | None:
+    """Standard deviation of one value of each case around their median, as of `normal_deviation`; `None` for fewer than 8."""
+    return normal_deviation(np.abs(values - np.median(values))) if values.size >= FEW_CASES else None
 
 
 def normal_deviation(distances: np.ndarray) -> float:
     """Standard deviation of the normal law whose absolute values these are, the wider of what their median and their 90th
     percentile say."""
     middle, far = np.percentile(distances, (50, 90))
-    return max(float(middle) / MAD_OF_NORMAL, float(far) / FAR_OF_NORMAL)
+    return max(float(middle) / MAD_OF_NORMAL, float(far) / NORMAL_90)
 
 
 def _drifts(samples: np.ndarray) -> list[float]:
@@ -208,7 +220,7 @@ def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     normal approximation of the binomial. Far cheaper than the bootstrap: a stopping rule asks for it again and again.
     `NothingMeasuredError` without samples."""
     values = np.sort(_array(samples))
-    half = Z * math.sqrt(values.size) / 2
+    half = NORMAL_90 * math.sqrt(values.size) / 2
     low = max(math.floor(values.size / 2 - half), 0)
     high = min(math.ceil(values.size / 2 + half), values.size - 1)
     return float(values[low]), float(values[high])
