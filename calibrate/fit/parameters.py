@@ -236,7 +236,7 @@ def allowed(name: str, profile: ArchitectureProfile) -> Space:
 
 
 def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
-    """Word -> (K,) kernels of a block for which it holds."""
+    """Word -> (K,) kernels of a block for which it holds; runtimes and alternative algorithms are words, too."""
     table, family, blocks = block.table, profile.family, block.tiling.blocks
     every = np.ones(len(table), dtype=bool)
     algorithm = algorithm_codes(table, profile)
@@ -253,8 +253,6 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
     given = "gemv_tensor" if family in _PUBLISHED_BANDWIDTHS else "pointwise"
     return {
         **{runtime: every & (block.runtime == runtime) for of_family in RUNTIMES.values() for runtime in of_family},
-        **{name: algorithm == code for code, name in enumerate(ALGORITHMS)},
-        **{name: table.op == code for code, name in enumerate(op_names())},
         **{way.name: way.offered for way in block.tiling.transformed},
         **{word: getattr(table, word) > 0 for word in ("mapped_bytes", "grown_bytes", "views", "modules")},
         "called": called,
@@ -295,6 +293,8 @@ class _Kernels:
         self._algorithm = np.concatenate([algorithm_codes(table, profile) for table in tables])
         words = [dict.fromkeys(self.alternatives, np.zeros(len(b.table), dtype=bool)) | _words(b, profile) for b in blocks]
         self._masks = {word: np.concatenate([of_block[word] for of_block in words]) for word in words[0]}
+        self._masks |= {name: self._algorithm == code for code, name in enumerate(ALGORITHMS)}
+        self._masks |= {op_names()[code]: self._op == code for code in np.unique(self._op[self._op >= 0])}
         # The shortest kernel is seen where a case has no other, such as one that rounds the operands.
         self._masks["shortest"] = np.isin(self._algorithm, self._algorithm[self._masks["alone"]])
 
