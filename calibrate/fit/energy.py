@@ -151,6 +151,8 @@ def fit_energy(
     predicted = _at_voltage(features[:, used], clock, *curve) @ found.values
     variance = float(found.deviation @ found.deviation) / max(metered.sum() - len(names), 1)
     scale = np.linalg.norm(found.data, axis=0)
+    # What only cases at the cap show, which ask for no more, is known by its prior alone.
+    scale = np.where(scale > 0, scale, np.maximum(np.linalg.norm(prior, axis=0), 1e-30))
     system = np.vstack([found.data, prior]) / scale
     covariance = np.linalg.pinv(system.T @ system) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
