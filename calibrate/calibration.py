@@ -16,7 +16,7 @@ from shmoo.calibrate.fit.energy import FittedEnergy, fit_energy
 from shmoo.calibrate.fit.fit import Fitted, fit_latency, log_errors, patient, ranged
 from shmoo.calibrate.fit.intervals import held_out, reach_of_ranges, spreads
 from shmoo.calibrate.fit.parameters import parameters_for
-from shmoo.calibrate.fit.residual import FittedResidual, fit_residual
+from shmoo.calibrate.fit.residual import fit_residual
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import FAMILIES, Coefficient, Source
@@ -187,7 +187,16 @@ def calibrate_cases(
     if energy is not None:
         base = base.replacing(coefficients={**base.coefficients, **energy.coefficients})
     progress(_doing("fitting latency"))
-    fitted, everything, fit_cases = _fit_and_cut(everything, fit_cases, base, seed, only, hurry)
+    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, hurry=hurry)
+    # Kernels on tensor cores take the tile that the model finds fastest: they are cut anew, and fitted again.
+    for _ in range(CUTS if any(on_tensor_cores(block.table, base).any() for block in fit_cases) else 0):
+        if hurry():
+            break
+        director = AnalysisDirector(base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, reference)}))
+        everything, fit_cases = (
+            [replace(block, tiling=director.tile(block.table)) for block in of_both] for of_both in (everything, fit_cases)
+        )
+        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1, hurry=hurry)
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in everything]))
     launches = _typical_launches(fitted, reference)
     profile = base.replacing(
@@ -208,42 +217,18 @@ def calibrate_cases(
     sigmas = spreads(seen, errors, reach_of_ranges(seen, profile), profile, reference)
     profile = profile.replacing(coefficients={**profile.coefficients, **sigmas})
     hurried = hurry()
-    corrections = FittedResidual((), ())
+    notes = _notes(fitted, energy)
     if residual and not hurried:
         seen = of_splits(everything, profile, ("fit", "validation"))
-        corrections = fit_residual(seen, profile, reach_of_ranges(seen, profile), seed=seed)
-    profile = profile.replacing(residual=corrections.groups)
+        corrections, of_groups = fit_residual(seen, profile, reach_of_ranges(seen, profile), seed=seed)
+        profile, notes = profile.replacing(residual=corrections), (*notes, *of_groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))
     if (problem := first_problem(profile)) is not None:
         raise InputError(
             f"the measurements do not describe a machine like {base.name!r}: {problem}; check them, or name another --base"
         )
-    return Calibration(profile, (*_notes(fitted, energy), *corrections.notes), hurried)
-
-
-def _fit_and_cut(
-    everything: list[Block],
-    fit_cases: list[Block],
-    base: ArchitectureProfile,
-    seed: int,
-    only: Collection[str] | None,
-    hurry: Callable[[], bool],
-) -> tuple[Fitted, list[Block], list[Block]]:
-    """A fit, and the cases as they are cut with it. Kernels on tensor cores take the tile that the model finds fastest, so they
-    are cut anew with the fitted coefficients, and fitted again."""
-    fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, hurry=hurry)
-    if not any(on_tensor_cores(block.table, base).any() for block in fit_cases):
-        return fitted, everything, fit_cases
-    for _ in range(CUTS):
-        if hurry():
-            break
-        profile = base.replacing(coefficients={**base.coefficients, **_coefficients(fitted, "")})
-        director = AnalysisDirector(profile)
-        everything = [replace(block, tiling=director.tile(block.table)) for block in everything]
-        fit_cases = [replace(block, tiling=director.tile(block.table)) for block in fit_cases]
-        fitted = fit_latency(fit_cases, parameters_for(fit_cases, base, only), base, seed=seed, starts=1, hurry=hurry)
-    return fitted, everything, fit_cases
+    return Calibration(profile, notes, hurried)
 
 
 def of_splits(
@@ -279,18 +264,12 @@ def _typical_launches(fitted: Fitted, reference: str) -> dict[str, Coefficient]:
         runtime = runtime_of(name)
         if runtime is not None and name not in fitted.unidentified:
             by_runtime.setdefault(runtime, []).append(fitted.values[name])
-    means = {runtime: float(np.exp(np.mean(np.log(values)))) for runtime, values in by_runtime.items()}
-    return {
-        f"launch.{runtime}": Coefficient(
-            means[runtime],
-            "s",
-            "fitted",
-            f"geometric mean and range over {len(values)} operators; {reference}",
-            low=min(means[runtime], *values),
-            high=max(means[runtime], *values),
-        )
-        for runtime, values in by_runtime.items()
-    }
+    launches = {}
+    for runtime, values in by_runtime.items():
+        mean = float(np.exp(np.mean(np.log(values))))
+        why = f"geometric mean and range over {len(values)} operators; {reference}"
+        launches[f"launch.{runtime}"] = Coefficient(mean, "s", "fitted", why, low=min(mean, *values), high=max(mean, *values))
+    return launches
 
 
 def error_card(everything: Sequence[Block], profile: ArchitectureProfile) -> dict[str, dict[str, ErrorCardEntry]]:

@@ -92,8 +92,7 @@ def case_seconds(run: Run) -> dict[tuple[str, int], float]:
     stamps are in whole seconds. The last visit, those before a pause and those without a stamp count their timing only."""
     seconds: dict[tuple[str, int], float] = {}
     starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.lines]
-    for i, row in enumerate(run.lines):
-        here, following = starts[i], starts[i + 1] if i + 1 < len(starts) else None
+    for row, here, following in zip(run.lines, starts, [*starts[1:], None], strict=False):
         spent = math.inf if here is None or following is None else (following - here).total_seconds()
         if not 0 <= spent <= LONGEST_S:
             spent = float(row.host.get("wall_s") or 0.0)

@@ -98,13 +98,11 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
             continue
         measured = run_cases(run)
         here = msgspec.structs.replace(run.manifest.machine, threads=_threads(run, measured))
-        if machine is not None:
-            differences = machine_differences(machine, here)
-            if differences:
-                listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
-                raise InputError(
-                    f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each separately"
-                )
+        if machine is not None and (differences := machine_differences(machine, here)):
+            listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
+            raise InputError(
+                f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each separately"
+            )
         others = sorted({case.case.device for case in measured} - {TABLE_DEVICE[family]})
         if table is not None and others:
             raise InputError(

@@ -13,6 +13,7 @@ have one more prior, their ratio to bfloat16 (`RATIOS`). Loops of a GPU compute 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from shmoo.calibrate.fit.dataset import Block, MeasuredCase
+from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import weights_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
@@ -103,11 +104,10 @@ class FittedEnergy:
 
 @dataclass(frozen=True, slots=True)
 class _Solution:
-    """Values of the unknowns at one voltage curve, with the (M, F) system that gave them, unscaled, and the prior's rows."""
+    """Values of the unknowns at one voltage curve, with the (M, F) system that gave them, unscaled."""
 
     values: np.ndarray
     data: np.ndarray
-    prior: np.ndarray
     deviation: np.ndarray
     cost: float
 
@@ -125,47 +125,48 @@ def fit_energy(
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
     measured = np.concatenate([block.energy_j for block in blocks])
-    clock = _relative_clock(cases, profile)
     metered = np.isfinite(measured)
-    held = _held_by_cap(cases, features[:, -1], measured, profile)[metered]
+    # Relative to the clock at which the profile gives its energies.
+    own = profile.value("clock", 1.0)
+    clock = np.asarray([case.clock_hz or own for case in cases]) / profile.value("clock.rated", own)
+    cap_w = profile.value("throttle.cap", 1.0) * profile.value("power.tdp", math.inf)
+    held = np.asarray([case.clock_hz is None for case in cases]) & (measured > AT_CAP * cap_w * features[:, -1])
+    held = held[metered] & (profile.family == "gpu")
     if (~held).sum() < MIN_ENERGY_CASES:
         return None
     used = (features[metered] > 0).any(axis=0)
     names = [name for name, keep in zip(names, used, strict=True) if keep]
     trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[metered] / measured[metered], MODEL_NOISE)
     # The prior of a coefficient is the profile's value of it, or of the nearest one that the profile has.
-    priors = [
-        next((profile.coefficients[near] for near in energy_names(name) if near in profile.coefficients), None) for name in names
-    ]
+    priors = {name: next(filter(None, map(profile.get, energy_names(name))), None) for name in names}
     # Static power has no lower bound: idle power checks it afterwards.
-    bounded = zip(names, priors, strict=True)
-    least = np.asarray([LEAST * prior.bounds[0] if prior and name != "power.static" else 0.0 for name, prior in bounded])
+    least = np.asarray([LEAST * p.bounds[0] if p and name != "power.static" else 0.0 for name, p in priors.items()])
     loose = np.asarray([case.energy_sd_j is None for case in cases])[metered]
-    surely = np.asarray([SURE if name in known else 1.0 for name in names])
     relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
+    prior, target = _prior(priors, PRIOR_WEIGHT * float(np.linalg.norm(trust)), known)
     curves = _voltage_curves(clock[metered], profile, known)
-    ties = _ties(names, priors)
-    solved = [
-        _solve(relative, _voltage(clock[metered], *curve), trust, held, priors, least, surely, loose, ties) for curve in curves
-    ]
+    solved = [_solve(_at_voltage(relative, clock[metered], *curve), trust, prior, target, least, held, loose) for curve in curves]
     best = int(np.argmin([solution.cost for solution in solved]))
     found, curve = solved[best], curves[best]
-    predicted = _at_voltage(features[:, used], _voltage(clock, *curve)) @ found.values
+    predicted = _at_voltage(features[:, used], clock, *curve) @ found.values
     variance = float(found.deviation @ found.deviation) / max(metered.sum() - len(names), 1)
     scale = np.linalg.norm(found.data, axis=0)
-    system = np.vstack([found.data, found.prior]) / scale
+    # What only cases at the cap show, which ask for no more, is known by its prior alone.
+    scale = np.where(scale > 0, scale, np.maximum(np.linalg.norm(prior, axis=0), 1e-30))
+    system = np.vstack([found.data, prior]) / scale
     covariance = np.linalg.pinv(system.T @ system) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
-    by_prior = _resolution(found.data / scale, found.prior / scale) < 0.5
+    by_prior = _resolution(found.data / scale, prior / scale) < 0.5
     weak = by_prior | (stderr > 0.5 * np.maximum(found.values, 1e-30))
     residuals = np.full(len(measured), np.nan)
     residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
     at_bound = found.values <= 1.001 * least
+    described = zip(names, found.values.tolist(), stderr.tolist(), by_prior, at_bound.tolist(), strict=True)
     coefficients = {
         name: profile.coefficients[name]
         if name in known
-        else _coefficient(name, float(value), float(error), prior if keeps else None, bool(bound), reference)
-        for name, value, error, prior, keeps, bound in zip(names, found.values, stderr, priors, by_prior, at_bound, strict=True)
+        else _coefficient(name, value, error, priors[name] if keeps else None, bound, reference)
+        for name, value, error, keeps, bound in described
     }
     if len(curves) > 1:
         why = f"least squares over a grid, cases at {np.ptp(clock[metered]):.0%} of the rated clock's range; {reference}"
@@ -182,32 +183,41 @@ def fit_energy(
     return FittedEnergy(coefficients, residuals, condition, names_at_bound, unidentified)
 
 
+def _prior(priors: Mapping[str, Coefficient | None], pull: float, known: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(R, F) rows and (R,) what they are to give: each coefficient its prior, `pull` strong, and 0 where types take of bfloat16's
+    energy what `RATIOS` says, which counts as a reading would that errs by the ratio's deviation."""
+    unknown = dict(zip(priors, np.eye(len(priors)), strict=True))
+    rows, target = [], []
+    for name, prior in priors.items():
+        if prior and prior.value > 0:
+            target.append(pull * (SURE if name in known else 1.0))
+            rows.append(unknown[name] * (target[-1] / prior.value))
+    half = "energy.flop.matrix.bfloat16"
+    for dtype, (ratio, deviation) in RATIOS.items():
+        name = f"energy.flop.matrix.{dtype}"
+        if name in unknown and (prior := priors.get(half)) is not None:
+            target.append(0.0)
+            rows.append((unknown[name] / ratio - unknown[half]) * MODEL_NOISE / deviation / prior.value)
+    return np.asarray(rows).reshape(-1, len(priors)), np.asarray(target)
+
+
 def _solve(
-    features: np.ndarray,
-    voltage: np.ndarray,
+    data: np.ndarray,
     trust: np.ndarray,
-    held: np.ndarray,
-    priors: Sequence[Coefficient | None],
+    prior: np.ndarray,
+    target: np.ndarray,
     least: np.ndarray,
-    surely: np.ndarray,
+    held: np.ndarray,
     loose: np.ndarray,
-    ties: np.ndarray,
 ) -> _Solution:
-    """Least squares on relative errors, with bounds and a weak prior. features: (M, F), over the measured energies. A case
+    """Least squares on relative errors, with bounds (`least`) and a weak prior, over (M, F) data of the measured energies. A case
     that its power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more.
-    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`. `ties`: rows that are to be 0."""
-    data = _at_voltage(features, voltage)
-    center = np.asarray([prior.value if prior else 0.0 for prior in priors])
-    weight = PRIOR_WEIGHT * float(np.linalg.norm(trust)) * surely
-    with_prior = center > 0
-    own = np.diag(np.where(with_prior, weight / np.where(with_prior, center, 1.0), 0.0))[with_prior]
-    rows = np.vstack([own, ties])
+    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`."""
     counts = np.where(held, 0.0, 1.0)
     scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
     for _ in range(ROUNDS):
-        counted = data * counts[:, None]
-        target = np.concatenate([trust * counts, weight[with_prior], np.zeros(len(ties))])
-        found = lsq_linear(np.vstack([counted, rows]) / scale, target, bounds=(least * scale, np.inf))
+        counted, wanted = data * counts[:, None], trust * counts
+        found = lsq_linear(np.vstack([counted, prior]) / scale, np.concatenate([wanted, target]), bounds=(least * scale, np.inf))
         values = found.x / scale
         error = (data @ values - trust) / trust
         # Least squares with the weights of a soft-L1 loss, from round to round.
@@ -215,52 +225,15 @@ def _solve(
         if np.allclose(again, counts, atol=1e-3):
             break
         counts = again
-    return _Solution(values, counted, rows, counted @ values - trust * counts, float(found.cost))
+    return _Solution(values, counted, counted @ values - trust * counts, float(found.cost))
 
 
-def _ties(names: Sequence[str], priors: Sequence[Coefficient | None]) -> np.ndarray:
-    """(T, F) rows that are 0 where types take of bfloat16's energy what `RATIOS` says; each counts as a reading would that errs
-    by the ratio's deviation."""
-    stem = "energy.flop.matrix"
-    half = names.index(f"{stem}.bfloat16") if f"{stem}.bfloat16" in names else None
-    prior = None if half is None else priors[half]
-    rows = []
-    for dtype, (ratio, deviation) in RATIOS.items():
-        name = f"{stem}.{dtype}"
-        if half is None or prior is None or name not in names:
-            continue
-        row = np.zeros(len(names))
-        row[half], row[names.index(name)] = -1.0, 1.0 / ratio
-        rows.append(row * MODEL_NOISE / deviation / prior.value)
-    return np.asarray(rows).reshape(-1, len(names))
-
-
-def _at_voltage(features: np.ndarray, voltage: np.ndarray) -> np.ndarray:
-    """Features at other voltages: what the chip does and static power, the last column, follow its square; main memory, the one
-    before it, does not."""
-    scaled: np.ndarray = features * voltage[:, None]
+def _at_voltage(features: np.ndarray, clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:
+    """Features at other clocks: what the chip does and static power, the last column, follow the square of the voltage; main
+    memory, the one before it, does not."""
+    scaled: np.ndarray = features * np.maximum(floor, clock**exponent)[:, None]
     scaled[:, -2] = features[:, -2]
     return scaled
-
-
-def _voltage(clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:
-    return np.maximum(floor, clock**exponent)
-
-
-def _relative_clock(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> np.ndarray:
-    """(S,) clock over the one at which the profile gives its energies."""
-    own = profile.value("clock", 1.0)
-    rated = profile.value("clock.rated", own)
-    return np.asarray([own if case.clock_hz is None else case.clock_hz for case in cases]) / rated
-
-
-def _held_by_cap(
-    cases: Sequence[MeasuredCase], seconds: np.ndarray, measured: np.ndarray, profile: ArchitectureProfile
-) -> np.ndarray:
-    """(S,) cases that run at the power cap, where the clock is unknown."""
-    cap = profile.value("throttle.cap", 1.0) * profile.value("power.tdp", math.inf)
-    unknown = np.asarray([case.clock_hz is None for case in cases])
-    return unknown & (profile.family == "gpu") & (measured > AT_CAP * cap * seconds)
 
 
 def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile, known: Collection[str]) -> list[tuple[float, float]]:
@@ -269,7 +242,7 @@ def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile, known: Coll
     if np.ptp(clock) < CLOCK_RANGE:
         return [own]
     exponents, floors = ((of,) if n in known else grid for n, of, grid in zip(_CURVE, own, (EXPONENTS, FLOORS), strict=True))
-    return [(exponent, floor) for exponent in exponents for floor in floors]
+    return list(itertools.product(exponents, floors))
 
 
 def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:

@@ -277,11 +277,8 @@ def _check_identifiable(
     needed = min(max(each * len(fitted), MIN_IDENTIFIABLE), len(names))
     if determined >= needed:
         return
-
-    def hardly_varies(extent: str) -> bool:
-        return all((values := getattr(block.table, extent)).max() <= 1.5 * values.min() for block in blocks)
-
-    constant = [extent for extent in ("batch", "m", "n", "k") if hardly_varies(extent)]
+    extents = {extent: [getattr(block.table, extent) for block in blocks] for extent in ("batch", "m", "n", "k")}
+    constant = [extent for extent, columns in extents.items() if all(x.max() <= 1.5 * x.min() for x in columns)]
     why = f"; {', '.join(constant)} hardly vary" if constant else ""
     shown = "the longer of an overhead and a rate" if each < MIN_IDENTIFIABLE else "an overhead and a rate"
     wanted = f" of {', '.join(fitted)}; {shown} each are {needed}" if fitted else f"; {needed} are the least"

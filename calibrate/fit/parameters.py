@@ -1,16 +1,17 @@
-"""The coefficients that a fit may move: their starts, bounds and priors, and the cases that depend on each of them."""
+"""The coefficients that a fit may move. A `Rule` says which kernels show a coefficient; the catalogue of coefficients has its
+bounds, its prior and, where the machine's own value is no start, a start."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
-from shmoo.estimators.graph.records import CONVOLUTIONS
+from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES
 from shmoo.estimators.machine.catalogue import DEFAULTS, entry, short_op, whose
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
@@ -30,6 +31,31 @@ from shmoo.estimators.tiling.cpu_calls import by_result
 MIN_CASES = 2
 """Fewest cases with which an algorithm's own coefficients are fitted: a single case cannot tell a difference from the parent.
 Priors decide what few cases leave open."""
+COMPILED_SD = 0.15
+"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
+library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
+DISPATCH_SD, ALGORITHM_SD = 0.5, 0.7
+"""Prior standard deviations of the log of a CPU's dispatch time: an operator's around its algorithm's, and an algorithm's around
+the typical one. Large cases hardly depend on dispatch; without small ones, hardswish came out at five times the time of other
+loops."""
+EXPONENTIALS_SD = 0.3
+"""Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
+within it, and short cases alone cannot tell it from what a block takes to start."""
+BESIDE_SD = 0.5
+"""The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores
+hide a part of it."""
+TYPICAL_SPECIAL_SHARE = 1 / 8
+"""Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
+SLOWED = 1.5
+"""Power demand of the float32 units, relative to the power that the cap leaves them, above which a board runs far below its
+nominal clock under load and shows how its power follows warmth. On other boards that fit would follow noise."""
+_PUBLISHED_BANDWIDTHS = ("gpu", "tpu")
+"""Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements determine only
+the share that copies reach, and that share carries over to other chips."""
+_BY_ROW = ("normalization", "softmax")
+"""Families of loops whose threads share rows, with instructions for each element."""
+_CUT = ("gem", "conv", "winograd", *TENSOR)
+"""How the names of a GPU's contractions start, whose blocks bring in fewer bytes than counted where they share operands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,175 +79,126 @@ class Parameter:
     parent: str | None = None
 
 
-LIBRARY_PATHS = frozenset({"conv", "conv_1x1", "conv_3x3", "conv_native", "depthwise", "conv_transpose", "conv_tensor"})
-"""Algorithms that share an operator's name: the cost of dispatching depends on the library that executes the call."""
-COMPILED_SD = 0.15
-"""Prior standard deviation of the log of a convolution's efficiency in compiled code around that in eager, which calls the same
-library. It keeps few compiled cases from dominating: a held-out convnet was 3.3 times too slow with 0.4, 1.7 with 0.15."""
-DISPATCH_SD, ALGORITHM_SD = 0.5, 0.7
-"""Prior standard deviations of the log of a CPU's dispatch time: an operator's around its algorithm's, and an algorithm's around
-the typical one. Large cases hardly depend on dispatch; without small ones, hardswish came out at five times the time of other
-loops."""
-EXPONENTIALS_SD = 0.3
-"""Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
-within it, and short cases alone cannot tell it from what a block takes to start."""
-BESIDE_SD = 0.5
-"""The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores
-hide a part of it."""
-TYPICAL_SPECIAL_SHARE = 1 / 8
-"""Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
-SLOWED = 1.5
-"""Power demand of the float32 units, relative to the power that the cap leaves them, above which a board runs far below its
-nominal clock under load and shows how its power follows warmth. On other boards that fit would follow noise."""
-_EXTENTS = ("half.m", "half.n", "half.k")
-_GPU_EXTENTS = ("half.tile", "half.far", "half.k", "half.fill")
-"""Extents on which a contraction's rate depends: those of the operator, on GPUs those of its blocks."""
-_REFERENCE = ("efficiency.bandwidth", "pointwise")
-"""Pointwise loops define the levels' bandwidths, so their share of it is fixed."""
-_PUBLISHED_BANDWIDTHS = frozenset({"gpu", "tpu"})
-"""Families whose levels keep their published bandwidths: every operand passes through all of them, so measurements determine only
-the share that copies reach, and that share carries over to other chips."""
-_SHARED = ("efficiency", "overlap", "efficiency.vector", "efficiency.special")
-"""Coefficients that are the parents of the algorithms' own."""
-_BY_ALGORITHM = ("efficiency", "efficiency.vector", "efficiency.special", "overlap", "tile_overhead", "efficiency.bandwidth")
-"""Coefficients that each algorithm has of its own."""
-_OF_COPIES = ("efficiency.l2", "fetch.latency", "fetch.width", "split_overhead", "device_launch")
-"""The same of kernels on tensor cores, which copy operands ahead of the math."""
-_BY_ROW = ("normalization", "softmax")
-"""Families of loops whose threads share rows, with instructions for each element."""
-_CUT = ("gem", "conv", "winograd", *TENSOR)
-"""How the names of a GPU's contractions start, whose blocks bring in fewer bytes than counted where they share operands."""
-_COMPILED_LOOPS = ("efficiency.vector", "efficiency.special", "efficiency.bandwidth")
-"""Coefficients that compiled loops have of their own."""
+class Rule(NamedTuple):
+    """A coefficient, or one for each runtime, algorithm or operator, that is fitted on machines that have it.
+
+    Attributes:
+        stem: its name up to the algorithm or operator; `{runtime}` stands for the runtime.
+        kernels: whose times depend on it: words that hold there, or do not where they begin with "!" (`_words`, and the names of
+            runtimes, algorithms and operators).
+        prior_sd: in place of the catalogue's. on: architecture families.
+    """
+
+    stem: str
+    kernels: str = ""
+    prior_sd: float | None = None
+    on: str = "cpu gpu tpu kpu"
+
+
+OF_MACHINE = (
+    Rule("efficiency", "blocks !tensor"), Rule("overlap", "!tensor"),
+    Rule("efficiency.vector", "vector"), Rule("efficiency.special", "special"),
+)  # fmt: skip
+"""Parents of the algorithms' own."""
+OF_RUNTIMES = (
+    Rule("launch.{runtime}", "called"), Rule("graph.{runtime}", "called enters"),
+    Rule("view.eager", "called eager views"), Rule("module.eager", "called eager modules"),
+    Rule("layout.eager.aligned", "called eager converts"), Rule("layout.eager.tail", "called eager converts"),
+    Rule("switch.eager", "called eager away", on="cpu"), Rule("switch.eager", "called eager !alone", on="gpu"),
+    Rule("layout.{runtime}.edge", "called convolves"), Rule("layout.inductor.weights", "called inductor convolves"),
+)  # fmt: skip
+OF_SYSTEM = (
+    Rule("page_fault", "mapped_bytes", on="cpu"), Rule("heap.returned", "grown_bytes", on="cpu"), Rule("launch_tail", "called"),
+    Rule("throttle.time", "matrix capped"), Rule("throttle.cool", "matrix slowed warmth_known"),
+)  # fmt: skip
+OF_ALTERNATIVES = tuple(map(Rule, ("efficiency", "efficiency.bandwidth", "half.tile", "half.k", "half.fill")))
+"""Of an algorithm with fewer multiplications, whose transformed images are dense (no `half.far`)."""
+OF_ALGORITHMS = (
+    # The extents on which a contraction's rate depends: those of the operator, on GPUs those of its blocks.
+    Rule("half.m", "blocks", on="cpu tpu kpu"), Rule("half.n", "blocks", on="cpu tpu kpu"),
+    Rule("half.tile", "blocks"), Rule("half.far", "far"), Rule("half.k", "blocks"), Rule("half.fill", "blocks"),
+    # What tensor cores take is measured by meters; their times do not settle it.
+    Rule("energy.share", "matrix capped !tensor"),
+    Rule("efficiency", "blocks"), Rule("efficiency.vector", "vector"), Rule("efficiency.special", "special"),
+    Rule("overlap"), Rule("tile_overhead", "blocks"), Rule("efficiency.bandwidth", "!given_bandwidth"),
+    # Kernels on tensor cores copy operands ahead of the math.
+    Rule("efficiency.l2", "tensor !given_bandwidth"), Rule("fetch.latency", "tensor"), Rule("fetch.width", "tensor"),
+    Rule("split_overhead", "tensor"), Rule("device_launch", "tensor shortest"),
+    Rule("efficiency.vector", "packed_tensor", BESIDE_SD), Rule("efficiency.vector", "scaled_tensor", BESIDE_SD),
+    Rule("efficiency.special", "attention_tensor", EXPONENTIALS_SD), Rule("efficiency.append", "stores"),
+    Rule("launch.{runtime}", "called", ALGORITHM_SD, on="cpu"), Rule("launch.{runtime}", "called", on="gpu tpu kpu"),
+    # Compiled code on a CPU uses another image layout, and so other kernels of the library, and loops of its own.
+    Rule("efficiency.{runtime}", "called !eager convolves", COMPILED_SD, on="cpu"),
+    Rule("efficiency.vector.{runtime}", "called !eager vector", on="cpu"),
+    Rule("efficiency.special.{runtime}", "called !eager special", on="cpu"),
+    Rule("efficiency.bandwidth.{runtime}", "called !eager loops", on="cpu"),
+    Rule("launch_tail", "called"), Rule("switch.eager", "eager away", on="cpu"),
+)  # fmt: skip
 
 
 def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: Collection[str] | None = None) -> list[Parameter]:
     """The coefficients that these cases can determine; those whose names end in one of `only`, where it is given."""
     coefficients = Coefficients(profile)
-    cases = _Cases(blocks, profile)
+    kernels = _Kernels(blocks, profile)
     parameters: dict[str, Parameter] = {}
 
-    def add(name: str, lookup: tuple[str, ...], kernels: np.ndarray, prior_sd: float | None = None) -> None:
-        affects = cases.with_any(kernels)
-        if affects.sum() < MIN_CASES:
+    def add(rule: Rule, words: str = "", runtime: str = "", owner: str = "", algorithm: str = "") -> None:
+        prefixes = rule.stem.format(runtime=runtime), rule.stem.replace(".{runtime}", "")
+        name = f"{prefixes[0]}.{owner}" if owner else prefixes[0]
+        lookup = algorithm_names(prefixes, algorithm or owner) if owner else prefixes
+        affects = kernels.cases(f"{rule.kernels} {words} {runtime}")
+        value = coefficients.find(*lookup)
+        if profile.family not in rule.on.split() or value is None or affects.sum() < MIN_CASES:
+            return
+        if only is not None and whose(name) not in only:
             return
         within = allowed(name, profile)
-        start = float(coefficients.value(*lookup)) or within.start
-        start = min(max(start, within.low * 1.01), within.high * 0.99)
+        start = min(max(float(value) or within.start, within.low * 1.01), within.high * 0.99)
         # A dispatch of its own length is no variety of the average one.
         own = name.startswith(("launch.", "switch.")) and name in DEFAULTS[profile.family]
         parent = None if own else next((other for other in lookup if other != name and other in parameters), None)
-        sd = prior_sd or within.prior_sd
-        parameters[name] = Parameter(name, start, within.low, within.high, sd, affects, parent)
+        parameters[name] = Parameter(name, start, within.low, within.high, rule.prior_sd or within.prior_sd, affects, parent)
 
-    extents = _GPU_EXTENTS if profile.family == "gpu" else _EXTENTS
-    shared = profile.family in _PUBLISHED_BANDWIDTHS
-    for level in () if shared else profile.levels:
+    for level in () if profile.family in _PUBLISHED_BANDWIDTHS else profile.levels:
         rate = profile.coefficients[f"bandwidth.{level}"]
-        prior = None if rate.assumed else max(0.1, math.log(rate.bounds[1] / rate.bounds[0]) / 2)
-        add(f"bandwidth.{level}", (f"bandwidth.{level}",), cases.all, prior)
-
+        add(Rule(f"bandwidth.{level}", "", None if rate.assumed else max(0.1, math.log(rate.bounds[1] / rate.bounds[0]) / 2)))
     # Parents are added before their children.
-    for stem in _SHARED:
-        add(stem, (stem,), cases.using[stem] & ~cases.tensor)
-    for runtime in cases.runtimes:
-        here = cases.in_runtime(runtime) & cases.called
-        add(f"launch.{runtime}", (f"launch.{runtime}", "launch"), here)
-        add(f"graph.{runtime}", (f"graph.{runtime}", "graph"), here & ~(cases.alone & (not enters_alone(profile, runtime))))
-        if runtime == "eager":
-            add("view.eager", ("view.eager", "launch"), here & cases.views)
-            if profile.family == "cpu":
-                add("module.eager", ("module.eager",), here & cases.modules)
-                for stem in ("layout.eager.aligned", "layout.eager.tail"):
-                    add(stem, (stem,), here & converts_layout(cases.algorithm))
-                add("switch.eager", ("switch.eager", "launch"), here & cases.away)
-            elif profile.family == "gpu":
-                add("switch.eager", ("switch.eager",), here & ~cases.alone)
-        for stem in ("edge", "weights"):
-            if coefficients.find(f"layout.{runtime}.{stem}"):
-                add(f"layout.{runtime}.{stem}", (f"layout.{runtime}.{stem}",), here & cases.convolves)
-    if profile.family == "cpu":
-        add("page_fault", ("page_fault",), cases.mapped)
-        add("heap.returned", ("heap.returned",), cases.grown)
-    if profile.family == "gpu":
-        add("launch_tail", ("launch_tail",), cases.called)
-        if power_wanted(profile) > 0:
-            add("throttle.time", ("throttle.time",), cases.matrix)
-            if power_wanted(profile) > SLOWED:
-                add("throttle.cool", ("throttle.cool",), cases.matrix & cases.history)
-    for name, offered in cases.transformed.items():
-        for stem in ("efficiency", "efficiency.bandwidth", *extents):
-            if stem != "half.far":  # transformed images are dense
-                add(f"{stem}.{name}", (f"{stem}.{name}", stem), offered)
-
-    def add_own(owner: str, algorithm: str, prefixes: tuple[str, ...], kernels: np.ndarray, sd: float | None = None) -> None:
-        if algorithm == "gemv_tensor" and prefixes[0] in ("efficiency.bandwidth", "efficiency.l2"):
-            return  # streaming weights cannot separate L2 from main memory; the parent's values hold
-        add(f"{prefixes[0]}.{owner}", algorithm_names(prefixes, algorithm), kernels, sd)
-
-    for code, algorithm in enumerate(ALGORITHMS):
-        here = cases.algorithm == code
-        for stem in extents:
-            add_own(algorithm, algorithm, (stem,), here & (cases.far if stem == "half.far" else cases.blocks))
-        if profile.family == "gpu" and power_wanted(profile) > 0 and algorithm not in TENSOR:
-            # What tensor cores take is measured by meters; their times do not settle it.
-            add_own(algorithm, algorithm, ("energy.share",), here & cases.matrix)
-        for stem in _BY_ALGORITHM:
-            if shared or (stem, algorithm) != _REFERENCE:
-                add_own(algorithm, algorithm, (stem,), here & cases.using[stem])
-        if algorithm in TENSOR:
-            for stem in _OF_COPIES:
-                # The shortest kernel is seen where a case has no other, such as one that rounds the operands.
-                if stem != "device_launch" or (here & cases.alone).any():
-                    add_own(algorithm, algorithm, (stem,), here)
-            if algorithm in ("packed_tensor", "scaled_tensor"):
-                add_own(algorithm, algorithm, ("efficiency.vector",), here, BESIDE_SD)
-            if algorithm == "attention_tensor":
-                add_own(algorithm, algorithm, ("efficiency.special",), here, EXPONENTIALS_SD)
-                add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)
-        for runtime in cases.runtimes:
-            compiled = here & cases.in_runtime(runtime) & cases.called
-            typical = ALGORITHM_SD if profile.family == "cpu" else None
-            add_own(algorithm, algorithm, (f"launch.{runtime}", "launch"), compiled, typical)
-            if profile.family == "cpu" and runtime != "eager":
-                # Compiled code uses another image layout, and so other kernels of the library.
-                prefixes = (f"efficiency.{runtime}", "efficiency")
-                add_own(algorithm, algorithm, prefixes, compiled & cases.convolves, COMPILED_SD)
-                for stem in _COMPILED_LOOPS:
-                    add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & cases.loops & cases.using[stem])
-        if profile.family == "gpu":
-            add_own(algorithm, algorithm, ("launch_tail",), here & cases.called)
-        if profile.family == "cpu":
-            add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
+    for rule in OF_MACHINE:
+        add(rule)
+    for runtime in kernels.runtimes:
+        for rule in OF_RUNTIMES:
+            add(rule, runtime=runtime)
+    for rule in OF_SYSTEM:
+        add(rule)
+    for name in kernels.alternatives:
+        for rule in OF_ALTERNATIVES:
+            add(rule, name, owner=name)
+    for algorithm in ALGORITHMS:
+        for rule in OF_ALGORITHMS:
+            for runtime in kernels.runtimes if "{runtime}" in rule.stem else ("",):
+                add(rule, algorithm, runtime, algorithm)
     # The shortest kernel of a loop, and the share of L2's bandwidth, are seen where nothing but the device was timed.
-    if profile.family == "gpu":
-        streams = (cases.algorithm == ALGORITHMS.index("pointwise")) & cases.alone & ~cases.called
-        add_own("pointwise", "pointwise", ("efficiency.l2",), streams)
-    for code, algorithm in cases.pairs(cases.single & ~cases.matrix & ~cases.called):
-        here = cases.single & ~cases.called & (cases.op == code)
-        add_own(short_op(cases.names[code]), algorithm, ("device_launch",), here)
-    # Operators measured alone have their own dispatch and, without a contraction, their own loop.
-    timed = cases.alone & (cases.eager & cases.called | ~cases.called)
-    for code, algorithm in cases.pairs(timed):
-        here = cases.single & (cases.op == code) & (cases.eager & cases.called | ~cases.called)
-        op = short_op(cases.names[code])
-        few = cases.with_any(here & cases.alone).sum() < MIN_CASES
-        if algorithm in LIBRARY_PATHS or f"launch.eager.{op}" in parameters or few:
+    add(Rule("efficiency.l2", "pointwise alone !called"), owner="pointwise")
+    for op, algorithm in kernels.pairs("single !called !matrix"):
+        add(Rule("device_launch", "single !called"), op, owner=short_op(op), algorithm=algorithm)
+    # Operators measured alone have their own dispatch and, without a contraction, their own loop. Convolutions do not: what their
+    # dispatch takes depends on the library that executes the call.
+    for op, algorithm in kernels.pairs("alone timed !convolves"):
+        words, owner = f"{op} single timed", short_op(op)
+        if f"launch.eager.{owner}" in parameters or kernels.cases(f"{words} alone").sum() < MIN_CASES:
             continue
-        add_own(op, algorithm, ("launch.eager", "launch"), here & cases.called, DISPATCH_SD if profile.family == "cpu" else None)
-        if not (here & cases.matrix).any():
-            # Within one operator, work on the two units is proportional, so one coefficient carries both.
-            if (here & cases.special).any():
-                add_own(op, algorithm, ("efficiency.special",), here)
-            elif (here & cases.vector).any() or profile.family != "gpu":
-                add_own(op, algorithm, ("efficiency.vector",), here)
-            if algorithm != "pointwise":
-                # So does its access to rows or windows.
-                add_own(op, algorithm, ("efficiency.bandwidth",), here)
-    if only is None:
-        return list(parameters.values())
-    own = {name: p for name, p in parameters.items() if whose(name) in only}
-    return [replace(p, parent=p.parent if p.parent in own else None) for p in own.values()]
+        dispatch = Rule("launch.{runtime}", "called", DISPATCH_SD if profile.family == "cpu" else None)
+        add(dispatch, words, "eager", owner, algorithm)
+        if kernels.cases(f"{words} matrix").any():
+            continue
+        # Within one operator, work on the two units is proportional, so one coefficient carries both.
+        units = [unit for unit in ("special", "vector") if kernels.cases(f"{words} {unit}").any()]
+        if units or profile.family != "gpu":
+            add(Rule(f"efficiency.{units[0] if units else 'vector'}"), words, owner=owner, algorithm=algorithm)
+        if algorithm != "pointwise":
+            # It reads rows or windows in its own way.
+            add(Rule("efficiency.bandwidth"), words, owner=owner, algorithm=algorithm)
+    return list(parameters.values())
 
 
 def power_wanted(profile: ArchitectureProfile) -> float:
@@ -258,93 +235,82 @@ def allowed(name: str, profile: ArchitectureProfile) -> Space:
     return replace(found, high=min(found.high, 2.0 * units * profile.value("clock") / profile.value(peak)))
 
 
-def _known_warmth(block: Block) -> Masks:
-    """(K,) kernels of cases that say how warm the board was."""
-    kernels: Masks = np.asarray([case.warm is not None for case in block.cases])[block.table.segment - block.table.segment[0]]
-    return kernels
+def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
+    """Word -> (K,) kernels of a block for which it holds; runtimes and alternative algorithms are words, too."""
+    table, family, blocks = block.table, profile.family, block.tiling.blocks
+    every = np.ones(len(table), dtype=bool)
+    algorithm = algorithm_codes(table, profile)
+    called, eager = every & (block.time == "call"), every & (block.runtime == "eager")
+    alone, matrix = (table.counts == 1)[table.segment], table.matrix_flops > 0
+    # A loop is attributed to the unit that takes longer at typical rates. A GPU's loops over elements wait for memory, in float32
+    # above all, so that their times say nothing of its units.
+    working = ~matrix & (table.is_family(*_BY_ROW) | (family != "gpu"))
+    special = working & (table.special_flops > TYPICAL_SPECIAL_SHARE * table.vector_flops)
+    special &= ~(by_result(table, block.runtime) & (family == "cpu"))
+    vector = working & ~special & (table.vector_flops > 0)
+    # Pointwise loops define the bandwidths that are fitted, so their share of them is fixed. Streaming weights cannot separate L2
+    # from main memory; the parent's values hold.
+    given = "gemv_tensor" if family in _PUBLISHED_BANDWIDTHS else "pointwise"
+    return {
+        **{runtime: every & (block.runtime == runtime) for of_family in RUNTIMES.values() for runtime in of_family},
+        **{way.name: way.offered for way in block.tiling.transformed},
+        **{word: getattr(table, word) > 0 for word in ("mapped_bytes", "grown_bytes", "views", "modules")},
+        "called": called,
+        "timed": ~called | eager,
+        "enters": ~alone | enters_alone(profile, block.runtime),
+        "alone": alone,
+        "single": table.calls == 1,
+        "matrix": matrix,
+        # A GPU's depthwise convolutions stream: their rate is none of blocks, so it is not drawn towards that of blocks.
+        "blocks": matrix & ~(table.is_family("depthwise") & (family == "gpu")),
+        "tensor": in_tensor_kernels(algorithm),
+        "vector": vector,
+        "special": special,
+        "loops": vector | special,
+        "given_bandwidth": algorithm == ALGORITHMS.index(given),
+        "convolves": table.is_family(*CONVOLUTIONS),
+        "converts": converts_layout(algorithm),
+        "away": table.code_distance > profile.value("capacity.l2", math.inf) / 4,
+        "far": every & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
+        "stores": every & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
+        "capped": every & (power_wanted(profile) > 0),
+        "slowed": every & (power_wanted(profile) > SLOWED),
+        "warmth_known": np.asarray([case.warm is not None for case in block.cases])[table.segment],
+    }
 
 
-def _more(block: Block, amount: str, least: float) -> np.ndarray:
-    """(K,) whether an amount of each kernel's thread blocks exceeds `least`; it is 0 where a strategy counts no blocks."""
-    amounts = 0.0 if block.tiling.blocks is None else getattr(block.tiling.blocks, amount)
-    return np.broadcast_to(np.greater(amounts, least), len(block.table))
-
-
-def _offered(block: Block, name: str) -> np.ndarray:
-    """(K,) whether kernels can use the alternative algorithm of this name."""
-    return next((way.offered for way in block.tiling.transformed if way.name == name), np.zeros(len(block.table), dtype=bool))
-
-
-class _Cases:
-    """Masks over the kernels of all blocks together; `using` has by coefficient those whose time depends on it."""
+class _Kernels:
+    """The kernels of all blocks together."""
 
     def __init__(self, blocks: Sequence[Block], profile: ArchitectureProfile) -> None:
         tables = [block.table for block in blocks]
-        counts = [table.segments for table in tables]
-        starts = np.cumsum([0, *counts[:-1]])
-        self.count = sum(counts)
-        self.names = op_names()
+        starts = np.cumsum([0, *(table.segments for table in tables)])
+        self.count = int(starts[-1])
         self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
-        self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=True)])
+        self.alternatives = sorted({way.name for block in blocks for way in block.tiling.transformed})
+        self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=False)])
+        self._op = np.concatenate([table.op for table in tables])
+        self._algorithm = np.concatenate([algorithm_codes(table, profile) for table in tables])
+        words = [dict.fromkeys(self.alternatives, np.zeros(len(b.table), dtype=bool)) | _words(b, profile) for b in blocks]
+        self._masks = {word: np.concatenate([of_block[word] for of_block in words]) for word in words[0]}
+        self._masks |= {name: self._algorithm == code for code, name in enumerate(ALGORITHMS)}
+        self._masks |= {op_names()[code]: self._op == code for code in np.unique(self._op[self._op >= 0])}
+        # The shortest kernel is seen where a case has no other, such as one that rounds the operands.
+        self._masks["shortest"] = np.isin(self._algorithm, self._algorithm[self._masks["alone"]])
 
-        def joined(column: Callable[[Block], np.ndarray]) -> np.ndarray:
-            return np.concatenate([column(block) for block in blocks])
-
-        self._runtime = joined(lambda block: np.full(len(block.table), block.runtime))
-        self.algorithm = joined(lambda block: algorithm_codes(block.table, profile))
-        self.tensor = in_tensor_kernels(self.algorithm)
-        self.called = joined(lambda block: np.full(len(block.table), block.time == "call"))
-        self.op = joined(lambda block: block.table.op)
-        self.single = joined(lambda block: block.table.calls == 1)
-        self.matrix = joined(lambda block: block.table.matrix_flops > 0)
-        # A GPU's depthwise convolutions stream: their rate is none of blocks, so it is not drawn towards that of blocks.
-        streams = joined(lambda block: block.table.is_family("depthwise")) & (profile.family == "gpu")
-        self.blocks = self.matrix & ~streams
-        # A loop is attributed to the unit that takes longer at typical rates. A GPU's loops over elements wait for memory, in
-        # float32 above all, so that their times say nothing of its units.
-        working = joined(lambda block: block.table.is_family(*_BY_ROW)) | (profile.family != "gpu") | self.matrix
-        self.special = working & joined(lambda b: b.table.special_flops > TYPICAL_SPECIAL_SHARE * b.table.vector_flops)
-        if profile.family == "cpu":
-            self.special = self.special & ~joined(lambda block: by_result(block.table, block.runtime))
-        self.vector = working & ~self.special & joined(lambda block: block.table.vector_flops > 0)
-        self.convolves = joined(lambda block: block.table.is_family(*CONVOLUTIONS))
-        self.mapped = joined(lambda block: block.table.mapped_bytes > 0)
-        self.grown = joined(lambda block: block.table.grown_bytes > 0)
-        self.views = joined(lambda block: block.table.views > 0)
-        self.modules = joined(lambda block: block.table.modules > 0)
-        near = profile.value("capacity.l2", math.inf) / 4
-        self.away = joined(lambda block: block.table.code_distance > near)
-        self.history = joined(_known_warmth)
-        self.far = joined(lambda block: _more(block, "far", 1e-3))  # than the address translations at hand reach
-        self.stores = joined(lambda block: _more(block, "stored", 0.0))  # new keys and values in a cache
-        ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
-        self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
-        self.alone = (np.bincount(self._segment, minlength=self.count) == 1)[self._segment]
-        self.all = np.ones(len(self._segment), dtype=bool)
-        self.eager = self.in_runtime("eager")
-        self.loops = (self.vector | self.special) & ~self.matrix
-        self.using = {
-            "efficiency": self.blocks,
-            "efficiency.vector": self.vector & ~self.matrix,
-            "efficiency.special": self.special & ~self.matrix,
-            "efficiency.bandwidth": self.all,
-            "overlap": self.all,
-            "tile_overhead": self.blocks,
-        }
-
-    def in_runtime(self, runtime: str) -> Masks:
-        """(K,) kernels of cases measured in this runtime."""
-        kernels: Masks = self._runtime == runtime
+    def where(self, words: str) -> Masks:
+        """(K,) kernels for which all of these words hold; a "!" before a word negates it."""
+        kernels: Masks = np.ones(len(self._op), dtype=bool)
+        for word in words.split():
+            kernels = kernels & (~self._masks[word[1:]] if word.startswith("!") else self._masks[word])
         return kernels
 
-    def with_any(self, kernels: np.ndarray) -> np.ndarray:
-        """(S,) cases that have any of these kernels."""
-        affected = np.zeros(self.count, dtype=bool)
-        affected[self._segment[kernels]] = True
-        return affected
+    def cases(self, words: str) -> Masks:
+        """(S,) cases that have any such kernel."""
+        return np.bincount(self._segment[self.where(words)], minlength=self.count) > 0
 
-    def pairs(self, kernels: np.ndarray) -> list[tuple[int, str]]:
-        """Operator codes and algorithms that occur together among these kernels; unknown operators are left out."""
-        chosen = kernels & (self.op >= 0)
-        together = sorted(set(zip(self.op[chosen].tolist(), self.algorithm[chosen].tolist(), strict=True)))
-        return [(op, ALGORITHMS[algorithm]) for op, algorithm in together]
+    def pairs(self, words: str) -> list[tuple[str, str]]:
+        """Operators and algorithms that occur together among such kernels; unknown operators are left out."""
+        chosen, names = self.where(words) & (self._op >= 0), op_names()
+        together = sorted(set(zip(self._op[chosen].tolist(), self._algorithm[chosen].tolist(), strict=True)))
+        return [(names[op], ALGORITHMS[algorithm]) for op, algorithm in together]

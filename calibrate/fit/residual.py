@@ -46,14 +46,6 @@ fold."""
 
 
 @dataclass(frozen=True, slots=True)
-class FittedResidual:
-    """Corrections that lower the error of held-out cases, and a note on each group."""
-
-    groups: tuple[ResidualGroup, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Sample:
     """n single-kernel cases of one group, type and runtime.
 
@@ -75,9 +67,10 @@ class _Sample:
 
 def fit_residual(
     everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray, *, seed: int = 0
-) -> FittedResidual:
-    """Corrections of a fitted machine, which has its intervals and no residual, from cases of its fit and validation splits;
-    `reach` as of `reach_of_ranges`, the seed of the cases that each tree sees."""
+) -> tuple[tuple[ResidualGroup, ...], tuple[str, ...]]:
+    """Corrections of a fitted machine, which has its intervals and no residual, that lower the error of held-out cases, and a
+    note on each group; from cases of its fit and validation splits. `reach` as of `reach_of_ranges`, the seed of the cases that
+    each tree sees."""
     useful, notes = [], []
     for sample in _samples(everything, profile, reach):
         group = _fitted(sample, seed)
@@ -98,7 +91,7 @@ def fit_residual(
             f"residual of {group.group} ({group.dtype}) left out: it raises the error of validation graphs of several kernels"
         )
         useful.remove(group)
-    return FittedResidual(tuple(useful), tuple(notes))
+    return tuple(useful), tuple(notes)
 
 
 def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray) -> list[_Sample]:

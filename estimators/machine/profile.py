@@ -191,7 +191,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
                 with (`validation`; the field is named).
         """
-        head, builtin = _head(data), Path(where).parent == BUILTIN_DIR
+        # What is wrong with a damaged file is said when all of it is read.
+        head, builtin = _head(data) or _Head(), Path(where).parent == BUILTIN_DIR
         profile = decode_versioned(_on_base(data, head.base, builtin), cls, PROFILE_FORMAT, "profile", where)
         if head.model_form is None and head.base is msgspec.UNSET:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
@@ -219,11 +220,12 @@ class _Head(msgspec.Struct):
     base: Any = msgspec.UNSET
 
 
-def _head(data: bytes | str) -> _Head:
+def _head(data: bytes | str) -> _Head | None:
+    """The head of a file; `None` for a damaged one."""
     try:
         return msgspec.json.decode(data, type=_Head)
     except msgspec.MsgspecError:
-        return _Head()  # reading the profile says what is wrong
+        return None
 
 
 CARRIED = 1.28
@@ -341,13 +343,8 @@ def builtin_names() -> list[str]:
 def means_profile(path: Path) -> bool:
     """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
     data = path.read_bytes() if _is_file(path) else b""
-    if b'"coefficients"' not in data:
-        return False
-    try:
-        head = msgspec.json.decode(data, type=_Head)
-    except msgspec.MsgspecError:
-        return True
-    return head.model_form is not None or head.base is not msgspec.UNSET
+    head = _head(data)
+    return b'"coefficients"' in data and (head is None or head.model_form is not None or head.base is not msgspec.UNSET)
 
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:

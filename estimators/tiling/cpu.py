@@ -81,23 +81,21 @@ class CpuL2Blocking:
         balance = independent / (waves * cores)
         utilisation = np.where(contracts, balance * _register_fill(table, lanes), _stream_fill(table, cores, lanes))
         capacities = resident(profile)
-        traffic = compulsory_traffic(table, profile)
-        size = element_bytes(table)
-        used = operands(table)
+        once = compulsory_traffic(table, profile)
+        size, used, share = element_bytes(table), operands(table), np.minimum(passes(table), 1.0)
         # With the block of B in place A streams past once per block of n; a panel that fits the L2 in whole is read once.
         fits_a = np.minimum(shape.m, table.m) * table.k * size <= profile.value("capacity.l2") / 2
         fits_b = used.b <= profile.value("capacity.l2") / 2
         # Libraries block for the shared cache around the blocks of the L2, which bounds what the main memory sees again.
         extra_a = np.where(fits_a, 0.0, used.a * (over_n - 1))
         extra_b = np.where(fits_b, 0.0, used.b * (over_m - 1))
-        extra = (extra_a + extra_b) * np.minimum(passes(table), 1.0)
+        extra = (extra_a + extra_b) * share
         last = profile.levels[-1]
         side = np.sqrt(np.maximum(capacities.get("l3", 0.0), capacities["l2"]) / (3.0 * size))
         bound = used.a * (ceil_div(table.n, side) - 1) + used.b * (ceil_div(table.m, side) - 1)
         outer = profile.levels[profile.levels.index("l2") + 1 :]
-        again = reread_traffic(traffic, outer, extra, used.a + used.b, capacities)
-        again[last] = np.minimum(again[last], traffic[last] + bound * np.minimum(passes(table), 1.0))
-        traffic = again
+        traffic = reread_traffic(once, outer, extra, used.a + used.b, capacities)
+        traffic[last] = np.minimum(traffic[last], once[last] + bound * share)
         tiles = np.where(
             contracts, independent * over_k, ceil_div(table.bytes, BUFFERED_OPERANDS // 2 * shape.m * shape.n * size)
         )

@@ -75,14 +75,10 @@ class TpuWeightStationary:
     tile_k: float | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise unknown("mode of tiling strategy 'tpu_weight_stationary'", self.mode, get_args(Mode))
-        if self.dataflow not in get_args(Dataflow):
-            raise unknown("dataflow of tiling strategy 'tpu_weight_stationary'", self.dataflow, get_args(Dataflow))
-        if self.prefetch not in get_args(Prefetch):
-            raise unknown("prefetch of tiling strategy 'tpu_weight_stationary'", self.prefetch, get_args(Prefetch))
-        if self.edges not in get_args(Edges):
-            raise unknown("edges of tiling strategy 'tpu_weight_stationary'", self.edges, get_args(Edges))
+        chosen = {"mode": (self.mode, Mode), "dataflow": (self.dataflow, Dataflow)}
+        for name, (value, allowed) in {**chosen, "prefetch": (self.prefetch, Prefetch), "edges": (self.edges, Edges)}.items():
+            if value not in get_args(allowed):
+                raise unknown(f"{name} of tiling strategy 'tpu_weight_stationary'", value, get_args(allowed))
         check_tile(load_rows=self.load_rows, tile_m=self.tile_m, tile_n=self.tile_n, tile_k=self.tile_k)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:

@@ -53,6 +53,14 @@ DIRECT: tuple[Tile, ...] = ((128, 32), (128, 64), (128, 128))
 """Tiles of convolutions as matrix products without a matrix in memory: points by output channels."""
 _WIDE: tuple[Tile, ...] = ((128, 128), (64, 128), (128, 32), (32, 128), (32, 64), (32, 32))
 _LONG = ((1, 4, 8),)
+BLOCK_TILES: tuple[Tile, ...] = (
+    (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32),
+    (128, 8), (8, 128), (256, 1), (1, 256),
+)  # fmt: skip
+"""Output tiles of a thread block where the library's are not known (CUTLASS's default tiles and smaller); the last four are those
+of products with few rows or columns, which stream one operand."""
+UNKNOWN = Library(products=BLOCK_TILES, batched=BLOCK_TILES, transformed=BLOCK_TILES, patches=_LONG)
+"""Kernels of a generation that is not named."""
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
     {
         "pascal": Library(

@@ -53,12 +53,13 @@ from shmoo.estimators.tiling.gpu.blocks import (
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
 from shmoo.estimators.tiling.gpu.library import (
+    BLOCK_TILES,
     DIRECT,
     LIBRARIES,
-    LONG_PART,
     STREAMED,
     TENSOR_KERNELS,
-    WORKSPACE,
+    UNKNOWN,
+    Library,
     TensorKernels,
     Tile,
 )
@@ -67,12 +68,6 @@ from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tens
 from shmoo.estimators.tiling.gpu.threads import reach
 from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
 
-BLOCK_TILES: tuple[Tile, ...] = (
-    (256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 128), (64, 32), (32, 64), (32, 32),
-    (128, 8), (8, 128), (256, 1), (1, 256),
-)  # fmt: skip
-"""Output tiles of a thread block where the library's are not known (CUTLASS's default tiles and smaller); the last four are those
-of products with few rows or columns, which stream one operand."""
 SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
 _USUAL_SPLITS = 4
@@ -106,6 +101,10 @@ class GpuThreadBlocks:
             raise unknown("generation of GPU kernels", self.library, LIBRARIES)
         if self.tensor_library is not None and self.tensor_library not in TENSOR_KERNELS:
             raise unknown("generation of tensor-core kernels", self.tensor_library, TENSOR_KERNELS)
+
+    @property
+    def _library(self) -> Library:
+        return LIBRARIES.get(self.library or "", UNKNOWN)
 
     @property
     def _tensor_kernels(self) -> TensorKernels:
@@ -180,16 +179,14 @@ class GpuThreadBlocks:
 
     def _offers(self, table: KernelTable, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
         """(K,) kernels, with the tiles and splits that their library has; those on tensor cores apart from others."""
-        own = np.zeros(len(table), dtype=bool) if self.library is None else ~tensor
-        library = LIBRARIES.get(self.library or "")
+        library, own = self._library, ~tensor & (self.library is not None)
         product, several = own & table.is_family("gemm"), batched_product(table, "gpu")
         conv = own & table.is_family("conv") & (table.batch == 1)
-        if library is not None:
-            yield product & ~several, library.products, SPLITS
-            # Small products of a batch are all that was seen of these kernels; a large one alone has the larger tiles too.
-            yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
-            yield product & (table.batch > 1), library.batched, (1,)
-            yield conv, DIRECT, (1,)
+        yield product & ~several, library.products, SPLITS
+        # Small products of a batch are all that was seen of these kernels; a large one alone has the larger tiles too.
+        yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
+        yield product & (table.batch > 1), library.batched, (1,)
+        yield conv, DIRECT, (1,)
         yield ~(product | conv | tensor), BLOCK_TILES, SPLITS
         kernels = self._tensor_kernels
         gemm, attends = tensor & table.is_family("gemm"), tensor & table.is_family("attention")
@@ -203,17 +200,14 @@ class GpuThreadBlocks:
         self, work: Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile, seconds: Seconds
     ) -> TileShape:
         """(R,) extents of the tile of float32 units that takes least time."""
-        multiprocessors = profile.value("count.sms")
-        library = LIBRARIES.get(self.library or "")
-        long_part = LONG_PART if library is None else library.long_part
-        workspace = WORKSPACE if library is None else library.workspace
+        multiprocessors, library = profile.value("count.sms"), self._library
 
         def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
             part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
             load = work.load(profile, tile_m, tile_n, part)
-            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, long_part)
+            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, library.long_part)
             few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
-            few = few & (ACCUMULATOR_BYTES * split * work.outputs <= workspace)
+            few = few & (ACCUMULATOR_BYTES * split * work.outputs <= library.workspace)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
             time = seconds(TileShape(tile_m, tile_n, part), load)
             return np.where(fits & ((split == 1) | few), time, np.inf), part
@@ -266,17 +260,15 @@ class GpuThreadBlocks:
         rows = np.flatnonzero(offered)
         direct = table.take(rows)
         channels = direct.channels_in
-        library = LIBRARIES.get(self.library or "")
         tiles = direct.images * ceil_div(direct.height, 4) * ceil_div(direct.width, 4)
         size = element_bytes(direct)
         work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size, size)
-        offers = BLOCK_TILES if library is None else library.transformed
         c = Coefficients(profile)
 
         def seconds(shape: TileShape, load: Load) -> Floats:
             return unit_seconds(profile, shape, load, _blocks(load), lambda stem: c.value(f"{stem}.winograd", stem))
 
-        shape = self._fastest(work, self._by_hand(offers, work, profile), (1,), profile, seconds)
+        shape = self._fastest(work, self._by_hand(self._library.transformed, work, profile), (1,), profile, seconds)
         load = work.load(profile, shape.m, shape.n, shape.k)
         moved = 36 * size * np.stack([tiles * channels, tiles * direct.n, channels * direct.n])
         products = Transformed(
@@ -288,7 +280,7 @@ class GpuThreadBlocks:
             moved=written_and_read(moved, profile),
             kernels=4,
         )
-        fused = fused_winograd(direct, profile, ((1, 4, 8),) if library is None else library.patches)
+        fused = fused_winograd(direct, profile, self._library.patches)
         return tuple(placed(way, offered) for way in (fused, products))
 
 

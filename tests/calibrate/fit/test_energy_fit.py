@@ -181,6 +181,19 @@ def test_a_type_that_readings_hardly_show_takes_the_usual_multiple_of_16_bits():
     assert values["energy.flop.matrix.tf32"] == pytest.approx(5 * half, rel=0.1)
 
 
+def test_a_type_that_only_cases_at_the_cap_show_keeps_its_prior():
+    """Float8 at the cap, predicted to take twice what it took at a clock nobody noted, tells nothing; bfloat16 is fitted."""
+    half, name = H200.value("energy.flop.matrix.bfloat16"), "energy.flop.matrix.float8"
+    told = products_on_a_gpu("bfloat16", 1.5 * half, [(1024 * i, 4096, 2048 * j) for i in (1, 2, 4) for j in (1, 2, 3)])
+    (case,) = products_on_a_gpu("float8", H200.value(name), [(4096, 4096, 4096)])
+    joules = case.energy_j / 2
+    held = dataclasses.replace(case, energy_j=joules, latency_s=joules / H200.value("power.tdp"), clock_hz=None)
+    coefficients = fitted_on_a_gpu([*told, held])
+    assert coefficients[name].source == "prior"
+    assert coefficients[name].low <= H200.value(name) <= coefficients[name].high
+    assert coefficients["energy.flop.matrix.bfloat16"].value == pytest.approx(1.5 * half, rel=0.1)
+
+
 def test_loops_of_a_gpu_take_the_same_in_every_type():
     """They convert what they read and compute in float32."""
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -10,8 +11,16 @@ import pytest
 from shmoo.calibrate.fit import fit
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.fit import _check_identifiable, fit_latency, predicted_latency
-from shmoo.calibrate.fit.parameters import parameters_for
+from shmoo.calibrate.fit.parameters import (
+    OF_ALGORITHMS,
+    OF_ALTERNATIVES,
+    OF_MACHINE,
+    OF_RUNTIMES,
+    OF_SYSTEM,
+    parameters_for,
+)
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.catalogue import DEFAULTS, entry
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables.reading import TableRow
@@ -201,3 +210,12 @@ def test_a_fit_in_a_hurry_ends_with_the_best_point_so_far(monkeypatch, steps):
         np.log(predicted_latency(tabulated, Coefficients(base))) - np.log([c.latency_s for b in tabulated for c in b.cases])
     )
     assert np.abs(full.residuals).mean() <= 1.05 * np.abs(hurried.residuals).mean() < 0.5 * before.mean()
+
+
+@pytest.mark.parametrize("rule", [*OF_MACHINE, *OF_RUNTIMES, *OF_SYSTEM, *OF_ALTERNATIVES, *OF_ALGORITHMS], ids=lambda r: r.stem)
+def test_every_rule_is_of_a_coefficient_that_has_a_range_and_that_a_machine_has(rule):
+    """A misspelt name would never be fitted, and nobody would be told."""
+    name = rule.stem.replace("{runtime}", "inductor")
+    assert entry(name).fit is not None
+    known = {*itertools.chain(*DEFAULTS.values())}
+    assert any(other in known for other in (name, rule.stem.replace(".{runtime}", ""), f"{name}.tensor"))
