@@ -65,6 +65,9 @@ loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
+PRODUCT_LAUNCH_SD = 1.5
+"""The same of the shortest product on float32 units, around the shortest kernel: a library that splits it launches two or three.
+DeepBench's loops on a V100 show 10 us, as much as the model would otherwise have to put on each round of blocks."""
 BESIDE_SD = 0.5
 """The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores
 hide a part of it."""
@@ -179,6 +182,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             if algorithm == "attention_tensor":
                 add_own(algorithm, algorithm, ("efficiency.special",), here, EXPONENTIALS_SD)
                 add_own(algorithm, algorithm, ("efficiency.append",), here & cases.stores)
+                add_own(algorithm, algorithm, ("device_launch.regroup",), here & cases.regroups)
         for runtime in cases.runtimes:
             compiled = here & cases.in_runtime(runtime) & cases.called
             typical = ALGORITHM_SD if profile.family == "cpu" else None
@@ -191,6 +195,9 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
                     add_own(algorithm, algorithm, (f"{stem}.{runtime}", stem), compiled & cases.loops & cases.using[stem])
         if profile.family == "gpu":
             add_own(algorithm, algorithm, ("launch_tail",), here & cases.called)
+            if algorithm not in TENSOR:
+                timed = here & cases.blocks & cases.alone & ~cases.called
+                add_own(algorithm, algorithm, ("device_launch",), timed, PRODUCT_LAUNCH_SD)
         if profile.family == "cpu":
             add_own(algorithm, algorithm, ("switch.eager", "launch"), here & cases.eager & cases.away)
     # The shortest kernel of a loop, and the share of L2's bandwidth, are seen where nothing but the device was timed.
@@ -316,6 +323,7 @@ class _Cases:
         self.away = joined(lambda block: block.table.code_distance > near)
         self.history = joined(_known_warmth)
         self.far = joined(lambda block: _more(block, "far", 1e-3))  # than the address translations at hand reach
+        self.regroups = joined(lambda block: _more(block, "regrouped", 0.0))  # queries of several heads, by groups
         self.stores = joined(lambda block: _more(block, "stored", 0.0))  # new keys and values in a cache
         ways = sorted({way.name for block in blocks for way in block.tiling.transformed})
         self.transformed = {name: joined(partial(_offered, name=name)) for name in ways}
