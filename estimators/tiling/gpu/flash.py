@@ -81,12 +81,12 @@ def _walk(
 
 
 def _regroups(table: KernelTable, kernels: TensorKernels) -> np.ndarray:
-    """(K,) single queries whose heads are brought into groups by copies: kernels that do not pack groups themselves take a group
-    for a sequence (`seqlenq_ngroups_swapped` of FlashAttention 2, `mha_varlen_fwd`). A single group lies in this order already.
-    On an L40S vLLM's short calls take 9.0 us with one group and 12.8 with several, on an A100 12.8 and 19.0, on an H100, whose
-    kernels pack, 12.0 and 11.8 (NVIDIA AIConfigurator, 2026)."""
+    """(K,) single queries whose heads are brought into groups by copies: kernels of FlashAttention 2 take a group for a sequence
+    (`seqlenq_ngroups_swapped` in `mha_varlen_fwd`). A single group lies in this order already. On an L40S vLLM's short calls take
+    9.0 us with one group and 12.8 with several, on an A100 12.8 and 19.0, on an H100 12.0 and 11.8, on a B200 6.2 and 6.1 (NVIDIA
+    AIConfigurator, 2026)."""
     groups = table.batch / np.maximum(table.group, 1.0) / table.images
-    found: np.ndarray = (table.m == 1) & (table.group > 1) & (groups > 1) & (not kernels.packs)
+    found: np.ndarray = (table.m == 1) & (table.group > 1) & (groups > 1) & kernels.regroups
     return found
 
 
