@@ -138,7 +138,9 @@ kernels say: `ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn` (tile
 `turing_fp16_s1688gemm_fp16_256x128_...`, `cutlass_80_wmma_tensorop_f16_s161616gemm_f16_16x16_128x2_tn`."""
 TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
     {
-        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True, workspace=math.inf),
+        "volta": TensorKernels(
+            _SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True, workspace=math.inf
+        ),
         "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True),
         "ampere": TensorKernels(
             _SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, regroups=True, whole_rounds=True
