@@ -54,7 +54,7 @@ AT_CAP = 0.98
 RATIOS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "float16": (1.2, 0.1),
-        "tf32": (2.2, 0.15),
+        "tf32": (2.25, 0.07),
         "float8": (0.55, 0.2),
         "int8": (0.5, 0.2),
         "float4": (0.27, 0.3),
@@ -64,7 +64,8 @@ RATIOS: Mapping[str, tuple[float, float]] = MappingProxyType(
 """Type -> energy of a flop of tensor cores relative to bfloat16's, and the standard deviation of its logarithm over boards. A
 multiplier of 11 significant bits switches more than one of 8: boards at their cap multiply float16 at 0.9 to 0.93 of bfloat16's
 rate. TF32 has the same multiplier, moves twice the bits and uses half of the units: 2.4 by the rates of an A100 at its cap, 2.1
-by an H200's meter (runs/recorded/h200). Types of half the bits take half, and their scales some more."""
+by an H200's meter (runs/recorded/h200), nearer to each other than what a few convolutions of one network say. Types of half the
+bits take half, and their scales some more."""
 LEAST = 0.1
 """Lowest energy of a flop or byte relative to the low end of the profile's range, which covers the datapath or array alone."""
 

@@ -41,6 +41,9 @@ loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
+PRODUCT_LAUNCH_SD = 1.5
+"""The same of the shortest product on float32 units, around the shortest kernel: a library that splits it launches two or three.
+DeepBench's loops on a V100 show 10 us, as much as the model would otherwise have to put on each round of blocks."""
 BESIDE_SD = 0.5
 """The same of the rate at which packed weights are unpacked or partial sums scaled, around what registers allow: tensor cores
 hide a part of it."""
@@ -126,13 +129,15 @@ OF_ALGORITHMS = (
     Rule("split_overhead", "tensor"), Rule("device_launch", "tensor shortest"),
     Rule("efficiency.vector", "packed_tensor", BESIDE_SD), Rule("efficiency.vector", "scaled_tensor", BESIDE_SD),
     Rule("efficiency.special", "attention_tensor", EXPONENTIALS_SD), Rule("efficiency.append", "stores"),
+    Rule("device_launch.regroup", "attention_tensor regroups"),
     Rule("launch.{runtime}", "called", ALGORITHM_SD, on="cpu"), Rule("launch.{runtime}", "called", on="gpu tpu kpu"),
     # Compiled code on a CPU uses another image layout, and so other kernels of the library, and loops of its own.
     Rule("efficiency.{runtime}", "called !eager convolves", COMPILED_SD, on="cpu"),
     Rule("efficiency.vector.{runtime}", "called !eager vector", on="cpu"),
     Rule("efficiency.special.{runtime}", "called !eager special", on="cpu"),
     Rule("efficiency.bandwidth.{runtime}", "called !eager loops", on="cpu"),
-    Rule("launch_tail", "called"), Rule("switch.eager", "eager away", on="cpu"),
+    Rule("launch_tail", "called"), Rule("device_launch", "blocks alone !called !tensor", PRODUCT_LAUNCH_SD, on="gpu"),
+    Rule("switch.eager", "eager away", on="cpu"),
 )  # fmt: skip
 
 
@@ -272,6 +277,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "converts": converts_layout(algorithm),
         "away": table.code_distance > profile.value("capacity.l2", math.inf) / 4,
         "far": every & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
+        "regroups": every & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups
         "stores": every & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
         "capped": every & (power_wanted(profile) > 0),
         "slowed": every & (power_wanted(profile) > SLOWED),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as dataclass_replace
 
 import numpy as np
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup, ResidualTree
 from shmoo.estimators.machine.validation import SHARES
-from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, summed, supported
+from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, summed, supported, types_of
 
 MIN_FIT, MIN_VALIDATION = 60, 20
 """Fewest cases to fit a group's correction, and to judge it."""
@@ -71,8 +72,10 @@ def fit_residual(
     """Corrections of a fitted machine, which has its intervals and no residual, that lower the error of held-out cases, and a
     note on each group; from cases of its fit and validation splits. `reach` as of `reach_of_ranges`, the seed of the cases that
     each tree sees."""
-    useful, notes = [], []
+    useful: list[ResidualGroup] = []
+    notes = []
     for sample in _samples(everything, profile, reach):
+        sample = _beyond(sample, useful, profile.family)
         group = _fitted(sample, seed)
         held_out = sample.split == "validation"
         ratio, factor = sample.ratio[held_out], _log_factor(group, sample.logs[held_out])
@@ -86,12 +89,22 @@ def fit_residual(
             f"residual of {group.group} ({group.dtype}, {group.runtime}): error on {len(gain)} validation cases "
             f"{before.mean():.1%} -> {after.mean():.1%}{'' if significant else ', left out'}"
         )
-    for group in [group for group in useful if _worsens_graphs(everything, profile, group)]:
+    for group in [group for group in useful if _worsens_graphs(everything, profile, group, useful)]:
         notes.append(
             f"residual of {group.group} ({group.dtype}) left out: it raises the error of validation graphs of several kernels"
         )
         useful.remove(group)
     return tuple(useful), tuple(notes)
+
+
+def _beyond(sample: _Sample, known: Sequence[ResidualGroup], family: str) -> _Sample:
+    """A sample without what corrections of the same kernels in another type say of it."""
+    ratio = sample.ratio
+    for place, group in enumerate(known):
+        same = (group.group, group.runtime) == (sample.group, sample.runtime)
+        if same and sample.dtype in types_of(group, known[:place], family):
+            ratio = ratio - _log_factor(group, sample.logs)
+    return dataclass_replace(sample, ratio=ratio)
 
 
 def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray) -> list[_Sample]:
@@ -108,7 +121,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
         for group, names in GROUPS.items():
             for code in np.unique(table.dtype):
                 dtype = COMPUTE_DTYPES[code]
-                here = in_group(table, group, dtype, profile.family)[kernels]
+                here = in_group(table, group, (dtype,), profile.family)[kernels]
                 cases, rows = alone[here], kernels[here]
                 split = block.splits[cases]
                 if (split == "fit").sum() < MIN_FIT or (split == "validation").sum() < MIN_VALIDATION:
@@ -212,15 +225,21 @@ def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -
     return chosen
 
 
-def _worsens_graphs(everything: Sequence[Block], profile: ArchitectureProfile, group: ResidualGroup) -> bool:
-    """Whether a correction raises the mean error of validation cases of several kernels; `False` without such cases."""
+def _worsens_graphs(
+    everything: Sequence[Block], profile: ArchitectureProfile, group: ResidualGroup, all_of_them: Sequence[ResidualGroup]
+) -> bool:
+    """Whether a correction among others raises the mean error of validation cases of several kernels; `False` without such
+    cases."""
     several = np.concatenate([block.table.counts > 1 for block in everything])
     judged = several & (np.concatenate([b.splits for b in everything]) == "validation")
     if not judged.any():
         return False
     measured = np.concatenate([b.measured_s for b in everything])[judged]
-    before = predicted_latency(everything, Coefficients(profile))[judged]
-    after = predicted_latency(everything, Coefficients(profile.replacing(residual=(group,))), residual=True)[judged]
+
+    def estimated(groups: Sequence[ResidualGroup]) -> np.ndarray:
+        return predicted_latency(everything, Coefficients(profile.replacing(residual=tuple(groups))), residual=True)[judged]
+
+    before, after = estimated([other for other in all_of_them if other is not group]), estimated(all_of_them)
     return bool(np.abs(after / measured - 1.0).mean() > np.abs(before / measured - 1.0).mean())
 
 

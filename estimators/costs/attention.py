@@ -47,11 +47,12 @@ def scaled_dot_product_attention(call: OpCall) -> Cost:
     A score function or a block mask of flex_attention is not counted: all scores are.
 
     Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
-    examples, m = Sq, n = Sk, k = D (the second product exchanges D and Sk).
+    examples, m = Sq, n = Sk, k = D (the second product exchanges D and Sk), images = examples.
     """
     rows, sq, sk, d, dv, masked = attention_extents(call)
     matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
     keys = math.prod(tensor(call, "key", "arg1").shape[:-2])
+    query = tensor(call, "query", "arg0").shape
     causal = bool(call.attributes.get("is_causal"))
     return bill(
         call,
@@ -63,6 +64,7 @@ def scaled_dot_product_attention(call: OpCall) -> Cost:
         m=sq,
         n=sk,
         k=d,
+        images=max(rows // query[-3], 1) if len(query) > 2 else 1,
         group=max(rows // max(keys, 1), 1),
         causal=causal,
     )

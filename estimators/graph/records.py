@@ -199,7 +199,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
-        images: samples of a convolution's batch, planes of a pooling or an interpolation; m counts the points of all. geometry:
+        images: samples of a convolution's batch, planes of a pooling or an interpolation, whose points m counts all; sequences of
+            attention. geometry:
             of a convolution's images.
         group: attention: query heads that share a head of keys; products of scaled operands: elements of a row that share a
             scale, 1 where all do. causal: attention: queries see no later keys, so that kernels may skip about half of the

@@ -257,7 +257,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                          Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
     "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(
         Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),
-        Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"))),
+        Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"),
+        Guess(2e-6, 1e-6, 4e-6, "each of two that bring queries into groups and results back", ".regroup", "gpu"))),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range", assumed=(
         Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",

@@ -88,6 +88,7 @@ from shmoo.estimators.tiling.gpu.threads import (
     keeps_rows,
     kernels_a_step,
     operands_copied,
+    pass_rate,
     point_rate,
     rate_of_words,
     row_work,
@@ -219,6 +220,9 @@ def _each_alone(
         beside = beside + tiling.blocks.split_seconds(own)
         if np.any(np.greater(tiling.blocks.stored, 0.0)):
             beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
+        if np.any(regrouped := np.greater(tiling.blocks.regrouped, 0.0)):
+            rate = pass_rate(2.0 * tiling.blocks.regrouped, c) * c.value("efficiency.bandwidth.copy", "efficiency.bandwidth")
+            beside = beside + np.where(regrouped, tiling.blocks.regroup_seconds(own, rate), 0.0)
     body, clocked = body + beside, clocked + beside
     if tiling.blocks is not None and runtime in AS_STORED:
         reads, rounds = dependent_reads(table, c.profile)

@@ -12,6 +12,10 @@ one value. How much support a kernel has also says how its interval is made up o
 without the correction. The trees are symmetric: all nodes of a level ask the same question (Prokhorenkova et al., "CatBoost",
 NeurIPS 2018), so that many trees and kernels are a few array operations.
 
+A GPU's product takes the same in float16 and bfloat16, in the same kernels at the same rate: the first correction of either type
+holds for both. One of the other type, as of rows that were measured with another release of the library, adds to it within its
+own range.
+
 Fitting is in `shmoo.calibrate.fit.residual`. Only the machine that was measured has a residual: it is not carried to others.
 """
 
@@ -94,6 +98,8 @@ ANY_RUNTIME = frozenset({"gpu"})
 """Architecture families whose contractions come from the same library whichever runtime queues them. In another runtime than the
 one measured the device's time is corrected, by the share that it had in what was measured. On other families a correction holds
 for the runtime that was measured. The same holds beside another host than the one measured."""
+ALIKE = ("bfloat16", "float16")
+"""Types that a GPU multiplies in the same kernels."""
 _ROWS_AT_ONCE = 512
 """Bounds the arrays of rows x trees to what a core's caches hold."""
 
@@ -140,29 +146,48 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
     """The correction of every kernel; `InputError` where the profile names a feature or a group that does not exist."""
     log_factor, log_launch, support, spread = np.zeros((4, len(table)))
     device_share: dict[str, np.ndarray | float] = {} if profile.host else {runtime: 1.0}
-    for group in profile.residual:
+    for place, group in enumerate(profile.residual):
         as_measured = group.runtime == runtime and not profile.host
         if not as_measured and profile.family not in ANY_RUNTIME:
             continue
         if group.runtime not in device_share:
             measured = predict(table, tiling, Coefficients(profile.replacing(host="")), group.runtime)
             device_share[group.runtime] = measured.device_s / measured.latency_s
-        rows = np.flatnonzero(in_group(table, group.group, group.dtype, profile.family))
+        earlier = profile.residual[:place]
+        rows = np.flatnonzero(in_group(table, group.group, types_of(group, earlier, profile.family), profile.family))
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
-            support[rows], spread[rows] = supported(group, logs), group.spread
-            log_ratio = support[rows] * summed(group, logs)
-            log_factor[rows] = log_ratio * np.broadcast_to(device_share[group.runtime], len(table))[rows]
-            log_launch[rows] = log_ratio if as_measured else 0.0
+            own, kept = supported(group, logs), float(adds(group, earlier, profile.family))
+            log_ratio = own * summed(group, logs)
+            of_device = np.broadcast_to(device_share[group.runtime], len(table))[rows]
+            log_factor[rows] = kept * log_factor[rows] + log_ratio * of_device
+            log_launch[rows] = kept * log_launch[rows] + log_ratio * as_measured
+            others = kept * (1.0 - own) * support[rows]
+            variance = own * group.spread**2 + others * spread[rows] ** 2
+            support[rows] = own + others
+            spread[rows] = np.sqrt(variance / np.maximum(support[rows], 1e-30))
     return Correction(log_factor, log_launch, support, spread)
 
 
-def in_group(table: KernelTable, group: str, dtype: str, family: str) -> np.ndarray:
-    """(K,) kernels of one operator call that belong to a group and compute in a type, on an architecture family."""
+def adds(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> bool:
+    """Whether a correction goes on top of an earlier one, which is of the same kernels in another type of `ALIKE`."""
+    kernels = (group.group, group.runtime)
+    others = {other.dtype for other in earlier if (other.group, other.runtime) == kernels}
+    return family == "gpu" and group.dtype in ALIKE and not others.isdisjoint(ALIKE)
+
+
+def types_of(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> tuple[str, ...]:
+    """Types that a correction holds for: all of `ALIKE` for the first of them, else its own."""
+    first = family == "gpu" and group.dtype in ALIKE and not adds(group, earlier, family)
+    return ALIKE if first else (group.dtype,)
+
+
+def in_group(table: KernelTable, group: str, dtypes: Sequence[str], family: str) -> np.ndarray:
+    """(K,) kernels of one operator call that belong to a group and compute in one of these types, on an architecture family."""
     if group not in GROUPS:
         raise unknown("group of kernels of a residual", group, GROUPS)
     here: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
-    here = here & (table.dtype == COMPUTE_DTYPES.index(dtype))
+    here = here & np.isin(table.dtype, [COMPUTE_DTYPES.index(dtype) for dtype in dtypes])
     if group in ("gemm", "gemm_batched"):
         here = here & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table) & (table.group <= 1)
     return here

@@ -48,6 +48,7 @@ class Blocks:
         pieces: parts of the reduction, whose sums are added up at the end.
         skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
         stored: bytes of new keys and values that go to a cache first.
+        regrouped: bytes of queries that are brought into the order of their groups, and their results back into that of heads.
         pace: rate of a multiprocessor's units relative to the one that its kernels were written for. Slower units lose less to
             what takes its own time beside them: filling and draining a block, issuing copies, hiding latency.
     """
@@ -62,6 +63,7 @@ class Blocks:
     pieces: Floats | float = 1.0
     skipped: Floats | float = 0.0
     stored: Floats | float = 0.0
+    regrouped: Floats | float = 0.0
     pace: Floats | float = 1.0
 
     def replaced(self, rows: Masks, others: Blocks) -> Blocks:
@@ -89,6 +91,10 @@ class Blocks:
         """What the kernel takes that reads new keys and values and writes them to the cache in main memory."""
         copied = 2.0 * self.stored / (bandwidth * value("efficiency.append"))
         return copied + value("device_launch.append") * np.greater(self.stored, 0.0)
+
+    def regroup_seconds(self, value: Value, bandwidth: float | Floats) -> Floats:
+        """What the two kernels take that read and write queries and results once more."""
+        return 2.0 * (2.0 * self.regrouped / bandwidth + value("device_launch.regroup") * np.greater(self.regrouped, 0.0))
 
 
 @dataclass(frozen=True, slots=True)

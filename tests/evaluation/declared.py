@@ -104,8 +104,15 @@ _SHORT = (
     "about as in float32: half a second of products in float16 runs at 38 to 46 Tflop/s (DeepBench, 2019) or at 24 (NVIDIA "
     "developer forum, 2023), where 70 W leave a warm board 21"
 )
+_FIRST = (
+    "as gpu_h200; 36 products of 8192 and 10240 a side, of random numbers at 250 W, run at 198 to 215 Tflop/s in 16 bits, at 97 "
+    "to 102 in tf32 (zzc0721/torch-performance-test-data, 2025-26), where a warm board is estimated at 188 to 205 and 93"
+)
 COOL: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(
-    {"gpu_t4": _named(("throttle.cool.tensor", 0.48, _SHORT, 0.3, 0.6))}
+    {
+        "gpu_t4": _named(("throttle.cool.tensor", 0.48, _SHORT, 0.3, 0.6)),
+        **dict.fromkeys(("gpu_a100_40g", "gpu_a100_80g"), _named(("throttle.cool.tensor", 0.15, _FIRST, 0.05, 0.3))),
+    }
 )
 """Profile -> what tensor cores of a cool board ask for less, where no meter says it."""
 VOLTAGES: Mapping[str, Mapping[str, Coefficient]] = MappingProxyType(

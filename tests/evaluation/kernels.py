@@ -266,13 +266,16 @@ def shown(results: Sequence[Result]) -> Iterator[str]:
 
 FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")
 """Profiles that rows of products and attention are fitted to."""
-TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
+OLDER, OLDER_TEACHING, OLDER_UNITS = "gpu_v100_sxm2", ("DeepBench float16",), ("DeepBench float32",)
+"""A card whose products in a library of its time are fitted to DeepBench, for cards of its generation, and these rows, on tensor
+cores and on float32 units. Kernels from before Ampere copy through registers: what is common to later ones is a third too fast
+for products of 10 to 100 us."""
+OF_UNITS = ("gemm", "gemm_batched", "gemv")
+"""Last parts of the names of what products in float32 say."""
+TRANSFERRED = (OLDER, "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
 TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
-OLDER, OLDER_TEACHING = "gpu_v100_sxm2", ("DeepBench float16",)
-"""A card whose products in a library of its time are fitted to DeepBench, for cards of its generation, and these rows. Kernels
-from before Ampere copy through registers: what is common to later ones is a third too fast for products of 10 to 100 us."""
 ROUNDING = ("quantize_affine", "triton_quantize_nvfp4")
 """Operators that round the activations of narrow products, whose shortest kernels only these rows show."""
 LOOPS = ("LLM loops", "LLMCompass loops")
@@ -310,6 +313,17 @@ def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> A
         fitted_from=made.fitted_from if base.fitted_from is None else base.fitted_from,
         error_card={**base.error_card, **made.error_card},
     )
+
+
+def with_products(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A profile with its products in float32 fitted to device times of its own, from what it has of them; itself where there are
+    none."""
+    if not cases:
+        return profile
+    read = Sources(tuple(cases), digest_of(cases), ("products of DeepBench @ da81ba78",), None)
+    made = calibrate_cases(read, profile, name=profile.name, residual=False, only=OF_UNITS).profile
+    own = {n: c for n, c in made.coefficients.items() if whose(n) in OF_UNITS and c.from_fit}
+    return profile.replacing(coefficients={**profile.coefficients, **own})
 
 
 def carried(
@@ -382,6 +396,8 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     for name in TRANSFERRED:
         card = load_profile(name)
         card = card.replacing(coefficients={**card.coefficients, **COOL.get(name, {})})
+        if name == OLDER:
+            card = with_products([row.case for row in rows if row.profile == name and row.group.startswith(OLDER_UNITS)], card)
         yield with_loops_of(list(measured.values()), carried([*measured.values(), older], card, sigma))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shmoo.calibrate.calibration import Calibration
@@ -121,13 +123,31 @@ def test_a_card_of_volta_learns_from_products_of_its_time(tmp_path: Path) -> Non
     assert teaching(rows, "gpu_t4") == []
 
 
-def test_a_t4_starts_cool_on_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publishing says so, as no meter does; no other carried card is told."""
+def test_a_v100_takes_its_products_in_float32_from_its_own_rows() -> None:
+    """DeepBench's device times, 1.5 times those of the built-in profile and 20 us more: the fit finds both."""
+    card = load_profile(kernels.OLDER)
+    shapes = [(m, n, k) for m in (16, 64, 256, 1024) for n in (512, 2048, 7680) for k in (512, 2048, 4096)]
+    rows = [kernels._table_row("linear", {"b": 1, "m": m, "n": n, "k": k}, "float32", 1.0) for m, n, k in shapes]
+    cases = [kernels._case(row) for row in rows]
+    known = kernels.estimates(cases, card).estimated
+    told = [replace(case, latency_s=1.5 * s + 2e-5) for case, s in zip(cases, known.tolist(), strict=True)]
+    made = kernels.with_products(told, card)
+    assert np.abs(kernels.estimates(told, made).estimated / [case.latency_s for case in told] - 1.0).mean() < 0.05
+    changed = {n for n, c in made.coefficients.items() if card.coefficients.get(n) != c}
+    assert changed
+    assert {whose(n) for n in changed} <= set(kernels.OF_UNITS)
+    assert made.value("device_launch.gemm") > 8e-6
+    assert kernels.with_products([], card) == card
+
+
+def test_cards_start_cool_on_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing says so of cards with published rates, as no meter does; no other carried card is told."""
     monkeypatch.setattr(kernels, "read", lambda folder: [])
     monkeypatch.setattr(kernels, "fitted", lambda cases, name, residual=True: load_profile(name))
     monkeypatch.setattr(kernels, "left_out_sigma", lambda rows, measured: {})
     made = {profile.name: profile for profile in kernels.published_tensor(Path())}
-    assert made["gpu_t4"].coefficients["throttle.cool.tensor"] == COOL["gpu_t4"]["throttle.cool.tensor"]
+    for name, own in COOL.items():
+        assert made[name].coefficients["throttle.cool.tensor"] == own["throttle.cool.tensor"]
     for name in ("gpu_v100", "gpu_l4"):
         assert "throttle.cool.tensor" not in made[name].coefficients
 

@@ -44,6 +44,14 @@ def test_rates_of_no_machine_are_further_off_than_a_fifth(arch):
     assert np.mean(errors) < 0.2
 
 
+def test_a_board_at_its_cap_multiplies_as_long_loops_do():
+    """An A100 of 250 W, 8192 and 10240 a side: within a tenth in each type."""
+    found = [(r, predicted(r)) for r in PUBLISHED if r.arch == "gpu_a100_40g" and r.m >= 8192]
+    assert len(found) == 6
+    for rate, estimate in found:
+        assert estimate.value == pytest.approx(rate.tflops * 1e12, rel=0.1), (rate.dtype, rate.m)
+
+
 def test_a_product_of_8192_rows_and_columns_is_two_times_8192_cubed():
     """A rate is 2 x 8192^3 flop over the latency that an estimate of the one product gives; the ends of its interval swap."""
     # A cool board asks for no less, so that one product in a row is one product.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats
 from shmoo.estimators.tiling.base import Blocks, TileShape, Value, ceil_div, hit_share
@@ -124,6 +125,20 @@ def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blo
     """Of blocks of the float32 units: whole rounds at the tile's efficiency, with an algorithm's coefficients."""
     rate = profile.value("peak.matrix.float32", 1.0) * value("efficiency") / profile.value("count.sms") / 2.0
     return load.queue * shape.m * shape.n * load.padded_k * blocks.ramp(value) / rate
+
+
+def under_cap(seconds: Floats, joules: Floats, profile: ArchitectureProfile) -> Floats:
+    """Seconds of kernels that a power cap slows, each by itself, as libraries meet it that were tuned on real boards: of
+    `predict.energy.capped` with all joules those of the chip, whose voltage falls with its clock down to a floor."""
+    c = Coefficients(profile)
+    if c.find("power.tdp") is None or c.find("power.static") is None:
+        return seconds
+    budget = np.maximum(c.value("throttle.cap") * c.value("power.tdp") - c.value("power.static"), 1.0)
+    seconds = np.maximum(seconds, 1e-12)
+    wanted = joules / (budget * seconds)
+    slower = np.maximum(wanted * c.value("energy.floor"), wanted ** (1.0 / (1.0 + c.value("energy.clock"))))
+    held: Floats = 1.0 + (np.maximum(slower, 1.0) - 1.0) / (1.0 + (c.value("throttle.time") / seconds) ** 2)
+    return seconds * held
 
 
 def blocks_per_multiprocessor(

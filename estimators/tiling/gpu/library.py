@@ -112,6 +112,7 @@ class TensorKernels:
             Ampere takes 47 us for 4096 x 1024 x 768 on an A100 (128 blocks of 256 x 128, two rounds), 68 us for a reduction of
             2560 with 768 columns (96 blocks, one round), though its smaller tiles would leave less of the second round idle.
         packs: whether heads that share keys fill blocks of attention together, however many queries each has.
+        regroups: whether copies bring single queries of several such groups together first, and their results back.
         lanes: 16-bit multiply-adds of a multiprocessor and clock that the kernels were written for: those of V100, T4, A100, H100
             and B200. Other cards of a generation have fewer, GeForce cards a quarter of an A100's.
     """
@@ -125,6 +126,7 @@ class TensorKernels:
     rows: tuple[float, ...] = (128.0, 64.0)
     least: float = 64.0
     packs: bool = False
+    regroups: bool = False
     workspace: float = WORKSPACE
     whole_rounds: bool = False
 
@@ -144,9 +146,13 @@ kernels say: `ampere_bf16_s16816gemm_bf16_128x256_ldg8_f2f_stages_64x3_tn` (tile
 `turing_fp16_s1688gemm_fp16_256x128_...`, `cutlass_80_wmma_tensorop_f16_s161616gemm_f16_16x16_128x2_tn`."""
 TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
     {
-        "volta": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, workspace=math.inf),
-        "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512),
-        "ampere": TensorKernels(_SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, whole_rounds=True),
+        "volta": TensorKernels(
+            _SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True, workspace=math.inf
+        ),
+        "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True),
+        "ampere": TensorKernels(
+            _SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, regroups=True, whole_rounds=True
+        ),
         "hopper": TensorKernels(
             (
                 (256, 128), (128, 256), (192, 192), (128, 192), (192, 128), (128, 128), (256, 64), (64, 256), (128, 64),

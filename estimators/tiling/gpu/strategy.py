@@ -49,6 +49,7 @@ from shmoo.estimators.tiling.gpu.blocks import (
     blocks_per_multiprocessor,
     fastest,
     longest_extent,
+    under_cap,
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
@@ -292,6 +293,8 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
     speeds["l2"] = speeds["l2"] * own("efficiency.l2")
     once = compulsory_traffic(table, profile)
+    flop_j = (c.find("energy.flop.matrix.float32", "energy.flop") or 0.0) * own("energy.share")
+    byte_j = {level: c.find(f"energy.byte.{level}") or 0.0 for level in profile.levels}
 
     def seconds(shape: TileShape, load: Load) -> Floats:
         blocks = _blocks(load, _far(table, work, shape, load))
@@ -299,7 +302,9 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
         math = unit_seconds(profile, shape, load, blocks, own)
         times = overlapped([math, *(nbytes / speeds[level] for level, nbytes in traffic.items())], own("overlap"))
         rounds = ceil_div(load.blocks, profile.value("count.sms") * load.resident)
-        return times + own("tile_overhead") * rounds
+        taken = times + own("tile_overhead") * rounds
+        joules = flop_j * table.matrix_flops / load.filled + sum(byte_j[level] * nbytes for level, nbytes in traffic.items())
+        return under_cap(taken, joules, profile)
 
     return seconds
 

@@ -232,11 +232,16 @@ def _loop_share(c: Coefficients) -> float | Floats:
 
 def _pass_seconds(moved: Floats, kernels: Floats, share: float | Floats, c: Coefficients) -> Floats:
     """(..., K) seconds of kernels that do nothing but move these bytes at a share of the bandwidth, in L2 where it holds them."""
+    taken: Floats = moved / (pass_rate(moved, c) * share) + kernels * c.value("device_launch")
+    return taken
+
+
+def pass_rate(moved: Floats, c: Coefficients) -> Floats:
+    """(..., K) bytes a second of kernels that do nothing but move these bytes, in L2 where it holds them."""
     last = c.profile.levels[-1]
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
-    seconds = moved * (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
-    taken: Floats = seconds / share + kernels * c.value("device_launch")
-    return taken
+    rate: Floats = 1.0 / (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
+    return rate
 
 
 def group_filling(table: KernelTable) -> Floats:

@@ -14,7 +14,7 @@ from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
 from shmoo.estimators.tiling.gpu import blocks
 from shmoo.estimators.tiling.gpu.library import DIRECT, LIBRARIES
-from tests.build import GraphBuilder, kernel_table
+from tests.build import GraphBuilder, kernel_table, with_values
 
 
 def linear(m: int, n: int, k: int, dtype: str = "float32") -> KernelTable:
@@ -51,6 +51,23 @@ def test_a_batch_of_products_takes_the_only_tile_its_library_has(library, tile):
     tiling = cut(bmm(108, 60, 60, 64), profile)
     assert (tiling.shape.m[0], tiling.shape.n[0]) == tile
     assert tiling.utilisation[0] == pytest.approx(60 * 60 / (tile[0] * tile[1]))
+
+
+def test_a_tile_is_chosen_by_what_it_takes_under_the_power_cap():
+    """Work that asks for four times what the cap leaves takes four times as long at a voltage that stays; twice with joules that
+    fall as the clock does; a third of that, 4 x 0.6, where the voltage has a floor; and a kernel far shorter than the
+    controller's time runs on."""
+    a100 = load_profile("gpu_a100_40g")
+    profile = with_values(a100, {"throttle.cap": 1.0, "power.static": 50.0, "energy.clock": 0.0, "throttle.time": 1e-6})
+    asked = np.asarray([100.0, 800.0, 4e-6]), np.asarray([1.0, 1.0, 5e-9])
+    seconds = blocks.under_cap(asked[1], asked[0], profile)
+    assert seconds == pytest.approx([1.0, 4.0, 5e-9], rel=1e-3)
+    falling = with_values(profile, {"energy.clock": 1.0, "energy.floor": 0.0})
+    assert blocks.under_cap(asked[1], asked[0], falling)[1] == pytest.approx(2.0)
+    floored = with_values(profile, {"energy.clock": 1.0, "energy.floor": 0.6})
+    assert blocks.under_cap(asked[1], asked[0], floored)[1] == pytest.approx(2.4)
+    free = a100.replacing(coefficients={n: c for n, c in a100.coefficients.items() if n != "power.tdp"})
+    assert blocks.under_cap(asked[1], asked[0], free) == pytest.approx(asked[1])
 
 
 @pytest.mark.parametrize("together", [1, 40, 2**15])

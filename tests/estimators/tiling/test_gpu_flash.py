@@ -87,6 +87,31 @@ def test_storing_new_keys_takes_time_by_their_bytes():
     assert added[0] == pytest.approx(8 * added[1], rel=0.01)
 
 
+def test_queries_of_several_groups_are_brought_into_their_order():
+    """Two kernels each read and write 32 sequences of 32 heads of 128 in bfloat16 on an L40S, none from Hopper on. One group lies
+    in this order, several queries do not take a group for a sequence, and a network's attention stores no keys."""
+    l40s = load_profile("gpu_l40s")
+
+    def regrouped(table: KernelTable, profile: ArchitectureProfile = l40s) -> float:
+        blocks = tiled(table, profile).blocks
+        assert blocks is not None
+        return float(np.broadcast_to(blocks.regrouped, 1)[0])
+
+    several = attention(32, 1, 512, heads=32, kv_heads=8)
+    assert regrouped(several) == 32 * 32 * 128 * 2
+    assert regrouped(several, H100) == regrouped(several, load_profile("gpu_b200")) == 0.0
+    for other in (attention(32, 1, 512, 32, 1), attention(32, 1, 512, 32, 32), attention(32, 64, 512, 32, 8)):
+        assert regrouped(other) == 0.0
+    alone = TableRow(0, "attention", {"b": 8, "m": 1, "n": 512, "k": 128}, "bfloat16").graph()
+    assert regrouped(kernel_table(alone, fuse(alone))) == 0.0
+    c = Coefficients(l40s, {"device_launch.regroup.attention_tensor": 5e-6})
+    slow, fast = (
+        float(predict(several, tiled(several, l40s), at, "cudagraphs").device_s[0])
+        for at in (c, Coefficients(l40s, {"device_launch.regroup.attention_tensor": 1e-6}))
+    )
+    assert slow - fast == pytest.approx(2 * 4e-6)
+
+
 def test_a_causal_mask_leaves_out_the_scores_behind_the_diagonal():
     """Half of 8,192 x 8,192, and the tiles on the diagonal; nothing of a single query."""
     masked, whole = attention(4, 8192, 8192, 32, 32, causal=1), attention(4, 8192, 8192, 32, 32)
