@@ -64,10 +64,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "ecc.share": Entry("1", "rating", "of main memory's bandwidth that error-correcting codes in the same memory leave to data; "
                        "1 where they have lanes of their own or are off"),
     "clock": Entry("Hz", "rate", "of the units", brings={
-        "cpu": _CORE,
-        "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0), *_IN_CYCLES),
+        "cpu": (*_CORE, ("clock.highest", 1.0)),
+        "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0), ("clock.highest", 1.0), *_IN_CYCLES),
         "tpu": (("peak", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
         "kpu": (("peak", 1.0), ("bandwidth.l1", 1.0))}),
+    "clock.highest": Entry("Hz", "rating", "that the units ever run at; no product takes less than at it"),
     "clock.rated": Entry("Hz", "rating", "at which the energies are given; the clock itself where it is not"),
     "peak.matrix": Entry("flop/s", "rate", "of contractions, by type"),
     "peak.vector": Entry("flop/s", "rate", "of loops, by type"),

@@ -130,6 +130,7 @@ def price(
             prediction = change.applied(prediction)
         if factors is not None:
             prediction = prediction.scaled(factors)
+        prediction = replace(prediction, device_s=np.maximum(prediction.device_s, least.kernels))
         if prediction.dynamic_j is not None:
             prediction = replace(prediction, dynamic_j=within_cap(kernels, prediction.device_s, prediction.dynamic_j, c))
         whole = kernels, prediction
@@ -137,9 +138,9 @@ def price(
             # When a kernel is launched depends on those before it.
             in_order = replace(prediction, launch_s=twins.spread(prediction.launch_s), device_s=twins.spread(prediction.device_s))
             whole = table, in_order
-        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * segments, least)
+        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * segments, least.segments)
         # A program's kernels run beside each other.
-        device = np.minimum(kernels.of_segments(prediction.device_s) * segments, latency)
+        device = np.clip(kernels.of_segments(prediction.device_s) * segments, least.segments, latency)
         return prediction, latency, segment_energy(kernels, prediction, latency, c), device
 
     if seed is None:
