@@ -211,7 +211,7 @@ def calibrate_cases(
     corrections = FittedResidual((), ())
     if residual and not hurried:
         seen = of_splits(everything, profile, ("fit", "validation"))
-        corrections = fit_residual(seen, profile, reach_of_ranges(seen, profile), seed=seed)
+        corrections = fit_residual(seen, profile, seed=seed)
     profile = profile.replacing(residual=corrections.groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))

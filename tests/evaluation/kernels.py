@@ -234,17 +234,20 @@ def estimates(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> He
 
 
 def lines(rows: Sequence[Row], profiles: Mapping[str, ArchitectureProfile] | None = None) -> Iterator[str]:
-    """Errors by device and group, and by decade of the measured time, as aligned text."""
-    yield f"{'profile':17} {'group':22} {'rows':>5}  {'mean':>6} {'median':>6} {'bias':>6} {'inside':>6}  " + "  ".join(
+    """Errors by device and group, and by decade of the measured time, as aligned text: also the share of rows inside their 90 %
+    intervals, of those of the test split, and the high end of an interval over its low end."""
+    columns = ("mean", "median", "bias", "inside", "unseen", "width")
+    yield f"{'profile':17} {'group':22} {'rows':>5}  {' '.join(f'{name:>6}' for name in columns)}  " + "  ".join(
         f"{name:>18}" for name in ("below 10 us", "10 to 100 us", "0.1 to 1 ms", "above 1 ms")
     )
     for name, group in dict.fromkeys((row.profile, row.group) for row in rows):
         profile = profiles[name] if profiles and name in profiles else load_profile(name)
-        found = estimates([row.case for row in rows if (row.profile, row.group) == (name, group)], profile)
-        yield _line(name, group, found)
+        cases = [row.case for row in rows if (row.profile, row.group) == (name, group)]
+        yield _line(name, group, estimates(cases, profile), np.asarray([case.case.split == "test" for case in cases]))
 
 
-def _line(name: str, group: str, found: HeldOut) -> str:
+def _line(name: str, group: str, found: HeldOut, unseen: np.ndarray) -> str:
+    """`unseen` is a mask of the cases that no fit of this device saw, whose coverage stands beside that of all."""
     errors = found.estimated / found.measured - 1.0
     inside = (found.low <= found.measured) & (found.measured <= found.high)
     parts = []
@@ -252,6 +255,7 @@ def _line(name: str, group: str, found: HeldOut) -> str:
         of = errors[(found.measured >= low) & (found.measured < high)]
         parts.append(f"{np.abs(of).mean():6.1%} {np.median(of):+6.1%} {len(of):4d}" if len(of) else " " * 18)
     share = f"{np.abs(errors).mean():6.1%} {np.median(np.abs(errors)):6.1%} {np.median(errors):+6.1%} {inside.mean():6.1%}"
+    share += f" {inside[unseen].mean():6.1%} {found.width:6.2f}" if unseen.any() else f" {'':6} {found.width:6.2f}"
     return f"{name:17} {group:22} {len(errors):5d}  {share}  " + "  ".join(f"{part:>18}" for part in parts)
 
 

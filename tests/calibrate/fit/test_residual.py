@@ -59,7 +59,7 @@ def replace_measured(block: Block, seconds: np.ndarray) -> Block:
 
 
 def fitted(block: Block) -> FittedResidual:
-    return fit_residual([block], machine(), np.zeros((len(block.cases), 2)))
+    return fit_residual([block], machine())
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_correction_that_worsens_graphs_is_left_out_alone():
     (pairs,) = blocks([MeasuredCase(row.case, (row.graph(), row.graph()), 1.0) for row in rows[:300]], machine())
     pairs = replace_measured(pairs, predicted_latency([pairs], Coefficients(machine())))
     together = [single, half, pairs]
-    found = fit_residual(together, machine(), np.zeros((sum(len(block.cases) for block in together), 2)))
+    found = fit_residual(together, machine())
     assert [group.dtype for group in found.groups] == ["float32"]
     assert "(float16) left out" in found.notes[-1]
 
