@@ -91,7 +91,13 @@ def case_intervals(blocks: Sequence[Block], profile: ArchitectureProfile) -> Flo
 
 
 def spreads(
-    blocks: Sequence[Block], errors: np.ndarray, reach: np.ndarray, profile: ArchitectureProfile, reference: str
+    blocks: Sequence[Block],
+    errors: np.ndarray,
+    reach: np.ndarray,
+    profile: ArchitectureProfile,
+    reference: str,
+    *,
+    fitted: bool = True,
 ) -> dict[str, Coefficient]:
     """`sigma.<algorithm>`, `sigma.graph` and `sigma.graph.many`; an algorithm without cases keeps what it falls back to.
 
@@ -99,15 +105,16 @@ def spreads(
         errors: (S,) held-out log(predicted / measured) of all cases in order; NaN for cases to ignore.
         reach: (S, 2) as `reach_of_ranges` gives it.
         reference: the coefficients' `reference` field.
+        fitted: whether algorithms were fitted to the machine; what they are off by elsewhere stands beside the ranges, as graphs.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
     kernels = np.concatenate([block.table.counts for block in blocks])
     several = kernels > 1
     counted = np.isfinite(errors) & (np.concatenate([block.relative_se for block in blocks]) <= HARDLY_KNOWN)
-    needed = np.abs(errors) / NORMAL_90
     # An estimate above the measurement needs an interval that reaches down.
     reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
     beside = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90
+    needed = np.abs(errors) / NORMAL_90 if fitted else beside
     coefficients: dict[str, Coefficient] = {}
 
     def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:

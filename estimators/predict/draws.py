@@ -174,8 +174,9 @@ def model_errors(
 ) -> ModelErrors:
     """Random values of what the model errs.
 
-    How far an algorithm was off, on the machine or on others that were left out, holds what the ranges of its coefficients make
-    of it. So does what whole networks were off by, of graphs of many kernels on a machine none of whose own were measured.
+    How far a fitted algorithm was off holds what the ranges of other coefficients make of it. So does what whole networks were
+    off by, of graphs of many kernels on a machine none of whose own were measured. What a machine was off by that nobody
+    measured stands beside the ranges: how far coefficients carry differs from kernel to kernel.
     """
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
@@ -186,10 +187,11 @@ def model_errors(
     sources = np.asarray([nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS])[codes]
     measured = measured_type(table, profile) | (sources == "transferred")
     listed = np.asarray([f"sigma.{name}" in profile.coefficients for name in ALGORITHMS])[codes]
+    fitted = listed & measured & (sources == "fitted")
     spread = np.broadcast_to(nominal.by_algorithm(codes, "sigma"), len(table))
     if correction is not None:
         spread = correction.spread_beside(spread)
-    of_kernels = np.where(listed & measured, spread, np.nan)
+    of_kernels = np.where(fitted, spread, np.nan)
     shared = np.where(many, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
     of_graphs = np.full(len(kernels), np.nan)
     if nominal.source("sigma.graph") == "fitted":

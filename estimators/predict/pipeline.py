@@ -139,7 +139,7 @@ def price(
             prediction = change.applied(prediction)
         beside: np.ndarray | float = 1.0
         if errors is not None:
-            prediction = _erring(kernels, prediction, errors)
+            prediction = _erring(kernels, prediction, errors, profile.family in ASYNCHRONOUS)
             beside = np.where(np.isnan(errors.of_graphs), errors.graphs, 1.0)
         prediction = replace(prediction, device_s=np.maximum(prediction.device_s, least.kernels))
         if prediction.dynamic_j is not None:
@@ -174,8 +174,9 @@ def price(
     return Priced(tiling, change, prediction, times[0], energy_j, devices[0], times[1:], drawn_j, devices[1:])
 
 
-def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors) -> Prediction:
-    """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too."""
+def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:
+    """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too; of whole networks
+    so it is where a kernel runs in its launch."""
     scaled, known = prediction.scaled(errors.kernels), ~np.isnan(errors.of_kernels)
     device, launch = scaled.device_s, scaled.launch_s
     if known.any():
@@ -183,9 +184,9 @@ def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors) -> 
         factor = drawn / np.maximum(drawn[:1], LEAST_S)
         device, launch = np.where(known, drawn, device), np.where(known, prediction.launch_s * factor, launch)
     if not np.isnan(errors.of_graphs).all():
-        whole = table.of_segments(device)
-        factor = erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S)
-        device = device * table.to_kernels(factor)
+        whole = table.of_segments(device if asynchronous else device + launch)
+        factor = table.to_kernels(erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S))
+        device, launch = device * factor, launch if asynchronous else launch * factor
     return replace(scaled, device_s=device, launch_s=launch)
 
 

@@ -83,7 +83,8 @@ def looked_up(profile: ArchitectureProfile) -> dict[str, Coefficient]:
 def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
     """`sigma.*` with which a profile that never saw a machine's measurements covers 90 % of them, beside its ranges."""
     seen = blocks(cases, profile)
-    return spreads(seen, log_errors(seen, Coefficients(profile)), reach_of_ranges(seen, profile), profile, profile.name)
+    errors = log_errors(seen, Coefficients(profile))
+    return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name, fitted=False)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
