@@ -220,7 +220,7 @@ def calibrate_cases(
     notes = _notes(fitted, energy)
     if residual and not hurried:
         seen = of_splits(everything, profile, ("fit", "validation"))
-        corrections, of_groups = fit_residual(seen, profile, reach_of_ranges(seen, profile), seed=seed)
+        corrections, of_groups = fit_residual(seen, profile, seed=seed)
         profile, notes = profile.replacing(residual=corrections), (*notes, *of_groups)
     progress(_doing("testing on held-out cases"))
     profile = profile.replacing(error_card=error_card(everything, profile))

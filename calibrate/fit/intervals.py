@@ -1,7 +1,9 @@
-"""Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval: split conformal
-prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). Their 90 % point, over `NORMAL_90`,
-is the standard deviation of a normal law with the same 90 % interval, less, in squares, what the ranges of unfitted coefficients
-contribute. Held-out cases are the validation split, and each case of the fit with the error of a fit without it (`fit.py`)."""
+"""Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval: split
+conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). The 90 % point of held-out errors,
+over `NORMAL_90`, is the standard deviation of a normal law with the same 90 % interval. An algorithm's is all that its
+kernels are off by. A graph's stands beside the ranges of unfitted coefficients, whose part is subtracted, in squares: graphs
+hold kernels of algorithms that were not measured. Held-out cases are the validation split, and each case of the fit with the
+error of a fit without it (`fit.py`)."""
 
 from __future__ import annotations
 
@@ -51,6 +53,11 @@ class HeldOut:
     measured: np.ndarray
     noise: np.ndarray
 
+    @property
+    def width(self) -> float:
+        """The high end of an interval over its low end, median over the cases."""
+        return float(np.median(self.high / self.low))
+
     def entry(self, of: np.ndarray | None = None) -> ErrorCardEntry:
         """The error card of the cases of an (n,) mask, of all for `None`. It has the error of the physical model alone where the
         residual changes an estimate.
@@ -84,7 +91,13 @@ def case_intervals(blocks: Sequence[Block], profile: ArchitectureProfile) -> Flo
 
 
 def spreads(
-    blocks: Sequence[Block], errors: np.ndarray, reach: np.ndarray, profile: ArchitectureProfile, reference: str
+    blocks: Sequence[Block],
+    errors: np.ndarray,
+    reach: np.ndarray,
+    profile: ArchitectureProfile,
+    reference: str,
+    *,
+    fitted: bool = True,
 ) -> dict[str, Coefficient]:
     """`sigma.<algorithm>`, `sigma.graph` and `sigma.graph.many`; an algorithm without cases keeps what it falls back to.
 
@@ -92,6 +105,7 @@ def spreads(
         errors: (S,) held-out log(predicted / measured) of all cases in order; NaN for cases to ignore.
         reach: (S, 2) as `reach_of_ranges` gives it.
         reference: the coefficients' `reference` field.
+        fitted: whether algorithms were fitted to the machine; what they are off by elsewhere stands beside the ranges, as graphs.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
     kernels = np.concatenate([block.table.counts for block in blocks])
@@ -99,7 +113,8 @@ def spreads(
     counted = np.isfinite(errors) & (np.concatenate([block.relative_se for block in blocks]) <= HARDLY_KNOWN)
     # An estimate above the measurement needs an interval that reaches down.
     reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
-    needed = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90
+    beside = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90
+    needed = np.abs(errors) / NORMAL_90 if fitted else beside
     coefficients: dict[str, Coefficient] = {}
 
     def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:
@@ -114,10 +129,10 @@ def spreads(
         sigma = _shrunk(needed[own], _shrunk(needed[family], conformal_point(needed[alone])))
         add(f"sigma.{ALGORITHMS[code]}", sigma, own, f"cases of its own, its family's counting for {BORROWED}")
     if graphs.any():
-        add("sigma.graph", conformal_point(needed[graphs]), graphs, "graphs")
+        add("sigma.graph", conformal_point(beside[graphs]), graphs, "graphs")
     many = f"graphs of at least {MANY_KERNELS} kernels"
     if long.sum() >= SURELY:
-        add("sigma.graph.many", conformal_point(needed[long]), long, many)
+        add("sigma.graph.many", conformal_point(beside[long]), long, many)
     elif long.sum() >= MIN_LONG:
         add("sigma.graph.many", float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), long, many, point=68)
     return coefficients

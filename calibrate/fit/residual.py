@@ -52,8 +52,7 @@ class _Sample:
 
     Attributes:
         logs: (n, d) base-2 logarithms of the features. ratio: (n,) log(measured / physical). split: (n,) their splits.
-        spread: (n,) standard deviations of the physical log error. reach: (n, 2) logarithms by which intervals reach below and
-            above the estimate without any spread.
+        spread: (n,) standard deviations of the physical log error.
     """
 
     group: str
@@ -62,19 +61,17 @@ class _Sample:
     logs: np.ndarray
     ratio: np.ndarray
     spread: np.ndarray
-    reach: np.ndarray
     split: np.ndarray
 
 
 def fit_residual(
-    everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray, *, seed: int = 0
+    everything: Sequence[Block], profile: ArchitectureProfile, *, seed: int = 0
 ) -> tuple[tuple[ResidualGroup, ...], tuple[str, ...]]:
     """Corrections of a fitted machine, which has its intervals and no residual, that lower the error of held-out cases, and a
-    note on each group; from cases of its fit and validation splits. `reach` as of `reach_of_ranges`, the seed of the cases that
-    each tree sees."""
+    note on each group; from cases of its fit and validation splits. The seed is that of the cases that each tree sees."""
     useful: list[ResidualGroup] = []
     notes = []
-    for sample in _samples(everything, profile, reach):
+    for sample in _samples(everything, profile):
         sample = _beyond(sample, useful, profile.family)
         group = _fitted(sample, seed)
         held_out = sample.split == "validation"
@@ -107,12 +104,11 @@ def _beyond(sample: _Sample, known: Sequence[ResidualGroup], family: str) -> _Sa
     return dataclass_replace(sample, ratio=ratio)
 
 
-def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: np.ndarray) -> list[_Sample]:
+def _samples(everything: Sequence[Block], profile: ArchitectureProfile) -> list[_Sample]:
     """Groups with enough single-kernel cases of one type and runtime."""
     samples = []
     coefficients = Coefficients(profile)
-    starts = np.cumsum([0, *(len(block.cases) for block in everything)])
-    for block, start in zip(everything, starts[:-1], strict=True):
+    for block in everything:
         table = block.table
         ratio = -log_errors([block], coefficients)
         alone = np.flatnonzero(table.counts == 1)
@@ -127,7 +123,7 @@ def _samples(everything: Sequence[Block], profile: ArchitectureProfile, reach: n
                 if (split == "fit").sum() < MIN_FIT or (split == "validation").sum() < MIN_VALIDATION:
                     continue
                 logs = log_features(names, table, block.tiling, rows)
-                of_cases = ratio[cases], spread[rows], reach[start + cases], split
+                of_cases = ratio[cases], spread[rows], split
                 samples.append(_Sample(group, dtype, block.runtime, logs, *of_cases))
     return samples
 
@@ -154,11 +150,10 @@ def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
             rest = replace(group, trees=_boosted(sample.logs, sample.ratio, fit & (fold != turn), held_out, seed))
             factor = np.where(fit & (fold == turn), _log_factor(rest, sample.logs), factor)
         held_out = held_out | fit
-    error, reached = (factor - sample.ratio)[held_out], sample.reach[held_out]
+    error = (factor - sample.ratio)[held_out]
     share = supported(group, sample.logs[held_out])
     # The squared spread with which the interval, mixed with the physical one, just contains each case.
-    beyond = np.clip(error**2 - np.where(error > 0, reached[:, 0], reached[:, 1]) ** 2, 0.0, None) / NORMAL_90**2
-    needed = (beyond - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
+    needed = ((error / NORMAL_90) ** 2 - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
     spread = min(math.sqrt(max(conformal_point(needed), FLOOR**2)), SHARES["sigma"][1])
     return replace(group, spread=round(spread, 4))
 

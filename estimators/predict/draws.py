@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,8 @@ OTHER_TYPE = 0.15
 coefficients differ by as well (`tests.evaluation.transfer.LEAST_SPREAD`)."""
 
 
+LEAST_S = 1e-30
+"""Seconds that stand for none in ratios."""
 LAWS = 96
 """Random variables that are made at once, uncorrelated among each other: fewer than the draws, or they could not be."""
 ROUNDS = 2
@@ -74,20 +76,21 @@ class SharedDraws:
         profile: ArchitectureProfile,
         correction: Correction | None,
         device_s: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> ModelErrors:
         """As `model_errors`.
 
         Args:
             device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
         """
-        kernels, together = model_errors(table, profile, correction, self.draws, self.seed)
+        shared = model_errors(table, profile, correction, self.draws, self.seed)
         if self.common is None:
-            return kernels, together
-        own_kernels, own_together = model_errors(table, profile, correction, self.draws, self.own_seed)
+            return shared
+        own = model_errors(table, profile, correction, self.draws, self.own_seed)
         new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
         total = table.of_segments(device_s)
         changed = table.of_segments(device_s * new) / np.where(total > 0, total, 1.0)
-        return _blended(kernels, own_kernels, new), _blended(together, own_together, changed)
+        kernels, graphs = _blended(shared.kernels, own.kernels, new), _blended(shared.graphs, own.graphs, changed)
+        return shared._replace(kernels=kernels, graphs=graphs)
 
 
 def _blended(shared: np.ndarray, own: np.ndarray, changed: np.ndarray) -> np.ndarray:
@@ -151,30 +154,82 @@ def point_dimensions(profile: ArchitectureProfile) -> int:
     return max((np.ndim(c.value) for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)), default=0)
 
 
+class ModelErrors(NamedTuple):
+    """What the model itself errs, and where that is known to be all.
+
+    Attributes:
+        kernels, graphs: (1 + D, ..., K) and (1 + D, ..., S) factors, none and then random ones, of each kernel and of what the
+            kernels of a graph share.
+        of_kernels, of_graphs: (K,) and (S,) standard deviation of the log of what a kernel or a graph takes on the device; NaN
+            where it is that of the factors beside the ranges of coefficients.
+    """
+
+    kernels: np.ndarray
+    graphs: np.ndarray
+    of_kernels: np.ndarray
+    of_graphs: np.ndarray
+
+    def at_points(self, dimensions: int) -> ModelErrors:
+        """With dimensions for design points between the draws and the kernels."""
+        parts = (of.reshape(len(of), *(1,) * dimensions, of.shape[-1]) for of in (self.kernels, self.graphs))
+        return ModelErrors(*parts, self.of_kernels, self.of_graphs)
+
+
 def model_errors(
     table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Factors of what the model itself errs, none and then random ones: (1 + draws, K) of each kernel, (1 + draws, S) that the
-    kernels of a graph share."""
+) -> ModelErrors:
+    """Random values of what the model errs.
+
+    How far a fitted algorithm was off holds what the ranges of other coefficients make of it. So does what whole networks were
+    off by, of graphs of many kernels on a machine none of whose own were measured. What a machine was off by that nobody
+    measured stands beside the ranges: how far coefficients carry differs from kernel to kernel.
+    """
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
     kernels = table.counts
-    several = kernels > 1
-    spread = nominal.by_algorithm(codes, "sigma")
+    several, many = kernels > 1, kernels >= MANY_KERNELS
+    # Spreads carried from other machines hold for every type.
+    sources = np.asarray([nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS])[codes]
+    measured = measured_type(table, profile) | (sources == "transferred")
+    listed = np.asarray([f"sigma.{name}" in profile.coefficients for name in ALGORITHMS])[codes]
+    fitted = listed & measured & (sources == "fitted")
+    spread = np.broadcast_to(nominal.by_algorithm(codes, "sigma"), len(table))
     if correction is not None:
         spread = correction.spread_beside(spread)
+    of_kernels = np.where(fitted, spread, np.nan)
+    shared = np.where(many, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
+    of_graphs = np.full(len(kernels), np.nan)
     if nominal.source("sigma.graph") == "fitted":
         # What whole graphs were off by on held-out cases holds their kernels' errors already.
+        of_kernels = np.where(several[table.segment], np.nan, of_kernels)
         spread = np.where(several[table.segment], 0.0, spread)
-    # Spreads carried from other machines hold for every type.
-    sources = [nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS]
-    own = (np.asarray(sources) != "transferred")[codes]
-    spread = np.where(measured_type(table, profile) | ~own, spread, np.hypot(spread, OTHER_TYPE))
+    elif nominal.find("sigma.whole") is not None:
+        of_graphs = np.where(many, nominal.value("sigma.whole"), np.nan)
+        shared = np.where(many, of_graphs, shared)
+    spread = np.where(measured, spread, np.hypot(spread, OTHER_TYPE))
     of_graph, *of_algorithms = normals(seed, draws, _OF_ERRORS).T
-    shared = np.where(kernels >= MANY_KERNELS, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
     # Kernels of one algorithm err together: the same draw scales all of them.
     noise = np.stack(of_algorithms, axis=1)[:, codes]
-    return np.exp(spread * noise), np.exp(np.where(several, shared, 0.0) * of_graph[:, None])
+    together = np.exp(np.where(several, shared, 0.0) * of_graph[:, None])
+    return ModelErrors(np.exp(spread * noise), together, of_kernels, of_graphs)
+
+
+def erring(times: np.ndarray, errors: np.ndarray, spreads: np.ndarray) -> np.ndarray:
+    """Draws of times with a spread of their logarithms, that of a normal law with the same 90 % interval: ranges of coefficients
+    that reach farther are drawn together, and errors make up for what they lack.
+
+    Args:
+        times: (1 + D, ..., n) nominal times and draws, which are centred. errors: (1 + D, ..., n) factors of that spread.
+        spreads: (n,), NaN for draws that stay as they are.
+    """
+    drift = np.log(np.maximum(times, LEAST_S) / np.maximum(times[:1], LEAST_S))
+    ends = round(0.05 * (len(drift) - 2)), round(0.95 * (len(drift) - 2))
+    low, high = np.partition(drift[1:], ends, axis=0)[list(ends)]
+    drift[1:] -= (low + high) / 2.0
+    drawn = np.maximum((high - low) / (2.0 * NORMAL_90), 1e-12)
+    share = np.minimum(spreads / drawn, 1.0)
+    beside = np.sqrt(np.maximum(1.0 - (drawn / np.maximum(spreads, 1e-12)) ** 2, 0.0))
+    return np.where(np.isnan(spreads), times, times[:1] * np.exp(drift * share) * errors**beside)
 
 
 def normals(seed: int, draws: int, columns: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Roofs: the peak of the units and the bandwidth of the main memory, as a profile names them."""
+"""Roofs: the peak of the units and the bandwidth of the main memory, as a profile names them, and what no machine can pass."""
 
 from __future__ import annotations
 
@@ -6,27 +6,76 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients, dot_products, on_tensor_cores
 from shmoo.estimators.predict.energy import bytes_energy, dynamic_energy, flops_energy
-from shmoo.estimators.predict.model import issued_flops, loop_seconds, matrix_peaks
+from shmoo.estimators.predict.model import issued_flops, loop_seconds, matrix_peak, matrix_peaks
 from shmoo.estimators.table import Floats, KernelTable
-from shmoo.estimators.tiling.base import Tiling
+from shmoo.estimators.tiling.base import Tiling, per_kernel, resident
+
+PUBLISHED = ("datasheet", "literature", "simulated")
+"""Sources of a bandwidth of the main memory that is the one of its pins; a fitted one is what kernels reached."""
 
 
-def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> np.ndarray | float:
-    """(..., S) seconds that each segment takes at the peak, or to move at the bandwidth what has to be moved once, whichever is
-    longer.
+@dataclass(frozen=True, slots=True)
+class LeastTime:
+    """Seconds that a machine cannot do without: (..., K) of each kernel on the device, (..., S) of each segment."""
 
-    0 where a strategy does not count cycles: there other ways to a contraction need fewer flops (Winograd's), clocks rise above
-    the one a peak is named at, and what caches keep is estimated.
+    kernels: Floats
+    segments: Floats
+
+
+def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> LeastTime:
+    """Seconds at the peak, or to move at the bandwidth what has to be moved, whichever is longer.
+
+    Where a strategy counts cycles, a program's kernels run beside each other, so their sums count. Elsewhere kernels follow each
+    other: products and attention at the peak of the highest clock, and bytes that no cache can have kept.
     """
     if tiling.cycles is None:
-        return 0.0
+        kernels = np.maximum(_least_computing(table, c), _least_moving(table, c))
+        return LeastTime(kernels, table.of_segments(kernels))
     last = c.profile.levels[-1]
     computing = table.matrix_flops / matrix_peaks(c, table.dtype)
     early = tiling.level_bytes[last] - tiling.call_bytes[last]
     moving = np.maximum(np.minimum(tiling.level_bytes[last], table.bytes) - early, 0.0) / c.value(f"bandwidth.{last}")
-    return np.maximum(*map(table.of_segments, np.broadcast_arrays(computing, moving)))
+    sums = map(table.of_segments, np.broadcast_arrays(computing, moving))
+    return LeastTime(np.zeros(len(table)), np.maximum(*sums))
+
+
+def _least_computing(table: KernelTable, c: Coefficients) -> Floats:
+    """(..., K) seconds of products and attention; 0 where the highest clock is not known, and for convolutions, which may take
+    fewer multiplications (Winograd's)."""
+    highest = c.find("clock.highest")
+    if highest is None:
+        return np.zeros(len(table))
+    # The last query of a causal mask sees all keys, each one before it a key less.
+    seen = np.where(table.causal > 0, np.clip(1.0 - (table.m - 1.0) / (2.0 * np.maximum(table.n, 1.0)), 0.0, 1.0), 1.0)
+    flops = table.matrix_flops * seen * (table.is_family("gemm", "attention") & ~dot_products(table))
+    faster = np.maximum(highest / _rated_clock(table, c), 1.0)
+    return np.asarray(flops / (matrix_peaks(c, table.dtype) * faster))
+
+
+def _rated_clock(table: KernelTable, c: Coefficients) -> Floats | float:
+    """The clock that the peak of each kernel's type is named at. Peaks of tensor cores may be named at a lower one than those of
+    the other units."""
+    clock, lanes = c.value("clock"), c.find("matrix.lanes")
+    if lanes is None:
+        return clock
+    of_tensor_cores = matrix_peak(c, "float16") / (2.0 * c.value("count.sms") * lanes)
+    return np.where(on_tensor_cores(table, c.profile), np.minimum(of_tensor_cores, clock), clock)
+
+
+def _least_moving(table: KernelTable, c: Coefficients) -> Floats:
+    """(..., K) seconds of bytes that come from the main memory or go there: of those that were touched some bytes ago, caches can
+    have kept no larger share than that of their capacity in these. Windows with a stride and rows from anywhere may need less
+    than their operands."""
+    last = c.profile.levels[-1]
+    bandwidth = c.profile.coefficients[f"bandwidth.{last}"]
+    if bandwidth.source not in PUBLISHED:
+        return np.zeros(len(table))
+    kept = sum(resident(c.profile).values()) / np.maximum(table.access_distance, 1.0)
+    moved = per_kernel(table, table.access_bytes * np.clip(1.0 - kept, 0.0, 1.0))
+    whole = (table.stride <= 1) & ~table.is_family("gather")
+    return np.asarray(np.where(whole, moved, 0.0) / bandwidth.bounds[1])
 
 
 @dataclass(frozen=True, slots=True)

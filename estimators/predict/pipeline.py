@@ -20,7 +20,16 @@ from shmoo.estimators.graph.records import NORMAL_90, Interval
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.heap import MAPPED_BYTES
-from shmoo.estimators.predict.draws import SharedDraws, draw, model_errors, names_to_draw, point_dimensions
+from shmoo.estimators.predict.draws import (
+    LEAST_S,
+    ModelErrors,
+    SharedDraws,
+    draw,
+    erring,
+    model_errors,
+    names_to_draw,
+    point_dimensions,
+)
 from shmoo.estimators.predict.energy import within_cap
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, predict
@@ -135,13 +144,16 @@ def price(
     least = least_time(kernels, cut, Coefficients(profile))
 
     def through(
-        c: Coefficients, factors: np.ndarray | None = None, segments: np.ndarray | float = 1.0
+        c: Coefficients, errors: ModelErrors | None = None
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
         prediction = predict(kernels, cut, c, runtime)
         if change is not None:
             prediction = change.applied(prediction)
-        if factors is not None:
-            prediction = prediction.scaled(factors)
+        beside: np.ndarray | float = 1.0
+        if errors is not None:
+            prediction = _erring(kernels, prediction, errors, profile.family in ASYNCHRONOUS)
+            beside = np.where(np.isnan(errors.of_graphs), errors.graphs, 1.0)
+        prediction = replace(prediction, device_s=np.maximum(prediction.device_s, least.kernels))
         if prediction.dynamic_j is not None:
             prediction = replace(prediction, dynamic_j=within_cap(kernels, prediction.device_s, prediction.dynamic_j, c))
         whole = kernels, prediction
@@ -149,9 +161,9 @@ def price(
             # When a kernel is launched depends on those before it.
             in_order = replace(prediction, launch_s=twins.spread(prediction.launch_s), device_s=twins.spread(prediction.device_s))
             whole = table, in_order
-        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * segments, least)
+        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * beside, least.segments)
         # A program's kernels run beside each other.
-        device = np.minimum(kernels.of_segments(prediction.device_s) * segments, latency)
+        device = np.clip(kernels.of_segments(prediction.device_s) * beside, least.segments, latency)
         energies = (segment_energy(kernels, prediction, seconds, c) for seconds in (latency, device))
         return prediction, latency, next(energies), device, next(energies)
 
@@ -166,9 +178,8 @@ def price(
         values = shared.of(profile)
         errors = shared.errors(kernels, cut, profile, change, through(coefficients)[0].device_s)
     # The nominal values and their draws come first, then design points, then kernels: one pass prices them all.
-    between = (1,) * (point_dimensions(profile) - 1)
-    factors, segments = (of.reshape(len(of), *between, of.shape[-1]) for of in errors)
-    prediction, times, energies, devices, of_devices = through(Coefficients(profile, values), factors, segments)
+    errors = errors.at_points(max(point_dimensions(profile) - 1, 0))
+    prediction, times, energies, devices, of_devices = through(Coefficients(profile, values), errors)
     prediction = prediction.nominal()
     if twins is not None:
         prediction, change = prediction.each(twins.spread), None if change is None else change.each(twins.spread)
@@ -176,6 +187,22 @@ def price(
     device_j, drawn_device_j = (None, None) if of_devices is None else (of_devices[0], of_devices[1:])
     nominal = times[0], energy_j, devices[0], device_j
     return Priced(tiling, change, prediction, *nominal, times[1:], drawn_j, devices[1:], drawn_device_j)
+
+
+def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:
+    """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too; of whole networks
+    so it is where a kernel runs in its launch."""
+    scaled, known = prediction.scaled(errors.kernels), ~np.isnan(errors.of_kernels)
+    device, launch = scaled.device_s, scaled.launch_s
+    if known.any():
+        drawn = erring(prediction.device_s, errors.kernels, errors.of_kernels)
+        factor = drawn / np.maximum(drawn[:1], LEAST_S)
+        device, launch = np.where(known, drawn, device), np.where(known, prediction.launch_s * factor, launch)
+    if not np.isnan(errors.of_graphs).all():
+        whole = table.of_segments(device if asynchronous else device + launch)
+        factor = table.to_kernels(erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S))
+        device, launch = device * factor, launch if asynchronous else launch * factor
+    return replace(scaled, device_s=device, launch_s=launch)
 
 
 @cache

@@ -22,6 +22,7 @@ from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.pipeline import intervals_of
 from shmoo.runs.store.records import AxisValue, CaseSpec
 from shmoo.runs.store.store import Run
 from shmoo.runs.tables.reading import TableRow
@@ -96,20 +97,22 @@ def judged_network(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Pat
 
 
 def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> Iterator[Judged]:
-    """Products in a graph beside what a profile says of them; without intervals."""
+    """Products in a graph beside what a profile says of them."""
     machine = settled(profile)
     block = block_of(cases, RUNTIME, AnalysisDirector(machine))
-    priced = AnalysisDirector(machine).price(block.table, RUNTIME, tiling=block.tiling)
-    if priced.energy_j is None:
+    priced = AnalysisDirector(machine).price(block.table, RUNTIME, tiling=block.tiling, seed=0)
+    if priced.energy_j is None or priced.drawn_j is None or priced.drawn_s is None or priced.drawn_device_s is None:
         raise InputError(f"profile {machine.name!r} has no energy coefficients")
     # Nothing waits for the host inside a graph.
-    seconds = priced.device_s
-    joules = priced.energy_j - machine.value("power.static") * (priced.latency_s - seconds)
-    for case, taken, spent in zip(cases, seconds.tolist(), joules.tolist(), strict=True):
-        known = with_latency(machine, taken, spent, case.latency_s)
-        exact = ((value, value, value) for value in (taken, spent, spent / taken))
+    static = machine.value("power.static")
+    joules = priced.energy_j - static * (priced.latency_s - priced.device_s)
+    drawn = priced.drawn_j - static * (priced.drawn_s - priced.drawn_device_s)
+    seconds, drawn_s = priced.device_s, priced.drawn_device_s
+    columns = (intervals_of(seconds, drawn_s), intervals_of(joules, drawn), intervals_of(joules / seconds, drawn / drawn_s))
+    for case, latency, energy, power in zip(cases, *columns, strict=True):
+        known = with_latency(machine, latency.value, energy.value, case.latency_s)
         group = f"{profile.name}, {case.case.axes.get('weights') or case.case.dtype} products"
-        yield Judged(group, "", *exact, known, case.latency_s, case.energy_j or 0.0)
+        yield Judged(group, "", *map(_ends, (latency, energy, power)), known, case.latency_s, case.energy_j or 0.0)
 
 
 def settled(profile: ArchitectureProfile) -> ArchitectureProfile:
@@ -139,7 +142,7 @@ def results(judged: Sequence[Judged]) -> list[Result]:
             (f"{what}: energy", [(*one.energy_j, one.joules) for one in of], most[1]),
             ("   latency", [(*one.latency_s, one.seconds) for one in of], None),
         )
-        found += [of_cases(line, held(numbers).entry(), at_most) for line, numbers, at_most in columns]
+        found += [of_cases(line, (h := held(numbers)).entry(), at_most, width=h.width) for line, numbers, at_most in columns]
         known = float(np.mean([abs(one.known_w / (one.joules / one.seconds) - 1.0) for one in of]))
         found.append(Result("   power with the measured latency", len(of), known))
     return found

@@ -56,6 +56,9 @@ DECADES = (0.0, 1e-5, 1e-4, 1e-3, np.inf)
 """Bounds of the measured seconds that are told apart."""
 TIMES = ("below 10 us", "10 to 100 us", "0.1 to 1 ms", "above 1 ms")
 """The measured times between them, in words."""
+_BOUNDS = dict(zip(TIMES, pairwise(DECADES), strict=True))
+UNSEEN = "not fitted"
+"""The rows of the test split, in words."""
 FRAMEWORKS = ("trtllm_s", "vllm_s", "sglang_s")
 """Columns of the same product in three frameworks: the first that has a value counts."""
 TYPES = MappingProxyType({"float16_float32_accumulate": "float16"})
@@ -241,27 +244,33 @@ def evaluate(rows: Sequence[Row], profiles: Mapping[str, ArchitectureProfile] | 
     results = []
     for name, group in dict.fromkeys((row.profile, row.group) for row in rows):
         profile = profiles[name] if profiles and name in profiles else load_profile(name)
-        of_group = estimates([row.case for row in rows if (row.profile, row.group) == (name, group)], profile)
-        for (low, high), times in {(0.0, np.inf): "", **dict(zip(pairwise(DECADES), TIMES, strict=True))}.items():
-            there = (of_group.measured >= low) & (of_group.measured < high)
+        cases = [row.case for row in rows if (row.profile, row.group) == (name, group)]
+        of_group = estimates(cases, profile)
+        parts = {times: (of_group.measured >= low) & (of_group.measured < high) for times, (low, high) in _BOUNDS.items()}
+        parts[UNSEEN] = np.asarray([case.case.split == "test" for case in cases])
+        results.append(of_cases(name, of_group.entry(), kept=Kept(name, KERNELS, group), width=of_group.width))
+        for part, there in parts.items():
             if there.any():
-                split = f"{KERNELS}, {times}" if times else KERNELS
-                results.append(of_cases(name, of_group.entry(there), kept=Kept(name, split, group)))
+                results.append(of_cases(name, of_group.entry(there), kept=Kept(name, f"{KERNELS}, {part}", group)))
     return results
 
 
 def shown(results: Sequence[Result]) -> Iterator[str]:
-    """Results of `evaluate` as aligned text, a line for each device and group."""
-    yield f"{'profile':17} {'group':22} {'rows':>5}  {'mean':>6} {'median':>6} {'bias':>6} {'inside':>6}  " + "  ".join(
-        f"{name:>18}" for name in TIMES
-    )
-    kept = {(result.kept.profile, result.kept.group, result.kept.split): result.entry for result in results if result.kept}
-    for name, group in dict.fromkeys((name, group) for name, group, _ in kept):
-        whole, *parts = (kept.get((name, group, split)) for split in (KERNELS, *(f"{KERNELS}, {times}" for times in TIMES)))
-        if whole is not None:
-            share = f"{whole.mean:6.1%} {whole.median:6.1%} {whole.bias:+6.1%} {whole.coverage or 0.0:6.1%}"
+    """Results of `evaluate` as aligned text, a line for each device and group. Beside the errors stand the share of rows inside
+    their 90 % intervals, of those that no fit saw, and the high end of an interval over its low end."""
+    columns = ("mean", "median", "bias", "inside", "unseen", "width")
+    headings = f"{' '.join(f'{name:>6}' for name in columns)}  " + "  ".join(f"{name:>18}" for name in TIMES)
+    yield f"{'profile':17} {'group':22} {'rows':>5}  {headings}"
+    entries = {(one.kept.profile, one.kept.group, one.kept.split): one.entry for one in results if one.kept and one.entry}
+    for whole in results:
+        if whole.kept is not None and whole.kept.split == KERNELS and (entry := whole.entry) is not None:
+            unseen, *parts = (
+                entries.get((whole.kept.profile, whole.kept.group, f"{KERNELS}, {part}")) for part in (UNSEEN, *TIMES)
+            )
+            share = f"{entry.mean:6.1%} {entry.median:6.1%} {entry.bias:+6.1%} {entry.coverage or 0.0:6.1%}"
+            share += f" {unseen.coverage or 0.0:6.1%}" if unseen else " " * 7
             cells = (f"{part.mean:6.1%} {part.bias:+6.1%} {part.n:4d}" if part else " " * 18 for part in parts)
-            yield f"{name:17} {group:22} {whole.n:5d}  {share}  " + "  ".join(cells)
+            yield f"{whole.what:17} {whole.kept.group:22} {entry.n:5d}  {share} {whole.width or 0.0:6.2f}  " + "  ".join(cells)
 
 
 FITTED = ("gpu_a100_sxm_80g", "gpu_h100", "gpu_b200", "gpu_l40s")

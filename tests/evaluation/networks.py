@@ -15,9 +15,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from shmoo.calibrate.fit.intervals import HeldOut
+from shmoo.calibrate.fit.intervals import HeldOut, conformal_point
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import CONVOLUTIONS
+from shmoo.estimators.graph.records import CONVOLUTIONS, NORMAL_90
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.tabulated import tabulated
@@ -26,6 +26,7 @@ from shmoo.harness.cli.verbs.profiles import NETWORKS
 from shmoo.harness.machine.architectures import load_architecture
 from tests.evaluation.network_graphs import ENCODER, Asked, graphs_of
 from tests.evaluation.results import Kept, Result, of_cases, read_rows
+from tests.evaluation.transfer import of_the_next
 
 CARDS: Mapping[str, str] = MappingProxyType(
     {
@@ -242,6 +243,7 @@ def evaluate(
     """
     groups: dict[str, list[tuple[float, ...]]] = {}
     kept_at: dict[str, Kept] = {}
+    chips: dict[tuple[str, float, float], list[tuple[float, ...]]] = {}
     for row in rows:
         profile = profile_of(row, host)
         estimate = estimated(row, profile, kept)
@@ -254,7 +256,41 @@ def evaluate(
         kept_at[own] = Kept(profile.name.partition("@")[0], split, f"{row.table}, {row.label}")
         for group in (own, f"{row.table}, all, {bound}", f"all, {bound}"):
             groups.setdefault(group, []).append((*latency, row.latency_s))
-    return [of_cases(group, held(numbers).entry(), kept=kept_at.get(group)) for group, numbers in sorted(groups.items())]
+        if bound == "device":
+            chip = profile.family, profile.value("compute.capability", 0.0), profile.value("count.sms", 0.0)
+            chips.setdefault(chip, []).append((*latency, row.latency_s))
+    found = [(group, held(numbers)) for group, numbers in sorted(groups.items())]
+    found += [
+        line for family in ("cpu", "gpu") for line in left_out([of for chip, of in chips.items() if chip[0] == family], family)
+    ]
+    return [of_cases(group, of.entry(), kept=kept_at.get(group), width=of.width) for group, of in found]
+
+
+def left_out(chips: Sequence[Sequence[tuple[float, ...]]], family: str) -> Iterator[tuple[str, HeldOut]]:
+    """The networks that keep their device busy, with the intervals that those of other chips give them: what `sigma.whole` of a
+    family is set from. A chip without others takes each of its networks from the rest."""
+    points = [conformal_point(errors_of(of)) for of in chips]
+    parts = []
+    for i, of in enumerate(chips):
+        others = [point for j, point in enumerate(points) if j != i]
+        apart = [[one for one in of if one is not network] for network in of]
+        if others:
+            reach = np.full(len(of), of_the_next(others))
+        elif len(of) > 1:
+            reach = np.asarray([conformal_point(errors_of(rest)) for rest in apart])
+        else:
+            continue
+        value, _, _, measured = np.asarray(of).T
+        parts.append(np.stack([value, value * np.exp(-reach), value * np.exp(reach), measured], axis=1))
+    if parts:
+        spread = of_the_next(points) / NORMAL_90
+        yield f"{family}, {len(chips)} chips, each left out; spread for the next {spread:.3f}", held(np.concatenate(parts))
+
+
+def errors_of(numbers: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """Distances of estimates (value, low, high, measured) from the measurements, as logarithms."""
+    value, _, _, measured = np.asarray(numbers).T
+    return np.abs(np.log(value / measured))
 
 
 def with_copy(estimate: Estimate, extra_s: float) -> tuple[float, float, float]:
@@ -270,10 +306,15 @@ def held(numbers: Sequence[tuple[float, ...]]) -> HeldOut:
 
 
 def shown(results: Sequence[Result]) -> Iterator[str]:
-    """The errors as aligned text: mean, median, signed mean, and the share of rows inside the 90 % interval."""
+    """The errors as aligned text: mean, median, signed mean, the share of rows inside the 90 % interval, and its width, the high
+    end over the low one."""
     width = max(len(result.what) for result in results)
-    yield f"{'what':{width}}  {'rows':>4}  {'mean':>7}  {'median':>7}  {'signed':>7}  {'inside':>7}"
+    yield f"{'what':{width}}  {'rows':>4}  {'mean':>7}  {'median':>7}  {'signed':>7}  {'inside':>7}  {'width':>6}"
     for result in results:
         if result.entry is not None:
             shares = (result.entry.mean, result.entry.median, result.entry.bias, result.entry.coverage or 0.0)
-            yield f"{result.what:{width}}  {result.cases:>4}" + "".join(f"  {share:>7.1%}" for share in shares)
+            yield (
+                f"{result.what:{width}}  {result.cases:>4}"
+                + "".join(f"  {share:>7.1%}" for share in shares)
+                + f"  {result.width or 1.0:>6.2f}"
+            )

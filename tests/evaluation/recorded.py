@@ -54,15 +54,23 @@ def fitted_to_runs(paths: Sequence[Path], base: ArchitectureProfile) -> Architec
 
 
 def _from_runs(name: str) -> bool:
-    """Whether a coefficient is one that the runs say: of time, and neither of kernels on tensor cores nor of `UNSEEN`."""
-    return whose(name) not in (*TENSOR, *UNSEEN) and entry(name).role not in ("energy", "board")
+    """Whether a coefficient is one that the runs say: of time, and neither of kernels on tensor cores nor of `UNSEEN`. Most of
+    their operators wait for the host, whose errors are none of the kernels'; what kernels err is what it is on other cards."""
+    return whose(name) not in (*TENSOR, *UNSEEN) and entry(name).role not in ("energy", "board", "spread")
 
 
 def beside_run(fitted: ArchitectureProfile, target: ArchitectureProfile) -> ArchitectureProfile:
-    """A card with the coefficients of a fitted one's chip in place of those that came from farther machines."""
+    """A card with the coefficients of a fitted one's chip in place of those that came from farther machines, and with what it
+    errs."""
     carried: dict[str, Coefficient] = {}
     for name, c in transfer([fitted], target).coefficients.items():
         before = target.coefficients.get(name, c)
         if _from_runs(name) and not of_host(name) and c.source == before.source == "transferred":
             carried[name] = c
-    return target.replacing(coefficients={**target.coefficients, **carried})
+    others = {n: c for n, c in target.coefficients.items() if not _errs(n)}
+    return target.replacing(coefficients={**others, **{n: c for n, c in fitted.coefficients.items() if _errs(n)}, **carried})
+
+
+def _errs(name: str) -> bool:
+    """Whether a coefficient is what kernels err that do not run on tensor cores."""
+    return entry(name).role == "spread" and whose(name) not in TENSOR

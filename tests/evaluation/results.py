@@ -46,6 +46,7 @@ class Result(msgspec.Struct, frozen=True):
         covers: least and most share of cases that the 90 % intervals may cover, for at least `LEAST_JUDGED` of them and up to
             the share's standard error; `None` where it is only shown.
         kept: where the entry belongs in an error card.
+        width: the high end of an interval over its low end, median over the cases; `None` where it is not shown.
     """
 
     what: str
@@ -55,6 +56,7 @@ class Result(msgspec.Struct, frozen=True):
     entry: ErrorCardEntry | None = None
     covers: tuple[float, float] | None = None
     kept: Kept | None = None
+    width: float | None = None
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -92,9 +94,10 @@ def of_cases(
     *,
     covers: tuple[float, float] | None = None,
     kept: Kept | None = None,
+    width: float | None = None,
 ) -> Result:
     """The line of a group of cases: their mean error, with the coverage of their intervals."""
-    return Result(what, entry.n, entry.mean, at_most, entry, covers, kept)
+    return Result(what, entry.n, entry.mean, at_most, entry, covers, kept, width)
 
 
 Evaluation = Callable[[Path], list[Result]]
@@ -159,11 +162,12 @@ def evaluate(name: str, folder: Path) -> list[Result]:
 def table(results: Sequence[Result]) -> str:
     """Results as aligned text, one line each."""
     width = max(len(result.what) for result in results)
-    lines = [f"{'what':{width}}  {'cases':>5}  {'value':>7}  {'at most':>7}  {'physics':>7}  {'covered':>7}"]
+    lines = [f"{'what':{width}}  {'cases':>5}  {'value':>7}  {'at most':>7}  {'physics':>7}  {'covered':>7}  {'width':>5}"]
     for result in results:
         entry = result.entry
         shares = (result.value, result.at_most, entry and entry.physics, entry and entry.coverage)
         row = f"{result.what:{width}}  {result.cases:>5}" + "".join(f"  {_share(share):>7}" for share in shares)
+        row += f"  {'' if result.width is None else f'{result.width:.2f}':>5}"
         lines.append("  ".join((row, *result.faults)).rstrip())
     return "\n".join(lines)
 

@@ -77,6 +77,8 @@ def test_errors_of_power_and_of_time_are_told_apart():
     power, energy, latency, known = results(list(judged_products(A100, [case])))
     assert [result.value for result in (power, energy, latency, known)] == pytest.approx([0.0] * 4, abs=0.02)
     assert [power.what, energy.what] == [f"gpu_a100_40g, bfloat16 products: {of}" for of in ("power", "energy")]
+    assert [result.entry.coverage for result in (power, energy, latency) if result.entry] == [1.0] * 3
+    assert all(1.02 < (result.width or 0.0) < 4.0 for result in (power, energy, latency))
     slow = dataclasses.replace(case, latency_s=4 * case.latency_s, energy_j=4 * case.energy_j)
     power, _, latency, known = results(list(judged_products(A100, [slow])))
     assert latency.value == pytest.approx(0.75)

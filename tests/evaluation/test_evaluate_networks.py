@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.traced import capture_traced
 from tests.evaluation.network_graphs import Asked, graphs_of
-from tests.evaluation.networks import MeasuredNetwork, bound_of, estimated, evaluate, profile_of, read_networks, shown
+from tests.evaluation.networks import MeasuredNetwork, bound_of, estimated, evaluate, left_out, profile_of, read_networks, shown
 from tests.evaluation.torch_1 import with_biases_after
 
 NVIDIA = (
@@ -72,6 +73,24 @@ def test_errors_are_grouped_by_what_bounds_them(tmp_path):
     assert results["all, host"].value == pytest.approx(1.0)
     assert results["made, t4, float32, device"].cases == 1
     assert "100.0%" in list(shown(list(results.values())))[1]
+
+
+def test_a_chip_has_the_spread_of_the_others():
+    """Two chips whose networks are off by 0.1 and 0.2 (90 % points): each gets the other's, times sqrt(2), and a third one their
+    root mean square, 0.158, times sqrt(1.5). So 0.1 x sqrt(2) covers none of 0.2, and 0.2 x sqrt(2) all of 0.1."""
+    chips = [[(np.exp(error), 0.0, 0.0, 1.0)] * 20 for error in (0.1, -0.2)]
+    ((what, found),) = left_out(chips, "gpu")
+    assert what == f"gpu, 2 chips, each left out; spread for the next {0.1581 * 1.5**0.5 / 1.645:.3f}"
+    assert np.log(found.high / found.estimated) == pytest.approx(np.repeat((0.2, 0.1), 20) * 2**0.5)
+    assert found.entry().coverage == 0.5
+
+
+def test_networks_of_a_single_chip_have_the_spread_of_each_other():
+    """Of errors of 0.1 and one of 0.5, the one is outside of the intervals that the others give it."""
+    chip = [(np.exp(error), 0.0, 0.0, 1.0) for error in (*[0.1] * 19, 0.5)]
+    ((_, found),) = left_out([chip], "cpu")
+    assert found.entry().coverage == pytest.approx(0.95)
+    assert not list(left_out([chip[:1]], "cpu"))
 
 
 def test_only_convolutions_are_multiplied_in_tf32_where_torch_does_so(tmp_path):

@@ -141,13 +141,14 @@ def test_shares_of_bandwidth_are_of_what_error_correcting_codes_leave():
 
 
 def test_the_next_machine_is_off_by_what_measured_ones_are():
-    """Spreads of 0.1 and 0.7 give sqrt((0.01 + 0.49) / 2) = 0.5; without any, the fits' own grow by half."""
+    """Spreads of 0.1 and 0.7 give sqrt((0.01 + 0.49) / 2) = 0.5, for a third machine times sqrt(3/2); without any, the fits' own
+    grow by half."""
     small, large = ({"sigma.gemm": Coefficient(value, "1", "fitted", "test")} for value in (0.1, 0.7))
     found = typical([small, large])["sigma.gemm"]
-    assert (found.value, found.source) == (pytest.approx(0.5), "transferred")
-    assert "over 2 measured machines" in found.reference
+    assert (found.value, found.source) == (pytest.approx(0.5 * 1.5**0.5), "transferred")
+    assert "from 2 measured machines" in found.reference
     measured = [fitted("gpu_v100", efficiency_gemm=0.4, sigma_gemm=0.2)]
-    assert transfer(measured, load_profile("gpu_h100"), {"sigma.gemm": found}).value("sigma.gemm") == pytest.approx(0.5)
+    assert transfer(measured, load_profile("gpu_h100"), {"sigma.gemm": found}).value("sigma.gemm") == found.value
     assert transfer(measured, load_profile("gpu_h100")).value("sigma.gemm") == pytest.approx(0.3)
 
 

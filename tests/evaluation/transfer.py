@@ -83,19 +83,25 @@ def looked_up(profile: ArchitectureProfile) -> dict[str, Coefficient]:
 def off_by(profile: ArchitectureProfile, cases: Sequence[MeasuredCase]) -> dict[str, Coefficient]:
     """`sigma.*` with which a profile that never saw a machine's measurements covers 90 % of them, beside its ranges."""
     seen = blocks(cases, profile)
-    return spreads(seen, log_errors(seen, Coefficients(profile)), reach_of_ranges(seen, profile), profile, profile.name)
+    errors = log_errors(seen, Coefficients(profile))
+    return spreads(seen, errors, reach_of_ranges(seen, profile), profile, profile.name, fitted=False)
 
 
 def typical(left_out: Sequence[Mapping[str, Coefficient]]) -> dict[str, Coefficient]:
-    """`sigma.*` for the next machine: the root mean square of the measured machines' `off_by`, each predicted from the others.
-    The errors of one machine's cases are correlated, so each machine counts once, however many cases it has (prediction sets on
-    two layers: Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
+    """`sigma.*` for the next machine: what n measured machines are `off_by`, each predicted from the others, as `of_the_next`."""
     spreads_by_name = {}
     for name in sorted({name for one in left_out for name in one}):
         sigmas = [one[name].value for one in left_out if name in one]
-        why = f"root mean square over {len(sigmas)} measured machines, each predicted from the others, of its 90 % point"
-        spreads_by_name[name] = Coefficient(math.sqrt(float(np.mean(np.square(sigmas)))), "1", "transferred", why)
+        why = f"from {len(sigmas)} measured machines, each predicted from the others: root mean square of their 90 % points"
+        spreads_by_name[name] = Coefficient(of_the_next(sigmas), "1", "transferred", why)
     return spreads_by_name
+
+
+def of_the_next(points: Sequence[float]) -> float:
+    """The spread of one machine more than the n that these are of: their root mean square, times sqrt(1 + 1/n) because few do not
+    tell it well. The errors of one machine's cases are correlated, so each machine counts once, however many cases it has
+    (prediction sets on two layers: Dunn, Wasserman and Ramdas, JASA 118(544), 2023)."""
+    return math.sqrt(float(np.mean(np.square(points))) * (1.0 + 1.0 / len(points)))
 
 
 def _nearness(profile: ArchitectureProfile, target: ArchitectureProfile) -> float:

@@ -11,6 +11,8 @@ Conventions (names and units of coefficients: `estimators.machine.catalogue`):
   every number is a configuration's, a simulator's or a design target.
 - Peaks are dense (no sparsity), at the clock given. A type that the units do not compute in natively has the rate of the type
   that stands in for it, and the reference says so.
+- `clock.highest` is the highest clock that a CPU or GPU ever runs at, often above the one its peaks are named at: no product is
+  faster than it allows. Without it none is held to a peak.
 - `energy.flop.*` and `energy.byte.*` price energy and meet the power cap. On a GPU they are those of its rated clock
   (`clock.rated`), where a board may ask for more than its cap leaves; elsewhere the low end of a flop is the datapath alone and
   the high end all of (TDP - static power) / peak, so that predicted power stays between idle and TDP.

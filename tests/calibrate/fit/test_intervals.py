@@ -13,7 +13,7 @@ from shmoo.calibrate.fit.intervals import BORROWED, FLOOR, conformal_point, spre
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.machine.validation import SHARES
-from shmoo.estimators.predict.draws import normals
+from shmoo.estimators.predict.draws import erring, normals
 from shmoo.runs.store.records import CaseSpec
 from tests.build import GraphBuilder
 from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on, sources_of
@@ -57,16 +57,22 @@ def test_few_cases_of_an_algorithm_lean_on_its_family_and_on_all():
     assert 0.2 < found["sigma.softmax"].value * NORMAL_90 < 0.3
 
 
-def test_what_unfitted_ranges_reach_is_not_added_again():
-    """Errors of 0.5 where ranges alone reach 0.3 down and 0.4 up: 0.4 and 0.3 are left, in squares; never below the floor."""
+def test_what_unfitted_ranges_reach_is_not_added_again_for_graphs():
+    """Errors of 0.5 where ranges alone reach 0.3 down and 0.4 up: 0.4 and 0.3 are left, in squares; never below the floor. Of an
+    algorithm's errors all count."""
     base = known_cpu()
-    (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
-    count = len(block.cases)
-    reach = np.tile((0.3, 0.4), (count, 1))
-    above = spreads([block], np.full(count, 0.5), reach, base, "")["sigma.gemm"].value
-    below = spreads([block], np.full(count, -0.5), reach, base, "")["sigma.gemm"].value
-    assert (above, below) == (pytest.approx(0.4 / NORMAL_90), pytest.approx(0.3 / NORMAL_90))
-    assert spreads([block], np.full(count, 0.2), reach, base, "")["sigma.gemm"].value == FLOOR
+    cases = [c for c in noisy_cases(0) if c.case.workload == "linear"] + graphs_of(30, 2)
+    (block,) = blocks(cases, base)
+    reach = np.tile((0.3, 0.4), (len(cases), 1))
+
+    def found(error: float) -> tuple[float, float]:
+        sigma = spreads([block], np.full(len(cases), error), reach, base, "")
+        return sigma["sigma.graph"].value, sigma["sigma.gemm"].value
+
+    assert found(0.5) == (pytest.approx(0.4 / NORMAL_90), pytest.approx(0.5 / NORMAL_90))
+    assert found(-0.5) == (pytest.approx(0.3 / NORMAL_90), pytest.approx(0.5 / NORMAL_90))
+    assert found(0.2) == (FLOOR, pytest.approx(0.2 / NORMAL_90))
+    assert found(0.01) == (FLOOR, FLOOR)
 
 
 def test_errors_of_any_factor_give_the_widest_spread_that_a_profile_may_have():
@@ -145,3 +151,17 @@ def test_intervals_cover_each_operator_family_on_cases_never_seen():
     assert {name for name, covered in inside.items() if len(covered) > 20} >= {"gemm", "pointwise"}
     for name, covered in inside.items():
         assert 0.83 <= np.mean(covered) <= 0.98, name
+
+
+def test_draws_get_the_spread_that_is_known():
+    """Ranges that reach 0.5 shrink to a spread of 0.1, ranges of 0.05 are widened by errors of sqrt(0.1^2 - 0.05^2), and draws
+    without a known spread stay. Draws lie around the nominal time, whichever way a range leans."""
+    z, noise = np.split(normals(0, 200, 6), 2, axis=1)
+    times = 2.0 * np.exp(z * (0.5, 0.05, 0.5) + np.vstack([[0, 0, 0], np.full((200, 3), 0.2)]))
+    errors = np.exp(0.1 * noise)
+    found = np.log(erring(times, errors, np.array([0.1, 0.1, np.nan])) / 2.0)
+    assert found[0] == pytest.approx(0.0)
+    assert found[1:, :2].std(axis=0) == pytest.approx(0.1, rel=0.1)
+    assert found[1:, :2].mean(axis=0) == pytest.approx(0.0, abs=0.01)
+    assert np.corrcoef(found[1:, 0], z[1:, 0])[0, 1] == pytest.approx(1.0)
+    assert np.exp(found[:, 2]) * 2.0 == pytest.approx(times[:, 2])

@@ -15,7 +15,6 @@ from scipy.stats import norm
 from shmoo.calibrate.calibration import calibrate_cases, of_splits
 from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, block_of, blocks
 from shmoo.calibrate.fit.fit import predicted_latency
-from shmoo.calibrate.fit.intervals import reach_of_ranges
 from shmoo.calibrate.fit.residual import fit_residual
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -60,7 +59,7 @@ def replace_measured(block: Block, seconds: np.ndarray) -> Block:
 
 
 def fitted(block: Block) -> tuple[tuple[ResidualGroup, ...], tuple[str, ...]]:
-    return fit_residual([block], machine(), np.zeros((len(block.cases), 2)))
+    return fit_residual([block], machine())
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +114,7 @@ def test_a_correction_that_worsens_graphs_is_left_out_alone():
     (pairs,) = blocks([MeasuredCase(row.case, (row.graph(), row.graph()), 1.0) for row in rows[:300]], machine())
     pairs = replace_measured(pairs, predicted_latency([pairs], Coefficients(machine())))
     together = [single, half, pairs]
-    groups, notes = fit_residual(together, machine(), np.zeros((sum(len(block.cases) for block in together), 2)))
+    groups, notes = fit_residual(together, machine())
     assert [group.dtype for group in groups] == ["float32"]
     assert "(float16) left out" in notes[-1]
 
@@ -262,7 +261,7 @@ def test_a_second_correction_of_16_bits_is_fitted_to_what_the_first_leaves():
         seconds = predicted_latency([block_of(asked, "eager", AnalysisDirector(bare))], Coefficients(bare))
         cases += [replace(case, latency_s=factor * s) for case, s in zip(asked, seconds.tolist(), strict=True)]
     seen = of_splits(blocks(cases, bare), bare, ("fit", "validation"))
-    first, second = fit_residual(seen, bare, reach_of_ranges(seen, bare))[0]
+    first, second = fit_residual(seen, bare)[0]
     assert [first.dtype, second.dtype] == ["bfloat16", "float16"]
     for one, value in ((first, np.log(1.2)), (second, np.log(1.1))):
         middle = (np.asarray(one.low) + np.asarray(one.high))[None] / 2

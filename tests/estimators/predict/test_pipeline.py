@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.fusion.rules import fuse
-from shmoo.estimators.graph.records import NORMAL_90
-from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient
+from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, on_tensor_cores
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -154,3 +154,21 @@ def test_kernels_above_a_power_cap_are_held_whatever_stands_beside_them() -> Non
     cap = own.value("throttle.cap") * own.value("power.tdp")
     assert power[1] == pytest.approx(cap, rel=0.02)
     assert power[0] < 0.9 * cap
+
+
+@pytest.mark.parametrize(("name", "spread"), [("gpu_rtx4090", 0.081), ("cpu_grace", 0.37), ("cpu_i9_10940x", 0.264)])
+def test_a_whole_network_has_the_spread_of_whole_networks(name: str, spread: float) -> None:
+    """Where no graph of the machine was measured, and whatever its kernels' spreads and the ranges of its coefficients are."""
+    b = GraphBuilder()
+    x = b.tensor((4096, 4096))
+    for _ in range(MANY_KERNELS):
+        x = b.linear(x, 4096)
+    director = AnalysisDirector(load_profile(name))
+    table, _ = director.tabulate((b.graph(x),), "eager")
+    ((found, _),) = director.price(table, "eager", seed=0).device_intervals()
+    assert np.log(found.high / found.low) / (2 * NORMAL_90) == pytest.approx(spread, rel=0.15)
+    measured = director.profile.replacing(
+        coefficients={**director.profile.coefficients, "sigma.graph": Coefficient(0.5, "1", "fitted", "its own graphs")}
+    )
+    ((own, _),) = AnalysisDirector(measured).price(table, "eager", seed=0).device_intervals()
+    assert np.log(own.high / own.value) / NORMAL_90 > 0.45
