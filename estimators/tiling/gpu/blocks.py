@@ -128,8 +128,8 @@ def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blo
 
 
 def under_cap(seconds: Floats, joules: Floats, profile: ArchitectureProfile) -> Floats:
-    """Seconds of kernels that a power cap slows, each by itself, as libraries meet it that were tuned on real boards: of
-    `predict.energy.capped` with all joules those of the chip, whose voltage falls with its clock down to a floor."""
+    """Seconds of kernels that a power cap slows, each by itself on a warm board: those of `predict.energy.capped` where all
+    joules are the chip's, whose voltage falls with its clock down to a floor."""
     c = Coefficients(profile)
     if c.find("power.tdp") is None or c.find("power.static") is None:
         return seconds
