@@ -176,7 +176,8 @@ def pooled(own: Variance, typical: float | None) -> Variance:
 def error_sizes(residuals: np.ndarray) -> np.ndarray:
     """Sizes of the errors behind residuals around a mean of n, along the last axis, which are smaller by sqrt((n - 1) / n)."""
     count = residuals.shape[-1]
-    return np.abs(residuals) * math.sqrt(count / (count - 1))
+    sizes: np.ndarray = np.abs(residuals) * math.sqrt(count / (count - 1))
+    return sizes
 
 
 def typical_deviation(errors: Sequence[np.ndarray]) -> float:
