@@ -1,6 +1,6 @@
 """Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval: split conformal
-prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). Their 90 % point, over `NORMAL_90`,
-is the standard deviation of a normal law with the same 90 % interval, less, in squares, what the ranges of unfitted coefficients
+prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). The 90 % point of held-out errors, over 1.645, is
+the standard deviation of a normal law with the same 90 % interval, less, in squares, what the ranges of unfitted coefficients
 contribute. Held-out cases are the validation split, and each case of the fit with the error of a fit without it (`fit.py`)."""
 
 from __future__ import annotations
