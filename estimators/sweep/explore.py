@@ -14,7 +14,7 @@ from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import Tabulated
-from shmoo.estimators.sweep.controller import blocks_of
+from shmoo.estimators.sweep.controller import blocks_of, rows_of
 from shmoo.estimators.variants import Amount, added_area, is_count, tiling_parameters, variant
 
 PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
@@ -253,8 +253,7 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
 
 def front_rows(front: Front) -> list[dict[str, float | int]]:
     """One row a design of the front: its columns, in SI units, and how many are alike."""
-    columns = {**front.columns, "alike": front.alike}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
+    return list(rows_of({name: column.tolist() for name, column in {**front.columns, "alike": front.alike}.items()}))
 
 
 def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

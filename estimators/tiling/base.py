@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import Field, dataclass, fields
 from functools import reduce
 from numbers import Real
@@ -318,26 +318,6 @@ def takes_statistics(table: KernelTable) -> np.ndarray:
     work = table.vector_flops + table.special_flops
     running = table.is_op(*_WITH_STATISTICS) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
     return table.is_family("normalization", "softmax") & ~running
-
-
-def reread_traffic(traffic: dict[str, np.ndarray], levels: tuple[str, ...], extra: np.ndarray, distance: np.ndarray,
-                   capacities: Mapping[str, float]) -> dict[str, np.ndarray]:  # fmt: skip
-    """Add bytes that are read again for every block to the levels that serve them.
-
-    Args:
-        levels: outward from the level the blocks live in, which sees none of it.
-        extra: (K,) bytes read again.
-        distance: (K,) bytes touched between two readings.
-        capacities: level -> capacity.
-    """
-    missed = extra
-    result = dict(traffic)
-    for level in levels:
-        result[level] = result[level] + missed
-        capacity = capacities.get(level, 0.0)
-        if np.any(np.greater(capacity, 0.0)):
-            missed = missed * (1.0 - hit_share(distance, capacity))
-    return result
 
 
 LARGEST_TILE = 2**40

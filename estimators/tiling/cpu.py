@@ -22,9 +22,9 @@ from shmoo.estimators.tiling.base import (
     clip_shape,
     compulsory_traffic,
     element_bytes,
+    hit_share,
     operands,
     passes,
-    reread_traffic,
     resident,
 )
 
@@ -93,8 +93,10 @@ class CpuL2Blocking:
         last = profile.levels[-1]
         side = np.sqrt(np.maximum(capacities.get("l3", 0.0), capacities["l2"]) / (3.0 * size))
         bound = used.a * (ceil_div(table.n, side) - 1) + used.b * (ceil_div(table.m, side) - 1)
-        outer = profile.levels[profile.levels.index("l2") + 1 :]
-        traffic = reread_traffic(once, outer, extra, used.a + used.b, capacities)
+        traffic, missed = dict(once), extra
+        for level in profile.levels[profile.levels.index("l2") + 1 :]:
+            traffic[level] = traffic[level] + missed
+            missed = missed * (1.0 - hit_share(used.a + used.b, capacities.get(level, 0.0)))
         traffic[last] = np.minimum(traffic[last], once[last] + bound * share)
         tiles = np.where(
             contracts, independent * over_k, ceil_div(table.bytes, BUFFERED_OPERANDS // 2 * shape.m * shape.n * size)

@@ -118,21 +118,18 @@ class TpuWeightStationary:
 
     def _seconds(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:
         """(K,) time of a cut, to compare it with another; traffic counts a little even where it hides."""
-        rows, cols = profile.value("array.rows"), profile.value("array.cols")
-        units = profile.value("count.units", 1.0)
-        _, cycles = self._best_split(table, shape, rows, cols, units)
-        computing: Floats = (
-            passes(table) * cycles * structural_rate(table, profile, 2.0 * rows * cols * units) / profile.value("clock")
-        )
+        rows, cols, units = _arrays(profile)
+        _, cycles = self._best_split(table, profile, shape)
+        rate = structural_rate(table, profile, 2.0 * rows * cols * units)
+        computing: Floats = passes(table) * cycles * rate / profile.value("clock")
         moving: Floats = (table.bytes + _again(table, profile, shape)) / profile.value(f"bandwidth.{profile.levels[-1]}")
         return np.maximum(computing, moving) + 1e-3 * moving
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
         """Cycles of all folds on the busiest unit, and what blocks make read again from the main memory."""
-        rows, cols = profile.value("array.rows"), profile.value("array.cols")
-        units = profile.value("count.units", 1.0)
+        rows, cols, units = _arrays(profile)
         contracts = table.matrix_flops > 0
-        folds, fold_cycles = self._best_split(table, shape, rows, cols, units)
+        folds, fold_cycles = self._best_split(table, profile, shape)
         lanes = rows * cols * units
         vector = profile.value("vector.lanes", 1.0) * profile.value("count.cores", 1.0)
         if self.mode == "overlapped":
@@ -153,20 +150,19 @@ class TpuWeightStationary:
         traffic, early = self._traffic(table, profile, shape), self._prefetched(table, profile)
         return Tiling(shape, tiles, waves, utilisation, traffic, state, cycles, early_bytes=early)
 
-    def _best_split(
-        self, table: KernelTable, shape: TileShape, rows: float, cols: float, units: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _best_split(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> tuple[np.ndarray, np.ndarray]:
         """Folds in all, and cycles when the units share folds, or the stream, or some of each: the fastest of these."""
-        folds, best = self._split(table, shape, self.dataflow, rows, cols, units)
+        folds, best = self._split(table, profile, shape, self.dataflow)
         if not self.swaps or self.dataflow == "os":
             return folds, best
-        other_folds, other = self._split(table, shape, "is" if self.dataflow == "ws" else "ws", rows, cols, units)
+        other_folds, other = self._split(table, profile, shape, "is" if self.dataflow == "ws" else "ws")
         return np.where(other < best, other_folds, folds), np.minimum(other, best)
 
     def _split(
-        self, table: KernelTable, shape: TileShape, dataflow: Dataflow, rows: float, cols: float, units: float
+        self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape, dataflow: Dataflow
     ) -> tuple[np.ndarray, np.ndarray]:
         """`_best_split` with one of the operands on the arrays."""
+        rows, cols, units = _arrays(profile)
         (x, tile_x), (y, tile_y), (stream, tile_s) = {
             "ws": ((table.k, shape.k), (table.n, shape.n), (table.m, shape.m)),
             "is": ((table.k, shape.k), (table.m, shape.m), (table.n, shape.n)),
@@ -249,6 +245,11 @@ class TpuWeightStationary:
         first = np.zeros(len(table), dtype=bool)
         first[table.starts] = True
         return np.where(able & first, largest, 0.0)
+
+
+def _arrays(profile: ArchitectureProfile) -> tuple[float, float, float]:
+    """Rows and columns of a systolic array, and the number of arrays."""
+    return profile.value("array.rows"), profile.value("array.cols"), profile.value("count.units", 1.0)
 
 
 def _again(table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:
