@@ -228,6 +228,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
         Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "gap": Entry("s", "rating", "rest of a device between two calls of a program, where a host waits for each result: no part of "
+                 "a call's time, but an operand of the next moves in it", assumed=(
+        Guess(0.0, 0.0, 0.0, "calls that follow each other", "", "tpu"),)),
     "point": Entry("1", "share", "cycles of an integer lane for a point of a window, where a thread makes each result: eager "
                    "PyTorch on an H200, 0.62e12 points a second of poolings, 1.45e12 of depthwise convolutions, for windows of 3 "
                    "to 14 a side and three types (runs/recorded/h200)", Space(1.0, 200.0, 0.3), assumed=(
