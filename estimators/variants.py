@@ -98,7 +98,7 @@ def _supplied(coefficients: dict[str, Coefficient], before: ArchitectureProfile,
         static = coefficients.get("power.static")
         idle = 0.0 if static is None else np.minimum(static.value / most.value, 1.0)
         faster = coefficients["clock"].value / before.value("clock")
-        factors |= {"power.idle": voltage, "power.tdp": cast(float, voltage * (idle + (1.0 - idle) * faster))}
+        factors |= {"power.idle": voltage, "power.tdp": voltage * (idle + (1.0 - idle) * faster)}
     for name, factor in factors.items():
         if name in coefficients and name not in changed:
             coefficients[name] = coefficients[name].scaled(factor)

@@ -41,13 +41,14 @@ host runs ahead: kernel i starts when the host has launched it and kernel i-1 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import (
     Coefficients,
     algorithm_codes,
@@ -410,6 +411,20 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
     """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
     return c.by_dtype(dtypes, _MATRIX)
+
+
+def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each type of `COMPUTE_DTYPES` that a machine has no rate of contractions for, nor for one of as many bits:
+    estimated at the rate of a narrower type, as of a quantized model."""
+    c, said = Coefficients(profile), []
+    for dtype in sorted(set(dtypes)):
+        names = _MATRIX[COMPUTE_DTYPES.index(dtype)]
+        rated = next((whose(name) for name in names if c.find(name) is not None), dtype)
+        if BITS[rated] < BITS[dtype]:
+            said.append(
+                f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
+            )
+    return tuple(said)
 
 
 def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:
