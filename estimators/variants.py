@@ -2,16 +2,17 @@
 
 A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
 twice the peak, twice the streaming bandwidth, twice the memory, and draw twice the power, idle and at most. What is named beside
-it keeps the value it was given, and so do the energies of a flop and a byte. A clock moves energy through the voltage
-(`energy.clock`), because the clock at which energies are given (`clock.rated`) stays. A changed part takes silicon, where the
-profile has `area.*` coefficients, of its own process; clocks, launches and the memory behind the interface take none.
+it keeps the value it was given, and so do the energies of a flop and a byte. A clock moves energy and static power through the
+voltage (`energy.clock`), because the clock at which energies are given (`clock.rated`) stays, and with them what a machine whose
+board has no cap of its own is built to draw (`power.tdp`). A changed part takes silicon, where the profile has `area.*`
+coefficients, of its own process; clocks, launches and the memory behind the interface take none.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -59,10 +60,8 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         for follower, exponent in followers(name, profile.family, known):
             if follower not in changed:
                 coefficients[follower] = coefficients.get(follower, known[follower]).scaled((value / before.value) ** exponent)
-    if "clock" in changed and "power.static" in coefficients and "power.static" not in changed:
-        # Leakage and the clocks' own power follow the voltage as well.
-        after, before_it = (voltage_factor(Coefficients(p)) for p in (profile.replacing(coefficients=coefficients), profile))
-        coefficients["power.static"] = coefficients["power.static"].scaled(cast(float, after / before_it))
+    if "clock" in changed:
+        _supplied(coefficients, profile, changed)
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
@@ -85,6 +84,24 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         told = ", ".join(name if np.ndim(value) else f"{name}={value:g}" for name, value in changed.items())
         raise InputError(f"{profile.name!r} with {told}: {problem}")
     return made
+
+
+def _supplied(coefficients: dict[str, Coefficient], before: ArchitectureProfile, changed: Collection[str]) -> None:
+    """Bring powers to the voltage of another clock. Leakage and the clocks' own power follow it as dynamic energy does. A GPU's
+    power cap is its board's and stays; other machines are built for what they draw, static power and work at their clock."""
+    coefficients.setdefault("clock.rated", before.coefficients["clock"])
+    after, earlier = (voltage_factor(Coefficients(p)) for p in (before.replacing(coefficients=coefficients), before))
+    voltage = cast(float, after / earlier)
+    factors = {"power.static": voltage}
+    most = coefficients.get("power.tdp")
+    if before.family != "gpu" and most is not None:
+        static = coefficients.get("power.static")
+        idle = 0.0 if static is None else np.minimum(static.value / most.value, 1.0)
+        faster = coefficients["clock"].value / before.value("clock")
+        factors |= {"power.idle": voltage, "power.tdp": voltage * (idle + (1.0 - idle) * faster)}
+    for name, factor in factors.items():
+        if name in coefficients and name not in changed:
+            coefficients[name] = coefficients[name].scaled(factor)
 
 
 def _described(description: str, name: str, before: float, value: Amount) -> str:

@@ -24,7 +24,7 @@ from shmoo.estimators.machine.coefficients import (
 )
 from shmoo.estimators.machine.entries import Space
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.program import enters_alone
+from shmoo.estimators.predict.model import enters_alone
 from shmoo.estimators.table import Masks, op_names
 from shmoo.estimators.tiling.cpu_calls import by_result
 

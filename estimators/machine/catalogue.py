@@ -35,6 +35,12 @@ _EAGER = {
 }  # fmt: skip
 _COMPILED = {"": 8e-6, ".conv": 6.5e-5, ".depthwise": 5e-5, ".conv_native": 2.5e-5}
 _SWITCH = {"": 8e-6, ".pointwise": 4e-6, ".conv": 5e-5, ".depthwise": 5e-5, ".conv_native": 1e-5}
+_VOLTAGE = (
+    "clock ~ (V - Vt)^1.3 / V (Sakurai and Newton, IEEE JSSC 25(2), 1990), thresholds of 0.2 to 0.5 of the voltage: its square "
+    "follows with an exponent of 1.1 to 2; GPUs that were measured have 0.3 to 1.7"
+)
+_LEAST_VOLTAGE = "least voltage of a process 0.67 to 0.92 of the nominal one; squared, 0.46 to 0.88 on GPUs that were measured"
+_GIVEN_CLOCK = ("cpu", "tpu", "kpu")
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
@@ -70,7 +76,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         "tpu": (("peak", 1.0), ("bandwidth.vmem", 1.0), ("bandwidth.cmem", 1.0)),
         "kpu": (("peak", 1.0), ("bandwidth.l1", 1.0))}),
     "clock.highest": Entry("Hz", "rating", "that the units ever run at; no product takes less than at it"),
-    "clock.rated": Entry("Hz", "rating", "at which the energies are given; the clock itself where it is not"),
+    "clock.rated": Entry("Hz", "rating", "at which the energies are given; the profile's own clock where it is not named"),
     "peak.matrix": Entry("flop/s", "rate", "of contractions, by type"),
     "peak.vector": Entry("flop/s", "rate", "of loops, by type"),
     "peak.special": Entry("1/s", "rate", "evaluations of special functions, by type"),
@@ -224,6 +230,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
         Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+    "gap": Entry("s", "rating", "rest of a device between two calls of a program, where a host waits for each result: no part of "
+                 "a call's time, but an operand of the next moves in it", assumed=(
+        Guess(0.0, 0.0, 0.0, "calls that follow each other", "", "tpu"),)),
     "point": Entry("1", "share", "cycles of an integer lane for a point of a window, where a thread makes each result: eager "
                    "PyTorch on an H200, 0.62e12 points a second of poolings, 1.45e12 of depthwise convolutions, for windows of 3 "
                    "to 14 a side and three types (runs/recorded/h200)", Space(1.0, 200.0, 0.3), assumed=(
@@ -276,10 +285,13 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
                           Space(0.1, 10.0, 0.3), assumed=(
         Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu"))),
-    "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 unless "
-                          "measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+    "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 of a "
+                          "GPU unless measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), *(Guess(1.4, 0.7, 2.0, _VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK))),
     "energy.floor": Entry("1", "energy", "least dynamic energy, relative to that at the rated clock: no clock is so low that the "
-                          "voltage falls further", assumed=(Guess(0.0, 0.0, 0.0, "", "", "gpu"),)),
+                          "voltage falls further", assumed=(
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"),
+        *(Guess(0.6, 0.45, 0.85, _LEAST_VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK))),
     "energy.flop": Entry("J/flop", "energy", "by unit and type; of a warm GPU at its rated clock", typical=(
         Guess(30e-12, 5e-12, 150e-12, _HOROWITZ, ".matrix.float32", "cpu", "literature"),
         Guess(60e-12, 10e-12, 300e-12, _HOROWITZ, ".vector.float32", "cpu", "literature"))),

@@ -9,6 +9,7 @@ import numpy as np
 
 from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients, as_multiplied, on_tensor_cores
@@ -17,6 +18,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
+from shmoo.estimators.predict.model import narrowed
 from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, possible_watts, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html
@@ -71,7 +73,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
         memory: the parts of the peak memory beside the machine's, whether they fit and what would.
-        notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
+        notes: what the reader must know: the limits at which sizes that depend on data were taken, as the graphs say, and types
+            that the machine does not multiply.
     """
 
     arch: str
@@ -219,7 +222,7 @@ class AnalysisDirector:
             edp_js=known.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
-            notes=work.notes,
+            notes=(*work.notes, *narrowed(self.profile, _contracted(table))),
             basis={name: float(share) for name, share in time_basis(table, priced.prediction, nominal, runtime).items()},
             breakdown=_breakdown(
                 table,
@@ -307,6 +310,11 @@ def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> Mem
 def _possible_power(watts: Interval, profile: ArchitectureProfile) -> Interval:
     low, high = possible_watts(profile, watts.low, watts.value, watts.high)
     return Interval(watts.value, float(low), float(high))
+
+
+def _contracted(table: KernelTable) -> set[str]:
+    """Types that contractions of a table compute in."""
+    return {COMPUTE_DTYPES[code] for code in np.unique(table.dtype[table.matrix_flops > 0])}
 
 
 def _breakdown(

@@ -256,14 +256,17 @@ def _uncorrelated(seed: int, draws: int, block: int) -> np.ndarray:
 def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
     """Those of a machine's coefficients to draw for intervals; those of tensor cores or chains where any kernel is.
 
-    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; and fitted
-    latency coefficients, which err together and whose joint error on held-out cases is what the spreads were set from.
+    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; the voltage of
+    a machine that runs at its rated clock; and fitted latency coefficients, which err together and whose joint error on held-out
+    cases is what the spreads were set from.
     """
 
     def drawn(name: str) -> bool:
         role = entry(name).role
         fitted = coefficients[name].from_fit
         if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
+            return False
+        if name in ("energy.clock", "energy.floor") and not coefficients.keys() & {"clock.rated", "throttle.cap"}:
             return False
         if (name == "step" and not chained) or (not tensor and whose(name) in ("tensor", *TENSOR)):
             return False

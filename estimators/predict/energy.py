@@ -70,7 +70,7 @@ def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, issued: 
     if not has_energy(c.profile):
         return None
     last = c.profile.levels[-1]
-    moved = tiling.call_bytes
+    moved = tiling.level_bytes
     near, far = ({level: nbytes for level, nbytes in moved.items() if (level == last) == of} for of in (False, True))
     memory: Floats = bytes_energy(far, c) + np.zeros(len(table))
     return Joules(flops_energy(table, c, issued) + bytes_energy(near, c), memory)

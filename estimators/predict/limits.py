@@ -35,10 +35,9 @@ def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> LeastTime
         return LeastTime(kernels, table.of_segments(kernels))
     last = c.profile.levels[-1]
     computing = table.matrix_flops / matrix_peaks(c, table.dtype)
-    early = tiling.level_bytes[last] - tiling.call_bytes[last]
-    moving = np.maximum(np.minimum(tiling.level_bytes[last], table.bytes) - early, 0.0) / c.value(f"bandwidth.{last}")
-    sums = map(table.of_segments, np.broadcast_arrays(computing, moving))
-    return LeastTime(np.zeros(len(table)), np.maximum(*sums))
+    moving = np.minimum(tiling.level_bytes[last], table.bytes) / c.value(f"bandwidth.{last}")
+    computed, moved = map(table.of_segments, np.broadcast_arrays(computing, moving))
+    return LeastTime(np.zeros(len(table)), np.maximum(computed, moved - (c.find("gap") or 0.0)))
 
 
 def _least_computing(table: KernelTable, c: Coefficients) -> Floats:
@@ -107,7 +106,7 @@ def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: s
         taken_j: (K,) dynamic energy that the kernels are estimated to take; `None` where it is not known.
     """
     last = c.profile.levels[-1]
-    once: Floats = np.minimum(tiling.call_bytes[last], table.bytes)
+    once: Floats = np.minimum(tiling.level_bytes[last], table.bytes)
     compute = np.maximum(table.matrix_flops / matrix_peaks(c, table.dtype), loop_seconds(table, c))
     energy = None
     issued = issued_flops(table, tiling, c, runtime)

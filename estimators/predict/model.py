@@ -41,13 +41,14 @@ host runs ahead: kernel i starts when the host has launched it and kernel i-1 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import (
     Coefficients,
     algorithm_codes,
@@ -97,6 +98,10 @@ from shmoo.estimators.tiling.gpu.threads import (
 ASYNCHRONOUS = frozenset({"gpu"})
 """Architecture families whose kernels are queued by the host while the device works."""
 
+CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
+"""Runtimes in which a single kernel is measured as a call of an operator, not as a graph. Compiled code is always entered through
+its guards."""
+
 AS_STORED = frozenset({"eager", "cudagraphs"})
 """Runtimes that hand images to a GPU's library in the order they are stored in."""
 _FLOAT32, _TF32 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("tf32")
@@ -114,6 +119,7 @@ class Prediction:
         compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
         launch_s: launch (host time on asynchronous devices); device_s: everything else.
         dynamic_j: energy of flops and bytes, without static power; `None` where the profile has no energy coefficients.
+        early_s: of `device_s`, what passes while the kernel's program is entered; `None` where nothing does.
     """
 
     compute_s: Floats
@@ -121,6 +127,7 @@ class Prediction:
     launch_s: Floats
     device_s: Floats
     dynamic_j: Floats | None
+    early_s: Floats | None = None
 
     @property
     def latency_s(self) -> Floats:
@@ -138,13 +145,17 @@ class Prediction:
     def each(self, change: Callable[[Floats], Floats]) -> Prediction:
         """The prediction with every array changed."""
         compute, memory, launch, device = map(change, (self.compute_s, self.memory_s, self.launch_s, self.device_s))
-        return Prediction(compute, memory, launch, device, None if self.dynamic_j is None else change(self.dynamic_j))
+        joules, early = (None if amounts is None else change(amounts) for amounts in (self.dynamic_j, self.early_s))
+        return Prediction(compute, memory, launch, device, joules, early)
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
     """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
     codes = algorithm_codes(table, coefficients.profile)
-    compute, memory, body, clocked, joules = _each_alone(table, tiling, coefficients, codes, runtime)
+    compute, memory, body, clocked, joules, early = _each_alone(table, tiling, coefficients, codes, runtime)
+    if early is not None:
+        # The entry of a program, and the device's rest before it, belong to its first kernel.
+        early = np.minimum(early, table.to_kernels(entry_seconds(table, coefficients, runtime) + coefficients.value("gap")))
     dynamic = None
     if joules is not None:
         dynamic = joules.chip + joules.memory
@@ -174,14 +185,26 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + _transposition_time(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
             body = body + copy_seconds(table, coefficients) + bias_seconds(table, coefficients)
-    return Prediction(compute, memory, launch, body, dynamic)
+    return Prediction(compute, memory, launch, body, dynamic, early)
+
+
+def entry_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
+    """(..., S) seconds that each segment takes to be entered. That of a lone call of an operator is in its launch."""
+    entry = np.atleast_1d(c.value(f"graph.{runtime}", "graph"))
+    return entry if enters_alone(c.profile, runtime) else np.where(table.counts > 1, entry, 0.0)
+
+
+def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
+    """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
+    were timed from the host."""
+    return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
 
 
 def _each_alone(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: Ints, runtime: str
-) -> tuple[Floats, Floats, Floats, Floats, Joules | None]:
+) -> tuple[Floats, Floats, Floats, Floats, Joules | None, Floats | None]:
     """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
-    but the main memory; joules."""
+    but the main memory; joules; and the seconds fewer that it takes where `early_bytes` have moved before."""
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     cores = c.profile.value("count.cores", 1.0)
@@ -196,7 +219,7 @@ def _each_alone(
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
-    moved = tiling.call_bytes
+    moved = tiling.level_bytes
     if c.profile.family == "gpu" and runtime in AS_STORED:
         last = c.profile.levels[-1]
         missed = np.minimum(moved[last] / np.maximum(table.bytes, 1.0), 1.0)
@@ -214,7 +237,12 @@ def _each_alone(
         memory = np.maximum(memory, other)
     taken = dict(zip(moved, levels, strict=False))
     far = taken.pop(c.profile.levels[-1], None)
-    body, clocked = overlapped_but([compute, *taken.values(), *levels[len(moved) :]], far, own("overlap"))
+    near = [compute, *taken.values(), *levels[len(moved) :]]
+    body, clocked = overlapped_but(near, far, own("overlap"))
+    early = None
+    if tiling.early_bytes is not None and far is not None:
+        left = np.maximum(1.0 - tiling.early_bytes / np.maximum(moved[c.profile.levels[-1]], 1.0), 0.0)
+        early = body - overlapped_but(near, far * left, own("overlap"))[0]
     beside: Floats = own("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
         beside = beside + tiling.blocks.split_seconds(own)
@@ -232,7 +260,7 @@ def _each_alone(
         body = np.where(behind, np.maximum(body, waiting), body + waiting)
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
-    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked)
+    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked), early
 
 
 def _compute_time(
@@ -387,6 +415,20 @@ def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str)
 def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
     """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
     return c.by_dtype(dtypes, _MATRIX)
+
+
+def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each type of `COMPUTE_DTYPES` that a machine has no rate of contractions for, nor for one of as many bits:
+    estimated at the rate of a narrower type, as of a quantized model."""
+    c, said = Coefficients(profile), []
+    for dtype in sorted(set(dtypes)):
+        names = _MATRIX[COMPUTE_DTYPES.index(dtype)]
+        rated = next((whose(name) for name in names if c.find(name) is not None), dtype)
+        if BITS[rated] < BITS[dtype]:
+            said.append(
+                f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
+            )
+    return tuple(said)
 
 
 def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:

@@ -6,7 +6,8 @@ whole takes no less than all of its arithmetic or all of its memory traffic, and
     least = max(sum t_compute, sum t_memory) + max over kernels (t - max(t_compute, t_memory))
     t     = sum t - program x (sum t - least)
 
-With a single kernel this is its own time, and a further kernel never makes it less.
+With a single kernel this is its own time, and a further kernel never makes it less. An operand of the first kernel moves while
+the program is entered, and no longer than that takes.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
-from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction
+from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, entry_seconds
 from shmoo.estimators.table import Floats, KernelTable
-
-CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
-"""Runtimes in which a single kernel is measured as a call of an operator, not as a graph. Compiled code is always entered through
-its guards."""
 
 
 def _hidden(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
+    """(..., K) seconds of each kernel that pass behind others of its program or before it begins."""
+    beside = _beside_others(table, p, c)
+    return beside if p.early_s is None else beside + np.minimum(p.early_s, p.device_s - beside)
+
+
+def _beside_others(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
     """(..., K) seconds of each kernel that pass behind others of its program; 0 on machines without such programs."""
     share = c.find("program")
     if share is None or table.single:
@@ -49,10 +51,7 @@ def graph_latency(
         waits_s: (K,) seconds for which the host is held up before it launches each kernel; none for `None`.
     """
     starts, ends = table.starts, table.starts + table.counts - 1
-    entry = coefficients.value(f"graph.{runtime}", "graph")
-    if not enters_alone(coefficients.profile, runtime):
-        # A lone call is an operator measurement: its launch already holds what entering the graph costs.
-        entry = np.where(ends > starts, entry, 0.0)
+    entry = entry_seconds(table, coefficients, runtime)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
         return table.of_segments(prediction.latency_s + waits - _hidden(table, prediction, coefficients)) + entry
@@ -67,12 +66,6 @@ def graph_latency(
     device_end = device[..., ends] + table.of_segments(slack, np.maximum)
     end: Floats = np.maximum(device_end, host[..., ends])
     return end - before + entry
-
-
-def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
-    """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
-    were timed from the host."""
-    return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
 
 
 def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:

@@ -131,6 +131,7 @@ class Correction:
             memory_s=prediction.memory_s * factor,
             launch_s=prediction.launch_s * np.exp(self.log_launch),
             device_s=prediction.device_s * factor,
+            early_s=None if prediction.early_s is None else prediction.early_s * factor,
         )
 
     def each(self, change: Callable[[Floats], Floats]) -> Correction:

@@ -228,8 +228,6 @@ def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
         reason = str(error)
     power, cap = what_if.effect.average_power_w, machine.value("power.tdp", 0.0) or None
     if power is not None:
-        if name == "clock":
-            notes.append("energy at an unchanged voltage, which a higher clock does not allow")
         if name.startswith("count.") and "power.static" not in follows:
             notes.append("static power as it is")
         if cap and power > cap:

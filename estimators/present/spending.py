@@ -97,7 +97,7 @@ def by_unit(work: Tabulated, tiling: Tiling, estimate: Estimate, profile: Archit
         return ()
     c = Coefficients(profile)
     parts = {"arithmetic": float(flops_energy(work.table, c).sum())}
-    for level, moved in tiling.call_bytes.items():
+    for level, moved in tiling.level_bytes.items():
         parts[level] = float(np.sum(bytes_energy({level: moved}, c)))
     static = min(profile.value("power.static", 0.0) * estimate.latency_s.value, estimate.energy_j.value)
     held = (estimate.energy_j.value - static) / max(sum(parts.values()), 1e-30)
@@ -190,7 +190,7 @@ def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, prof
             return f"its tiles fill {percent(filled, digits=0)} of the units"
         return f"the units reach {percent(reached, digits=0)} of their peak"
     c = Coefficients(profile)
-    moved = {level: float(nbytes[i]) for level, nbytes in tiling.call_bytes.items()}
+    moved = {level: float(nbytes[i]) for level, nbytes in tiling.level_bytes.items()}
     served_s = {level: nbytes / float(c.value(f"bandwidth.{level}")) for level, nbytes in moved.items()}
     level = max(served_s, key=served_s.__getitem__)
     again = moved[level] / max(float(work.table.bytes[i]), 1.0)

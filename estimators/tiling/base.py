@@ -136,7 +136,7 @@ class Tiling:
             kernel does not use it; `None` for strategies that only give a utilisation.
         transformed: other ways to the same contractions.
         blocks: what multiprocessors work on at once, where blocks of a contraction share them.
-        early_bytes: (K,) bytes of the main memory that were moved before the kernel's program began; `None` where none are.
+        early_bytes: (K,) bytes of the main memory that may move before the kernel's program begins; `None` where none do.
     """
 
     shape: TileShape
@@ -149,14 +149,6 @@ class Tiling:
     transformed: tuple[Transformed, ...] = ()
     blocks: Blocks | None = None
     early_bytes: np.ndarray | None = None
-
-    @property
-    def call_bytes(self) -> dict[str, np.ndarray]:
-        """`level_bytes` without what moves before the program begins: the main memory is the last level."""
-        if self.early_bytes is None:
-            return self.level_bytes
-        last = next(reversed(self.level_bytes))
-        return {**self.level_bytes, last: np.maximum(self.level_bytes[last] - self.early_bytes, 0.0)}
 
 
 class TilingStrategy(Protocol):

@@ -55,8 +55,9 @@ class TpuWeightStationary:
     Args:
         mode: "overlapped" loads the next fold behind the running one, "serial" loads, executes and unloads in turn.
         dataflow: which operand stays on the array: "ws" weights, "is" inputs, "os" outputs.
-        prefetch: which operand a compiled program finds on chip because the call before had it fetched (XLA's cross-program
-            prefetch): none, or the largest that its first kernel reads, a contraction, if it fits beside the blocks.
+        prefetch: which operand moves while a compiled program is entered, because the call before asked for it (XLA's
+            cross-program prefetch): none, or the largest that its first kernel, a contraction, reads if it fits beside the
+            blocks.
         edges: where inputs of a program come from and its results go: the main memory, or the host, which on v1 fills and
             empties the unified buffer (Jouppi et al., ISCA 2017).
         swaps: whether the transposed product is taken where that is faster, so that the other operand stays.
@@ -234,7 +235,7 @@ class TpuWeightStationary:
         )
 
     def _prefetched(self, table: KernelTable, profile: ArchitectureProfile) -> np.ndarray | None:
-        """(K,) bytes that the call before had fetched: the largest operand of a program's first kernel."""
+        """(K,) bytes that the call before asks for: the largest operand of a program's first kernel."""
         if self.prefetch == "none":
             return None
         inputs, weights = np.zeros(len(table)), np.zeros(len(table))

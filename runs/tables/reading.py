@@ -40,6 +40,8 @@ COLUMNS = frozenset(
 
 PRODUCTS = ("linear", "bmm", "matmul")
 """Operators whose reduction stands in column k, or in n in some published tables."""
+CONTRACTIONS = (*PRODUCTS, "conv", "conv_transpose", "attention")
+"""Operators that multiply on matrix units."""
 
 LARGEST = 2**40
 """Extents and numbers of elements beyond this are typing errors: no machine holds such a tensor."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, blocks
 from shmoo.calibrate.fit.intervals import held_out
-from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
+from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.catalogue import DEFAULTS
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.runs.store.records import CaseSpec
@@ -24,12 +24,15 @@ from tests.evaluation.transfer import transfer
 
 PRODUCTS = "measured/tpu_gemm.csv"
 BOUNDS = {"tpu_v5e": 0.12, "tpu_v6e": 0.15}
-JITTER_S = 5e-6
-"""Spread of the floor from call to call, which is in every row."""
+FLOORS_S = {"tpu_v5e": 105.56e-6, "tpu_v6e": 118.73e-6}
+"""What a call of a product of 8 x 8 x 8 takes: the column `launch_floor_s`."""
+JITTER_S = {"tpu_v5e": 5e-6, "tpu_v6e": 10e-6}
+"""Standard deviation of the host's time from row to row, which is in each of them: on v6e, rows of 20 to 100 us fall into two
+groups 20 us apart, whatever their shapes."""
 SHORTEST_S = 20e-6
 """Rows of less, floor taken off, tell the host's noise."""
-HOSTS = 1.6
-"""Factor within which the entry of a program lies on nine of ten hosts or calls."""
+LEAST_ENTRY_S = 2e-6
+"""Time that entering a program takes at least: a write to the device across PCIe and its answer."""
 RANGES = 4
 """Parts of the rows by flops that are held out whole."""
 ACCUMULATED = {"bfloat16": "float32", "int8": "int32"}
@@ -42,7 +45,7 @@ def product(m: int, n: int, k: int, dtype: str) -> Graph:
 
 
 def read_products(folder: Path, chip: str) -> tuple[MeasuredCase, ...]:
-    """A chip's products, smallest first."""
+    """A chip's products, smallest first, with the floor taken off."""
     cases = []
     for row in read_rows(folder / PRODUCTS):
         seconds = float(row["latency_s"]) - float(row["launch_floor_s"] or 0.0)
@@ -50,7 +53,7 @@ def read_products(folder: Path, chip: str) -> tuple[MeasuredCase, ...]:
             axes = {"b": 1, **{side: int(row[side]) for side in "mnk"}}
             case = CaseSpec("matmul", "operator", dict(axes), row["dtype"], "xla", "tpu")
             graph = product(axes["m"], axes["n"], axes["k"], row["dtype"])
-            cases.append(MeasuredCase(case, (graph,), seconds, relative_se=JITTER_S / seconds))
+            cases.append(MeasuredCase(case, (graph,), seconds, relative_se=JITTER_S[chip] / seconds))
     return tuple(sorted(cases, key=_flops))
 
 
@@ -64,11 +67,20 @@ def fit_products(cases: Sequence[MeasuredCase], chip: str) -> ArchitectureProfil
     # Timed from the host: what its floor does not hold is the entry of a program.
     entry = {"graph.xla": DEFAULTS["tpu"]["graph"]}
     base = base.replacing(coefficients={**base.coefficients, **entry})
-    fitted = calibrate_cases(read, base, name=chip, residual=False).profile
+    fitted = calibrate_cases(read, waited_for(base), name=chip, residual=False).profile
     # The entry is the host's, so its range is that of hosts, and no spread of a kernel's time holds it.
     found = fitted.coefficients["graph.xla"]
-    host = replace(found, source="literature", stderr=None, low=found.value / HOSTS, high=found.value * HOSTS)
-    return fitted.replacing(coefficients={**fitted.coefficients, "graph.xla": host})
+    beyond = NORMAL_90 * JITTER_S[chip]
+    low, high = max(found.value - beyond, min(found.value, LEAST_ENTRY_S)), found.value + beyond
+    host = replace(found, source="literature", stderr=None, low=low, high=high)
+    known = {name: c for name, c in fitted.coefficients.items() if name != "gap"}
+    return fitted.replacing(coefficients={**known, "graph.xla": host})
+
+
+def waited_for(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """The machine beside a host that waits for each product: for as long as its floor, an operand of the next one moves."""
+    gap = Coefficient(FLOORS_S[profile.name], "s", "literature", "a product of 8 x 8 x 8 (R. Oliver, tpu-perf-model, 2026)")
+    return profile.replacing(coefficients={**profile.coefficients, "gap": gap})
 
 
 def products(folder: Path) -> list[Result]:
@@ -101,6 +113,7 @@ def _flops(case: MeasuredCase) -> float:
 
 def _held_out(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> np.ndarray:
     """(n, 4) estimate, low, high and measurement."""
+    profile = waited_for(profile)
     found = held_out(blocks(cases, profile), profile)
     return np.stack([found.estimated, found.low, found.high, found.measured], axis=1)
 

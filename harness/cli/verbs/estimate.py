@@ -109,12 +109,13 @@ def estimate_table(
     default the one of the tables that the profile was fitted to, in rows such as theirs: plain float32 calls."""
     import msgspec
 
-    from shmoo.estimators.graph.dtypes import matrix_dtype
+    from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
     from shmoo.estimators.machine.profile import check_runtime
     from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.model import narrowed
     from shmoo.estimators.predict.tabular import interval_record, or_reason
     from shmoo.harness.machine.architectures import choose_targets
-    from shmoo.runs.tables.reading import PRODUCTS, read_table
+    from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
 
     if len(arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(arch) or 'none'}; such as --arch gpu_a100_40g")
@@ -128,8 +129,11 @@ def estimate_table(
                 f"columns m, n, k of float32 products read as (m, n) by (n, k), as in the tables behind {profile.name}; "
                 "--reduction k reads (m, k) by (k, n)"
             )
+    graphs = [row.graph() for row in rows]
+    for said in narrowed(profile, {row.dtype for row in rows if row.op in CONTRACTIONS} - set(COMPLEX_DTYPES)):
+        output.message(said)
     parts = AnalysisDirector(profile, residual=residual).price_cases(
-        [row.graph() for row in rows],
+        graphs,
         runtime=chosen,
         compute_dtypes=[matrix_dtype(row.dtype) for row in rows],
         cold_weights=[row.cold_weights for row in rows],

@@ -7,8 +7,11 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import CATALOGUE, under
 from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.draws import names_to_draw
 from shmoo.estimators.variants import amount_of, variant
 from shmoo.harness.machine.architectures import load_architecture
+from shmoo.runs.tables.reading import TableRow
 
 
 def test_a_larger_fabric_brings_its_rates_and_memory() -> None:
@@ -32,6 +35,36 @@ def test_static_power_follows_the_voltage_of_a_clock() -> None:
     static, half = before.value("power.static"), before.value("clock") / 2
     assert variant(before, {"clock": half}).value("power.static") == pytest.approx(static * before.value("energy.floor"))
     assert variant(before, {"clock": half, "power.static": static}).value("power.static") == static
+
+
+@pytest.mark.parametrize("name", ["tpu_v4", "tpu_v5e", "kpu_t64", "cpu_server_generic"])
+def test_a_faster_clock_takes_more_energy(name: str) -> None:
+    """From the clock of the lowest voltage on, energy, static power and TDP rise with every step of the clock. At the profile's
+    own clock nothing changes; a TDP that is named stays."""
+    before = load_profile(name)
+    clock, static, tdp = (before.value(of) for of in ("clock", "power.static", "power.tdp"))
+    product = TableRow(0, "linear", {"b": 1, "m": 4096, "n": 4096, "k": 4096}, "bfloat16").graph()
+    lowest = before.listed["energy.floor"].value ** (1.0 / before.listed["energy.clock"].value)
+    steps = [variant(before, {"clock": clock * step}) for step in (lowest, 0.8, 1.0, 1.25, 1.5)]
+    energies = [AnalysisDirector(step).estimate(product).energy_j.value for step in steps]
+    for rising in (energies, *([step.value(of) for step in steps] for of in ("power.static", "power.tdp"))):
+        assert rising == sorted(set(rising))
+    assert energies[2] == pytest.approx(AnalysisDirector(before).estimate(product).energy_j.value)
+    voltage = 1.5 ** before.listed["energy.clock"].value
+    assert steps[-1].value("power.static") == pytest.approx(static * voltage)
+    assert steps[-1].value("power.tdp") == pytest.approx(voltage * (static + 1.5 * (tdp - static)))
+    assert variant(before, {"clock": 2 * clock, "power.tdp": tdp}).value("power.tdp") == tdp
+    # Slower than the lowest voltage allows, only time is left to change.
+    assert variant(before, {"clock": 0.1 * clock}).value("power.static") == pytest.approx(0.6 * static)
+
+
+def test_an_unchanged_clock_draws_no_voltage() -> None:
+    """Nothing is uncertain about the voltage at which a machine's energies are given."""
+    before = load_profile("kpu_t64")
+    named = {"energy.clock", "energy.floor"}
+    assert not named & set(names_to_draw(before.listed, "domainflow", tensor=False))
+    changed = variant(before, {"clock": 2e9}).listed
+    assert named <= set(names_to_draw(changed, "domainflow", tensor=False))
 
 
 def test_what_is_named_keeps_its_value() -> None:

@@ -264,3 +264,16 @@ def test_a_call_of_no_samples_is_refused():
     """Its rate would be none."""
     with pytest.raises(InputError, match="at least 1 sample"):
         AnalysisDirector(load_profile("gpu_t4")).estimate(mlp(), batch=0)
+
+
+def test_a_type_that_a_machine_does_not_multiply_is_told():
+    """A TPU v1 multiplies 8-bit integers alone: float32 products take their time, and the estimate says so. On a v4 float32 has a
+    rate, and a KPU has one of as many bits for bfloat16."""
+    said = {}
+    for name, dtype in (("tpu_v1", "float32"), ("tpu_v1", "int8"), ("tpu_v4", "float32"), ("kpu_t64", "bfloat16")):
+        b = GraphBuilder(dtype)
+        said[name, dtype] = AnalysisDirector(load_profile(name)).estimate(b.graph(b.linear(b.tensor((8, 64)), 64))).notes
+    assert said.pop(("tpu_v1", "float32")) == (
+        "tpu_v1 does not multiply float32: its products take the time of int8, as of a quantized model",
+    )
+    assert set(said.values()) == {()}

@@ -84,7 +84,7 @@ def test_the_roof_is_peak_and_bandwidth() -> None:
     work = tabulated((graph,), "eager", "cpu")
     tiling, c = director.tile(work.table), Coefficients(profile)
     # What an earlier call left in the caches need not come from main memory.
-    moved = min(tiling.call_bytes["dram"][0], 3 * 512 * 512 * 4)
+    moved = min(tiling.level_bytes["dram"][0], 3 * 512 * 512 * 4)
     taken = director.price(work.table, "eager", tiling=tiling).prediction.dynamic_j
     roofs = kernel_roofs(work.table, tiling, c, "eager", taken)
     assert roofs.compute_s[0] == pytest.approx(2 * 512**3 / c.value("peak.matrix.float32"))

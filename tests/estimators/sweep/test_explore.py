@@ -80,6 +80,14 @@ def test_the_front_is_that_of_brute_force(columns: int, seed: int) -> None:
     assert all(not np.any(np.all(rows[:i] == rows[i], axis=1)) for i in places)
 
 
+def test_no_clock_is_best_in_everything() -> None:
+    """A faster clock takes more energy and power, so that a front over clocks has several designs."""
+    axes = {"clock": (5e8, 9e8, 1.3e9, 2e9)}
+    front = explore_grid(Space(PROFILE, "domainflow", (workload(rows=4096),), axes, ("latency", "energy", "power.tdp"), ()))
+    assert len(front) > 1
+    assert {row["clock"] for row in front_rows(front)} >= {9e8, 2e9}
+
+
 def test_a_front_of_many_rows_is_that_of_a_chunk_at_a_time() -> None:
     """More rows than are compared at once."""
     rows = np.random.default_rng(1).random((9000, 3))

@@ -66,23 +66,31 @@ def test_kernels_of_a_program_hide_behind_each_other():
     assert times[1.0] < 0.95 * times[0.0]
 
 
-def test_one_operand_of_a_program_may_have_come_early():
+def test_one_operand_of_a_program_moves_while_it_is_entered():
     """Weights that fit beside the blocks are prefetched, those that do not and all of the second kernel's are not. They cross the
-    memory all the same, but the call does not wait for them, and its energy is without them."""
+    memory all the same and take energy, and the call waits for what its entry and the rest before it do not cover."""
     director = AnalysisDirector(load_profile("tpu_v5e"), TpuWeightStationary(prefetch="largest"))
     b = GraphBuilder("bfloat16")
     table, _ = director.tabulate([b.graph(b.linear(b.linear(b.tensor((8, 4096)), 4096), 4096))], "xla")
     tiling = director.tile(table)
     assert tiling.early_bytes.tolist() == [2 * 4096 * 4096, 0]
     assert tiling.level_bytes["dram"] == pytest.approx([2 * 4096 * (4096 + 8)] * 2, rel=1e-3)
-    waiting, early = (
-        predict(table, replace(tiling, early_bytes=amount), Coefficients(director.profile), "xla")
-        for amount in (None, tiling.early_bytes)
-    )
-    assert early.memory_s[0] < waiting.memory_s[0] / 10
-    assert early.memory_s[1] == waiting.memory_s[1]
-    spared = 2 * 4096 * 4096 * director.profile.value("energy.byte.dram")
-    assert waiting.dynamic_j - early.dynamic_j == pytest.approx([spared, 0])
+    waiting = predict(table, replace(tiling, early_bytes=None), Coefficients(director.profile), "xla")
+    assert waiting.early_s is None
+    moved_s = 2 * 4096 * 4096 / director.profile.value("bandwidth.dram")
+    entry = director.profile.value("graph.xla")
+    for gap in (0.0, 2e-6, 1.0):
+        c = Coefficients(director.profile, {"gap": gap})
+        early = predict(table, tiling, c, "xla")
+        for of in ("device_s", "memory_s", "dynamic_j"):
+            assert getattr(early, of) == pytest.approx(getattr(waiting, of))
+        hidden = graph_latency(table, waiting, c, "xla") - graph_latency(table, early, c, "xla")
+        assert early.early_s[1] == 0.0
+        if gap < 1.0:
+            assert hidden == pytest.approx([entry + gap])
+        else:
+            # The rest of its copy hides behind the second kernel.
+            assert 0.5 * moved_s < hidden[0] < moved_s / director.profile.value("efficiency.bandwidth.gemm")
     b = GraphBuilder("bfloat16")
     large, _ = director.tabulate([b.graph(b.linear(b.tensor((8, 16384)), 16384))], "xla")
     assert director.tile(large).early_bytes.tolist() == [0]
