@@ -20,7 +20,7 @@ class FormatError(InputError):
 
 
 class NewerFormatError(FormatError):
-    """A file is of a format that this version does not know yet."""
+    """A file's format is newer than this version."""
 
 
 class StorageError(ShmooError):

@@ -180,7 +180,7 @@ def _consumers(graph: Graph, costs: Sequence[Cost | None]) -> Mapping[int, set[i
 def _work_of(
     graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: Mapping[int, set[int]], images: Set[int]
 ) -> _Work:
-    """The work of one kernel of a graph whose storages in `images` are images that it returns."""
+    """The work of one kernel; `images` are the storages of the images that its graph returns."""
     working = [(i, graph.calls[i], cost) for i in kernel.calls if (cost := costs[i]) is not None]
     if not working:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")

@@ -37,8 +37,8 @@ class Progress(Protocol):
     """Receives a report now and then while work goes on, from the thread that does the work."""
 
     def __call__(self, standing: Standing, /) -> None:
-        """Take note of how far the work is."""
+        """Record how far the work is."""
 
 
 def silent(standing: Standing) -> None:
-    """The progress of work that nobody watches."""
+    """Progress that is not shown."""

@@ -155,7 +155,7 @@ class KernelTable:
         return len(self) > 0 and int(self.segment[-1] - self.segment[0]) + 1 == len(self)
 
     def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
-        """(..., S) sums of an amount of each kernel, or what else adds them up."""
+        """(..., S) sums over segments of an amount of each kernel, or another reduction by `add`."""
         together: Floats = amounts if self.single else add.reduceat(amounts, self.starts, axis=-1)
         return together
 

@@ -266,7 +266,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "alone": alone,
         "single": table.calls == 1,
         "matrix": matrix,
-        # A GPU's depthwise convolutions stream: their rate is none of blocks, so it is not drawn towards that of blocks.
+        # A GPU's depthwise convolutions stream: their rate does not depend on blocks, so it is not drawn towards that of blocks.
         "blocks": matrix & ~(table.is_family("depthwise") & (family == "gpu")),
         "tensor": in_tensor_kernels(algorithm),
         "vector": vector,

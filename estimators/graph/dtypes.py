@@ -45,7 +45,7 @@ STORED_AS: Mapping[str, str] = {"tf32": "float32"}
 
 
 def resolved(name: str) -> str:
-    """The vocabulary's name where `name` is an alias, and `name` where it is none, known or not."""
+    """The vocabulary's name if `name` is an alias, else `name` unchanged."""
     short = name.removeprefix("torch.")
     return ALIASES.get(short, short)
 

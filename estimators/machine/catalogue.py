@@ -325,7 +325,7 @@ _UNLISTED = Entry("", "share", "not in the catalogue")
 
 @cache
 def entry(name: str) -> Entry:
-    """The entry of a coefficient: that of its longest stem; an empty one for what nobody listed."""
+    """The entry of a coefficient: that of its longest stem; an empty entry for an unknown name."""
     stem = name
     while stem and stem not in CATALOGUE:
         stem = stem.rpartition(".")[0]

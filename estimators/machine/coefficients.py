@@ -75,7 +75,7 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
 
 
 def _on_tensor_cores(algorithm: str) -> str:
-    """What an algorithm of the float32 units is on tensor cores; itself where they do nothing of it."""
+    """The algorithm on tensor cores that corresponds to one of the float32 units; unchanged if there is none."""
     family = "conv" if algorithm == "conv_transpose" else FAMILY_OF.get(algorithm, algorithm)
     name = f"{algorithm if algorithm in ('gemv', 'recurrent') else family}_tensor"
     return name if name in TENSOR else algorithm
@@ -177,7 +177,7 @@ def converts_layout(codes: np.ndarray) -> np.ndarray:
 
 
 MANY_KERNELS = 30
-"""Graphs of so many kernels are off by less than short ones, in which a single kernel's error or the call itself shows."""
+"""From this many kernels on, their errors average out; in shorter graphs a single kernel's error or the call itself shows."""
 
 
 DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.7: 1 / 64, 8.9: 1 / 64, 9.0: 1 / 2, 10.0: 1 / 2,

@@ -20,7 +20,7 @@ class Host:
     """A machine that launches kernels.
 
     Attributes:
-        description: for people. source: where its numbers come from; kind: the same as `Coefficient.source` says it.
+        description: for people. source: where its numbers come from; kind: their value of `Coefficient.source`.
         seconds: coefficient -> seconds with their 90 % range; frozen code launches as other compiled code does.
     """
 

@@ -1,4 +1,4 @@
-"""What is uncertain, as random values: coefficients within their ranges, and what the model errs beside them."""
+"""Random values for everything uncertain: coefficients within their ranges, and the model's own error."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def _uncorrelated(seed: int, draws: int, block: int) -> np.ndarray:
 
 
 def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
-    """Those of a machine's coefficients to draw for intervals; those of tensor cores or chains where any kernel is.
+    """Those of a machine's coefficients to draw for intervals; of tensor cores and of chains only where a kernel needs them.
 
     Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; the voltage of
     a machine that runs at its rated clock; and fitted latency coefficients, which err together and whose joint error on held-out
@@ -276,7 +276,7 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor:
 
 
 def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
-    """The coefficients of a machine about which the model errs nothing."""
+    """The coefficients of a machine with every term of the model's error set to zero."""
     exact = Coefficient(0.0, "1", "fitted")
     none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
     return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none

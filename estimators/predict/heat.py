@@ -18,7 +18,7 @@ models that the coefficients of GPUs come from were measured so (Lee et al., ASP
 
 
 def repeated(call_s: np.ndarray) -> np.ndarray:
-    """Mean warmth during the repetitions that count, for calls of these seconds that start on a cool board."""
+    """Mean warmth during the measured repetitions, for calls of these seconds that start on a cool board."""
     return 1.0 - mean_decay(FASTEST * call_s)
 
 

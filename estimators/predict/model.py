@@ -338,7 +338,7 @@ def _compute_time(
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:
-    """Prefixes to look a share of loops up by: compiled ones are others than the framework's own, whatever the operator."""
+    """Prefixes of a loop's efficiency, most specific first: compiled loops differ from the framework's own."""
     return (stem,) if runtime == "eager" else (f"{stem}.{runtime}", stem)
 
 

@@ -32,14 +32,14 @@ class KernelKinds(KernelTable):
         return np.add.reduceat(self.times, self.starts).astype(np.int64)
 
     def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
-        """(..., S) sums of an amount of each kernel, or what else adds them up."""
+        """(..., S) sums over segments of an amount of each kernel, or another reduction by `add`."""
         together: Floats = add.reduceat(amounts * self.times if add is np.add else amounts, self.starts, axis=-1)
         return together
 
 
 @dataclass(frozen=True, slots=True)
 class Twins:
-    """The distinct kernels of a table of K: two of one segment that are alike are of one kind.
+    """The distinct kernels of a table of K: equal kernels of one segment share a kind.
 
     Attributes:
         kind: (K,) row of each kernel's kind in the table of kinds.

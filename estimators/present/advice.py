@@ -29,7 +29,7 @@ from shmoo.estimators.variants import added_area_interval, variant
 Aim = Literal["time", "energy"]
 Verdict = Literal["better", "open", "worse", "same"]
 NOTHING = 0.01
-"""Gains below it are none."""
+"""Smaller gains are ignored."""
 NEARLY = 0.9
 """Share of the best batch's gain from which on a smaller batch is advised."""
 

@@ -214,7 +214,7 @@ def paths_to(module: str) -> list[str]:
 
 
 class _Part(NamedTuple):
-    """A call's share of its kernel, and what bounds the kernel."""
+    """A call's share of its kernel, and the kernel's bottleneck."""
 
     bound: str
     elapsed_s: float

@@ -97,7 +97,7 @@ class Schedule:
         self.visits_in_all = 0
 
     def add(self, row: Measurement, seconds: float | None = None) -> None:
-        """Take note of a visit and of the seconds it took."""
+        """Record a visit and the seconds it took."""
         case = self._cases.get(row.case.identity)
         if case is None:
             return
@@ -160,7 +160,7 @@ class Schedule:
         return math.inf if self._compiling_at_most_s is None else self._compiling_at_most_s - self._compiling_s
 
     def add_compiled(self, cases: Iterable[CaseSpec], seconds: float) -> None:
-        """Take note of cases that were compiled ahead of their first visits, together in so many seconds."""
+        """Record cases that were compiled ahead of their first visits, together in so many seconds."""
         self._compiling_s += seconds
         for case in cases:
             self._cases[case.identity].compiled = True

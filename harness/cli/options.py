@@ -104,7 +104,8 @@ class Share(click.ParamType):
 
 
 def _told(*flags: str, help: str, usual: str = "", **how: Any) -> Callable[..., Decorator]:
-    """An option whose default differs from verb to verb: given that default, which its help ends with, it decorates a command."""
+    """An option whose default differs from verb to verb: called with that default, which it adds to the help, it decorates a
+    command."""
     return lambda default=usual: click.option(*flags, help=f"{help} Default: {default}.", **how)
 
 
@@ -230,7 +231,7 @@ sort = _told(
 host = click.option(
     "--host",
     metavar="NAME",
-    help="Machine that launches a GPU's kernels: a name of the catalogue, or own for the one it was measured beside.",
+    help="Machine that launches a GPU's kernels: a catalogue's name, local (of `doctor --full`), or own (measured with it).",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, messages on stderr.")
 as_csv = click.option("--csv", "csv_path", type=click.Path(), help="Also write the rows to this CSV file, one value a column.")

@@ -52,7 +52,7 @@ _HALF_PAIR = re.compile(r"\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]",
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out: names and descriptions come from files of anybody."""
+    """The text with control characters written out: names and descriptions come from untrusted files."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 

@@ -121,7 +121,7 @@ class HostTimer:
         before: Callable[[], object] | None = None,
     ) -> None:
         self.on_core_s: float | None = None
-        # Another clock is none of this machine, whose threads it does not count.
+        # A clock that was passed in does not advance with the CPU time of this machine's threads.
         self._thread_clock = time.thread_time if clock is time.perf_counter else None
         self._clock = clock
         self._synchronize = synchronize

@@ -21,7 +21,7 @@ class ModelSetups:
     images.
 
     Args:
-        asked: the model as it is; `Asked.points` is left out of account.
+        asked: the model as it is; `Asked.points` is ignored.
         batch: of a call; the model's own for `None`.
         open_source: makes the source of what is asked for.
     """

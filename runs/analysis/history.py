@@ -113,7 +113,7 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
 
     Args:
         runs: in any order.
-        threshold: steps of up to this relative size are none.
+        threshold: relative size up to which steps are not reported.
 
     Raises:
         InputError: fewer than two runs, or one twice.

@@ -39,7 +39,7 @@ def fused_winograd(table: KernelTable, profile: ArchitectureProfile, patches: tu
 
 
 def placed(way: Transformed, offered: np.ndarray) -> Transformed:
-    """The same of all kernels, given that of those it is offered to; 1 elsewhere, where nobody looks."""
+    """Values of the kernels that Winograd applies to, spread to all kernels; 1 elsewhere."""
 
     def place(values: np.ndarray) -> np.ndarray:
         placed = np.ones((*np.shape(values)[:-1], len(offered)))

@@ -29,7 +29,7 @@ _MOVES = {name: getattr(torch.Tensor, name) for name in ("cuda", "xpu") if hasat
 
 
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of what captures: one capture at a time, with hubs offline; `CaptureError` where the model calls sys.exit or
+    """Decorator for capture functions: one capture at a time, with hubs offline; `CaptureError` where the model calls sys.exit or
     raises what is no `Exception`."""
 
     @functools.wraps(function)

@@ -43,7 +43,7 @@ SHOWN = 30
 @options.names(
     "--minimize",
     metavar="QUANTITY,...",
-    help="latency, energy, power, edp, throughput (of which more is better), area, or a coefficient. Default: latency,energy.",
+    help="latency, energy, power, edp, throughput (maximized), area, or a coefficient. Default: latency,energy.",
 )
 @options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
 @options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")

@@ -113,7 +113,7 @@ def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
         time.sleep(pause_s(cpu_seconds() - before))
 
 
-@fleet.command(epilog=STATUS_EXAMPLES, short_help="How far every host is, asked from the machines.")
+@fleet.command(epilog=STATUS_EXAMPLES, short_help="Progress of every host.")
 @folder
 @options.as_json
 def status(campaign: Path, as_json: bool) -> None:
