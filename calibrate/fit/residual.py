@@ -232,7 +232,8 @@ def _worsens_graphs(
     measured = np.concatenate([b.measured_s for b in everything])[judged]
 
     def estimated(groups: Sequence[ResidualGroup]) -> np.ndarray:
-        return predicted_latency(everything, Coefficients(profile.replacing(residual=tuple(groups))), residual=True)[judged]
+        seconds = predicted_latency(everything, Coefficients(profile.replacing(residual=tuple(groups))), residual=True)
+        return np.asarray(seconds[judged])
 
     before, after = estimated([other for other in all_of_them if other is not group]), estimated(all_of_them)
     return bool(np.abs(after / measured - 1.0).mean() > np.abs(before / measured - 1.0).mean())

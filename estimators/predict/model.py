@@ -249,7 +249,9 @@ def _each_alone(
         if np.any(np.greater(tiling.blocks.stored, 0.0)):
             beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
         if np.any(regrouped := np.greater(tiling.blocks.regrouped, 0.0)):
-            rate = pass_rate(2.0 * tiling.blocks.regrouped, c) * c.value("efficiency.bandwidth.copy", "efficiency.bandwidth")
+            rate = pass_rate(np.asarray(2.0 * tiling.blocks.regrouped), c) * c.value(
+                "efficiency.bandwidth.copy", "efficiency.bandwidth"
+            )
             beside = beside + np.where(regrouped, tiling.blocks.regroup_seconds(own, rate), 0.0)
     body, clocked = body + beside, clocked + beside
     if tiling.blocks is not None and runtime in AS_STORED:
