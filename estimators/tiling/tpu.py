@@ -111,9 +111,8 @@ class TpuWeightStationary:
         most_m, most_n = (ceil_div(x, side) * side for x, side in ((table.m, rows), (table.n, cols)))
         longest = np.minimum(2.0 ** np.ceil(np.log2(np.sqrt(half / _ACCUMULATOR_BYTES))), _LONGEST)
         wide = _balanced(table.n, half / (_ACCUMULATOR_BYTES * np.minimum(longest, most_m)), cols)
-        high = np.where(wide >= most_n, half / (_ACCUMULATOR_BYTES * wide), longest)
         n = self.tile_n or wide
-        m = self.tile_m or _balanced(table.m, high, rows)
+        m = self.tile_m or _balanced(table.m, half / (_ACCUMULATOR_BYTES * n), rows)
         k = np.maximum(np.floor(half / (2.0 * size * (m + n)) / rows) * rows, rows)
         return clip_shape(table, m, n, self.tile_k or k)
 
@@ -255,12 +254,13 @@ def _arrays(profile: ArchitectureProfile) -> tuple[float, float, float]:
 
 def _again(table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> np.ndarray:
     """(K,) bytes that the main memory serves more than once: where the reduction is whole, one operand for each block of the
-    other, in the better loop order; where it is cut, both, and partial sums that do not fit."""
+    other, in the better loop order; where it is cut, both, and partial sums that do not fit. A third of the memory keeps what it
+    can of each operand."""
     used = operands(table)
     staging = _staging(profile)
     over_m, over_n, over_k = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
-    inputs = np.where(used.a / table.batch <= staging / 3.0, 0.0, used.a * (over_n - 1.0))
-    weights = np.where(used.b / table.batch <= staging / 3.0, 0.0, used.b * (over_m - 1.0))
+    inputs = np.maximum(used.a - table.batch * staging / 3.0, 0.0) * (over_n - 1.0)
+    weights = np.maximum(used.b - table.batch * staging / 3.0, 0.0) * (over_m - 1.0)
     partial = used.c * (_ACCUMULATOR_BYTES / element_bytes(table)) * 2.0 * (over_k - 1.0)
     spilled = np.where(shape.m * shape.n * _ACCUMULATOR_BYTES <= staging / 2.0 * 1.01, 0.0, partial)
     return np.where(over_k > 1.0, inputs + weights, np.minimum(inputs, weights)) + spilled
