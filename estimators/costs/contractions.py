@@ -340,13 +340,16 @@ GATES = {"aten.lstm": (4, 10, 8), "aten.gru": (3, 9, 5), "aten.rnn_tanh": (1, 0,
 LSTM: three sigmoids of (2, 2), two tanh, f c + i g and o tanh(c). GRU: two sigmoids, one tanh, r h and (1 - z) n + z h."""
 
 
-@cost(*GATES)
+@cost(*GATES, *(f"{name}_backward" for name in GATES))
 def recurrent(call: OpCall) -> Cost:
-    """Every weight matrix (projections included) multiplies every token once; each step depends on the one before it.
+    """Every weight matrix (projections included) multiplies every token once; each step depends on the one before it. Backward the
+    gradients of inputs and of weights take as many multiply-adds each; gates are kept, and each is differentiated.
 
     Iteration space: batch = steps of all layers and directions, m = sequences, n = gates x hidden size, k = the rest.
     """
-    gates, vector_per_unit, special_per_unit = GATES[call.op]
+    forward = call.op.removesuffix("_backward")
+    gates, vector_per_unit, special_per_unit = GATES[forward]
+    products, special_per_unit = (1, special_per_unit) if call.op == forward else (2, 0)
     source = tensor(call, "input", "data")
     params = listed(call, "params")
     weights = [spec for spec in params if len(spec.shape) == 2]
@@ -363,13 +366,13 @@ def recurrent(call: OpCall) -> Cost:
     return bill(
         call,
         "gemm",
-        matrix=2.0 * tokens * per_token,
+        matrix=2.0 * products * tokens * per_token,
         vector=units * (vector_per_unit + gates) + tokens * sum(spec.numel for spec in params if len(spec.shape) == 1),
         special=units * special_per_unit,
         batch=passes * tokens // max(sequences, 1),
         m=sequences,
         n=gates * hidden,
-        k=math.ceil(per_token / max(passes * gates * hidden, 1)),
+        k=products * math.ceil(per_token / max(passes * gates * hidden, 1)),
     )
 
 

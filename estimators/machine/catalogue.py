@@ -54,6 +54,7 @@ _LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "
 # its contractions beat the peak. On a CPU all contractions end in the same register blocks, so their rates on large shapes are
 # near each other's, whatever the clock is.
 _LAUNCH = Space(5e-8, 1e-3, 1.5)
+_STEPS = "(layers of 40 to 168 units, 1000 to 6000 steps; Wang, PyTorch pull request 62143, 2022)"
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "count.cores": Entry("1", "count", "CPU cores; TPU cores on the chip", brings={"cpu": _CORE}),
     "count.pipes": Entry("1", "count", "CPU: vector multiply-add pipes of a core"),
@@ -247,6 +248,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
+        Guess(4e-6, 1.5e-6, 9e-6, f"kernels of a recurrent layer's step, 6 to 7 us with their launches {_STEPS}", ".launched", "gpu",
+              "literature"),
+        Guess(8e-7, 4e-7, 2e-6, "a step of a layer whose weights stay in registers (Diamos et al., \"Persistent RNNs\", ICML 2016): "
+              f"0.4 to 0.9 us where a layer is small {_STEPS}, 0.7 us on an H200 (runs/recorded/h200)", ".persistent", "gpu",
+              "literature"),
         Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),
     "layout": Entry("s/B", "share", "CPU: conversion of images by one core, by runtime", Space(2e-12, 2e-9, 0.5), assumed=(
         Guess(4e-11, 1e-11, 1.5e-10, f"conversion to blocks of channels, {_XEON}", ".eager.aligned", "cpu"),

@@ -145,12 +145,19 @@ def capped(
 
 def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coefficients) -> Floats:
     """Dynamic joules of kernels that take these seconds: measured back to back, even a short segment draws no more than the cap,
-    and a board that the cap slows draws the cap. As they are on machines without a cap."""
+    and a board that the cap slows draws the cap. No kernel draws more than that either: what one asks for beyond it is drawn from
+    what the board can store, and counts to the kernels of its segment that leave power. As they are on machines without a cap."""
     if c.find("throttle.cap") is None or c.find("power.tdp") is None:
         return dynamic_j
-    most = _budget(c) * table.of_segments(device_s)
-    held: Floats = dynamic_j * table.to_kernels(np.minimum(1.0, most / np.maximum(table.of_segments(dynamic_j), 1e-30)))
-    return held
+    most = _budget(c) * device_s
+    share = np.minimum(1.0, table.of_segments(most) / np.maximum(table.of_segments(dynamic_j), 1e-30))
+    held: Floats = dynamic_j * table.to_kernels(share)
+    beyond = np.maximum(held - most, 0.0)
+    if not beyond.any():
+        return held
+    room = np.maximum(most - held, 0.0)
+    filled = np.minimum(table.of_segments(beyond) / np.maximum(table.of_segments(room), 1e-30), 1.0)
+    return held - beyond + room * table.to_kernels(filled)
 
 
 def _budget(c: Coefficients) -> float | Floats:

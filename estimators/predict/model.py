@@ -93,6 +93,7 @@ from shmoo.estimators.tiling.gpu.threads import (
     point_rate,
     rate_of_words,
     row_work,
+    step_seconds,
 )
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -262,6 +263,8 @@ def _each_alone(
         body = np.where(behind, np.maximum(body, waiting), body + waiting)
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
+    if c.profile.family == "gpu":
+        body = np.maximum(body, step_seconds(table, c))
     return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked), early
 
 
@@ -405,10 +408,11 @@ def _in_turn(table: KernelTable) -> Masks:
 def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """What the host spends on the further kernels of one call: conversions of a convolution's image, weights and result in 16
     bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
+    # Compiled code leaves recurrent layers to the framework; a replayed graph has all of their kernels.
+    steps = kernels_a_step(table) * table.batch * (runtime != "cudagraphs")
     if runtime != "eager":
-        return 0.0
+        return c.value("launch.driver") * steps
     converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
-    steps = kernels_a_step(table) * table.batch
     return c.value("launch.driver") * (
         operands_copied(table) + adds_bias_after(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
     )

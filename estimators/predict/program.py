@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import RECURRENT, Coefficients, algorithm_codes
 from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, entry_seconds
 from shmoo.estimators.table import Floats, KernelTable
 
@@ -71,7 +71,10 @@ def graph_latency(
 def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:
     """What the host still does for each launch after the device has been given the kernel."""
     codes = algorithm_codes(table, coefficients.profile)
-    return coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s
+    tail: Floats = coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s
+    # The last step of a recurrent layer runs after the host has launched it.
+    steps = table.is_op(*RECURRENT)
+    return np.where(steps, np.minimum(tail, prediction.device_s), tail) if steps.any() else tail
 
 
 def kernel_times(

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, relative_path, result_nodes
+from shmoo.harness.capture.fx.introspect import CaptureError, calling_module, first_line, model_frame, relative_path, result_nodes
 from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, Traced, source_of
 
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
     attributes: tuple[torch.Tensor, ...] = ()
 
 
-class _EagerRecorder(TorchDispatchMode):
+class EagerRecorder(TorchDispatchMode):
     """While active, writes every dispatched operator into an FX graph, except inside `run_unseen` and while Dynamo traces.
     Operators are recorded below autograd, so composite ones arrive decomposed (`linear` as `t` and `addmm`). Results are stored
     as fake tensors: recording keeps no activation alive. `finished` is called with the graph of each segment and the origins of
@@ -44,8 +44,10 @@ class _EagerRecorder(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, origins: Origins, finished: Callable[[fx.GraphModule, list[Origin]], None]) -> None:
+    def __init__(self, model: Any, origins: Origins, finished: Callable[[fx.GraphModule, list[Origin]], None]) -> None:
         super().__init__()
+        modules = model.named_modules() if isinstance(model, torch.nn.Module) else ()
+        self._modules = {id(module): path for path, module in modules}
         self._origins = origins
         self._finished = finished
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -65,11 +67,11 @@ class _EagerRecorder(TorchDispatchMode):
     def run_unseen(self, piece: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call `piece` without recording it; operators recorded before it become a finished segment."""
         self.flush()
-        self._paused = True
+        before, self._paused = self._paused, True
         try:
             return piece(*arguments)
         finally:
-            self._paused = False
+            self._paused = before
 
     def flush(self) -> None:
         """Finish the current segment, if it contains any call."""
@@ -95,6 +97,7 @@ class _EagerRecorder(TorchDispatchMode):
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["val"] = tree_map_only(torch.Tensor, self._fake.from_tensor, result)
         node.meta["stack_trace"] = model_frame()
+        node.meta["nn_module_stack"] = {"": (calling_module(self._modules), "")}
         self._origins.flows(result)
         self._nodes.update(result_nodes(node, result))
 
@@ -117,7 +120,7 @@ class _CapturingBackend:
         self.name = name
         self.pieces: list[Piece] = []
         self.origins = Origins(model)
-        self.recorder = _EagerRecorder(self.origins, self._add_eager_segment)
+        self.recorder = EagerRecorder(model, self.origins, self._add_eager_segment)
         self.break_reasons: list[str] = []
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import fx
 
-from shmoo.estimators.graph.records import Graph
-from shmoo.harness.capture.compiled import compiled_apart, placeholder_origins
+from shmoo.estimators.costs import costs_of
+from shmoo.estimators.graph.records import Graph, OpCall
+from shmoo.harness.capture.compiled import EagerRecorder, compiled_apart, placeholder_origins
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, with_all_weights
+from shmoo.harness.capture.recurrent import keep_recurrent_layers
 from shmoo.harness.module import Capture
 
 
@@ -39,22 +41,44 @@ def capture_training(
         terms = [value.mean() for value in _differentiable(model(*args, **kwargs))]
         return sum(terms[1:], terms[0]) if terms else None
 
+    from torch._dynamo import config
+
     with _training(model):
         backend = _JointBackend(model, name)
         backend.origins.flows(args, dict(kwargs or {}))
         try:
-            with torch.enable_grad(), compiled_apart(step, backend) as compiled:
-                loss = compiled(*args, **(kwargs or {}))
-                if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
-                    raise CaptureError("nothing that it returns has a gradient")
-                loss.backward()
+            with torch.enable_grad(), config.patch(allow_rnn=True), compiled_apart(step, backend) as compiled:
+                with backend.recorder:
+                    loss = compiled(*args, **(kwargs or {}))
+                    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+                        raise CaptureError("nothing that it returns has a gradient")
+                    backend.recorder.flush()
+                    # Where no part runs eagerly, what eager operators do in the backward pass is the accumulation of gradients.
+                    recording = backend.recorder if backend.eager_calls else nullcontext()
+                seed = torch.ones_like(loss)
+                with recording:
+                    loss.backward(seed)
+                backend.recorder.flush()
+                trained = [name for name, p in _parameters(model) if p.grad is not None]
         except CaptureError as error:
             raise CaptureError(f"cannot train {label!r}: {error}") from error
         except Exception as error:
             raise CaptureError(f"AOTAutograd cannot take {label!r}: {first_line(error)}") from error
-    if not backend.graphs:
-        raise CaptureError(f"cannot train {label!r}: torch.compile found nothing to differentiate in it")
-    return Capture(with_all_weights(tuple(backend.graphs), model), tuple(backend.break_reasons), "joint")
+    reasons = [*backend.break_reasons]
+    if backend.eager_calls:
+        reasons.append(f"{len(backend.eager_calls)} operators left to eager execution ({backend.eager_calls[0].source})")
+    seen = {value.name for graph in backend.graphs for value in graph.values if value.is_weight}
+    missed = [name for name in trained if name not in seen]
+    if missed:
+        raise CaptureError(
+            f"cannot train {label!r}: {len(missed)} of its parameters are trained by operators that the capture does not see, such "
+            f"as {missed[0]!r}" + f"; torch.compile breaks it: {'; '.join(reasons)}" * bool(reasons)
+        )
+    return Capture(with_all_weights(tuple(backend.graphs), model), tuple(reasons), "joint")
+
+
+def _parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return list(model.named_parameters()) if isinstance(model, torch.nn.Module) else []
 
 
 def _differentiable(outputs: Any) -> list[torch.Tensor]:
@@ -99,6 +123,8 @@ class _JointBackend:
     def __init__(self, model: Callable[..., Any], name: str) -> None:
         self.name = name
         self.origins = Origins(model)
+        self.recorder = EagerRecorder(model, self.origins, self._add_eager_segment)
+        self.eager_calls: list[OpCall] = []
         self.graphs: list[Graph] = []
         self.break_reasons: list[str] = []
 
@@ -116,19 +142,29 @@ class _JointBackend:
             return default_partition(joint, joint_inputs, **options)
 
         def run(piece: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
-            return make_boxed_func(piece.forward)
+            return make_boxed_func(lambda *values: self.recorder.run_unseen(piece.forward, values))
 
         def run_without_gradients(piece: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
             self._add_graph(piece, origins)
-            return make_boxed_func(piece.forward)
+            return run(piece, _)
 
+        keep_recurrent_layers(module)
         reason = getattr(module, "compile_subgraph_reason", None)
         if reason is not None and reason.graph_break:
             self.break_reasons.append(first_line(reason.reason))
         compile_piece = aot_autograd(
             fw_compiler=run, bw_compiler=run, inference_compiler=run_without_gradients, partition_fn=partition
         )
-        return compile_piece(module, inputs)
+        compiled = compile_piece(module, inputs)
+        # What AOTAutograd does around a piece, such as updates of running statistics, is in the piece's graph.
+        return lambda *values: self.recorder.run_unseen(compiled, values)
+
+    def _add_eager_segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
+        graph = FXGraphWalker().walk(module, origins=origins, name=self.name)
+        costed = [call for call, cost in zip(graph.calls, costs_of(graph), strict=True) if cost is not None]
+        if costed:
+            self.eager_calls += costed
+            self.graphs.append(graph)
 
     def _add_graph(self, joint: fx.GraphModule, origins: Sequence[Origin]) -> None:
         placeholders = joint.graph.find_nodes(op="placeholder")

@@ -18,7 +18,14 @@ from functools import partial
 import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, batched_product, dense_3x3, on_tensor_cores
+from shmoo.estimators.machine.coefficients import (
+    RECURRENT,
+    Coefficients,
+    algorithm_codes,
+    batched_product,
+    dense_3x3,
+    on_tensor_cores,
+)
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
@@ -180,7 +187,9 @@ class GpuThreadBlocks:
 
     def _offers(self, table: KernelTable, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
         """(K,) kernels, with the tiles and splits that their library has; those on tensor cores apart from others."""
-        library, own = self._library, ~tensor & (self.library is not None)
+        # Of a recurrent layer one step runs at a time: a product of few rows, and no batch of products side by side.
+        recurrent = table.is_op(*RECURRENT) & ~tensor
+        library, own = self._library, ~tensor & ~recurrent & (self.library is not None)
         product, several = own & table.is_family("gemm"), batched_product(table, "gpu")
         conv = own & table.is_family("conv") & (table.batch == 1)
         yield product & ~several, library.products, SPLITS
@@ -188,7 +197,8 @@ class GpuThreadBlocks:
         yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
         yield product & (table.batch > 1), library.batched, (1,)
         yield conv, DIRECT, (1,)
-        yield ~(product | conv | tensor), BLOCK_TILES, SPLITS
+        yield recurrent, (*STREAMED, *BLOCK_TILES), (1,)
+        yield ~(product | conv | tensor | recurrent), BLOCK_TILES, SPLITS
         kernels = self._tensor_kernels
         gemm, attends = tensor & table.is_family("gemm"), tensor & table.is_family("attention")
         streams = gemm & (np.minimum(table.m, table.n) <= 2)

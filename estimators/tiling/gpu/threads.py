@@ -195,6 +195,16 @@ def kernels_a_step(table: KernelTable) -> Floats:
     return np.where(recurrent & ~persistent, STEP_KERNELS, 0.0)
 
 
+def step_seconds(table: KernelTable, c: Coefficients) -> Floats | float:
+    """(..., K) seconds below which the steps of recurrent layers cannot follow each other, however few flops they have: each waits
+    for the states of the one before, at a launch or at a barrier of all blocks; 0 for other calls."""
+    recurrent = table.is_op(*RECURRENT)
+    if not recurrent.any():
+        return 0.0
+    each = np.where(kernels_a_step(table) > 0, c.value("step.launched"), c.value("step.persistent"))
+    return np.where(recurrent, table.batch * each, 0.0)
+
+
 def operands_copied(table: KernelTable) -> Floats:
     """(K,) operands of products that the framework copies before it multiplies, and of a softmax that it converts first
     (`kernel_rows`)."""

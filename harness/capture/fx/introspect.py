@@ -26,6 +26,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, OpCall, TensorSpec
 
+OWN_NAMESPACE = "shmoo"
+"""Of operators that stand for several of ATen's, under the name that ATen gives them."""
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PLUMBING = tuple(_TORCH + name for name in ("_ops.py", "_library", "_export", "overrides.py", "fx/experimental"))
 """Files of torch between a call and whoever hears of it."""
@@ -126,6 +128,7 @@ def operator_name(target: Any) -> tuple[str, bool]:
             return f"{target.namespace}.{target.name()}", False
         return f"{getattr(target, '__module__', None) or 'python'}.{getattr(target, '__name__', target)}", False
     namespace, _, name = schema.name.partition("::")
+    namespace = "aten" if namespace == OWN_NAMESPACE else namespace
     inplace = bool(schema.arguments) and schema.arguments[0].is_write
     if inplace and name.endswith("_") and not name.endswith("__"):
         name = name[:-1]
@@ -204,6 +207,21 @@ def model_frame() -> str:
             innermost = frame
         frame = frame.f_back
     return "" if innermost is None else f'File "{innermost.f_code.co_filename}", line {innermost.f_lineno}'
+
+
+def calling_module(paths: Mapping[int, str]) -> str:
+    """The path of the module whose method calls, innermost first, "" for none.
+
+    Args:
+        paths: id of a module -> its path.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        path = paths.get(id(frame.f_locals.get("self")))
+        if path is not None:
+            return path
+        frame = frame.f_back
+    return ""
 
 
 class RecordLines(TorchFunctionMode):

@@ -31,6 +31,7 @@ COLUMNS = (
     Column("kernel", lambda slot: slot.kernel.label),
     Column("starts", lambda slot: slot.start_s, "s"),
     Column("runs", lambda slot: slot.end_s - slot.start_s, "s"),
+    Column("adds", lambda slot: slot.kernel.elapsed_s, "s"),
     Column("bound", lambda slot: slot.kernel.bound),
     Column("tile m x n x k", lambda slot: " x ".join(f"{extent:.0f}" for extent in slot.kernel.tile_shape)),
     Column("tiles", lambda slot: slot.kernel.tiles, ""),
