@@ -23,7 +23,7 @@ from shmoo.estimators.machine.coefficients import (
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
-from shmoo.estimators.table import KernelTable
+from shmoo.estimators.table import KernelTable, alike
 from shmoo.estimators.tiling.base import Tiling
 
 OTHER_TYPE = 0.15
@@ -31,6 +31,8 @@ OTHER_TYPE = 0.15
 coefficients differ by as well (`tests.evaluation.transfer.LEAST_SPREAD`)."""
 
 
+WORKS = 5
+"""Fewest different kernels of a network: an encoder's layer has products of three shapes, a softmax, norms and loops."""
 LEAST_S = 1e-30
 """Seconds that stand for none in ratios."""
 LAWS = 96
@@ -83,6 +85,8 @@ class SharedDraws:
             device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
         """
         shared = model_errors(table, profile, correction, self.draws, self.seed)
+        # What a machine and its variants have in common is the draws themselves, whatever spread each has by itself.
+        shared = shared._replace(of_kernels=shared.of_kernels * np.nan, of_graphs=shared.of_graphs * np.nan)
         if self.common is None:
             return shared
         own = model_errors(table, profile, correction, self.draws, self.own_seed)
@@ -188,6 +192,8 @@ def model_errors(
     nominal = Coefficients(profile)
     kernels = table.counts
     several, many = kernels > 1, kernels >= MANY_KERNELS
+    # Errors of equal kernels do not average out, such as those of a product that is repeated.
+    network = many & (_works(table) >= WORKS)
     # Spreads carried from other machines hold for every type.
     sources = np.asarray([nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS])[codes]
     measured = measured_type(table, profile) | (sources == "transferred")
@@ -204,14 +210,20 @@ def model_errors(
         of_kernels = np.where(several[table.segment], np.nan, of_kernels)
         spread = np.where(several[table.segment], 0.0, spread)
     elif nominal.find("sigma.whole") is not None:
-        of_graphs = np.where(many, nominal.value("sigma.whole"), np.nan)
-        shared = np.where(many, of_graphs, shared)
+        of_graphs = np.where(network, nominal.value("sigma.whole"), np.nan)
+        shared = np.where(network, of_graphs, shared)
     spread = np.where(measured, spread, np.hypot(spread, OTHER_TYPE))
     of_graph, *of_algorithms = normals(seed, draws, _OF_ERRORS).T
     # Kernels of one algorithm err together: the same draw scales all of them.
     noise = np.stack(of_algorithms, axis=1)[:, codes]
     together = np.exp(np.where(several, shared, 0.0) * of_graph[:, None])
     return ModelErrors(np.exp(spread * noise), together, of_kernels, of_graphs)
+
+
+def _works(table: KernelTable) -> np.ndarray:
+    """(S,) different kernels of each segment, by operator and extents."""
+    first, _ = alike([table.segment, table.op, table.m, table.n, table.k, table.vector_flops])
+    return np.bincount(table.segment[first] - table.segment[0], minlength=len(table.counts))
 
 
 def erring(times: np.ndarray, errors: np.ndarray, spreads: np.ndarray) -> np.ndarray:

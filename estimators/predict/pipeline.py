@@ -190,8 +190,7 @@ def price(
 
 
 def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:
-    """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too; of whole networks
-    so it is where a kernel runs in its launch."""
+    """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too."""
     scaled, known = prediction.scaled(errors.kernels), ~np.isnan(errors.of_kernels)
     device, launch = scaled.device_s, scaled.launch_s
     if known.any():
@@ -200,8 +199,10 @@ def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors, asy
         device, launch = np.where(known, drawn, device), np.where(known, prediction.launch_s * factor, launch)
     if not np.isnan(errors.of_graphs).all():
         whole = table.of_segments(device if asynchronous else device + launch)
-        factor = table.to_kernels(erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S))
-        device, launch = device * factor, launch if asynchronous else launch * factor
+        factor = erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S)
+        # A host that runs ahead is off by as much, beside what is not known of it.
+        host = np.where(np.isnan(errors.of_graphs), 1.0, errors.graphs) if asynchronous else factor
+        device, launch = device * table.to_kernels(factor), launch * table.to_kernels(host)
     return replace(scaled, device_s=device, launch_s=launch)
 
 

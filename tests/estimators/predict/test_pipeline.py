@@ -6,7 +6,7 @@ import pytest
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.coefficients import MANY_KERNELS, Coefficients, on_tensor_cores
-from shmoo.estimators.machine.profile import load_profile
+from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import normals
@@ -156,19 +156,31 @@ def test_kernels_above_a_power_cap_are_held_whatever_stands_beside_them() -> Non
     assert power[0] < 0.9 * cap
 
 
+def above(machine: ArchitectureProfile, widths: tuple[int, ...]) -> float:
+    """Spread by which the interval of layers of these widths in turn reaches above its value."""
+    b = GraphBuilder()
+    x = b.tensor((2048, 4096))
+    for width in widths * (MANY_KERNELS // len(widths)):
+        x = b.linear(x, width)
+    director = AnalysisDirector(machine)
+    table, _ = director.tabulate((b.graph(x),), "eager")
+    ((found, _),) = director.price(table, "eager", seed=0).intervals()
+    return float(np.log(found.high / found.value) / NORMAL_90)
+
+
+DIFFERENT = (4096, 2048, 1024, 3072, 1536, 2560)
+
+
 @pytest.mark.parametrize(("name", "spread"), [("gpu_rtx4090", 0.081), ("cpu_grace", 0.37), ("cpu_i9_10940x", 0.264)])
 def test_a_whole_network_has_the_spread_of_whole_networks(name: str, spread: float) -> None:
     """Where no graph of the machine was measured, and whatever its kernels' spreads and the ranges of its coefficients are."""
-    b = GraphBuilder()
-    x = b.tensor((4096, 4096))
-    for _ in range(MANY_KERNELS):
-        x = b.linear(x, 4096)
-    director = AnalysisDirector(load_profile(name))
-    table, _ = director.tabulate((b.graph(x),), "eager")
-    ((found, _),) = director.price(table, "eager", seed=0).device_intervals()
-    assert np.log(found.high / found.low) / (2 * NORMAL_90) == pytest.approx(spread, rel=0.15)
-    measured = director.profile.replacing(
-        coefficients={**director.profile.coefficients, "sigma.graph": Coefficient(0.5, "1", "fitted", "its own graphs")}
-    )
-    ((own, _),) = AnalysisDirector(measured).price(table, "eager", seed=0).device_intervals()
-    assert np.log(own.high / own.value) / NORMAL_90 > 0.45
+    profile = load_profile(name)
+    assert above(profile, DIFFERENT) == pytest.approx(spread, rel=0.15)
+    own = {"sigma.graph": Coefficient(0.5, "1", "fitted", "its own graphs")}
+    assert above(profile.replacing(coefficients={**profile.coefficients, **own}), DIFFERENT) > 0.45
+
+
+def test_a_product_that_is_repeated_is_no_network() -> None:
+    """The errors of equal kernels do not average out."""
+    profile = load_profile("gpu_rtx4090")
+    assert above(profile, (4096,)) > 2.0 * above(profile, DIFFERENT)
