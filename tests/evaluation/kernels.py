@@ -279,9 +279,11 @@ OLDER, OLDER_TEACHING, OLDER_UNITS = "gpu_v100_sxm2", ("DeepBench float16",), ("
 """A card whose products in a library of its time are fitted to DeepBench, for cards of its generation, and these rows, on tensor
 cores and on float32 units. Kernels from before Ampere copy through registers: what is common to later ones is a third too fast
 for products of 10 to 100 us."""
+OLDER_CHIP = "gpu_v100"
+"""The card with its chip that operators in float32 are fitted on."""
 OF_UNITS = ("gemm", "gemm_batched", "gemv")
 """Last parts of the names of what products in float32 say."""
-TRANSFERRED = (OLDER, "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
+TRANSFERRED = ("gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_a100_80g", "gpu_l4", "gpu_h200")
 """Profiles with tensor cores that what is common to the fitted ones is carried to."""
 TEACHING = ("gemm bfloat16", "gemm fp8", "gemm sq", "gemm int", "gemm nvfp4", "DeepGEMM", "attention", "LLM linear")
 """Groups of rows that are fitted, by how their names start."""
@@ -324,15 +326,17 @@ def fitted(cases: Sequence[MeasuredCase], name: str, residual: bool = True) -> A
     )
 
 
-def with_products(cases: Sequence[MeasuredCase], profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile with its products in float32 fitted to device times of its own, from what it has of them; itself where there are
-    none."""
+def with_products(cases: Sequence[MeasuredCase]) -> ArchitectureProfile:
+    """The profile of `OLDER` with its products in float32 fitted to device times of its own, from those of its chip elsewhere."""
+    card, chip = load_profile(OLDER), load_profile(OLDER_CHIP)
+    others = {n: c for n, c in card.coefficients.items() if whose(n) not in OF_UNITS}
+    start = card.replacing(coefficients={**others, **{n: c for n, c in chip.coefficients.items() if whose(n) in OF_UNITS}})
     if not cases:
-        return profile
+        return start
     read = Sources(tuple(cases), digest_of(cases), ("products of DeepBench @ da81ba78",), None)
-    made = calibrate_cases(read, profile, name=profile.name, residual=False, only=OF_UNITS).profile
+    made = calibrate_cases(read, start, name=OLDER, residual=False, only=OF_UNITS).profile
     own = {n: c for n, c in made.coefficients.items() if whose(n) in OF_UNITS and c.from_fit}
-    return profile.replacing(coefficients={**profile.coefficients, **own})
+    return start.replacing(coefficients={**start.coefficients, **own})
 
 
 def carried(
@@ -405,9 +409,8 @@ def published_tensor(folder: Path) -> Iterator[ArchitectureProfile]:
     for name in TRANSFERRED:
         card = load_profile(name)
         card = card.replacing(coefficients={**card.coefficients, **COOL.get(name, {})})
-        if name == OLDER:
-            card = with_products([row.case for row in rows if row.profile == name and row.group.startswith(OLDER_UNITS)], card)
         yield with_loops_of(list(measured.values()), carried([*measured.values(), older], card, sigma))
+    yield with_products([row.case for row in rows if row.profile == OLDER and row.group.startswith(OLDER_UNITS)])
 
 
 def of_tensor_cores(profile: ArchitectureProfile) -> dict[str, Coefficient]:

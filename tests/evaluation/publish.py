@@ -13,6 +13,7 @@ from types import MappingProxyType
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
@@ -123,13 +124,7 @@ def keep(results: Sequence[Result], folder: Path = BUILTIN_DIR) -> list[Path]:
     paths = [folder / f"{name}.json" for name in names]
     changed = [with_numbers(load_profile(path), results) for path in paths]
     for path, profile in zip(paths, changed, strict=True):
-        described = msgspec.json.decode(path.read_bytes())
-        if "base" in described:
-            # All else that the file says is what differs from another machine.
-            described["error_card"] = msgspec.to_builtins(profile.error_card)
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(described), indent=1) + b"\n")
-        else:
-            path.write_bytes(profile.to_json())
+        path.write_bytes(file_of(profile, path))
     return paths
 
 
@@ -153,8 +148,21 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
         for fitted in PUBLICATIONS[one](RECORDED if name == ALL and one == "recorded" else folder):
             profile = beside(fitted, load_profile(fitted.name))
             path = out / f"{profile.name}.json"
-            path.write_bytes(profile.to_json())
+            path.write_bytes(file_of(profile, path))
             yield profile, path
+
+
+def file_of(profile: ArchitectureProfile, path: Path) -> bytes:
+    """What to write at a path: where the file there names a `base`, it stays one, with what was fitted to the machine itself."""
+    described = msgspec.json.decode(path.read_bytes()) if path.is_file() else {}
+    if "base" not in described:
+        return profile.to_json()
+    before = load_profile(described["base"]).coefficients
+    own = {n: c for n, c in profile.coefficients.items() if c.from_fit and before.get(n) != c}
+    kept = {n: c for n, c in described["coefficients"].items() if c is None or not Coefficient(**c).from_fit}
+    described["coefficients"] = kept | msgspec.to_builtins(own)
+    described["error_card"] = msgspec.to_builtins(profile.error_card)
+    return msgspec.json.format(msgspec.json.encode(described), indent=1) + b"\n"
 
 
 def beside(fitted: ArchitectureProfile, builtin: ArchitectureProfile) -> ArchitectureProfile:

@@ -124,20 +124,21 @@ def test_a_card_of_volta_learns_from_products_of_its_time(tmp_path: Path) -> Non
 
 
 def test_a_v100_takes_its_products_in_float32_from_its_own_rows() -> None:
-    """DeepBench's device times, 1.5 times those of the built-in profile and 20 us more: the fit finds both."""
-    card = load_profile(kernels.OLDER)
+    """DeepBench's device times, 1.5 times what its chip takes elsewhere and 20 us more: the fit finds both."""
+    card = kernels.with_products([])
     shapes = [(m, n, k) for m in (16, 64, 256, 1024) for n in (512, 2048, 7680) for k in (512, 2048, 4096)]
     rows = [kernels._table_row("linear", {"b": 1, "m": m, "n": n, "k": k}, "float32", 1.0) for m, n, k in shapes]
     cases = [kernels._case(row) for row in rows]
     known = kernels.estimates(cases, card).estimated
     told = [replace(case, latency_s=1.5 * s + 2e-5) for case, s in zip(cases, known.tolist(), strict=True)]
-    made = kernels.with_products(told, card)
+    made = kernels.with_products(told)
     assert np.abs(kernels.estimates(told, made).estimated / [case.latency_s for case in told] - 1.0).mean() < 0.05
     changed = {n for n, c in made.coefficients.items() if card.coefficients.get(n) != c}
     assert changed
     assert {whose(n) for n in changed} <= set(kernels.OF_UNITS)
     assert made.value("device_launch.gemm") > 8e-6
-    assert kernels.with_products([], card) == card
+    chip = load_profile(kernels.OLDER_CHIP)
+    assert all(card.coefficients[n] == c for n, c in chip.coefficients.items() if whose(n) in kernels.OF_UNITS)
 
 
 def test_cards_start_cool_on_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,23 @@ def test_each_profile_is_written_and_told_with_its_errors(monkeypatch, tmp_path)
     ]
 
 
+def test_a_file_on_a_base_stays_one(tmp_path):
+    """What was fitted to the card itself comes into it, in place of what an earlier fit left there; what it says of its board
+    stays."""
+    path = tmp_path / "gpu_v100_sxm2.json"
+    described = msgspec.json.decode((BUILTIN_DIR / path.name).read_bytes())
+    earlier = {"value": 0.5, "unit": "1", "source": "fitted", "reference": "an earlier fit"}
+    path.write_bytes(msgspec.json.encode(described | {"coefficients": described["coefficients"] | {"half.k.gemv": earlier}}))
+    card, c = load_profile("gpu_v100_sxm2"), Coefficient(0.7, "1", "fitted", "test", low=0.6, high=0.8)
+    path.write_bytes(publish.file_of(card.replacing(coefficients={**card.coefficients, "overlap.gemm": c}), path))
+    written = msgspec.json.decode(path.read_bytes())
+    assert written["base"] == "gpu_v100"
+    assert written["coefficients"]["count.sms"] == described["coefficients"]["count.sms"]
+    assert written["coefficients"]["overlap.gemm"]["value"] == 0.7
+    assert "half.k.gemv" not in written["coefficients"]
+    assert publish.file_of(card, tmp_path / "new.json") == card.to_json()
+
+
 def test_a_card_has_what_it_was_not_measured_for_from_the_same_chip_on_another():
     """What none of its own coefficients are of is carried and marked; what its own data say of an algorithm stays alone."""
     base = load_profile("gpu_a100_40g")
