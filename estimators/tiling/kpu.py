@@ -4,17 +4,17 @@ The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurre
 of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the
 tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
 streaming memories only decide how often operands come from the level behind: panels of an operand stay there, or a block of
-results recirculates from there while slices of the reduction stream past, whichever takes less time. Factorisations are the
-recurrence of `recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step, but never takes less than the
-schedule's latency; triangular systems likewise. Sums, norms and softmax are chains along their rows (`recurrences.reduction`,
-`layer_norm`, `softmax`), re-indexed in parts where the fabric has elements to spare, and so are the reductions of products with
-few outputs.
+results recirculates from there while slices of the reduction stream past, whichever asks the main memory for less.
+Factorisations are the recurrence of `recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step, but
+never takes less than the schedule's latency; triangular systems likewise. Sums, norms and softmax are chains along their rows
+(`recurrences.reduction`, `layer_norm`, `softmax`), re-indexed in parts where the fabric has elements to spare, and so are the
+reductions of products with few outputs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable, op_code
 from shmoo.estimators.tiling.base import (
     TILINGS,
+    Operands,
     TileShape,
     Tiling,
     ceil_div,
@@ -43,6 +44,13 @@ _CHAINS = {"softmax": len(softmax(1, 1).phases), "normalization": len(layer_norm
 _TRIANGLES = {"linalg_solve_triangular": 1, "triangular_solve": 1, "linalg_lu_solve": 2, "cholesky_solve": 2}
 """Operator -> triangular systems that it solves, one after the other."""
 _ACCUMULATOR_BYTES = 4.0
+
+
+_PARTS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+"""Parts of the last memory on chip that a block of results may take."""
+_HIDDEN = 0.25
+"""Share of the time of computing that a block's way to the fabric and back may take where the main memory takes less: beside the
+others it hides almost."""
 
 
 @TILINGS.register("kpu_wavefront")
@@ -144,10 +152,12 @@ def _recirculated(
     again: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Traffic where a block of results stays in the last memory on chip and slices of k stream past it, for the products that
-    are faster so; and (K,) bytes of that block, the wavefront's state in memory.
+    ask the main memory for less so, while the levels before it stay hidden; and (K,) bytes of that block, the wavefront's state
+    in memory.
 
-    With blocks of T x T in that memory, operands come from the main memory n / T and m / T times. The memory before it holds two
-    slices of the operands, so the block goes to the fabric and back once for each slice.
+    With blocks of M x N in that memory, operands come from the main memory n / N and m / M times. Two slices of the operands are
+    in the memory before it, or beside the block where more is left there; the block goes to the fabric and back once for each. So
+    a block of half of the memory reads operands more often and passes the fabric less often than one of all of it.
 
     Args:
         again: what the main memory is asked for again otherwise.
@@ -155,29 +165,53 @@ def _recirculated(
     before, held, last = profile.levels[-3:]
     used, size, share = operands(table), element_bytes(table), np.minimum(passes(table), 1.0)
     accumulated = np.maximum(size, _ACCUMULATOR_BYTES)
-    room = profile.value(f"capacity.{held}") / accumulated
-    edge = np.maximum(np.floor(np.sqrt(room) / shape.m) * shape.m, shape.m)
-    m = np.minimum(edge, table.m)
-    n = np.minimum(np.where(table.m <= edge, np.floor(room / m), edge), table.n)
-    m = np.minimum(np.where(table.n <= edge, np.floor(room / np.minimum(n, table.n)), m), table.m)
-    n = np.minimum(n, table.n)
-    depth = np.minimum(profile.value(f"capacity.{before}") / (2.0 * size * (m + n)), table.k)
-    blocks = used.a * (ceil_div(table.n, n) - 1.0) + used.b * (ceil_div(table.m, m) - 1.0)
-    turns = ceil_div(table.k, np.maximum(np.floor(depth), 1.0)) - 1.0
-    state = 2.0 * accumulated * table.batch * table.m * table.n * turns
-    plain, other = ({level: traffic[level] for level in profile.levels} for _ in range(2))
-    other[last] = traffic[last] - again + blocks * share
-    for level in profile.levels[:-1]:
-        other[level] = traffic[level] + state * share
+    capacity = profile.value(f"capacity.{held}")
 
-    def slowest(bytes_of: dict[str, np.ndarray]) -> np.ndarray:
-        times = [bytes_of[level] / profile.value(f"bandwidth.{level}") for level in profile.levels]
-        longest: Floats = np.max(np.broadcast_arrays(*times), axis=0)
-        return longest
+    chosen, result = traffic, np.zeros(len(table))
+    lanes = profile.value("count.tiles", 1.0) * profile.value("array.rows") * profile.value("array.cols")
+    computing = table.matrix_flops / (2.0 * lanes * profile.value("clock"))
+    for part in _PARTS:
+        m, n = _least_read(table, shape, used, part * capacity / accumulated)
+        slices = np.maximum(profile.value(f"capacity.{before}"), capacity - accumulated * m * n)
+        depth = np.minimum(slices / (2.0 * size * (m + n)), table.k)
+        blocks = used.a * (ceil_div(table.n, n) - 1.0) + used.b * (ceil_div(table.m, m) - 1.0)
+        turns = ceil_div(table.k, np.maximum(np.floor(depth), 1.0)) - 1.0
+        passing = 2.0 * accumulated * table.batch * table.m * table.n * turns * share
+        other = {level: traffic[level] + passing for level in profile.levels[:-1]}
+        other[last] = traffic[last] - again + blocks * share
+        fits = (depth >= np.minimum(shape.m, table.k)) & (accumulated * m * n <= capacity)
+        fits = fits & (table.matrix_flops > 0) & ~table.is_family("linalg")
+        there_s = passing / reduce(np.minimum, (profile.value(f"bandwidth.{level}") for level in profile.levels[:-1]))
+        hidden = there_s <= np.maximum(other[last] / profile.value(f"bandwidth.{last}"), _HIDDEN * computing)
+        better = fits & hidden & (other[last] < chosen[last])
+        chosen = {level: np.where(better, other[level], chosen[level]) for level in profile.levels}
+        result = np.where(better, accumulated * m * n, result)
+    return chosen, result
 
-    fits = (depth >= np.minimum(shape.m, table.k)) & (table.matrix_flops > 0) & ~table.is_family("linalg")
-    better = fits & (slowest(other) < slowest(plain))
-    return {level: np.where(better, other[level], plain[level]) for level in plain}, np.where(better, accumulated * m * n, 0.0)
+
+def _least_read(table: KernelTable, shape: TileShape, used: Operands, room: float | Floats) -> tuple[Floats, Floats]:
+    """(K,) rows and columns of the blocks of at most `room` results for which operands are read least: about square, in whole
+    numbers of blocks along both sides."""
+    edge = np.sqrt(room)
+    best, rows, columns = (np.zeros(np.broadcast_shapes(np.shape(edge), table.m.shape)) for _ in range(3))
+    best += np.inf
+    for along_n in (False, True):
+        sides = (table.m, shape.m), (table.n, shape.n)
+        (first, tile), (second, other) = reversed(sides) if along_n else sides
+        for pieces in (np.maximum(np.floor(first / edge), 1.0), ceil_div(first, edge)):
+            one = _cut(first, pieces, tile)
+            most = np.maximum(np.floor(room / one / other) * other, other)
+            two = _cut(second, ceil_div(second, most), other)
+            m, n = (two, one) if along_n else (one, two)
+            read = used.a * ceil_div(table.n, n) + used.b * ceil_div(table.m, m)
+            better = read < best
+            best, rows, columns = (np.where(better, new, old) for new, old in ((read, best), (m, rows), (n, columns)))
+    return rows, columns
+
+
+def _cut(extent: Floats, pieces: Floats, tile: Floats) -> Floats:
+    """Length of equal pieces of an extent, in whole tiles."""
+    return np.minimum(ceil_div(ceil_div(extent, pieces), tile) * tile, extent)
 
 
 def _reduced(length: Floats, copies: Floats, places: float | Floats, most_rounds: int = 8) -> Floats:

@@ -108,11 +108,11 @@ class TpuWeightStationary:
         rows, cols = profile.value("array.rows"), profile.value("array.cols")
         half = _staging(profile) / 2.0
         size = element_bytes(table)
-        most_m, most_n = (ceil_div(x, side) * side for x, side in ((table.m, rows), (table.n, cols)))
+        most_m = ceil_div(table.m, rows) * rows
         longest = np.minimum(2.0 ** np.ceil(np.log2(np.sqrt(half / _ACCUMULATOR_BYTES))), _LONGEST)
         wide = _balanced(table.n, half / (_ACCUMULATOR_BYTES * np.minimum(longest, most_m)), cols)
         n = self.tile_n or wide
-        m = self.tile_m or _balanced(table.m, half / (_ACCUMULATOR_BYTES * n), rows)
+        m = self.tile_m or _balanced(table.m, np.asarray(half / (_ACCUMULATOR_BYTES * n)), rows)
         k = np.maximum(np.floor(half / (2.0 * size * (m + n)) / rows) * rows, rows)
         return clip_shape(table, m, n, self.tile_k or k)
 
