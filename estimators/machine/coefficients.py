@@ -154,6 +154,18 @@ def as_multiplied(table: KernelTable, profile: ArchitectureProfile) -> KernelTab
     return table
 
 
+def stand_in_types(table: KernelTable, profile: ArchitectureProfile) -> tuple[str, ...]:
+    """Notes on types of 16 bits and less that contractions are asked for in and the machine does not multiply: what it multiplies
+    in their place."""
+    notes = []
+    for code in np.unique(table.dtype[table.matrix_flops > 0]):
+        asked = COMPUTE_DTYPES[code]
+        rated = [one for one in (*COMPUTED_AS[asked], "float32", "int8") if f"peak.matrix.{one}" in profile.coefficients]
+        if BITS[asked] <= 16 and rated and rated[0] != asked and f"peak.vector.{asked}" not in profile.coefficients:
+            notes.append(f"{profile.name} does not multiply {asked}: its values are multiplied in {rated[0]}")
+    return tuple(notes)
+
+
 def _runs_as(codes: np.ndarray, algorithms: Sequence[str]) -> np.ndarray:
     mask: Masks = among(tuple(_CODE[name] for name in algorithms), len(ALGORITHMS))[codes]
     return mask

@@ -11,7 +11,7 @@ from shmoo.estimators.costs.summary import UnknownOp
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
-from shmoo.estimators.machine.coefficients import Coefficients, as_multiplied, on_tensor_cores
+from shmoo.estimators.machine.coefficients import Coefficients, as_multiplied, on_tensor_cores, stand_in_types
 from shmoo.estimators.machine.hosts import OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
@@ -71,7 +71,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
         memory: the parts of the peak memory beside the machine's, whether they fit and what would.
-        notes: what the graphs say the reader must know, such as the limits at which sizes that depend on data were taken.
+        notes: what the reader must know: the limits at which sizes that depend on data were taken, types that the machine does
+            not multiply.
     """
 
     arch: str
@@ -219,7 +220,7 @@ class AnalysisDirector:
             edp_js=known.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=work.unknown_ops,
-            notes=work.notes,
+            notes=(*work.notes, *stand_in_types(table, self.profile)),
             basis={name: float(share) for name, share in time_basis(table, priced.prediction, nominal, runtime).items()},
             breakdown=_breakdown(
                 table,
