@@ -342,8 +342,8 @@ LSTM: three sigmoids of (2, 2), two tanh, f c + i g and o tanh(c). GRU: two sigm
 
 @cost(*GATES, *(f"{name}_backward" for name in GATES))
 def recurrent(call: OpCall) -> Cost:
-    """Every weight matrix (projections included) multiplies every token once; each step depends on the one before it. Backward the
-    gradients of inputs and of weights take as many multiply-adds each; gates are kept, and each is differentiated.
+    """Every weight matrix (projections included) multiplies every token once; each step depends on the one before it. Backward
+    the gradients of inputs and of weights take as many multiply-adds each; gates are kept, and each is differentiated.
 
     Iteration space: batch = steps of all layers and directions, m = sequences, n = gates x hidden size, k = the rest.
     """

@@ -248,9 +248,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
-        Guess(4e-6, 1.5e-6, 9e-6, f"kernels of a recurrent layer's step, 6 to 7 us with their launches {_STEPS}", ".launched", "gpu",
-              "literature"),
-        Guess(8e-7, 4e-7, 2e-6, "a step of a layer whose weights stay in registers (Diamos et al., \"Persistent RNNs\", ICML 2016): "
+        Guess(4e-6, 1.5e-6, 9e-6, f"kernels of a recurrent layer's step, 6 to 7 us with their launches {_STEPS}", ".launched",
+              "gpu", "literature"),
+        Guess(8e-7, 4e-7, 2e-6, "a step where weights stay in registers (Diamos et al., \"Persistent RNNs\", ICML 2016): "
               f"0.4 to 0.9 us where a layer is small {_STEPS}, 0.7 us on an H200 (runs/recorded/h200)", ".persistent", "gpu",
               "literature"),
         Guess(1e-6, 2e-7, 4e-6, f"a column of a panel through the vector unit: {_GUESS}", "", "tpu"))),

@@ -1,4 +1,4 @@
-"""Roofs: the peak of the units and the bandwidth of the main memory, as a profile names them, and what no machine can pass."""
+"""Roofs: the peak of the units and the bandwidth of the memories, as a profile names them, and what no machine can pass."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ class Roofs:
     Attributes:
         compute_s: with every unit at its peak. A library may take less, with fewer multiplications (Winograd's) or a clock above
             the one that a peak is named at.
-        memory_s: to move each byte that must come from main memory, or go there, once.
-        energy_j: of the flops and of these bytes, without static power, at the voltage and the warmth that the kernels run at;
-            never more than they take. `None` where the profile has no energy coefficients.
+        memory_s: to move each byte that must come from main memory, or go there, once, and all bytes once through each cache.
+        energy_j: of the flops and of the bytes of main memory, without static power, at the voltage and the warmth that the
+            kernels run at; never more than they take. `None` where the profile has no energy coefficients.
     """
 
     compute_s: Floats
@@ -115,4 +115,7 @@ def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: s
         # A mask, or fewer multiplications (Winograd's), may leave less to do than the operator counts.
         least = flops_energy(table, c, np.minimum(issued, table.matrix_flops)) + bytes_energy({last: once}, c)
         energy = taken_j * least / np.maximum(rated.chip + rated.memory, 1e-30)
-    return Roofs(compute, once / c.value(f"bandwidth.{last}"), energy)
+    memory = once / c.value(f"bandwidth.{last}")
+    for level, nbytes in tiling.call_bytes.items():
+        memory = np.maximum(memory, np.minimum(nbytes, table.bytes) / c.value(f"bandwidth.{level}"))
+    return Roofs(compute, memory, energy)

@@ -424,8 +424,8 @@ def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
 
 
 def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each type of `COMPUTE_DTYPES` that a machine has no rate of contractions for, nor for one of as many bits:
-    estimated at the rate of a narrower type, as of a quantized model."""
+    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where it only has
+    a narrower type, the estimate is that of a quantized model."""
     c, said = Coefficients(profile), []
     for dtype in sorted(set(dtypes)):
         names = _MATRIX[COMPUTE_DTYPES.index(dtype)]
@@ -434,6 +434,8 @@ def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, 
             said.append(
                 f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
             )
+        elif rated != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
+            said.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {rated}")
     return tuple(said)
 
 

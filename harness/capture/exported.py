@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.graph.records import ValueKind
 from shmoo.harness.capture.fx.bodies import CONSTANT
+from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
 from shmoo.harness.capture.fx.trace import inline_wrapped
@@ -47,7 +48,7 @@ def export_graph(
     try:
         # A failing export writes its incomplete graph to stderr; the error that is passed on suffices.
         quiet = contextlib.redirect_stderr(io.StringIO())
-        with torch.no_grad(), preserve_node_meta(), absent_devices_on_cpu(), RecordLines() as lines, quiet:
+        with torch.no_grad(), preserve_node_meta(), absent_devices_on_cpu(), encoder_fast_path(), RecordLines() as lines, quiet:
             program = export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes if dynamic else None, strict=False)
     except Exception as error:
         raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {first_line(error)}") from error

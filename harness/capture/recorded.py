@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_only
 
 from shmoo.harness.capture.fx.dynamo import dynamo_put_off
+from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, module_paths, result_nodes
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
@@ -42,7 +43,15 @@ def capture_recorded(
     # As torch.export sets them.
     compiling, libraries = torch.compiler._compile_session_context(), torch.backends.cudnn.flags(enabled=False)
     try:
-        with torch.no_grad(), compiling, absent_devices_on_cpu(), dynamo_put_off(), recorder.recording(), libraries:
+        with (
+            torch.no_grad(),
+            compiling,
+            absent_devices_on_cpu(),
+            dynamo_put_off(),
+            encoder_fast_path(),
+            recorder.recording(),
+            libraries,
+        ):
             result = model(*args, **(kwargs or {}))
         module = recorder.finish(result)
     except Exception as error:
@@ -119,6 +128,10 @@ class _Recorder(ProxyTorchDispatchMode):
         # torch.export, which takes torch's Python for it.
         with nullcontext() if func is torch.ops.aten.dropout.default else no_python_dispatcher():
             result = func(*args, **kwargs)
+        if func is torch.ops.aten.scaled_dot_product_attention.default and result.dim() == 4:
+            # Devices' kernels write the heads of a token side by side, so that joining them again copies nothing; torch's shape
+            # function is that of separate products.
+            result = result.transpose(1, 2).contiguous().transpose(1, 2)
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["stack_trace"] = model_frame()
         node.meta["nn_module_stack"] = {"": (self._path, "")}

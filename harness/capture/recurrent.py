@@ -1,5 +1,5 @@
-"""Recurrent layers of a training step as whole calls, as cuDNN and oneDNN run them: one call forward, one backward. Below autograd
-torch has their steps only, in a graph of thousands of small products that no library runs.
+"""Recurrent layers of a training step as whole calls, as cuDNN and oneDNN run them: one call forward, one backward. Below
+autograd torch has their steps only, in a graph of thousands of small products that no library runs.
 
 A graph of Dynamo's calls torch's own functions (`torch.lstm`). They become operators with a derivative, which are recorded as
 "aten.lstm" and "aten.lstm_backward"."""
@@ -16,8 +16,8 @@ from shmoo.harness.capture.fx.introspect import OWN_NAMESPACE
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _FORWARD = (
-    "(Tensor input, Tensor[] hx, Tensor[] params, Tensor? batch_sizes, bool has_biases, int num_layers, float dropout, bool train, "
-    "bool bidirectional, bool batch_first) -> Tensor[]"
+    "(Tensor input, Tensor[] hx, Tensor[] params, Tensor? batch_sizes, bool has_biases, int num_layers, float dropout, "
+    "bool train, bool bidirectional, bool batch_first) -> Tensor[]"
 )
 _BACKWARD = (
     "(Tensor[] grads, Tensor input, Tensor[] hx, Tensor[] params, Tensor[] results, int num_layers, bool bidirectional, "

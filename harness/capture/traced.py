@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.exported import Place
+from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, environment, guarded
 from shmoo.harness.capture.fx.introspect import (
     CaptureError,
@@ -117,7 +118,7 @@ class FakeCall:
         try:
             unchecked = environment(_UNCHECKED)
             with torch.no_grad(), preserve_node_meta(), self.mode, _shapes_from_kernels(), absent_devices_on_cpu(), unchecked:
-                with RecordLines() as lines:
+                with RecordLines() as lines, encoder_fast_path():
                     traced = make_fx(run, pre_dispatch=True)(*self.values)
                 if lines.transformed:
                     # Above the transforms a call shows one sample.

@@ -30,10 +30,12 @@ def capture_training(
     of its floating parameters that ask for them, or for all where none does, as in models made for inference; both are restored
     afterwards. Operators are those below autograd (`aten.convolution`, `aten.mm`),
     as AOTAutograd traces them and torch's FlopCounterMode counts them; calls of the backward pass carry the module path and the
-    line of their forward call. The optimizer's step is not included. A graph break gives a graph for each piece.
+    line of their forward call. Recurrent layers stay whole (`recurrent.py`). The optimizer's step is not included. A graph break
+    gives a graph for each piece, and what torch.compile leaves to eager execution is recorded as it runs.
 
     Raises:
-        CaptureError: torch.compile or AOTAutograd cannot take the model, or it returns nothing that has a gradient.
+        CaptureError: torch.compile or AOTAutograd cannot take the model, it returns nothing that has a gradient, or a parameter
+            gets one from operators that the capture does not see.
     """
     label = name or getattr(model, "__name__", type(model).__name__)
 
@@ -71,8 +73,8 @@ def capture_training(
     missed = [name for name in trained if name not in seen]
     if missed:
         raise CaptureError(
-            f"cannot train {label!r}: {len(missed)} of its parameters are trained by operators that the capture does not see, such "
-            f"as {missed[0]!r}" + f"; torch.compile breaks it: {'; '.join(reasons)}" * bool(reasons)
+            f"cannot train {label!r}: the capture does not see the operators of {len(missed)} of its parameters, such as "
+            f"{missed[0]!r}" + f"; torch.compile breaks it: {'; '.join(reasons)}" * bool(reasons)
         )
     return Capture(with_all_weights(tuple(backend.graphs), model), tuple(reasons), "joint")
 

@@ -4,7 +4,7 @@ quantised weights), and whether its capture is kept between commands."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
+    from shmoo.estimators.predict.director import Estimate
     from shmoo.estimators.predict.tabular import Record
     from shmoo.harness.models.asked import Asked, Mode, Point
     from shmoo.harness.models.capture_cache import CaptureCache, ModelSource
@@ -137,9 +138,9 @@ def _model_options(
     return ModelOptions(batch, dtype, options.parse_shape(input_shape), seq_len, trust, mode, cache)
 
 
-def tell_about(model: str, found: Capture) -> None:
-    """Say on stderr what the reader of the numbers of a capture must know."""
-    for said in notes_of(found.graphs):
+def tell_about(model: str, found: Capture, estimates: Iterable[Estimate] = ()) -> None:
+    """Say on stderr what the reader of the numbers of a capture must know, and of estimates of it."""
+    for said in dict.fromkeys((*notes_of(found.graphs), *(note for estimate in estimates for note in estimate.notes))):
         output.message(f"{model}: {said}")
     if found.note.startswith("captured anew"):
         output.message(f"{model}: {found.note}")

@@ -31,19 +31,21 @@ from shmoo.runs.store.records import AxisValue
 
 class InductorGroups(msgspec.Struct, frozen=True):
     """A captured graph with the indices of the costed calls that each of Inductor's kernels computes (part of), in the order of
-    execution, and the number of layout copies, which are no kernels of the model."""
+    execution, and the number of layout copies, which are no kernels of the model. Of operators that torch.compile leaves to eager
+    execution (`eager`) each is a kernel of its own."""
 
     graph: Graph
     groups: tuple[tuple[int, ...], ...]
     copies: int
+    eager: bool = False
 
 
 def workload_groups(
     module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False
-) -> list[InductorGroups]:
-    """`inductor_groups` of a workload, built with real weights on the CPU."""
+) -> tuple[list[InductorGroups], list[str]]:
+    """`inductor_groups` of a workload, built with real weights on the CPU, and why torch.compile makes several pieces of it."""
     built = module.build(axes, None, "cpu")
-    return inductor_groups(built.model, built.args, built.kwargs, freezing=freezing, name=module.name)
+    return _compiled(built.model, built.args, built.kwargs, freezing, module.name)
 
 
 def inductor_groups(
@@ -55,21 +57,35 @@ def inductor_groups(
     name: str = "",
 ) -> list[InductorGroups]:
     """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule: an entry for each piece that torch.compile makes
-    of the model, which runs once, eagerly, on the device of its weights. `freezing` makes the weights constants, as the runtime
-    "inductor-freezing" does. `InputError` where torch.compile or Inductor cannot take the model."""
+    of the model, and for each run of operators between them, in the order of execution. The model runs once, eagerly, on the
+    device of its weights. `freezing` makes the weights constants, as the runtime "inductor-freezing" does. `InputError` where
+    torch.compile or Inductor cannot take the model."""
+    return _compiled(model, args, dict(kwargs or {}), freezing, name)[0]
+
+
+def _compiled(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], freezing: bool, name: str
+) -> tuple[list[InductorGroups], list[str]]:
     from torch._inductor import config
 
     torch._dynamo.reset()
     try:
         with torch.no_grad(), config.patch(freezing=freezing):
-            pieces, _ = compile_pieces(model, args, dict(kwargs or {}), name)
+            pieces, reasons = compile_pieces(model, args, kwargs, name)
             # A piece that ran several times counts once.
-            compiled = {id(piece.traced.module): piece for piece in pieces if piece.arguments is not None}
-            return [_grouped(piece.graph, _schedule(piece)) for piece in compiled.values()]
+            once = {id(piece.traced.module): piece for piece in pieces}
+            return [
+                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _alone(p.graph) for p in once.values()
+            ], reasons
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
     finally:
         torch._dynamo.reset()
+
+
+def _alone(graph: Graph) -> InductorGroups:
+    costed = tuple((call,) for call, cost in enumerate(costs_of(graph)) if cost is not None)
+    return InductorGroups(graph, costed, 0, eager=True)
 
 
 class _Scheduled(Exception):

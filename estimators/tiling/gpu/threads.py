@@ -196,8 +196,8 @@ def kernels_a_step(table: KernelTable) -> Floats:
 
 
 def step_seconds(table: KernelTable, c: Coefficients) -> Floats | float:
-    """(..., K) seconds below which the steps of recurrent layers cannot follow each other, however few flops they have: each waits
-    for the states of the one before, at a launch or at a barrier of all blocks; 0 for other calls."""
+    """(..., K) seconds that the steps of recurrent layers take at least, whatever their flops: each waits for the states of the
+    one before, at a launch or at a barrier of all blocks; 0 for other calls."""
     recurrent = table.is_op(*RECURRENT)
     if not recurrent.any():
         return 0.0

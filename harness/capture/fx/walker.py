@@ -19,6 +19,8 @@ from shmoo.harness.capture.fx.walk import Origin, Walk, attribute_origin, storag
 
 _SOURCE_KEY = re.compile(r"\['?([^'\]]*)'?\]|\.([A-Za-z]\w*)")
 _LOCAL = re.compile(r"L\['[^']+'\]")
+MOST_LISTED = 5
+"""Modules that a note lists by name."""
 _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
@@ -131,7 +133,25 @@ def with_all_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]
         elif read.isdisjoint((*names[key], *parts)) and (tensor.dim() or key in parameters):
             kind: ValueKind = "parameter" if key in parameters else "buffer"
             unread += [Value(spec, kind, name) for name, spec in parts.items()]
-    return (msgspec.structs.replace(graphs[0], values=(*graphs[0].values, *unread)), *graphs[1:]) if unread else graphs
+    if not unread:
+        return graphs
+    notes = (*graphs[0].notes, *_unread_modules(model, {value.name for value in unread}))
+    return (msgspec.structs.replace(graphs[0], values=(*graphs[0].values, *unread), notes=notes), *graphs[1:])
+
+
+def _unread_modules(model: torch.nn.Module, unread: set[str]) -> tuple[str, ...]:
+    """A note on the outermost modules none of whose parameters any call reads; none where every module's are read."""
+    outermost: list[str] = []
+    for path, module in model.named_modules():
+        names = [f"{path}.{name}" for name, _ in module.named_parameters()]
+        if path and names and unread.issuperset(names) and not any(path.startswith(f"{outer}.") for outer in outermost):
+            outermost.append(path)
+    if not outermost:
+        return ()
+    inside = tuple(f"{path}." for path in outermost)
+    count = sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith(inside))
+    listed = ", ".join(outermost[:MOST_LISTED]) + f" and {len(outermost) - MOST_LISTED} more" * (len(outermost) > MOST_LISTED)
+    return (f"no operator reads the parameters of {listed}: {count:,} parameters take memory and no time",)
 
 
 def _parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

@@ -69,9 +69,9 @@ def advise(
         setups = ModelSetups(asked.request(model, asked.dtype), asked.batch, asked.source)
         base = setups.base(chosen or machine.default_runtime)
         found = setups.found(base)
-        captures.tell_about(model, found)
         advice = None if of_machine else advice_on(machine, base, setups.graphs, model, aim=aim, top=top)
         levers = sensitivity(machine, base, setups.graphs, model, aim=aim) if of_machine else None
+    captures.tell_about(model, found, () if advice is None else (advice.estimate,))
     if advice is not None:
         output.json_document(advice_record(advice, command)) if as_json else _show(advice, command, output.View(wide))
     if levers is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
@@ -17,6 +17,7 @@ from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
+    from shmoo.estimators.present.savings import FusionScore
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -52,7 +53,7 @@ def fusion(
     share a kernel, and the number of kernels.
     """
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.savings import fusion_savings, fusion_score
+    from shmoo.estimators.present.savings import fusion_savings
 
     name = options.only_one(arch, "--arch") or LOCAL
     profile, chosen = options.one_target(arch, runtime)
@@ -60,43 +61,76 @@ def fusion(
         raise InputError(
             f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
         )
-    graphs, found = _capture(model, chosen, real, asked)
-    predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
-    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
-    scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
+    found = asked.capture(model)
+    captures.tell_about(model, found)
+    predicted = [fusion_groups(graph, chosen, profile.family) for graph in found.graphs]
+    savings = fusion_savings(AnalysisDirector(profile), found.graphs, chosen)
+    pieces = _compared(model, chosen, profile.family, asked) if real else []
     if as_json:
-        pieces = []
-        for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
-            guessed = [_record(graph, group.calls, group.pattern) for group in groups]
-            kernels = [_record(graph, calls, "") for calls in found[i].groups] if found else None
-            agreement = msgspec.to_builtins(scores[i]) | {"layout_copies": found[i].copies} if found else None
-            unknown = {} if found else dict.fromkeys(("real_reason", "agreement_reason"), "not asked for; add --real")
-            pieces.append({"predicted": guessed, "real": kernels, "agreement": agreement, **unknown})
+        graphs = [
+            {"predicted": [_record(graph, group.calls, group.pattern) for group in groups]}
+            for graph, groups in zip(found.graphs, predicted, strict=True)
+        ]
         about = {"format": 1, "model": model, "arch": name, "runtime": chosen}
-        output.json_document({**about, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
+        compared = {"pieces": [piece.record() for piece in pieces]} if real else {"pieces": None, "pieces_reason": "add --real"}
+        output.json_document({**about, "graphs": graphs, **compared, "savings": msgspec.to_builtins(savings)})
         return
-    for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
-        _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
+    if real:
+        for piece in pieces:
+            _show_groups(piece.real.graph, piece.predicted, piece.real, show_all)
+    else:
+        for graph, groups in zip(found.graphs, predicted, strict=True):
+            _show_groups(graph, [(g.calls, g.pattern) for g in groups], None, show_all)
     output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {name}")
-    for score, real_groups in zip(scores, found, strict=False):
+    for piece in pieces:
+        if piece.real.eager:
+            calls = [call for group in piece.real.groups for call in group]
+            output.result(f"left to eager execution: {piece.real.graph.operators(calls)}")
+            continue
+        score = piece.score
         output.result(
             f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "
-            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {real_groups.copies} layout copies"
+            f"{score.predicted_kernels} kernels predicted, {score.real_kernels} real, besides {piece.real.copies} layout copies"
         )
 
 
-def _capture(model: str, runtime: str, real: bool, asked: captures.ModelOptions) -> tuple[Sequence[Graph], list[InductorGroups]]:
-    """The model's graphs, and Inductor's kernels of each where these are asked for."""
-    if not real:
-        return asked.capture(model).graphs, []
+class _Piece(NamedTuple):
+    """A part of the model as torch.compile takes it: its groups, Inductor's, and their agreement."""
+
+    predicted: list[tuple[tuple[int, ...], str]]
+    real: InductorGroups
+    score: FusionScore
+
+    def record(self) -> dict[str, object]:
+        graph = self.real.graph
+        return {
+            "eager": self.real.eager,
+            "predicted": [_record(graph, calls, pattern) for calls, pattern in self.predicted],
+            "real": [_record(graph, calls, "") for calls in self.real.groups],
+            "agreement": msgspec.to_builtins(self.score) | {"layout_copies": self.real.copies},
+        }
+
+
+def _compared(model: str, runtime: str, family: str, asked: captures.ModelOptions) -> list[_Piece]:
+    """The parts that torch.compile makes of the model on this CPU; says why there are several."""
     with output.only_results_on_stdout():
         output.tell_of_code([model])
+        from shmoo.estimators.present.savings import fusion_score
         from shmoo.harness.runtimes.inductor_groups import workload_groups
         from shmoo.harness.workloads.loading import resolve_model
 
         module = resolve_model(model, input_shape=asked.input_shape, seq_len=asked.seq_len, trust=asked.trust)
-        found = workload_groups(module, {} if asked.batch is None else {"batch": asked.batch}, freezing=REAL[runtime])
-        return [piece.graph for piece in found], found
+        found, reasons = workload_groups(module, {} if asked.batch is None else {"batch": asked.batch}, freezing=REAL[runtime])
+    if reasons:
+        output.message(
+            f"{model}: torch.compile makes {len(found)} part{'s' * (len(found) != 1)} of it; reasons: {'; '.join(reasons)}"
+        )
+    pieces = []
+    for real in found:
+        groups = fusion_groups(real.graph, "eager" if real.eager else runtime, family)
+        predicted = [(group.calls, group.pattern) for group in groups]
+        pieces.append(_Piece(predicted, real, fusion_score([calls for calls, _ in predicted], real.groups)))
+    return pieces
 
 
 def _record(graph: Graph, calls: Sequence[int], pattern: str) -> dict[str, object]:

@@ -60,7 +60,7 @@ def inspect(
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.inspection import SORTS, inspect_graphs
+    from shmoo.estimators.present.inspection import SORTS, inspect_estimates
     from shmoo.harness.machine.architectures import load_architectures
 
     if run_path is not None and roofline_path is None:
@@ -71,8 +71,10 @@ def inspect(
     directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
     chosen = options.only_one(runtime, "--runtime")
     found = asked.capture(model)
-    captures.tell_about(model, found)
-    inspection = inspect_graphs(found.graphs, directors, runtime=chosen, compute_dtype=matrix_dtype(asked.dtype), model=model)
+    as_type = matrix_dtype(asked.dtype)
+    made = {name: one.estimate(found.graphs, runtime=chosen, compute_dtype=as_type) for name, one in directors.items()}
+    captures.tell_about(model, found, made.values())
+    inspection = inspect_estimates(found.graphs, made, model)
     rows = inspection.tree(depth, order)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows], "modules")
