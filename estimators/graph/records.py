@@ -274,7 +274,7 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """90 % range: `low`..`high` where given, else value ± 1.645 standard errors, else the value itself."""
+        """90 % range: `low`..`high` where given, else value ± `NORMAL_90` standard errors, else the value itself."""
         if self.low is not None and self.high is not None:
             return self.low, self.high
         spread = 0.0 if self.stderr is None else NORMAL_90 * self.stderr

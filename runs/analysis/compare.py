@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
-from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.graph.records import NORMAL_90, Interval
 from shmoo.runs.analysis import compare_noise
 from shmoo.runs.analysis.compare_noise import Growth, Pair
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
-from shmoo.runs.store.statistics import FEW_CASES, Z, deviation_of_cases, median, order_interval
+from shmoo.runs.store.statistics import FEW_CASES, deviation_of_cases, median, order_interval
 from shmoo.runs.store.store import Run, machine_differences
 
 GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "networks"}
@@ -42,7 +42,7 @@ class CaseChange(msgspec.Struct, frozen=True):
         a_status, b_status: "ok" or "noisy".
         ratio: b over a with its 90 % interval, noise between visits included.
         spread: |a - b| / min(a, b).
-        within_errors: the logs of both differ by less than 1.645 combined standard errors.
+        within_errors: the logs of both differ by less than half the 90 % interval of their combined standard error.
         changed: the ratio differs from 1 by more than noise and by more than the smallest change.
         time, energy: growth of the time and of the energy of a call, as the verdicts use them; no energy where a run lacks it.
     """
@@ -82,8 +82,7 @@ class Comparison(msgspec.Struct, frozen=True):
         unpaired: the other cases, suspect rows included; they decide nothing.
         spreads: "operators", "synthetic", "networks" -> median over cases of |a - b| / min(a, b), canonical cache state only.
         counts: number of cases behind each spread.
-        within_errors: share of the same cases whose runs differ by less than 1.645 combined standard errors: 0.9 where the
-            standard errors are true.
+        within_errors: share of the same cases whose `within_errors` is true: 0.9 where the standard errors are true.
         energy_spreads: as `spreads`, for energy per call, where both runs have it.
         shift: common ratio of all cases with its 90 % interval; `None` with fewer than 8.
         shifted: that ratio differs from 1 by more than noise and by more than the smallest change.
@@ -247,7 +246,7 @@ def _case_change(pair: Pair, time: Growth, energy: Growth | None, looked_at: int
         b_status=pair.new.status,
         ratio=time.ratio,
         spread=repeat_spread(base_s, new.value_s),
-        within_errors=abs(pair.log_ratio) <= Z * own_error,
+        within_errors=abs(pair.log_ratio) <= NORMAL_90 * own_error,
         changed=is_certain(time, looked_at) and beyond(time.log_ratio, min_change),
         time=time,
         energy=energy,

@@ -8,10 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from shmoo.estimators.columns import Cell, quantity
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.history import ChangePoint, History, Series
 from shmoo.runs.plots.page import TEMPLATES, Table, cards, page, render
-from shmoo.runs.store.statistics import Z
 
 MOST_DRAWN = 200
 """Cases drawn; those that changed come first."""
@@ -92,7 +92,7 @@ def _remark(series: Series) -> str:
 
 def _picture(history: History, series: Series) -> dict[str, Any]:
     """What the template draws of a series on a logarithmic scale: places in pixels, and the text of each mark."""
-    timed = [(point.run, math.log(point.value_s), Z * (point.relative_se or 0.0)) for point in series.points if point.value_s]
+    timed = [(p.run, math.log(p.value_s), NORMAL_90 * (p.relative_se or 0.0)) for p in series.points if p.value_s]
     ends = [log + side * half for _, log, half in timed for side in (-1, 1)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
     widen = max(LEAST_SPAN - (high - low), 0.0) / 2

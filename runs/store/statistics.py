@@ -12,12 +12,11 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.errors import NothingMeasuredError
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.registry import grouped
 
 CONFIDENCE = 0.9
 """Every interval Shmoo reports is a 90 % interval."""
-Z = 1.6449
-"""Normal quantile that leaves 5 % on either side (CONFIDENCE)."""
 PRIOR_VISITS = 2.0
 """Degrees of freedom that the spread of like cases of a run has beside the few visits of one case. On shared virtual machines the
 variances of like cases differed as those of one to three degrees of freedom do."""
@@ -35,8 +34,8 @@ HARDLY_KNOWN = 0.5
 model."""
 BATCHES = 4
 """Consecutive parts of a lone visit whose means show how far its mean is off."""
-MAD_OF_NORMAL, FAR_OF_NORMAL = 0.6745, 1.6449
-"""Median and 90th percentile of the absolute value of a standard normal variable."""
+MAD_OF_NORMAL = 0.6745
+"""Median of the absolute value of a standard normal variable; its 90th percentile is `NORMAL_90`."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -185,7 +184,7 @@ def normal_deviation(distances: np.ndarray) -> float:
     """Standard deviation of the normal law whose absolute values these are, the wider of what their median and their 90th
     percentile say."""
     middle, far = np.percentile(distances, (50, 90))
-    return max(float(middle) / MAD_OF_NORMAL, float(far) / FAR_OF_NORMAL)
+    return max(float(middle) / MAD_OF_NORMAL, float(far) / NORMAL_90)
 
 
 def _drifts(samples: np.ndarray) -> list[float]:
@@ -221,7 +220,7 @@ def order_interval(samples: Sequence[float]) -> tuple[float, float]:
     normal approximation of the binomial. Far cheaper than the bootstrap: a stopping rule asks for it again and again.
     `NothingMeasuredError` without samples."""
     values = np.sort(_array(samples))
-    half = Z * math.sqrt(values.size) / 2
+    half = NORMAL_90 * math.sqrt(values.size) / 2
     low = max(math.floor(values.size / 2 - half), 0)
     high = min(math.ceil(values.size / 2 + half), values.size - 1)
     return float(values[low]), float(values[high])

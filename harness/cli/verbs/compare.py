@@ -153,6 +153,8 @@ def _unknown(comparison: Comparison) -> dict[str, object]:
 
 
 def _show(comparison: Comparison, min_change: float) -> None:
+    from shmoo.estimators.graph.records import NORMAL_90
+
     if comparison.differences:
         lines = [
             [d.field, *("unknown" if side is None else str(side) for side in (d.a, d.b)), d.severity]
@@ -170,12 +172,12 @@ def _show(comparison: Comparison, min_change: float) -> None:
         Column("spread: median of |a-b|/min(a,b)", str),
         Column("cases", comparison.counts.get, "#"),
         Column("time", comparison.spreads.get, "%"),
-        Column("within 1.645 standard errors", comparison.within_errors.get, "0%"),
+        Column(f"within {NORMAL_90} standard errors", comparison.within_errors.get, "0%"),
         Column("energy", comparison.energy_spreads.get, "%", ""),
     ]
     output.table(columns, comparison.spreads, title="Spread of the two runs", left=1)
     if comparison.spreads:
-        output.result("true standard errors leave 90% of the cases within 1.645 of them")
+        output.result(f"true standard errors leave 90% of the cases within {NORMAL_90} of them")
     if comparison.shift is not None:
         shift, word = comparison.shift, "all cases together moved" if comparison.shifted else "no common shift"
         output.result(f"common ratio B/A {shift.value:.3f} ({shift.low:.3f} to {shift.high:.3f}): {word}")

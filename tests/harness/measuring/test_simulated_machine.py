@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.runs.store.records import Measurement
-from shmoo.runs.store.statistics import Z
 from tests.simulated_machine import (
     From,
     Neighbour,
@@ -94,7 +94,7 @@ def test_prevailing_and_alone_times_are_recovered_within_3_percent():
     errors = [math.log(row.latency.value_s / prevailing_s(operator)) for operator, row in cases]
     assert np.median(np.abs(errors)) <= 0.03
     assert abs(np.mean(errors)) <= 0.03
-    assert 0.75 <= np.mean([abs(deviation(row, prevailing_s(operator))) <= Z for operator, row in cases]) <= 0.97
+    assert 0.75 <= np.mean([abs(deviation(row, prevailing_s(operator))) <= NORMAL_90 for operator, row in cases]) <= 0.97
     alone = [(operator, row.alone) for operator, row in cases if row.alone is not None]
     assert len(alone) > 0.8 * len(cases)
     assert max(abs(math.log(found.value_s / operator.alone_s)) for operator, found in alone) <= 0.03

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.runs.store.pooling import _lower_quartile, latencies
 from shmoo.runs.store.records import CaseSpec, Timing
-from shmoo.runs.store.statistics import FEW_CASES, Latency, Z, latency, visit_deviations
+from shmoo.runs.store.statistics import FEW_CASES, Latency, latency, visit_deviations
 
 Case = list[Timing]
 
@@ -293,7 +294,7 @@ def judged(machine, visits: int, count: int = 30, runs: int = 16) -> tuple[float
         for seen, by_itself, truth in zip(times(groups, cases), own(cases, groups), truths, strict=True):
             errors.append(math.log(seen.value_s / truth))
             alone.append(math.log(by_itself.value_s / truth))
-            inside.append(abs(errors[-1]) <= Z * seen.relative_se)
+            inside.append(abs(errors[-1]) <= NORMAL_90 * seen.relative_se)
     return (
         math.hypot(*errors) / len(errors) ** 0.5,
         math.hypot(*alone) / len(alone) ** 0.5,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.errors import FormatError, NothingMeasuredError
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.runs.store.records import CaseSpec, ChildTime, EnergyReading, Measurement, OperatorTime, Reason, Timing
-from shmoo.runs.store.statistics import UNKNOWN, Z, latency, latency_alone, normal_deviation, visit_deviations
+from shmoo.runs.store.statistics import UNKNOWN, latency, latency_alone, normal_deviation, visit_deviations
 from shmoo.runs.store.store import Run
 from shmoo.runs.store.visits import NOISY, decode_row, merge_visits
 
@@ -82,7 +83,7 @@ def test_standard_errors_are_true() -> None:
     deviations = visit_deviations(["a"] * len(cases), cases)
     assert deviations[0] == pytest.approx(0.06, rel=0.1)
     seen = [latency(visits, deviation) for visits, deviation in zip(cases, deviations, strict=True)]
-    assert 0.86 <= np.mean([abs(math.log(s.value_s)) <= Z * s.relative_se for s in seen]) <= 0.92
+    assert 0.86 <= np.mean([abs(math.log(s.value_s)) <= NORMAL_90 * s.relative_se for s in seen]) <= 0.92
 
 
 # the spread between visits
@@ -111,8 +112,8 @@ def test_cases_learn_from_calls_that_last_as_long_and_from_no_other_group() -> N
 
 
 def test_the_wider_of_two_quantiles_is_the_deviation() -> None:
-    """Half of the distances at 0.6745 and the 90th percentile at 3.2898, twice a normal law's: the tail decides."""
-    distances = np.concatenate([np.full(80, 0.6745), np.full(20, 2 * 1.6449)])
+    """Half of the distances at 0.6745 and the 90th percentile at 3.29, twice a normal law's: the tail decides."""
+    distances = np.concatenate([np.full(80, 0.6745), np.full(20, 2 * NORMAL_90)])
     assert normal_deviation(distances) == pytest.approx(2.0)
     assert normal_deviation(np.full(100, 0.6745)) == pytest.approx(1.0)
 
