@@ -23,8 +23,7 @@ from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.probe import DomainEnergy, Snapshot, counter_step
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, TrailSampler
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
+from shmoo.harness.energy.simulated import SimulatedProbe
 from shmoo.harness.measuring import measure as measure_module
 from shmoo.harness.measuring.measure import Measurer
 from shmoo.harness.measuring.timing import MeasureSettings, TimingSettings
@@ -34,6 +33,7 @@ from shmoo.runs.store.records import CaseSpec, Reason, Timing
 from shmoo.runs.store.visits import merge_visits
 from shmoo.runs.tables.reading import TableRow
 from tests.stand_ins import Clock
+from tests.virtual_hardware import VirtualDevice, VirtualNvml, ZoneFiles, write_powercap_tree
 
 SHORT = TimingSettings(block_s=1e-5, warmup_s=0.0, max_warmup_s=0.01, min_s=0.0, max_s=0.01, min_samples=3)
 UUID = "GPU-00000000-virtual"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shmoo.harness.energy import virtual
+from shmoo.harness.energy import simulated
 from shmoo.harness.energy.linux import BatteryProbe, HwmonProbe, PerfProbe
 from shmoo.harness.energy.nvml import NvmlProbe, load_nvml, visible_gpus
 from shmoo.harness.energy.probe import Probe
@@ -27,8 +27,8 @@ def available_probes(
     Args:
         root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
     """
-    if virtual.is_switched_on():
-        return (virtual.virtual_package(),), {"gpu": f"{virtual.SWITCH}=1 replaces every counter of this machine; unset it"}
+    if simulated.is_switched_on():
+        return (simulated.virtual_package(),), {"gpu": f"{simulated.SWITCH}=1 replaces every counter of this machine; unset it"}
     probes, reasons = _cpu_probes(root, sleep)
     for kind in (HwmonProbe, BatteryProbe):
         with contextlib.suppress(OSError):  # few machines have one and nobody misses it

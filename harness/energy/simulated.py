@@ -1,16 +1,19 @@
-"""Counters that are not there: one of known power that follows a clock, and the files of a powercap tree. For tests, and for
-learning the tool without root."""
+"""A counter of known power that is not there, for tests, and for learning the tool without root: `SHMOO_VIRTUAL_ENERGY=1` puts a
+virtual package in the place of this machine's counters, and the machine's name in the rows says so."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import msgspec
+import os
+import time
+from collections.abc import Callable
 
 from shmoo.harness.energy.probe import MICRO, Counter, Probe
-from shmoo.harness.energy.rapl import POWERCAP
+
+SWITCH = "SHMOO_VIRTUAL_ENERGY"
+"""Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
+IDLE_W, CORE_W = 10.0, 15.0
+"""Power of the virtual package with idle cores, and of each core that this process keeps busy: round numbers of a desktop CPU."""
 
 
 def last_update(now_s: float, period_s: float) -> float:
@@ -42,31 +45,13 @@ class SimulatedProbe(Probe):
         return self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO % self._range_uj
 
 
-class ZoneFiles(msgspec.Struct, frozen=True):
-    """One zone of a made-up powercap tree: its label, counter and range (`None`: no range file), and the zones in it."""
-
-    label: str
-    energy_uj: float | str = 1_000_000
-    range_uj: float | None = 262_143_328_850
-    inside: tuple[ZoneFiles, ...] = ()
+def is_switched_on() -> bool:
+    """True where the user asked for the virtual package."""
+    return os.environ.get(SWITCH) == "1"
 
 
-def write_powercap_tree(root: Path, zones: Sequence[ZoneFiles]) -> dict[str, Path]:
-    """Write the tree below `root` as Linux lays it out; counter files by label ("package-0", "package-0/dram")."""
-    files: dict[str, Path] = {}
-    for number, zone in enumerate(zones):
-        folder = root / POWERCAP / f"intel-rapl:{number}"
-        files[zone.label] = _write_zone(folder, zone)
-        for index, part in enumerate(zone.inside):
-            files[f"{zone.label}/{part.label}"] = _write_zone(folder / f"intel-rapl:{number}:{index}", part)
-    return files
-
-
-def _write_zone(folder: Path, zone: ZoneFiles) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "name").write_text(f"{zone.label}\n")
-    if zone.range_uj is not None:
-        (folder / "max_energy_range_uj").write_text(f"{zone.range_uj:.0f}\n")
-    counter = folder / "energy_uj"
-    counter.write_text(f"{zone.energy_uj}\n")
-    return counter
+def virtual_package(
+    clock: Callable[[], float] = time.monotonic, core_seconds: Callable[[], float] = time.process_time
+) -> SimulatedProbe:
+    """A package whose energy is `IDLE_W` for each second and `CORE_W` for each second of processor time of this process."""
+    return SimulatedProbe(clock, energy_at=lambda at_s: IDLE_W * at_s + CORE_W * core_seconds())

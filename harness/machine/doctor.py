@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 import psutil
 
-from shmoo.harness.energy import available_probes, virtual
+from shmoo.harness.energy import available_probes, simulated
 from shmoo.harness.energy.linux import parse_cpu_list
 from shmoo.harness.energy.nvml import GpuInfo, load_nvml, visible_gpus
 from shmoo.runs.store.records import AxisValue, Machine
@@ -81,7 +81,7 @@ def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine
     gpu = gpus[0] if gpus else None
     governor = _read(root / CPU / "cpu0/cpufreq/scaling_governor")
     return Machine(
-        cpu_model=f"{_cpu_model(info)} (virtual energy)" if virtual.is_switched_on() else _cpu_model(info),
+        cpu_model=f"{_cpu_model(info)} (virtual energy)" if simulated.is_switched_on() else _cpu_model(info),
         cores_physical=physical,
         cores_logical=logical,
         memory_bytes=psutil.virtual_memory().total,

@@ -3,12 +3,12 @@ import pytest
 
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.sampler import EnergyMeter
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.suites import work_of
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, Timing
 from shmoo.runs.store.store import Run
 from tests.evaluation.gpu_session import ENERGY, Part, energy_operators, plan, run_session
+from tests.virtual_hardware import VirtualDevice, VirtualNvml
 
 MACHINE = Machine("Example CPU", 16, 32, 128 << 30, gpu_model="Example GPU", gpu_memory_bytes=80 << 30, driver="555.42")
 CALL_S, CALL_J = 0.02, 8.0

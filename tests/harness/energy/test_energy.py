@@ -12,8 +12,9 @@ from shmoo.harness.energy.nvml import NvmlProbe, list_gpus
 from shmoo.harness.energy.probe import UNMOVED, Snapshot, counter_step, trail_energy
 from shmoo.harness.energy.rapl import PowercapProbe, import_pyrapl, powercap_zones, pyrapl_readings
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings, measure_update_period
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.simulated import SimulatedProbe
 from tests.stand_ins import Clock, no_nvml
+from tests.virtual_hardware import ZoneFiles, write_powercap_tree
 
 needs_pyrapl = pytest.mark.skipif(importlib.util.find_spec("pyRAPL") is None, reason="pyRAPL is installed on Linux only")
 RANGE = 262_143_328_850.0

@@ -12,8 +12,9 @@ from shmoo.harness.energy.nvml import list_gpus
 from shmoo.harness.energy.probe import UNMOVED, trail_energy
 from shmoo.harness.energy.rapl import powercap_zones
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, write_powercap_tree
+from shmoo.harness.energy.simulated import SimulatedProbe
 from tests.stand_ins import Clock, no_nvml
+from tests.virtual_hardware import ZoneFiles, write_powercap_tree
 
 SCALE = 2.0**-32
 

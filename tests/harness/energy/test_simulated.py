@@ -1,4 +1,4 @@
-"""The simulated counters that are shipped: odd hardware can be played through with them, without root."""
+"""Odd hardware, played through with virtual counters."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import pytest
 from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import list_gpus
 from shmoo.harness.energy.rapl import PowercapProbe
-from shmoo.harness.energy.simulated import ZoneFiles, write_powercap_tree
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml, VirtualNvmlError
 from tests.stand_ins import Clock, no_nvml
+from tests.virtual_hardware import VirtualDevice, VirtualNvml, VirtualNvmlError, ZoneFiles, write_powercap_tree
 
 
 def test_a_card_that_shares_the_memory_of_the_cpu_is_listed_by_the_name_it_was_given(tmp_path):
@@ -26,6 +25,17 @@ def test_a_card_that_shares_the_memory_of_the_cpu_is_listed_by_the_name_it_was_g
     probes, missing = available_probes(tmp_path, lambda: nvml)
     assert [domain for probe in probes for domain in probe.domains] == ["gpu"]
     assert "no RAPL counters" in missing["package"]
+
+
+def test_a_card_that_does_not_answer_is_a_reason(tmp_path):
+    """What NVML says of it, and where to ask."""
+
+    class Lost(VirtualNvml):
+        def nvmlDeviceGetName(self, handle):
+            raise VirtualNvmlError("GPU is lost")
+
+    missing = available_probes(tmp_path, lambda: Lost(VirtualDevice(idle_w=50.0)))[1]
+    assert missing["gpu"] == "no NVIDIA card answers (GPU is lost); nvidia-smi may say why"
 
 
 def test_one_unreadable_zone_leaves_the_package(tmp_path):

@@ -18,12 +18,13 @@ from shmoo.harness.energy import available_probes
 from shmoo.harness.energy.nvml import NvmlProbe
 from shmoo.harness.energy.rapl import PowercapProbe
 from shmoo.harness.energy.sampler import EnergyMeter, EnergySettings
-from shmoo.harness.energy.virtual import VirtualDevice, VirtualNvml, VirtualPowercap, virtual_package
+from shmoo.harness.energy.simulated import virtual_package
 from shmoo.harness.machine.doctor import probe_machine
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.runs.store.records import Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from shmoo.runs.tables.reading import TableRow
+from tests.virtual_hardware import VirtualDevice, VirtualNvml, VirtualPowercap
 
 SIDES = (64, 512, 2048, 8192)
 

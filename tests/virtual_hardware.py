@@ -1,6 +1,4 @@
-"""Virtual hardware: a device of known power in a time of its own, behind counters that look like the real ones. For tests, and
-for learning the tool without root or a GPU: `SHMOO_VIRTUAL_ENERGY=1` replaces the counters of this machine by a virtual package;
-the machine's name in the rows says so.
+"""Virtual hardware: a device of known power in a time of its own, behind counters that look like the real ones.
 
 device.run(seconds, joules)   work: time passes, energy flows
 device.sleep(seconds)         idle: time passes at idle power
@@ -8,38 +6,21 @@ device.sleep(seconds)         idle: time passes at idle power
     `-> VirtualNvml           NVML's functions, read by `NvmlProbe` and `GpuWatch`
 """
 
-# ruff: noqa: D102 - NVIDIA's manual describes the functions of NVML.
-
 from __future__ import annotations
 
 import math
 import os
 import random
-import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from shmoo.harness.energy.simulated import SimulatedProbe, ZoneFiles, last_update, write_powercap_tree
+import msgspec
 
-SWITCH = "SHMOO_VIRTUAL_ENERGY"
-"""Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
-IDLE_W, CORE_W = 10.0, 15.0
-"""Power of the virtual package with idle cores, and of each core that this process keeps busy: round numbers of a desktop CPU."""
-
-
-def is_switched_on() -> bool:
-    """True where the user asked for the virtual package."""
-    return os.environ.get(SWITCH) == "1"
-
-
-def virtual_package(
-    clock: Callable[[], float] = time.monotonic, core_seconds: Callable[[], float] = time.process_time
-) -> SimulatedProbe:
-    """A package whose energy is `IDLE_W` for each second and `CORE_W` for each second of processor time of this process."""
-    return SimulatedProbe(clock, energy_at=lambda at_s: IDLE_W * at_s + CORE_W * core_seconds())
+from shmoo.harness.energy.rapl import POWERCAP
+from shmoo.harness.energy.simulated import last_update
 
 
 class VirtualDevice:
@@ -192,3 +173,33 @@ class VirtualPowercap:
         temporary = self._file.with_name(".energy_uj")
         temporary.write_text(f"{math.floor(joules / 1e-6) % self._range_uj:.0f}\n")
         os.replace(temporary, self._file)
+
+
+class ZoneFiles(msgspec.Struct, frozen=True):
+    """One zone of a made-up powercap tree: its label, counter and range (`None`: no range file), and the zones in it."""
+
+    label: str
+    energy_uj: float | str = 1_000_000
+    range_uj: float | None = 262_143_328_850
+    inside: tuple[ZoneFiles, ...] = ()
+
+
+def write_powercap_tree(root: Path, zones: Sequence[ZoneFiles]) -> dict[str, Path]:
+    """Write the tree below `root` as Linux lays it out; counter files by label ("package-0", "package-0/dram")."""
+    files: dict[str, Path] = {}
+    for number, zone in enumerate(zones):
+        folder = root / POWERCAP / f"intel-rapl:{number}"
+        files[zone.label] = _write_zone(folder, zone)
+        for index, part in enumerate(zone.inside):
+            files[f"{zone.label}/{part.label}"] = _write_zone(folder / f"intel-rapl:{number}:{index}", part)
+    return files
+
+
+def _write_zone(folder: Path, zone: ZoneFiles) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "name").write_text(f"{zone.label}\n")
+    if zone.range_uj is not None:
+        (folder / "max_energy_range_uj").write_text(f"{zone.range_uj:.0f}\n")
+    counter = folder / "energy_uj"
+    counter.write_text(f"{zone.energy_uj}\n")
+    return counter
