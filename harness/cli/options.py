@@ -15,6 +15,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.graph.records import RUNTIMES
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
@@ -201,7 +202,7 @@ runtimes = _told(
     multiple=True,
     callback=_split,
     metavar="R,...",
-    help="Runtimes: eager, inductor, inductor-freezing, cudagraphs, xla, domainflow.",
+    help=f"Runtimes: {', '.join(dict.fromkeys(name for names in RUNTIMES.values() for name in names))}.",
     usual=OWN_RUNTIME,
 )
 out = _told("-o", "--out", type=_PATH, help="File or directory to write the result to.")

@@ -29,7 +29,7 @@ from shmoo.harness.measuring.watch.corewatch import CoreWatch, core_watch
 from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.measuring.watch.hostwatch import Host, observed, status_of
 from shmoo.harness.module import Built
-from shmoo.harness.runtimes.backends import RUNTIMES, compilations, compile_model, compile_seconds
+from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compilations, compile_model, compile_seconds
 from shmoo.runs.store.records import (
     CANONICAL_STATE,
     CaseSpec,
@@ -147,7 +147,7 @@ class Measurer:
 
     def _begin(self, case: CaseSpec) -> Session:
         start = time.perf_counter()
-        compiled = RUNTIMES[case.runtime].compiled
+        compiled = TORCH_RUNTIMES[case.runtime].compiled
         with mapped_apart():
             built = self._build(case)
             forward = compile_model(built.model, case.runtime, case.device)
@@ -323,7 +323,7 @@ def _cache_bytes(case: CaseSpec) -> int | None:
 
 def _compilations(case: CaseSpec) -> int:
     """How much this process has compiled so far; 0 for a case of which nothing is compiled."""
-    return compilations() if RUNTIMES[case.runtime].compiled else 0
+    return compilations() if TORCH_RUNTIMES[case.runtime].compiled else 0
 
 
 def _is_cuda(case: CaseSpec) -> bool:

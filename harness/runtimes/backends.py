@@ -26,13 +26,14 @@ class Runtime(msgspec.Struct, frozen=True):
         return self.options is not None
 
 
-RUNTIMES: Registry[Runtime] = Registry("runtime")
-RUNTIMES.add("eager", Runtime(None))
-RUNTIMES.add("inductor", Runtime({"backend": "inductor"}))
+TORCH_RUNTIMES: Registry[Runtime] = Registry("runtime")
+"""Those of `estimators.graph.records.RUNTIMES` that torch has: how each runs a model here."""
+TORCH_RUNTIMES.add("eager", Runtime(None))
+TORCH_RUNTIMES.add("inductor", Runtime({"backend": "inductor"}))
 # Weights become constants that Inductor may fold and pre-pack; it does so only without gradients.
-RUNTIMES.add("inductor-freezing", Runtime({"backend": "inductor", "options": {"freezing": True}}))
+TORCH_RUNTIMES.add("inductor-freezing", Runtime({"backend": "inductor", "options": {"freezing": True}}))
 # Inductor's kernels are replayed as one CUDA graph, without a launch by the host for each.
-RUNTIMES.add("cudagraphs", Runtime({"mode": "reduce-overhead"}, devices=("cuda",)))
+TORCH_RUNTIMES.add("cudagraphs", Runtime({"mode": "reduce-overhead"}, devices=("cuda",)))
 
 MANY_PROGRAMS = 10_000
 """Programs of one class of model that may be alive at once; torch's own limit of 8 is meant for one model that keeps changing."""
@@ -41,7 +42,7 @@ MANY_PROGRAMS = 10_000
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
     """The replacement of `model` in `runtime`, or the model itself; `InputError` for no such runtime, or not on this device.
     Programs compiled earlier stay alive."""
-    entry = RUNTIMES[runtime]
+    entry = TORCH_RUNTIMES[runtime]
     if device.split(":")[0] not in entry.devices:
         raise InputError(
             f"runtime {runtime!r} does not run on {device!r}, only on {', '.join(entry.devices)}; choose another --runtime"

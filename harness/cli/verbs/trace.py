@@ -95,12 +95,12 @@ def _recorded(
     import torch
 
     from shmoo.harness.module import STORAGE_DTYPES
-    from shmoo.harness.runtimes.backends import RUNTIMES, compile_model
+    from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
     from shmoo.harness.runtimes.trace import record_call
     from shmoo.harness.workloads.loading import resolve_model
 
     device = DEVICE.get(family)
-    if device is None or runtime not in RUNTIMES:
+    if device is None or runtime not in TORCH_RUNTIMES:
         return None, f"torch runs on no {family} here"
     if device == "cuda" and not torch.cuda.is_available():
         return None, "torch finds no CUDA device here"

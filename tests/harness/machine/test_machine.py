@@ -4,9 +4,10 @@ import sys
 import pytest
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.records import RUNTIMES
 from shmoo.harness.machine import doctor as machine
 from shmoo.harness.machine.doctor import DoctorReport, doctor, parse_cpu_list, probe_machine
-from shmoo.harness.runtimes.backends import RUNTIMES, compile_model
+from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
 
 CPUINFO = """processor\t: 0
 model name\t: Example CPU @ 2.10GHz
@@ -94,9 +95,7 @@ def test_probing_does_not_import_torch():
 
 def test_runtimes_are_those_of_the_profiles():
     """What can be measured is what can be estimated."""
-    from shmoo.estimators.machine.profile import RUNTIMES as ESTIMATED
-
-    assert tuple(RUNTIMES) == ESTIMATED["cpu"]
+    assert tuple(TORCH_RUNTIMES) == RUNTIMES["cpu"] == RUNTIMES["gpu"]
 
 
 def test_eager_is_the_model_itself():
