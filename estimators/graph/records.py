@@ -256,6 +256,7 @@ RUNTIMES = {
     "kpu": ("domainflow",),
 }
 """Architecture family -> the runtimes that launch its kernels."""
+EVERY_RUNTIME = tuple(dict.fromkeys(name for names in RUNTIMES.values() for name in names))
 NORMAL_90 = 1.645
 """Standard deviations from the mean to either end of a normal distribution's 90 % interval."""
 

@@ -9,7 +9,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.graph.records import RUNTIMES, Coefficient
+from shmoo.estimators.graph.records import EVERY_RUNTIME, RUNTIMES, Coefficient
 from shmoo.estimators.machine.entries import Entry, Guess, Space
 
 _GUESS = "engineering range for a machine that was not measured"
@@ -357,7 +357,7 @@ def runtime_of(name: str) -> str | None:
     """The runtime whose launches, or whose entry of a graph, a coefficient is of; `None` where it is of none."""
     stem, _, rest = name.partition(".")
     runtime = rest.partition(".")[0]
-    return runtime if stem in ("launch", "graph") and any(runtime in names for names in RUNTIMES.values()) else None
+    return runtime if stem in ("launch", "graph") and runtime in EVERY_RUNTIME else None
 
 
 def under(stem: str, names: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import compute_dtype
-from shmoo.estimators.graph.records import RUNTIMES
+from shmoo.estimators.graph.records import EVERY_RUNTIME
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
@@ -202,7 +202,7 @@ runtimes = _told(
     multiple=True,
     callback=_split,
     metavar="R,...",
-    help=f"Runtimes: {', '.join(dict.fromkeys(name for names in RUNTIMES.values() for name in names))}.",
+    help=f"Runtimes: {', '.join(EVERY_RUNTIME)}.",
     usual=OWN_RUNTIME,
 )
 out = _told("-o", "--out", type=_PATH, help="File or directory to write the result to.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.records import EVERY_RUNTIME
 from shmoo.estimators.machine.profile import (
     BUILTIN_DIR,
     RUNTIMES,
@@ -117,8 +118,8 @@ def choose_targets(
             a host without a GPU.
     """
     for named in runtimes:
-        if not any(named in known for known in RUNTIMES.values()):
-            raise unknown("runtime", named, {name for known in RUNTIMES.values() for name in known})
+        if named not in EVERY_RUNTIME:
+            raise unknown("runtime", named, EVERY_RUNTIME)
     profiles = load_architectures(archs or unnamed or default_names())
     if host is not None:
         if all(profile.family != "gpu" for profile in profiles):
