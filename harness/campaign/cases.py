@@ -73,9 +73,7 @@ def plan_cases(
     batch without a network."""
     here = [name for name in TORCH_RUNTIMES if device in TORCH_RUNTIMES[name].devices]
     for runtime in runtimes:
-        if runtime not in TORCH_RUNTIMES:
-            raise unknown("runtime", runtime, TORCH_RUNTIMES)
-        if runtime not in here:
+        if device not in TORCH_RUNTIMES[runtime].devices:
             raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")
     run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
     types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
