@@ -5,7 +5,7 @@ and weights count in the model's type."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -23,7 +23,6 @@ _SKIPPED = (
 """Names of the list of modules that stay as they are."""
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
 """Names of heads, which transformers leaves as they are: the output embedding and a model's last module."""
-_EXPERTS = ("experts",)
 _WIDEST_PATTERN = 40
 """Names that one pattern with alternatives may stand for."""
 _PACKED = {4: "int4", 8: "int8"}
@@ -43,12 +42,14 @@ def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, 
     if method not in _METHODS:
         return (), (f"{ignored}: weights are counted in the element type",)
     try:
-        schemes, notes = _METHODS[method](found)
+        said, kept = tuple(_METHODS[method](found)), _kept(found)
     except InputError as error:
         return (), (f"{ignored}: {error}; weights are counted in the element type",)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError):
         return (), (f"{ignored}: its entries are not as {method} writes them; weights are counted in the element type",)
-    return schemes, notes
+    schemes = [scheme for scheme in said if isinstance(scheme, Scheme)]
+    notes = [note for note in said if isinstance(note, str)]
+    return tuple(replace(s, kept=(*kept, *s.kept), parts=True) for s in schemes), tuple(dict.fromkeys(notes))
 
 
 def _declared(settings: Settings) -> Iterator[Any]:
@@ -88,10 +89,13 @@ def described(scheme: Scheme) -> str:
 
 
 def _kept(settings: Settings) -> tuple[str, ...]:
-    """Names of the modules that stay as they are, heads among them."""
+    """Names of the modules that stay as they are, heads among them unless the config names these."""
+    quantized = _HEADS[:1] if settings.get("lm_head") is True else ()
+    quantized = _HEADS if settings.get("include_input_output_embeddings") else quantized
     listed = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
     names = listed if isinstance(listed, list | tuple) else (listed,)
-    return tuple(dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name)))))
+    kept = dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name))))
+    return tuple(name for name in kept if name not in quantized)
 
 
 def _globs(pattern: str) -> tuple[str, ...]:
@@ -118,90 +122,79 @@ def _globs(pattern: str) -> tuple[str, ...]:
 
 # Methods -----------------------------------------------------------------------------------------------------------
 
-Found = tuple[tuple[Scheme, ...], tuple[str, ...]]
+Said = Iterator[Scheme | str]
+"""Schemes, and notes on what they leave out."""
+_EXPERTS_IN_4_BITS = Scheme("int4-weight", "int4", (1, 32), "float8", only=("experts",))
+"""Experts alone in 4-bit floating point, with a byte as the scale of each 32: OCP Microscaling Formats (MX) Specification 1.0,
+section 5.2."""
 
 
-def _scheme(name: str, weight: str, block: tuple[int, int], scale: str, settings: Settings, zero: str | None = None) -> Scheme:
-    return Scheme(name, weight, block, scale, zero, kept=_kept(settings), parts=True)
-
-
-def _grouped(settings: Settings, bits: Any, group: Any, zero: str | None = None) -> Scheme:
+def _grouped(bits: Any, group: Any, zero: str | None = None) -> Scheme:
     """Whole numbers of some bits, with a scale for each group of a row; `InputError` where no element type has that width."""
     weight = _PACKED.get(int(bits))
     if weight is None:
         raise InputError(f"no element type has {bits} bits")
-    group = max(int(group or 0), 0)
-    return _scheme("int4-weight" if weight == "int4" else "int8-weight", weight, (1, group), OWN, settings, zero)
+    return Scheme(f"{weight}-weight", weight, (1, max(int(group or 0), 0)), zero=zero)
 
 
-def _float8(settings: Settings) -> Found:
+def _float8(settings: Settings) -> Said:
     """Blocks of 128 by 128 unless the config says otherwise, with scales in float32 or, as powers of two, in a byte: DeepSeek-V3,
     arXiv:2412.19437, section 3.3."""
     block = settings.get("weight_block_size", (128, 128))
     sizes = (0, 0) if block is None else (int(block[0]), int(block[1]))
     if min(sizes) < 0 or len(block or sizes) != 2:
         raise InputError(f"its weight_block_size is {block!r}")
+    apart = (_EXPERTS_IN_4_BITS,) if settings.get("expert_dtype") == "fp4" else ()
+    yield from apart
     scale = "float8" if settings.get("scale_fmt") == "ue8m0" else "float32"
-    plain = _scheme("float8-dynamic", "float8", sizes, scale, settings)
-    if settings.get("expert_dtype") != "fp4":
-        return (plain,), ()
-    return (*_experts_in_4_bits(settings), replace(plain, kept=(*plain.kept, *_EXPERTS))), ()
+    yield Scheme("float8-dynamic", "float8", sizes, scale, kept=tuple(name for other in apart for name in other.only))
 
 
-def _experts_in_4_bits(settings: Settings) -> tuple[Scheme, ...]:
-    """Experts alone in 4-bit floating point, with a byte as the scale of each 32: OCP Microscaling Formats (MX) Specification
-    1.0, section 5.2."""
-    return (replace(_scheme("int4-weight", "int4", (1, 32), "float8", settings), only=_EXPERTS),)
-
-
-def _whole_number_groups(settings: Settings) -> Found:
+def _whole_number_groups(settings: Settings) -> Said:
     """GPTQ and AWQ (arXiv:2210.17323, arXiv:2306.00978): a scale and a zero point in the weights' own bits for each group."""
     bits = settings.get("bits", settings.get("w_bit", 4))
     group = settings.get("group_size", settings.get("q_group_size", 128))
     zero = None if settings.get("zero_point") is False else _PACKED.get(int(bits))
-    scheme = _grouped(settings, bits, group, zero=zero)
     blocks = settings.get("modules_in_block_to_quantize") or ()
     only = tuple(name for names in blocks for name in ([names] if isinstance(names, str) else names))
-    rules = settings.get("dynamic") if isinstance(settings.get("dynamic"), Mapping) else {}
-    skipped = [glob for rule in rules or () if rule.startswith("-:") for glob in _globs(rule)]
-    changed = any(not rule.startswith("-:") for rule in rules or ())
-    notes = ("settings of single modules (dynamic) are not taken into account",) if changed else ()
-    heads = () if settings.get("lm_head") is not True else _HEADS[:1]
-    kept = tuple(name for name in (*scheme.kept, *skipped) if name not in heads)
-    return (replace(scheme, only=only, kept=kept),), notes
+    rules = settings["dynamic"] if isinstance(settings.get("dynamic"), Mapping) else {}
+    skipped = tuple(glob for rule in rules if rule.startswith("-:") for glob in _globs(rule))
+    yield replace(_grouped(bits, group, zero), only=only, kept=skipped)
+    if not all(rule.startswith("-:") for rule in rules):
+        yield "settings of single modules (dynamic) are not taken into account"
 
 
-def _bitsandbytes(settings: Settings) -> Found:
+def _bitsandbytes(settings: Settings) -> Said:
     """4 bits: each 64 share a float32 scale and there are no zero points, or a scale in a byte if the scales are quantized, too
     (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: a float32 scale a row."""
     bits = _bits_of_loading(settings)
-    if bits == 8:
-        return (_scheme("int8-dynamic", "int8", (1, 0), "float32", settings),), ()
     if bits == 0:
         raise InputError("neither load_in_4bit nor load_in_8bit is true")
-    scale = "int8" if settings.get("bnb_4bit_use_double_quant") else "float32"
-    return (_scheme("int4-weight", "int4", (1, 64), scale, settings),), ()
+    if bits == 8:
+        yield Scheme("int8-dynamic", "int8", (1, 0), "float32")
+    else:
+        yield Scheme("int4-weight", "int4", (1, 64), "int8" if settings.get("bnb_4bit_use_double_quant") else "float32")
 
 
-def _compressed(settings: Settings) -> Found:
+def _compressed(settings: Settings) -> Said:
     """Groups of layers, each with the bits, the type and the blocks of its weights, and with those of its activations where they
     are rounded at run time."""
     if settings.get("format") == "dense":
         raise InputError("its format is dense, weights that are not compressed")
-    schemes: list[Scheme] = []
-    notes: list[str] = []
     groups = [group for group in settings["config_groups"].values() if group.get("weights")]
     if not groups:
         raise InputError("it compresses no weights")
+    taken: tuple[str, ...] = ()
     for group in sorted(groups, key=_is_general):
-        scheme, said = _group(settings, group)
-        schemes.append(replace(scheme, kept=(*scheme.kept, *(name for other in schemes for name in other.only))))
-        notes += said
+        scheme = _group(group)
+        yield replace(scheme, kept=taken)
+        taken += scheme.only
+        if group.get("input_activations") and not scheme.name.endswith("dynamic"):
+            yield "activations are counted in their own type: products of such weights and activations have no rate"
     if settings.get("sparsity_config"):
-        notes.append("the config's sparsity is not taken into account: weights are counted dense")
+        yield "the config's sparsity is not taken into account: weights are counted dense"
     if settings.get("kv_cache_scheme"):
-        notes.append("the config's types of keys and values are not taken into account")
-    return tuple(schemes), tuple(dict.fromkeys(notes))
+        yield "the config's types of keys and values are not taken into account"
 
 
 def _is_general(group: Settings) -> bool:
@@ -211,7 +204,7 @@ def _is_general(group: Settings) -> bool:
     )
 
 
-def _group(settings: Settings, group: Settings) -> tuple[Scheme, list[str]]:
+def _group(group: Settings) -> Scheme:
     weights, activations = group["weights"], group.get("input_activations")
     bits, kind = int(weights.get("num_bits", 8)), weights.get("type", "int")
     size = int(weights.get("group_size") or 0)
@@ -219,26 +212,19 @@ def _group(settings: Settings, group: Settings) -> tuple[Scheme, list[str]]:
     structure = weights.get("block_structure") or (128, 128)
     blocks = {"tensor": (0, 0), "block": (int(structure[0]), int(structure[1]))}
     block = blocks.get(strategy, (1, max(size, 0)))
-    notes: list[str] = []
+    only = () if _is_general(group) else tuple(glob for name in group["targets"] for glob in _globs(name))
     if (bits, kind) == (8, "float"):
         scale = "float8" if block == (1, 32) else "float32"
-        scheme = _scheme("float8-dynamic" if activations else "int8-weight", "float8", block, scale, settings)
-    elif (bits, kind) == (4, "float"):
+        return Scheme("float8-dynamic" if activations else "int8-weight", "float8", block, scale, only=only)
+    if (bits, kind) == (4, "float"):
         # NVFP4 and MXFP4: a byte as the scale of each group.
-        scheme = _scheme("int4-weight", "int4", block, "float8", settings)
-    elif kind == "int" and bits == 8 and activations and block[1] == 0:
-        scheme = _scheme("int8-dynamic", "int8", block, OWN, settings)
-    elif kind == "int":
-        zero = None if weights.get("symmetric", True) else _PACKED.get(bits)
-        scheme = _grouped(settings, bits, block[1], zero=zero)
-    else:
+        return Scheme("int4-weight", "int4", block, "float8", only=only)
+    if kind != "int":
         raise InputError(f"no element type is {kind} of {bits} bits")
-    if activations and not scheme.name.endswith("dynamic"):
-        notes.append("activations are counted in their own type: products of such weights and activations have no rate")
-    if _is_general(group):
-        return scheme, notes
-    only = tuple(glob for name in group["targets"] for glob in _globs(name))
-    return replace(scheme, only=only), notes
+    if bits == 8 and activations and block[1] == 0:
+        return Scheme("int8-dynamic", "int8", block, only=only)
+    zero = None if weights.get("symmetric", True) else _PACKED.get(bits)
+    return replace(_grouped(bits, block[1], zero), only=only)
 
 
 _TORCHAO = {
@@ -253,7 +239,7 @@ _TORCHAO = {
 """torchao's configs, without case, underscores and "Config" -> way of computing, type of weights, zero points."""
 
 
-def _torchao(settings: Settings) -> Found:
+def _torchao(settings: Settings) -> Said:
     """A config of torchao, as its name or as its class with its fields."""
     kind = settings["quant_type"]
     kind = kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
@@ -264,42 +250,38 @@ def _torchao(settings: Settings) -> Found:
         raise InputError(f"{name} is not known")
     way, weight, zero = known
     group = int(fields.get("group_size") or (128 if weight == "int4" else 0))
-    scheme = _scheme(way, weight, (1, group), "float32" if weight == "float8" else OWN, settings, zero)
+    yield Scheme(way, weight, (1, group), "float32" if weight == "float8" else OWN, zero)
     if settings.get("include_input_output_embeddings"):
-        kept = tuple(name for name in scheme.kept if name not in _HEADS)
-        return (replace(scheme, kept=kept),), ("embeddings are counted in their own type",)
-    return (scheme,), ()
+        yield "embeddings are counted in their own type"
 
 
-def _hqq(settings: Settings) -> Found:
+def _hqq(settings: Settings) -> Said:
     """A scale and a zero point in the activations' type for each group."""
     weights = (settings.get("quant_config") or settings).get("weight_quant_params") or settings
-    return (_grouped(settings, weights.get("nbits", 4), weights.get("group_size", 64), zero=OWN),), ()
+    yield _grouped(weights.get("nbits", 4), weights.get("group_size", 64), zero=OWN)
 
 
-def _quanto(settings: Settings) -> Found:
+def _quanto(settings: Settings) -> Said:
     """int8 and float8 with a scale a row, int4 with a scale and a shift for each 128."""
     weights = str(settings.get("weights", "int8"))
-    if weights == "int4":
-        return (_grouped(settings, 4, 128, zero=OWN),), ()
-    if weights not in ("int8", "float8"):
+    if weights not in ("int4", "int8", "float8"):
         raise InputError(f"no element type is {weights}")
-    return (_scheme("int8-weight", weights, (1, 0), OWN, settings),), ()
+    yield _grouped(4, 128, zero=OWN) if weights == "int4" else Scheme("int8-weight", weights, (1, 0))
 
 
-_METHODS: dict[str, Callable[[Settings], Found]] = {
+_METHODS: dict[str, Callable[[Settings], Iterable[Scheme | str]]] = {
     **dict.fromkeys(("gptq", "awq", "auto-round", "auto_round", "intel/auto-round"), _whole_number_groups),
     **dict.fromkeys(("compressed-tensors", "modelopt"), _compressed),
     "fp8": _float8,
-    "fbgemm_fp8": lambda settings: ((_scheme("float8-dynamic", "float8", (1, 0), "float32", settings),), ()),
-    "mxfp8": lambda settings: ((_scheme("float8-dynamic", "float8", (1, 32), "float8", settings),), ()),
-    "mxfp4": lambda settings: (_experts_in_4_bits(settings), ()),
-    "nvfp4": lambda settings: ((_scheme("int4-weight", "int4", (1, 16), "float8", settings),), ()),
+    "fbgemm_fp8": lambda _: [Scheme("float8-dynamic", "float8", (1, 0), "float32")],
+    "mxfp8": lambda _: [Scheme("float8-dynamic", "float8", (1, 32), "float8")],
+    "mxfp4": lambda _: [_EXPERTS_IN_4_BITS],
+    "nvfp4": lambda _: [Scheme("int4-weight", "int4", (1, 16), "float8")],
     "bitsandbytes": _bitsandbytes,
     "torchao": _torchao,
     "hqq": _hqq,
     "quanto": _quanto,
-    "eetq": lambda settings: ((_scheme("int8-weight", "int8", (1, 0), "float16", settings),), ()),
-    "metal": lambda settings: ((_grouped(settings, settings.get("bits", 4), settings.get("group_size", 64), zero=OWN),), ()),
+    "eetq": lambda _: [Scheme("int8-weight", "int8", (1, 0), "float16")],
+    "metal": lambda settings: [_grouped(settings.get("bits", 4), settings.get("group_size", 64), zero=OWN)],
 }
-"""Method -> its schemes and notes, from its settings."""
+"""Method -> its schemes, and notes on what they leave out, from its settings."""
