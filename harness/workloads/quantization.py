@@ -90,8 +90,8 @@ def described(scheme: Scheme) -> str:
 
 def _kept(settings: Settings) -> tuple[str, ...]:
     """Names of the modules that stay as they are, heads among them unless the config names these."""
-    quantized = _HEADS[:1] if settings.get("lm_head") is True else ()
-    quantized = _HEADS if settings.get("include_input_output_embeddings") else quantized
+    all_heads, output_head = settings.get("include_input_output_embeddings"), settings.get("lm_head") is True
+    quantized = _HEADS if all_heads else _HEADS[:1] if output_head else ()
     listed = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
     names = listed if isinstance(listed, list | tuple) else (listed,)
     kept = dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name))))

@@ -18,7 +18,7 @@ from shmoo.runs.analysis.compare_noise import Growth, Pair
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
-from shmoo.runs.store.statistics import FEW_CASES, deviation_of_cases, median, order_interval
+from shmoo.runs.store.statistics import FEW_CASES, Variance, deviation_of_cases, median, order_interval
 from shmoo.runs.store.store import Run, machine_differences
 
 GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "networks"}
@@ -197,14 +197,14 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     )
 
 
-def _sum_of_drifts(drifts: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """Variance of the difference between the mean of the base runs and that of the new run, the last one; empty where one of
+def _sum_of_drifts(drifts: Sequence[Variance | None]) -> Variance | None:
+    """Variance of the difference between the mean of the base runs and that of the new run, the last one; `None` where one of
     them does not know its drift."""
-    *bases, new = [found[0] if found else None for found in drifts]
-    known = [drift for drift in bases if drift is not None]
-    if new is None or len(known) < len(bases):
-        return []
-    return [(sum(variance for variance, _ in known) / len(known) ** 2 + new[0], new[1])]
+    known = [drift for drift in drifts if drift is not None]
+    if len(known) < len(drifts):
+        return None
+    *bases, new = known
+    return Variance(sum(base.value for base in bases) / len(bases) ** 2 + new.value, new.freedom)
 
 
 def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:

@@ -21,6 +21,7 @@ from shmoo.runs.store.statistics import (
     CONFIDENCE,
     FEW_CASES,
     PRIOR_VISITS,
+    Variance,
     deviation_of_cases,
     error_sizes,
     pooled,
@@ -104,29 +105,34 @@ def own_growth(pair: Pair, apart: float | None) -> Growth:
     deviation = math.hypot(pair.base_se, pair.new.latency.relative_se)
     if not pair.knows_visits:
         return Growth(pair.log_ratio, max(deviation, apart or 0.0), known=apart is not None)
-    # Degrees of freedom of Welch and Satterthwaite (Welch, Biometrika 34, 1947).
-    parts = [(row.latency, row, len(pair.bases)) for row in pair.bases] + [(pair.new.latency, pair.new, 1)]
-    squares = sum(
-        ((time.relative_se / share) ** 2) ** 2 / (time.visits - 1 + (PRIOR_VISITS if row.visit_sd is not None else 0.0))
-        for time, row, share in parts
-        if time.relative_se
-    )
-    return Growth(pair.log_ratio, deviation, min(deviation**4 / squares, NORMAL_FROM) if squares else NORMAL_FROM)
+    parts = [
+        Variance((row.latency.relative_se / runs) ** 2, row.latency.visits - 1 + (0.0 if row.visit_sd is None else PRIOR_VISITS))
+        for runs, rows in ((len(pair.bases), pair.bases), (1, (pair.new,)))
+        for row in rows
+    ]
+    return Growth(pair.log_ratio, deviation, _freedom_of_sum(parts))
+
+
+def _freedom_of_sum(parts: Iterable[Variance]) -> float:
+    """Degrees of freedom of a sum of variances (Welch and Satterthwaite: Welch, Biometrika 34, 1947)."""
+    uncertain = [part for part in parts if part.value]
+    if not uncertain:
+        return NORMAL_FROM
+    total = sum(part.value for part in uncertain)
+    return min(total**2 / sum(part.value**2 / part.freedom for part in uncertain), NORMAL_FROM)
 
 
 def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growth]:
     """The growths with standard errors that contain what base runs differ by, never smaller than those given."""
     spreads = _pooled_spreads([np.log([row.latency.value_s for row in pair.bases]) for pair in pairs])
     wider = []
-    for pair, growth, (deviation, freedom) in zip(pairs, growths, spreads, strict=True):
-        error = 0.0 if deviation is None else deviation * math.sqrt(1 + 1 / len(pair.bases))
-        # What runs differ by contains what visits differ by, which a run may not know.
-        known = growth.known or deviation is not None
-        wider.append(
-            msgspec.structs.replace(growth, known=known)
-            if growth.standard_error >= error
-            else Growth(growth.log_ratio, error, freedom, known)
-        )
+    for pair, growth, spread in zip(pairs, growths, spreads, strict=True):
+        if spread is not None:
+            # What runs differ by contains what visits differ by, which a run may not know.
+            error = math.sqrt(spread.value * (1 + 1 / len(pair.bases)))
+            between = Growth(growth.log_ratio, error, spread.freedom)
+            growth = between if error > growth.standard_error else msgspec.structs.replace(growth, known=True)
+        wider.append(growth)
     return wider
 
 
@@ -170,10 +176,10 @@ def paired_growths(pairs: Sequence[Pair], differences: PairedDifferences) -> lis
     found = [np.array(list(differences.values[pair.new.case.identity].values())) for pair in pairs]
     spreads = _pooled_spreads(found, trimmed=not differences.by_process)
     return [
-        Growth(float(values.mean()), deviation / math.sqrt(values.size), freedom)
-        if values.size and deviation is not None
+        Growth(float(values.mean()), math.sqrt(spread.value / values.size), spread.freedom)
+        if values.size and spread is not None
         else msgspec.structs.replace(own_growth(pair, None), known=False)
-        for pair, values, (deviation, freedom) in zip(pairs, found, spreads, strict=True)
+        for pair, values, spread in zip(pairs, found, spreads, strict=True)
     ]
 
 
@@ -209,67 +215,58 @@ def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
     }
 
 
-def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> list[tuple[float | None, float]]:
-    """Standard deviation of one of the repeated values of each case, with its degrees of freedom; `None` where nothing tells it.
-
-    The cases are pooled: each variance is weighed with the typical one.
-    """
+def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> list[Variance | None]:
+    """Variance of one of the repeated values of each case, pooled with that of the others; `None` where nothing tells it."""
     errors = [error_sizes(v - v.mean()) for v in values if v.size > 1]
     typical = typical_deviation(errors) if len(errors) >= FEW_CASES else None
-    spreads: list[tuple[float | None, float]] = []
+    spreads: list[Variance | None] = []
     for repeated in values:
         freedom = max(repeated.size - 1.0 - (2 * _cut(repeated.size) if trimmed else 0), 0.0)
-        variance = float(np.var(repeated, ddof=1)) if freedom else 0.0
-        variance, freedom = pooled(variance, freedom, typical)
-        spreads.append((math.sqrt(variance), min(freedom, NORMAL_FROM)) if freedom else (None, NORMAL_FROM))
+        variance, freedom = pooled(Variance(float(np.var(repeated, ddof=1)) if freedom else 0.0, freedom), typical)
+        spreads.append(Variance(variance, min(freedom, NORMAL_FROM)) if freedom else None)
     return spreads
 
 
-def suite_growth(
-    growths: Sequence[Growth], drift: Sequence[tuple[float, float]] = (), between: Sequence[tuple[float, float]] = ()
-) -> Growth | None:
+def suite_growth(growths: Sequence[Growth], drift: Variance | None = None, between: Variance | None = None) -> Growth | None:
     """The geometric mean over cases; `None` without one.
 
     Args:
-        drift: variance of the mean by what all cases share within the runs, with its degrees of freedom. Where it is the smaller
-            one, as it is by chance in few batches, the mean is still known no better than by so many.
-        between: variance by what base runs differ by, in the same way.
+        drift: of the mean by what all cases share within the runs. Where it is the smaller one, as it is by chance in few
+            batches, the mean is still known with no more degrees of freedom.
+        between: of the mean by what base runs differ by.
     """
     if not growths:
         return None
     centre = sum(growth.log_ratio for growth in growths) / len(growths)
-    squares = [growth.standard_error**2 for growth in growths]
-    # Degrees of freedom of Welch and Satterthwaite, as of one case.
-    parts = sum(square**2 / growth.freedom for square, growth in zip(squares, growths, strict=True))
-    own_freedom = min(sum(squares) ** 2 / parts, NORMAL_FROM) if parts else NORMAL_FROM
-    within = (
-        max([sum(squares) / len(growths) ** 2, *(variance for variance, _ in drift)]),
-        min([own_freedom, *(freedom for _, freedom in drift)]),
-    )
-    variance, freedom = max([within, *between])
-    return Growth(centre, math.sqrt(variance), freedom, all(growth.known for growth in growths))
+    parts = [Variance((growth.standard_error / len(growths)) ** 2, growth.freedom) for growth in growths]
+    whole = Variance(sum(part.value for part in parts), _freedom_of_sum(parts))
+    if drift is not None:
+        whole = Variance(max(whole.value, drift.value), min(whole.freedom, drift.freedom))
+    if between is not None:
+        whole = max(whole, between)
+    return Growth(centre, math.sqrt(whole.value), whole.freedom, all(growth.known for growth in growths))
 
 
-def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> list[tuple[float, float]]:
-    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use; empty for a
+def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> Variance | None:
+    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use; `None` for a
     single base run."""
     complete = [[row.latency.value_s for row in pair.bases] for pair in pairs if len(pair.bases) == len(bases)]
     if len(bases) < 2 or not complete:
-        return []
+        return None
     means = np.log(np.array(complete)).mean(axis=0)
-    return [(float(np.var(means, ddof=1)) * (1 + 1 / len(bases)), len(bases) - 1.0)]
+    return Variance(float(np.var(means, ddof=1)) * (1 + 1 / len(bases)), len(bases) - 1.0)
 
 
-def drift_variance(run: Run, identities: Iterable[str]) -> list[tuple[float, float]]:
-    """Variance of the mean of a run over cases by its batch means; empty for a run of few visits."""
+def drift_variance(run: Run, identities: Iterable[str]) -> Variance | None:
+    """Variance of the mean of a run over cases by its batch means; `None` for a run of few visits."""
     visited = Counter(line.case.identity for line in run.lines)
     repeated = [identity for identity in identities if visited[identity] > 1]
-    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in repeated}) if repeated else []
+    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in repeated}) if repeated else None
 
 
-def paired_drift_variance(base: Run, differences: PairedDifferences) -> list[tuple[float, float]]:
+def paired_drift_variance(base: Run, differences: PairedDifferences) -> Variance | None:
     """Variance of the mean difference over cases by what pairs of processes differ by, or by batch means of pairs of visits;
-    empty for few of them."""
+    `None` for few of them."""
     if not differences.by_process:
         return _batch_means(base, differences.values)
     residuals: dict[int, list[float]] = {}
@@ -278,12 +275,12 @@ def paired_drift_variance(base: Run, differences: PairedDifferences) -> list[tup
         for process, value in found.items() if len(found) > 1 else ():
             residuals.setdefault(process, []).append(value - mean)
     if len(residuals) < 2:
-        return []
+        return None
     means = [sum(part) / len(part) for part in residuals.values()]
-    return [(float(np.var(means, ddof=1)) / len(means), len(means) - 1.0)]
+    return Variance(float(np.var(means, ddof=1)) / len(means), len(means) - 1.0)
 
 
-def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> list[tuple[float, float]]:
+def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> Variance | None:
     """Args: values: case -> visit -> what to take the batch means of, in the order of the run's lines."""
     means = {identity: sum(found.values()) / len(found) for identity, found in values.items() if len(found) > 1}
     residuals = [
@@ -292,10 +289,10 @@ def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> list[tu
         if (identity := line.case.identity) in means and line.timed and line.visit in values[identity]
     ]
     if len(residuals) < 4 * BATCHES:
-        return []
+        return None
     batches = np.array([part.mean() for part in np.array_split(np.array(residuals), BATCHES)])
     visits = len(residuals) / len(means)
-    return [(float(np.var(batches, ddof=1)) / BATCHES * visits / (visits - 1), BATCHES - 1.0)]
+    return Variance(float(np.var(batches, ddof=1)) / BATCHES * visits / (visits - 1), BATCHES - 1.0)
 
 
 def energy_growths(pairs: Sequence[Pair]) -> list[Growth | None]:

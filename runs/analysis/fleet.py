@@ -17,7 +17,7 @@ from shmoo.estimators.registry import grouped
 from shmoo.runs.analysis.compare import compare_runs, conditions
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.records import CaseSpec
-from shmoo.runs.store.statistics import FEW_CASES, deviation_of_cases, typical_deviation
+from shmoo.runs.store.statistics import deviation_of_cases, typical_deviation
 from shmoo.runs.store.store import Run, machine_differences
 
 Z_LIMIT = 3.5
@@ -28,6 +28,7 @@ LEAST_SCATTER = 0.01
 """Scatter of the log speeds of equal machines that is assumed at least: two or three others can agree by chance."""
 FEWEST_EQUAL = 3
 """Of two machines nobody can say which is the outlier."""
+_Level = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +167,10 @@ def speeds(specimens: Sequence[Specimen]) -> tuple[Speed, ...]:
         read = {row.case.identity: row.energy_reading for row in rows if row.timed}
         energies.append({case: math.log(e.energy_j) for case, e in read.items() if e is not None and e.energy_j})
     distances = _distances(times)
-    levels = [float(np.median(d)) if d.size >= FEW_CASES else None for d in distances]
-    errors = [_median_error(d) for d in distances]
-    power = [float(np.median(d)) if d.size >= FEW_CASES else None for d in _distances(energies)]
+    levels, powers = [_level(d) for d in distances], [_level(d) for d in _distances(energies)]
     return tuple(
-        _speed(number, specimen.name, levels, errors, distances[number].size, power[number])
-        for number, specimen in enumerate(specimens)
+        _speed(specimen.name, level, levels[:number] + levels[number + 1 :], own.size, power)
+        for number, (specimen, level, own, power) in enumerate(zip(specimens, levels, distances, powers, strict=True))
     )
 
 
@@ -182,19 +181,18 @@ def _distances(values: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
     return [np.asarray([value - middle[case] for case, value in own.items() if case in middle]) for own in values]
 
 
-def _median_error(distances: np.ndarray) -> float | None:
+def _level(distances: np.ndarray) -> _Level | None:
+    """The median with its standard error; `None` for fewer than 8 cases."""
     deviation = deviation_of_cases(distances)
-    return None if deviation is None else MEDIAN_SE * deviation / math.sqrt(distances.size)
+    return None if deviation is None else (float(np.median(distances)), MEDIAN_SE * deviation / math.sqrt(distances.size))
 
 
-def _speed(
-    number: int, name: str, levels: Sequence[float | None], errors: Sequence[float | None], cases: int, power: float | None
-) -> Speed:
-    own, error = levels[number], errors[number]
-    energy = None if power is None else math.exp(power)
-    if own is None or error is None:
+def _speed(name: str, level: _Level | None, beside: Sequence[_Level | None], cases: int, power: _Level | None) -> Speed:
+    energy = None if power is None else math.exp(power[0])
+    if level is None:
         return Speed(name, None, cases, energy_ratio=energy)
-    others = np.asarray([level for other, level in enumerate(levels) if other != number and level is not None])
+    own, error = level
+    others = np.asarray([other[0] for other in beside if other is not None])
     if others.size < FEWEST_EQUAL - 1:
         return Speed(name, math.exp(own), cases, error, energy_ratio=energy)
     middle = float(np.median(others))

@@ -15,7 +15,7 @@ from shmoo.estimators.graph.records import Interval
 from shmoo.runs.analysis.compare_noise import NORMAL_FROM, Growth
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, beyond, least_certain
 from shmoo.runs.store.records import CaseSpec, Status
-from shmoo.runs.store.statistics import pooled, typical_deviation
+from shmoo.runs.store.statistics import Variance, pooled, typical_deviation
 from shmoo.runs.store.store import Run, machine_differences
 
 FEWEST = 3
@@ -203,7 +203,7 @@ def _noise(points: Sequence[CasePoint], differences: np.ndarray | None, typical:
     """What one run of a series differs by from an equal one, as a growth of 0; `None` with too few runs."""
     if differences is None:
         return None
-    variance, freedom = pooled(_noise_of([differences]) ** 2, EFFICIENCY * differences.size, typical)
+    variance, freedom = pooled(Variance(_noise_of([differences]) ** 2, EFFICIENCY * differences.size), typical)
     own = float(np.median([point.relative_se or 0.0 for point in points])) ** 2
     return Growth(0.0, math.sqrt(max(variance, own, LEAST_NOISE**2)), NORMAL_FROM if own > variance else freedom)
 

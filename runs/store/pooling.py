@@ -18,6 +18,7 @@ from shmoo.runs.store.statistics import (
     FEW_CASES,
     UNKNOWN,
     Latency,
+    Variance,
     error_sizes,
     latencies_of,
     normal_deviation,
@@ -294,7 +295,8 @@ def _corrected(case: _Case, alike: _Class) -> Latency:
     share = case.share + slope * (alike.share - case.share)
     left = case.residuals(slope) / share
     telling = max(left.size, 1)
-    variance, _ = pooled(float(np.sum(left**2)) / max(telling - 1, 1), telling - 1, alike.residual[count])
+    own = Variance(float(np.sum(left**2)) / max(telling - 1, 1), telling - 1)
+    variance = pooled(own, alike.residual[count]).value
     # The variance between n cases is itself known from n - 1 distances only, which matters to cases far from the mean (Morris,
     # JASA 78, 1983).
     doubt = 2.0 / (alike.cases - 3) * (case.share - alike.share) ** 2

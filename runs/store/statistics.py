@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -52,6 +53,13 @@ class Latency(msgspec.Struct, frozen=True):
     visits: int
 
 
+class Variance(NamedTuple):
+    """A variance and the degrees of freedom that it is known with."""
+
+    value: float
+    freedom: float
+
+
 def latency(visits: Sequence[Sequence[float]], visit_sd: float | None = None) -> Latency:
     """What a call takes on the machine as it is, from the samples of each visit.
 
@@ -84,7 +92,7 @@ def latencies_of(cases: Sequence[Sequence[Sequence[float]]], deviations: Sequenc
         rates = 1.0 / np.asarray(_means([times for place in places for times in visited[place]])).reshape(-1, count)
         variances, means = np.var(np.log(rates), axis=1, ddof=1).tolist(), rates.mean(axis=1).tolist()
         for place, variance, mean in zip(places, variances, means, strict=True):
-            variance, _ = pooled(variance, count - 1, deviations[place])
+            variance = pooled(Variance(variance, count - 1), deviations[place]).value
             known[place] = Latency(1.0 / mean, math.sqrt(variance / count), count)
     return known
 
@@ -156,18 +164,20 @@ def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Seque
     return [deviations.get(alike, deviations.get(group)) for alike, group in keys]
 
 
-def pooled(variance: float, freedom: float, typical: float | None) -> tuple[float, float]:
-    """Variance and degrees of freedom of a case's few values, weighed with the standard deviation that is typical of like cases,
-    which counts as `PRIOR_VISITS` degrees of freedom; unchanged where nothing is typical."""
+def pooled(own: Variance, typical: float | None) -> Variance:
+    """The variance of a case's few values, weighed with the standard deviation that is typical of like cases, which counts as
+    `PRIOR_VISITS` degrees of freedom; as it is where nothing is typical."""
     if typical is None:
-        return variance, freedom
-    return (freedom * variance + PRIOR_VISITS * typical**2) / (freedom + PRIOR_VISITS), freedom + PRIOR_VISITS
+        return own
+    freedom = own.freedom + PRIOR_VISITS
+    return Variance((own.freedom * own.value + PRIOR_VISITS * typical**2) / freedom, freedom)
 
 
 def error_sizes(residuals: np.ndarray) -> np.ndarray:
     """Sizes of the errors behind residuals around a mean of n, along the last axis, which are smaller by sqrt((n - 1) / n)."""
     count = residuals.shape[-1]
-    return np.abs(residuals) * math.sqrt(count / (count - 1))
+    sizes: np.ndarray = np.abs(residuals) * math.sqrt(count / (count - 1))
+    return sizes
 
 
 def typical_deviation(errors: Sequence[np.ndarray]) -> float:
