@@ -14,8 +14,6 @@ SWITCH = "SHMOO_VIRTUAL_ENERGY"
 """Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
 IDLE_W, CORE_W = 10.0, 15.0
 """Power of the virtual package with idle cores, and of each core that this process keeps busy: round numbers of a desktop CPU."""
-RANGE_UJ = 262_143_328_850.0
-"""After so many µJ Intel's counters start again at 0."""
 
 
 def last_update(now_s: float, period_s: float) -> float:
@@ -35,14 +33,16 @@ class SimulatedProbe(Probe):
         *,
         power_w: float = 0.0,
         energy_at: Callable[[float], float] | None = None,
+        range_uj: float = 262_143_328_850.0,
         update_period_s: float = 1e-3,
     ) -> None:
         self._energy_at = energy_at or (lambda at_s: power_w * at_s)
+        self._range_uj = range_uj
         self.update_period_s = update_period_s
-        super().__init__([Counter("package", "package", self._microjoules, MICRO, RANGE_UJ)], clock)
+        super().__init__([Counter("package", "package", self._microjoules, MICRO, range_uj)], clock)
 
     def _microjoules(self) -> float:
-        return self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO % RANGE_UJ
+        return self._energy_at(last_update(self._clock(), self.update_period_s)) / MICRO % self._range_uj
 
 
 def is_switched_on() -> bool:
