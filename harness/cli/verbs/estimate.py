@@ -172,7 +172,8 @@ def estimate_models(
         for point, (dtype, source) in itertools.product(points, sources.items()):
             with output.only_results_on_stdout():
                 found = source.at(point)
-            made = estimate_on(machines, found.graphs, compute_dtype=matrix_dtype(dtype), threads=threads, batch=found.batch)
-            captures.tell_about(model, found, made)
-            records += [estimate_record(one, model) | captures.mode_record(asked.mode, found) for one in made]
+            asked_for = estimate_on(machines, found.graphs, compute_dtype=matrix_dtype(dtype), threads=threads, batch=found.batch)
+            estimates_of = list(asked_for)
+            captures.tell_about(model, found, estimates_of)
+            records += [estimate_record(one, model) | captures.mode_record(asked.mode, found) for one in estimates_of]
     return records
