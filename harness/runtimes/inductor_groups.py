@@ -39,10 +39,10 @@ class InductorGroups(msgspec.Struct, frozen=True):
 
 
 def workload_groups(
-    module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False
+    module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False, dtype: str | None = None
 ) -> list[InductorGroups]:
     """`inductor_groups` of a workload, built with real weights on the CPU."""
-    built = module.build(axes, None, "cpu")
+    built = module.build(axes, dtype, "cpu")
     return inductor_groups(built.model, built.args, built.kwargs, freezing=freezing, name=module.name)
 
 

@@ -10,13 +10,14 @@ import msgspec
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fusion_groups
+from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
-from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
+    from shmoo.harness.question import Question
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -31,19 +32,15 @@ REAL = {"inductor": False, "inductor-freezing": True}
 
 @click.command(epilog=EXAMPLES, short_help="Which operators share a kernel, and what that saves.")
 @click.argument("model")
-@options.archs(options.ONE_ARCHITECTURE)
-@options.runtimes(options.ONE_RUNTIME)
 @click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
 @options.everything("kernels of several operators")
-@captures.asked("batch", "input_shape", "seq_len")
+@captures.asked()
 @options.as_json
 def fusion(
     model: str,
-    arch: tuple[str, ...],
-    runtime: tuple[str, ...],
     real: bool,
     show_all: bool,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
 ) -> None:
     """Which operators of MODEL share a kernel, and what fusion saves.
@@ -54,15 +51,15 @@ def fusion(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings, fusion_score
 
-    name = options.only_one(arch, "--arch") or LOCAL
-    profile, chosen = options.one_target(arch, runtime)
+    profile, chosen = asked.machine()
     if real and (profile.family != "cpu" or chosen not in REAL):
-        raise InputError(
-            f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
-        )
-    graphs, found = _capture(model, chosen, real, asked)
+        got = f"{chosen!r} on {profile.name!r}, a {profile.family}"
+        raise InputError(f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {got}")
+    with output.only_results_on_stdout():
+        found = _real_groups(model, chosen, asked) if real else []
+        graphs = tuple(piece.graph for piece in found) or asked.capture(model).graphs
     predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
-    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen)
+    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen, compute_dtype=matrix_dtype(asked.dtype))
     scores = [fusion_score([g.calls for g in groups], piece.groups) for groups, piece in zip(predicted, found, strict=False)]
     if as_json:
         pieces = []
@@ -72,12 +69,12 @@ def fusion(
             agreement = msgspec.to_builtins(scores[i]) | {"layout_copies": found[i].copies} if found else None
             unknown = {} if found else dict.fromkeys(("real_reason", "agreement_reason"), "not asked for; add --real")
             pieces.append({"predicted": guessed, "real": kernels, "agreement": agreement, **unknown})
-        about = {"format": 1, "model": model, "arch": name, "runtime": chosen}
+        about = {"format": 1, "model": model, "arch": profile.name, "runtime": chosen}
         output.json_document({**about, "graphs": pieces, "savings": msgspec.to_builtins(savings)})
         return
     for i, (graph, groups) in enumerate(zip(graphs, predicted, strict=True)):
         _show_groups(graph, [(g.calls, g.pattern) for g in groups], found[i] if found else None, show_all)
-    output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {name}")
+    output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {profile.name}")
     for score, real_groups in zip(scores, found, strict=False):
         output.result(
             f"agreement with Inductor: F1 {score.f1:.3f} (precision {percent(score.precision)}, recall {percent(score.recall)}); "
@@ -85,18 +82,13 @@ def fusion(
         )
 
 
-def _capture(model: str, runtime: str, real: bool, asked: captures.ModelOptions) -> tuple[Sequence[Graph], list[InductorGroups]]:
-    """The model's graphs, and Inductor's kernels of each where these are asked for."""
-    if not real:
-        return asked.capture(model).graphs, []
-    with output.only_results_on_stdout():
-        output.tell_of_code([model])
-        from shmoo.harness.runtimes.inductor_groups import workload_groups
-        from shmoo.harness.workloads.loading import resolve_model
+def _real_groups(model: str, runtime: str, asked: Question) -> list[InductorGroups]:
+    """Inductor's kernels of each of the model's graphs."""
+    output.tell_of_code([model])
+    from shmoo.harness.runtimes.inductor_groups import workload_groups
 
-        module = resolve_model(model, input_shape=asked.input_shape, seq_len=asked.seq_len, trust=asked.trust)
-        found = workload_groups(module, {} if asked.batch is None else {"batch": asked.batch}, freezing=REAL[runtime])
-        return [piece.graph for piece in found], found
+    options.only_one(asked.batches, "--batch")
+    return workload_groups(asked.module(model), asked.points()[0], freezing=REAL[runtime], dtype=asked.dtype)
 
 
 def _record(graph: Graph, calls: Sequence[int], pattern: str) -> dict[str, object]:
