@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_direct
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.harness.models.asked import Mode
 from shmoo.harness.module import Capture
-from shmoo.harness.question import Architecture, Graphs, Model, Options, Question, ask, listed, renamed
-from shmoo.harness.sweeps import plan_sweep
+from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, ask, listed, renamed
+from shmoo.harness.sweeps import controllers, plan_sweep
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.store import Run
@@ -71,7 +72,7 @@ __getattr__ = on_demand(
 
 def estimate(
     workload: Model,
-    arch: Architecture | Sequence[Architecture] | None = None,
+    arch: Architectures = None,
     *,
     residual: bool = True,
     model: str = "",
@@ -108,9 +109,9 @@ def estimate_records(
     architectures where none is named, for none all built-in ones."""
     machines = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in asked.targets(unnamed)]
     records = []
-    for work in (work for workload in workloads for work in asked.captures(workload)):
-        made = estimate_on(machines, work.graphs, compute_dtype=work.compute_dtype, threads=asked.threads, batch=work.batch)
-        records += [estimate_record(one, model or work.name) | _mode_record(asked.mode, work.capture) for one in made]
+    for found in (found for workload in workloads for found in asked.captures(workload)):
+        made = estimate_on(machines, found.graphs, compute_dtype=found.compute_dtype, threads=asked.threads, batch=found.batch)
+        records += [estimate_record(one, model or found.name) | _mode_record(asked.mode, found) for one in made]
     return records
 
 
@@ -128,25 +129,14 @@ def _mode_record(mode: Mode, found: Capture) -> Record:
     }
 
 
-@renamed(archs="arch")
-def estimates(
-    graphs: Graphs,
-    arch: Sequence[Architecture] | None = None,
-    *,
-    runtime: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    batch: int = 1,
-    model: str = "",
-) -> pd.DataFrame:
-    """`estimate` of captured graphs alone, under its older name."""
-    return estimate(graphs, arch, runtime=runtime, dtype=dtype, threads=threads, batch=batch, model=model)
+estimates = renamed(graphs="workload", archs="arch")(estimate)
+"""`estimate` under its older name."""
 
 
 @renamed(archs="arch")
 def inspect(
     workload: Model,
-    arch: Architecture | Sequence[Architecture] = ONE_OF_EACH_FAMILY,
+    arch: Architectures = ONE_OF_EACH_FAMILY,
     *,
     model: str = "",
     **options: Unpack[Options],
@@ -168,14 +158,9 @@ def inspect(
     asked = ask(arch, **options)
     if not asked.arch:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
-    return inspection_of(workload, asked, model)
-
-
-def inspection_of(workload: Model, asked: Question, model: str = "") -> Inspection:
-    """The inspection of a model on the architectures asked for."""
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in asked.machines()}
-    work, runtime = asked.capture(workload), next(iter(asked.runtime), None)
-    return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=work.compute_dtype, model=model or work.name)
+    found, runtime = asked.capture(workload), next(iter(asked.runtime), None)
+    return inspect_graphs(found.graphs, directors, runtime=runtime, compute_dtype=found.compute_dtype, model=model or found.name)
 
 
 def save_page(inspection: Inspection, path: str | Path, arch: str | None = None) -> Path:
@@ -199,7 +184,7 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
 
 def fusion(
     workload: Model,
-    arch: Architecture | Sequence[Architecture] = LOCAL,
+    arch: Architectures = LOCAL,
     *,
     model: str = "",
     **options: Unpack[Options],
@@ -215,15 +200,16 @@ def fusion(
         InputError: an unknown architecture, or a runtime that it lacks.
     """
     asked = ask(arch, **options)
-    (profile, runtime), work = asked.machine(), asked.capture(workload)
-    return summarize_fusion(AnalysisDirector(profile), work.graphs, runtime, model or work.name, compute_dtype=work.compute_dtype)
+    (profile, runtime), found = asked.machine(), asked.capture(workload)
+    director = AnalysisDirector(profile)
+    return summarize_fusion(director, found.graphs, runtime, model or found.name, compute_dtype=found.compute_dtype)
 
 
 @renamed(archs="arch", fixed="set")
 def sweep(
     workload: str,
     axes: Mapping[str, Sequence[AxisValue]] | None = None,
-    arch: Architecture | Sequence[Architecture] | None = None,
+    arch: Architectures = None,
     *,
     profile_axes: Mapping[str, Sequence[AxisValue]] | None = None,
     set: Mapping[str, AxisValue] | None = None,
@@ -246,11 +232,10 @@ def sweep(
     """
     import pandas as pd
 
-    plan = plan_sweep([workload], ask(arch, **options), axes or {}, set or {}, profile_axes or {}, fusion)
-    threads = plan.asked.threads
-    return pd.DataFrame(
-        row for each, dtype in plan.controllers() for row in each.rows(compute_dtype=matrix_dtype(dtype), threads=threads)
-    )
+    asked = ask(arch, **options)
+    swept = controllers(plan_sweep(asked, axes or {}, set or {}, profile_axes or {}, fusion), [workload], asked)
+    rows = (one.rows(compute_dtype=matrix_dtype(dtype), threads=asked.threads) for one, dtype in swept)
+    return pd.DataFrame(itertools.chain.from_iterable(rows))
 
 
 def measure(

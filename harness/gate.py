@@ -9,7 +9,7 @@ from typing import Unpack
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.gate import Baseline, Footprint, GateResult, check, footprint
-from shmoo.harness.question import Architecture, Options, Question, ask
+from shmoo.harness.question import Architectures, Options, Question, ask
 from shmoo.runs.store.files import read_regular, replace_file
 
 
@@ -18,11 +18,16 @@ def footprints_of(model: str, asked: Question) -> list[Footprint]:
     architecture is named, or what an estimate refuses."""
     if not asked.arch:
         raise InputError("a gate needs architectures: name one or several, such as gpu_h100,kpu_t256")
-    machines, work = asked.machines(), asked.capture(model)
+    machines, found = asked.machines(), asked.capture(model)
     name = ":".join((model, *asked.mode.parts))
     return [
         footprint(
-            AnalysisDirector(profile), work.graphs, name, runtime=runtime, compute_dtype=work.compute_dtype, batch=work.batch
+            AnalysisDirector(profile),
+            found.graphs,
+            name,
+            runtime=runtime,
+            compute_dtype=found.compute_dtype,
+            batch=found.batch,
         )
         for profile, runtime in machines
     ]
@@ -47,7 +52,7 @@ def write_baseline(path: str | Path, footprints: Sequence[Footprint]) -> Baselin
 
 def gate(
     model: str,
-    arch: Architecture | Sequence[Architecture],
+    arch: Architectures,
     against: str | Path,
     *,
     allowed: Mapping[str, float] | None = None,

@@ -6,9 +6,11 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack, cast
+from typing import Any, TypedDict, TypeVar, Unpack, cast
+
+import msgspec
 
 from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError, only_one, unknown
@@ -65,29 +67,6 @@ class Options(TypedDict, total=False):
     runtime: str | Sequence[str] | None
     threads: int | None
     host: str | None
-
-
-class Work(NamedTuple):
-    """A captured model: its name for people, and the element type that was asked for."""
-
-    name: str
-    dtype: str | None
-    capture: Capture
-
-    @property
-    def graphs(self) -> tuple[Graph, ...]:
-        """The model's graphs."""
-        return self.capture.graphs
-
-    @property
-    def batch(self) -> int:
-        """Samples that a call processes."""
-        return self.capture.batch
-
-    @property
-    def compute_dtype(self) -> str | None:
-        """The type that contractions compute in where it is not the type their tensors are stored in (tf32)."""
-        return matrix_dtype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +140,15 @@ class Question:
 
     def points(self, settings: Mapping[str, AxisValue] = {}) -> tuple[Point, ...]:
         """`settings` of a model's axes with each batch size asked for; `InputError` where they name one, too."""
-        if self.batches and "batch" in settings:
-            raise InputError("axis 'batch' is given to --batch and to --set; give it to one of them")
+        self.check_axes(settings)
         return tuple({**settings, **point} for point in at_batches(self.batches or (None,)))
 
-    def captures(self, workload: Model, settings: Mapping[str, AxisValue] = {}) -> Iterator[Work]:
+    def check_axes(self, named: Collection[str]) -> None:
+        """`InputError` where "batch" is named among axes although batch sizes are asked for."""
+        if self.batches and "batch" in named:
+            raise InputError("axis 'batch' is given to --batch and as an axis of its own; give it once")
+
+    def captures(self, workload: Model, settings: Mapping[str, AxisValue] = {}) -> Iterator[Capture]:
         """The model in each batch size and type, at `settings` of its other axes.
 
         Raises:
@@ -177,13 +160,13 @@ class Question:
             return
         points = self.points(settings)
         wanted: Sequence[str | None] = self.dtypes or (None,)
-        sources = {dtype: self.open_source(self.request(workload, dtype, points)) for dtype in wanted}
-        for point, (dtype, source) in itertools.product(points, sources.items()):
-            found = source.at(point)
+        sources = [self.open_source(self.request(workload, dtype, points)) for dtype in wanted]
+        for point, source in itertools.product(points, sources):
+            found = msgspec.structs.replace(source.at(point), name=workload)
             self.tell(workload, found)
-            yield Work(workload, dtype, found)
+            yield found
 
-    def capture(self, workload: Model, settings: Mapping[str, AxisValue] = {}) -> Work:
+    def capture(self, workload: Model, settings: Mapping[str, AxisValue] = {}) -> Capture:
         """The model in the one batch size and type asked for; errors as of `captures`."""
         only_one(self.batches, "--batch")
         only_one(self.dtypes, "--dtype")
@@ -199,7 +182,7 @@ class Question:
             raise InputError(f"torch runs no model in the mode {', '.join(self.mode.parts)} as it stands")
         return resolve_model(model, input_shape=self.input_shape, seq_len=self.seq_len, trust=self.trust)
 
-    def _captured(self, workload: Graphs | Capture | Callable[..., Any]) -> Work:
+    def _captured(self, workload: Graphs | Capture | Callable[..., Any]) -> Capture:
         """What is no model by name, once captured."""
         if self.input_shape is not None or self.seq_len is not None or self.trust:
             raise InputError(
@@ -209,7 +192,7 @@ class Question:
             raise InputError(
                 "phase, training, autocast and channels_last apply to a model by name; capture this one as it is to be run"
             )
-        dtype, samples = self.dtype, self.batch
+        dtype, batch = self.dtype, self.batch
         self.mode.check(dtype or "float32")
         if callable(workload):
             from shmoo.harness.capture import capture
@@ -217,26 +200,31 @@ class Question:
             name = getattr(workload, "__name__", type(workload).__name__)
             found = capture(workload, self.args, self.kwargs, name=name)
         else:
-            graphs = listed(getattr(workload, "graphs", workload))
+            found = workload if isinstance(workload, Capture) else Capture(listed(workload))
             if self.args or self.kwargs:
                 raise InputError("args and kwargs are those of a module or function; these graphs are captured already")
-            if not graphs or not all(isinstance(graph, Graph) for graph in graphs):
+            if not found.graphs or not all(isinstance(graph, Graph) for graph in found.graphs):
                 raise InputError(
                     f"cannot estimate a {type(workload).__name__}; give a model's name, a module, or captured graphs"
                 )
-            name = next((graph.name for graph in graphs if graph.name), "model")
-            found = workload if isinstance(workload, Capture) else Capture(graphs)
-        graphs = found.graphs
-        if dtype is not None and matrix_dtype(dtype) is None:
+            name = next((graph.name for graph in found.graphs if graph.name), "model")
+        graphs, arithmetic = found.graphs, None if dtype is None else matrix_dtype(dtype)
+        if dtype is not None and arithmetic is None:
             graphs = tuple(with_dtype(graph, dtype) for graph in graphs)
         if self.mode.quantize is not None:
             graphs = quantized(graphs, self.mode.quantize)
-        batch = (1 if callable(workload) else found.batch) if samples is None else samples
-        return Work(name, dtype, Capture(graphs, found.break_reasons, found.method, found.note, batch))
+        batch = found.batch if batch is None else batch
+        return msgspec.structs.replace(found, graphs=graphs, batch=batch, compute_dtype=arithmetic, name=name)
 
 
-def ask(arch: Architecture | Sequence[Architecture] | None, **options: Unpack[Options]) -> Question:
-    """The question that keyword arguments ask; `InputError` for an unknown element type, `TypeError` for an unknown argument."""
+Architectures = Architecture | Sequence[Architecture] | Question | None
+"""One architecture or several, `None` for the usual ones; or all that is asked, as the command line asks it."""
+
+
+def ask(arch: Architectures, **options: Unpack[Options]) -> Question:
+    """The question that arguments ask; `InputError` for an unknown element type, `TypeError` for an unknown argument."""
+    if isinstance(arch, Question):
+        return arch
     given: dict[str, Any] = {**options}
     if strange := given.keys() - Options.__annotations__.keys():
         raise TypeError(str(unknown("argument", min(strange), Options.__annotations__)))

@@ -182,7 +182,7 @@ def test_older_names_of_arguments_work_with_a_warning(name: str, old: dict, new:
     import shmoo
 
     function = getattr(shmoo, name)
-    with pytest.warns(DeprecationWarning) as warned:
+    with pytest.warns(DeprecationWarning, match="is now") as warned:
         before = function("mlp", **old)
     assert {str(one.message) for one in warned} == {f"{a}= of {name} is now {b}=" for a, b in zip(old, new, strict=True)}
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import click
 from shmoo.estimators.columns import Column
 from shmoo.estimators.units import amount, yes_or_no
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ Examples:
   shmoo advise llama3_8b --arch gpu_h100 --phase decode --by energy
   shmoo advise resnet50 --arch kpu_t256 --machine
 """
+SETUP = ("batch", "runtime", "dtype", "quantize", "channels_last")
+"""Parameters that a setup says."""
 
 
 @click.command(epilog=EXAMPLES, short_help="What to change, ranked, with intervals.")
@@ -49,31 +52,18 @@ def advise(
     a change counts only where it is larger than its uncertainty."""
     from shmoo.estimators.present.advice import Advice
     from shmoo.estimators.present.sentences import advice_record, sensitivity_record
-    from shmoo.harness.decisions import advice_of, sensitivity_of
+    from shmoo.harness.decisions import advise as advise_on
+    from shmoo.harness.decisions import sensitivity
 
     view = output.View(wide)
     with output.only_results_on_stdout():
-        found = sensitivity_of(model, asked, aim) if of_machine else advice_of(model, asked, aim, top=top)
+        found = sensitivity(model, asked, by=aim) if of_machine else advise_on(model, asked, by=aim, top=top)
     if isinstance(found, Advice):
-        given = _given(model, asked)
+        words, place = given_again(("of_machine", "aim", "top", "wide", "as_json", "no_cache", *SETUP))
+        given = shlex.join([*place, *([] if asked.arch else ["--arch", LOCAL]), *words])
         output.json_document(advice_record(found, given)) if as_json else _show(found, given, view)
     else:
         output.json_document(sensitivity_record(found)) if as_json else _show_levers(found, view)
-
-
-def _given(model: str, asked: Question) -> str:
-    """The arguments of the command line that name the model and the architecture, without what a setup says."""
-    valued = {
-        "--phase": asked.mode.phase,
-        "--autocast": asked.mode.autocast,
-        "--seq-len": asked.seq_len,
-        "--input-shape": asked.input_shape and "x".join(map(str, asked.input_shape)),
-        "--threads": asked.threads,
-        "--host": asked.host,
-    }
-    words = [word for flag, value in valued.items() if value is not None for word in (flag, str(value))]
-    flags = [flag for flag, said in (("--training", asked.mode.training), ("--trust", asked.trust)) if said]
-    return shlex.join([model, "--arch", str(next(iter(asked.arch), LOCAL)), *words, *flags])
 
 
 def _show(advice: Advice, given: str, view: output.View) -> None:

@@ -72,7 +72,7 @@ def explore(
     """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
     several models are their geometric mean. Designs whose memory does not hold a model are left out."""
     from shmoo.estimators.sweep.explore import front_rows
-    from shmoo.harness.decisions import front_of, space_of
+    from shmoo.harness.decisions import front_of
 
     axes = options.machine_axes([part for text in over for part in re.split(r",(?=[^,=]+=)", text)])
     for name, values in axes.items():
@@ -80,8 +80,8 @@ def explore(
             raise InputError(f"--over {name} takes numbers, got {', '.join(map(str, values))}")
     with output.only_results_on_stdout():
         limits = [_limit(text) for text in within]
-        space = space_of(models, asked, axes, minimize or ("latency", "energy"), limits, _weights(weight, models))
-    front = front_of(space, search, seed)
+        weights = _weights(weight, models)
+        space, front = front_of(models, asked, axes, minimize or ("latency", "energy"), limits, weights, search, seed)
     rows = front_rows(front)
     if csv_path:
         output.write_csv(csv_path, rows, "designs")

@@ -56,7 +56,7 @@ def inspect(
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
     from shmoo.estimators.present.inspection import SORTS
-    from shmoo.harness.api import inspection_of
+    from shmoo.harness.api import inspect as inspect_on
 
     if run_path is not None and roofline_path is None:
         raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
@@ -65,7 +65,7 @@ def inspect(
         raise unknown("order", order, SORTS)
     asked = asked.usually(*ONE_OF_EACH_FAMILY)
     with output.only_results_on_stdout():
-        inspection = inspection_of(model, asked)
+        inspection = inspect_on(model, asked)
     rows = inspection.tree(depth, order)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows], "modules")

@@ -85,7 +85,7 @@ def sweep(
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
     from shmoo.estimators.sweep.controller import rows_of
-    from shmoo.harness.sweeps import plan_sweep
+    from shmoo.harness.sweeps import controllers, plan_sweep
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -101,7 +101,7 @@ def sweep(
         raise unknown("value of --fusion", strange[0], FUSION)
     fused = [FUSION[text] for text in fusion] or [True]
     machine_axes = options.machine_axes(profile_axes)
-    plan = plan_sweep(models, asked, options.axes(axes, whole=True), options.settings(fixed), machine_axes, fused)
+    plan = plan_sweep(asked, options.axes(axes, whole=True), options.settings(fixed), machine_axes, fused)
     if not largest_on_chip:
         view.check(["arch", *plan.axes, *machine_axes, "model", "dtype", "runtime", "fusion", *(c.name for c in RESULTS)])
     # The columns that tell rows of one architecture apart, the first one to be drawn along first.
@@ -121,7 +121,7 @@ def sweep(
             groups.append([block for of_jobs in of_models for group in of_jobs for block in group])
         else:
             job, parts = part or (0, 1)
-            for controller, wanted in plan.controllers():
+            for controller, wanted in controllers(plan, models, asked):
                 if largest_on_chip:
                     groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
                     continue

@@ -66,9 +66,9 @@ def trace(
     profile, chosen = asked.machine()
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
-        work = asked.capture(model, axes)
+        found = asked.capture(model, axes)
         estimate, slots = schedule(
-            AnalysisDirector(profile), work.graphs, chosen, compute_dtype=work.compute_dtype, batch=work.batch
+            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=found.compute_dtype, batch=found.batch
         )
         recorded, reason = None, "not asked for"
         if measure and out:

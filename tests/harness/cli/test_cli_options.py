@@ -129,7 +129,7 @@ def test_batches_of_a_sweep_are_an_axis() -> None:
     assert rows[0] == rows[1]
     assert {row["batch"] for row in json.loads(shmoo(*sweep, "--batch", "8", "--axis", "hidden=64,128").stdout)} == {8}
     for verb in (("sweep", "mlp", "--axis", "hidden=64,128"), ("trace", "mlp", "--no-measure")):
-        assert "give it to one of them" in shmoo(*verb, "--set", "batch=1", "--batch", "8").stderr
+        assert "give it once" in shmoo(*verb, "--set", "batch=1", "--batch", "8").stderr
 
 
 def test_a_training_step_has_a_baseline_of_its_own() -> None:
