@@ -125,8 +125,8 @@ def test_a_module_takes_what_inspect_says_it_takes():
         rows = {row.name: row.on[arch] for row in inspect_graphs([graph], {arch: director}).modules}
         assert set(modules) == {"block.fc", "block.act", "block.scale"}
         for name, share in modules.items():
-            assert share.latency_s == pytest.approx(rows[name].latency_s) > 0
-            assert share.energy_j == pytest.approx(rows[name].energy_j) > 0
+            assert 0 < share.latency_s == pytest.approx(rows[name].latency_s)
+            assert 0 < share.energy_j == pytest.approx(rows[name].energy_j)
         assert modules["block.scale"].kernels == 0
 
 

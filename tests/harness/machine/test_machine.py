@@ -6,7 +6,7 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.harness.machine import doctor as machine
 from shmoo.harness.machine.doctor import DoctorReport, doctor, parse_cpu_list, probe_machine
-from shmoo.harness.runtimes.backends import RUNTIMES, compile_model
+from shmoo.harness.runtimes.backends import compile_model, runtimes_on
 
 CPUINFO = """processor\t: 0
 model name\t: Example CPU @ 2.10GHz
@@ -96,7 +96,8 @@ def test_runtimes_are_those_of_the_profiles():
     """What can be measured is what can be estimated."""
     from shmoo.estimators.machine.profile import RUNTIMES as ESTIMATED
 
-    assert tuple(RUNTIMES) == ESTIMATED["cpu"]
+    for family, device in (("cpu", "cpu"), ("gpu", "cuda")):
+        assert tuple(runtimes_on(device)) == ESTIMATED[family]
 
 
 def test_eager_is_the_model_itself():
