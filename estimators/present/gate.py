@@ -189,8 +189,8 @@ def footprint(
     `AnalysisDirector.estimate`."""
     estimate = director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype, batch=batch)
     by_module: dict[str, list[Part]] = {}
-    for (graph, call), part in split_kernels(estimate, graphs).items():
-        by_module.setdefault(graphs[graph].calls[call].module, []).append(part)
+    for (place, call), part in split_kernels(estimate, graphs).items():
+        by_module.setdefault(graphs[place].calls[call].module, []).append(part)
     groups: dict[str, Counter[str]] = {module: Counter() for module in by_module}
     for kernel in estimate.breakdown:
         graph = graphs[kernel.graph]

@@ -29,7 +29,7 @@ def asked(
 ) -> options.Decorator:
     """Adds the options of a model and its machines, but those `without`, taken together as `asked`. The others are the defaults
     that the help of these options tells."""
-    offered = {
+    offered: dict[str, options.Decorator] = {
         "arch": options.archs(arch),
         "runtime": options.runtimes(runtime),
         "threads": options.threads(),
