@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ShmooError(Exception):
@@ -69,3 +72,10 @@ def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> I
         hint = f"{len(names)} names are allowed, among them {', '.join(names[:8])}"
     message = f"unknown {kind} {name!r}: {hint}"
     return InputError(f"{message}; {remedy}" if remedy else message)
+
+
+def only_one(values: Sequence[T], flag: str) -> T | None:
+    """The value of a list where one is taken; `None` where there is none, `InputError` for several values."""
+    if len(values) > 1:
+        raise InputError(f"{flag} takes one value here, got {', '.join(map(str, values))}; run the command once for each")
+    return values[0] if values else None

@@ -4,25 +4,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Unpack
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
-from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.graph.dtypes import matrix_dtype, shown_dtype
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, estimate_on
-from shmoo.estimators.predict.tabular import estimate_record, flatten
+from shmoo.estimators.predict.tabular import Record, estimate_record, flatten
 from shmoo.estimators.present.inspection import Inspection, inspect_graphs
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
-from shmoo.estimators.sweep.controller import AxisValue, SweepController
+from shmoo.estimators.sweep.controller import AxisValue
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
-from shmoo.harness.machine.architectures import choose_targets, load_architectures
 from shmoo.harness.machine.architectures import load_architecture as load_profile
+from shmoo.harness.models.asked import Mode
 from shmoo.harness.module import Capture
+from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, ask, listed, renamed
+from shmoo.harness.sweeps import controllers, plan_sweep
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
 from shmoo.runs.store.store import Run
@@ -32,15 +34,17 @@ if TYPE_CHECKING:
 
     from shmoo.calibrate.calibration import calibrate
     from shmoo.harness.capture import capture
-    from shmoo.harness.models.capture_cache import ModelSource
     from shmoo.harness.models.model_graphs import model_graphs
 
 __all__ = [
+    "Architecture",
     "Capture",
     "Comparison",
     "Estimate",
     "FusionSummary",
     "Inspection",
+    "Model",
+    "Options",
     "Run",
     "calibrate",
     "capture",
@@ -65,40 +69,16 @@ __getattr__ = on_demand(
     },
 )
 
-Graphs = Graph | Sequence[Graph]
-Model = str | Graphs | Capture | Callable[..., Any]
-"""A model's name as on the command line, its graphs, what `capture` and `model_graphs` return, or a module or function."""
-Architecture = str | ArchitectureProfile
-"""A name as `shmoo profiles list` gives it, the path of a profile file, or a profile."""
-
-
-class _Work(NamedTuple):
-    """The graphs to estimate, how many samples one call processes, a display name, and the type that contractions compute in
-    where it is not the type their tensors are stored in (tf32)."""
-
-    graphs: tuple[Graph, ...]
-    batch: int
-    name: str
-    compute_dtype: str | None
-
 
 def estimate(
     workload: Model,
-    arch: Architecture | Sequence[Architecture] | None = None,
+    arch: Architectures = None,
     *,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    batch: int | None = None,
-    dtype: str | None = None,
-    runtime: str | None = None,
-    threads: int | None = None,
-    host: str | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    seq_len: int | None = None,
-    trust: bool = False,
+    residual: bool = True,
     model: str = "",
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """A table of estimates: one row an architecture, with the columns of `shmoo estimate --csv`.
+    """A table of estimates, as `shmoo estimate --csv`: one row for each architecture, batch size, element type and runtime.
 
     `AnalysisDirector(load_profile(name)).estimate(graphs)` gives one estimate with its breakdown by kernel.
 
@@ -106,14 +86,9 @@ def estimate(
         workload: a model's name as on the command line ("resnet18", "hf:config.json", "package.module:factory"), a module or
             function, or what `capture` and `model_graphs` return.
         arch: one architecture or several; all built-in ones for `None`.
-        args, kwargs: arguments that a module or function is captured with.
-        batch: samples a call processes. By name: the model's own for `None`. Otherwise it only scales throughput, 1 for `None`.
-        dtype: element type, as --dtype; for `None` a user's own model keeps its types, and named ones are float32.
-        runtime: each architecture's own for `None`; of the built-in architectures those that have it.
-        threads: of the CPUs among the architectures.
-        host: that launches the kernels of the GPUs among them, as --host.
-        input_shape, seq_len, trust: of a model by name, as on the command line.
+        residual: with the profiles' fitted corrections.
         model: name for the rows; the workload's own for "".
+        options: as in `Options`; of `batch`, `dtype` and `runtime` one value or several.
 
     Returns:
         Numbers in SI units; NAME_low and NAME_high are the ends of the 90 % interval of NAME.
@@ -124,37 +99,47 @@ def estimate(
     """
     import pandas as pd
 
-    targets = choose_targets(_listed(arch), _listed(runtime), threads, host)
-    work = work_of(workload, args, kwargs, batch, dtype, input_shape, seq_len, trust)
-    machines = [(AnalysisDirector(profile), chosen) for profile, chosen in targets]
-    made = estimate_on(machines, work.graphs, compute_dtype=work.compute_dtype, threads=threads, batch=work.batch)
-    return pd.DataFrame([flatten(estimate_record(one, model or work.name)) for one in made])
+    return pd.DataFrame(map(flatten, estimate_records([workload], ask(arch, **options), residual=residual, model=model)))
 
 
-def estimates(
-    graphs: Graphs,
-    archs: Sequence[Architecture] | None = None,
-    *,
-    runtime: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    batch: int = 1,
-    model: str = "",
-) -> pd.DataFrame:
-    """`estimate` of captured graphs alone, under its older name."""
-    return estimate(graphs, archs, runtime=runtime, dtype=dtype, threads=threads, batch=batch, model=model)
+def estimate_records(
+    workloads: Sequence[Model], asked: Question, unnamed: Sequence[str] = (), *, residual: bool = True, model: str = ""
+) -> list[Record]:
+    """One record for each model x batch x dtype x architecture x runtime, as `shmoo estimate --json`; `unnamed` are the
+    architectures where none is named, for none all built-in ones."""
+    machines = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in asked.targets(unnamed)]
+    records = []
+    for found in (found for workload in workloads for found in asked.captures(workload)):
+        made = estimate_on(machines, found.graphs, compute_dtype=found.compute_dtype, threads=asked.threads, batch=found.batch)
+        records += [estimate_record(one, model or found.name) | _mode_record(asked.mode, found) for one in made]
+    return records
 
 
+def _mode_record(mode: Mode, found: Capture) -> Record:
+    """What a record of an estimate says about the inputs, the mode and the capture; empty texts for nothing."""
+    values = [value for value in found.graphs[0].values if value.kind == "input"] if found.graphs else []
+    counts = Counter(f"{'x'.join(map(str, value.spec.shape)) or 'scalar'} {shown_dtype(value.spec.dtype)}" for value in values)
+    return {
+        "inputs": ", ".join(text if count == 1 else f"{count} times {text}" for text, count in counts.items()),
+        "mode": mode.name,
+        "autocast": mode.autocast or "",
+        "quantize": mode.quantize or "",
+        "channels_last": mode.channels_last,
+        "capture": found.note,
+    }
+
+
+estimates = renamed(graphs="workload", archs="arch")(estimate)
+"""`estimate` under its older name."""
+
+
+@renamed(archs="arch")
 def inspect(
     workload: Model,
-    archs: Architecture | Sequence[Architecture] = ONE_OF_EACH_FAMILY,
+    arch: Architectures = ONE_OF_EACH_FAMILY,
     *,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    batch: int | None = None,
-    dtype: str | None = None,
-    runtime: str | None = None,
     model: str = "",
+    **options: Unpack[Options],
 ) -> Inspection:
     """A model by module and operator: parameters, work, and where its time goes on each architecture.
 
@@ -162,17 +147,20 @@ def inspect(
     of kernels on an architecture.
 
     Args:
-        workload, args, kwargs, batch, dtype: as for `estimate`.
-        archs: one at least; the first is what `sort="time"` refers to.
-        runtime: each architecture's default for `None`.
+        workload: as for `estimate`.
+        arch: one at least; the first is what `sort="time"` refers to.
         model: name for people; the workload's own for "".
+        options: as in `Options`, each of one value.
 
     Raises:
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
-    work = work_of(workload, args, kwargs, batch, dtype)
-    directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(_listed(archs))}
-    return inspect_graphs(work.graphs, directors, runtime=runtime, compute_dtype=work.compute_dtype, model=model or work.name)
+    asked = ask(arch, **options)
+    if not asked.arch:
+        raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
+    directors = {profile.name: AnalysisDirector(profile) for profile, _ in asked.machines()}
+    found, runtime = asked.capture(workload), next(iter(asked.runtime), None)
+    return inspect_graphs(found.graphs, directors, runtime=runtime, compute_dtype=found.compute_dtype, model=model or found.name)
 
 
 def save_page(inspection: Inspection, path: str | Path, arch: str | None = None) -> Path:
@@ -196,87 +184,58 @@ def save_page(inspection: Inspection, path: str | Path, arch: str | None = None)
 
 def fusion(
     workload: Model,
-    arch: Architecture = LOCAL,
+    arch: Architectures = LOCAL,
     *,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    batch: int | None = None,
-    dtype: str | None = None,
-    runtime: str | None = None,
     model: str = "",
+    **options: Unpack[Options],
 ) -> FusionSummary:
     """Which operators share a kernel on an architecture, and what that saves in kernels, bytes, time and energy.
 
     Args:
-        workload, args, kwargs, batch, dtype: as for `estimate`.
-        runtime: that fuses; for `None` the architecture's default, or its first that fuses where the default is eager.
+        workload: as for `estimate`.
         model: name for people; the workload's own for "".
+        options: as in `Options`, each of one value.
 
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    work = work_of(workload, args, kwargs, batch, dtype)
-    director = AnalysisDirector(load_profile(arch))
-    return summarize_fusion(director, work.graphs, runtime, model or work.name, compute_dtype=work.compute_dtype)
+    asked = ask(arch, **options)
+    (profile, runtime), found = asked.machine(), asked.capture(workload)
+    director = AnalysisDirector(profile)
+    return summarize_fusion(director, found.graphs, runtime, model or found.name, compute_dtype=found.compute_dtype)
 
 
+@renamed(archs="arch", fixed="set")
 def sweep(
     workload: str,
     axes: Mapping[str, Sequence[AxisValue]] | None = None,
-    archs: Architecture | Sequence[Architecture] | None = None,
+    arch: Architectures = None,
     *,
     profile_axes: Mapping[str, Sequence[AxisValue]] | None = None,
-    fixed: Mapping[str, AxisValue] | None = None,
-    dtype: str | None = None,
-    runtime: str | Sequence[str] = (),
+    set: Mapping[str, AxisValue] | None = None,
     fusion: Sequence[bool] = (True,),
-    threads: int | None = None,
-    trust: bool = False,
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
     """A table of estimates over axes of a workload and of architectures, with the columns of `shmoo sweep --csv`.
 
     Args:
         workload: a workload's or a model's name.
         axes: axis of the workload -> its values, such as {"batch": (1, 8, 64)}.
-        archs: one architecture or several; all built-in ones for `None`.
+        arch: one architecture or several; all built-in ones for `None`.
         profile_axes: coefficient or tiling parameter of the architectures -> its values; every architecture must have it.
-        fixed: axes of the workload that keep one value.
-        dtype, threads, trust: as for `estimate`.
-        runtime: one or several; each architecture's own for none.
+        set: axes of the workload that keep one value.
         fusion: whether kernels are fused as the runtime does (`True`) or every operator is a kernel of its own.
+        options: as in `Options`; of `batch`, `dtype` and `runtime` one value or several.
 
     Raises:
         InputError: an unknown name or axis, or what an estimate refuses.
     """
     import pandas as pd
 
-    from shmoo.harness.models.asked import Asked, at_ends
-    from shmoo.harness.models.capture_cache import ModelSource
-
-    wanted, axes, fixed = None if dtype is None else compute_dtype(dtype), dict(axes or {}), dict(fixed or {})
-    if twice := sorted(axes.keys() & fixed.keys()):
-        raise InputError(f"axis {twice[0]!r} is swept and fixed; give it to axes or to fixed")
-    profiles = {profile.name: profile for profile, _ in choose_targets(_listed(archs), _listed(runtime), threads)}
-    asked = {**axes, **{name: (value,) for name, value in fixed.items()}}
-    source = ModelSource(Asked(workload, wanted, trust=trust, points=at_ends(asked)))
-    machines, runtimes = list(profiles.values()), _listed(runtime)
-    controller = controller_of(workload, source, machines, axes, profile_axes or {}, fixed, runtimes, fusion)
-    return pd.DataFrame(controller.rows(compute_dtype=matrix_dtype(wanted), threads=threads))
-
-
-def controller_of(
-    model: str,
-    source: ModelSource,
-    profiles: Sequence[ArchitectureProfile],
-    axes: Mapping[str, Sequence[AxisValue]],
-    machine_axes: Mapping[str, Sequence[AxisValue]],
-    fixed: Mapping[str, AxisValue],
-    runtimes: Sequence[str],
-    fusion: Sequence[bool],
-) -> SweepController:
-    """The sweep of a model whose graphs come from `source`; arguments as for `sweep`."""
-    settings = {name: value for name, value in {**source.axes(), **fixed}.items() if name not in axes}
-    return SweepController(model, lambda point: source.at(point).graphs, profiles, axes, machine_axes, settings, runtimes, fusion)
+    asked = ask(arch, **options)
+    swept = controllers(plan_sweep(asked, axes or {}, set or {}, profile_axes or {}, fusion), [workload], asked)
+    rows = (one.rows(compute_dtype=matrix_dtype(dtype), threads=asked.threads) for one, dtype in swept)
+    return pd.DataFrame(itertools.chain.from_iterable(rows))
 
 
 def measure(
@@ -317,10 +276,10 @@ def measure(
 
     if resume and out is None:
         raise InputError("resume=True needs out=: which run to go on with")
-    counts = _listed(threads)
+    counts = listed(threads)
     machine = probe_machine(max(counts, default=None))
     check_device(device, machine)
-    cases = plan_cases(suite, _listed(models), machine, device, _listed(runtime), _listed(dtype), _listed(batch), trust, progress)
+    cases = plan_cases(suite, listed(models), machine, device, listed(runtime), listed(dtype), listed(batch), trust, progress)
     cases = on_threads(cases, counts)
     label = suite or ("models" if models else "quick")
     target = run_directory(out, resume, label)
@@ -329,69 +288,18 @@ def measure(
     )
 
 
+@renamed(min_change="threshold")
 def compare(
-    a: str | Path | Run | Sequence[str | Path | Run], b: str | Path | Run, *, min_change: float = MIN_CHANGE
+    a: str | Path | Run | Sequence[str | Path | Run], b: str | Path | Run, *, threshold: float = MIN_CHANGE
 ) -> Comparison:
     """What changed between runs beyond noise; `Comparison.answer("slower")` is the verdict of `shmoo compare`.
 
     Args:
         a, b: runs, or their directories; `a` may be several runs of the same state of things.
-        min_change: ratios nearer to 1 than this are no change, however certain.
+        threshold: ratios nearer to 1 than this are no change, however certain.
 
     Raises:
         FormatError, InputError: a directory that holds no run.
     """
-    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*_listed(a), b))
-    return compare_runs(bases, new, min_change=min_change)
-
-
-def work_of(
-    workload: Model,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None,
-    batch: int | None,
-    dtype: str | None,
-    input_shape: tuple[int, ...] | None = None,
-    seq_len: int | None = None,
-    trust: bool = False,
-) -> _Work:
-    """The graphs of a workload.
-
-    Raises:
-        InputError: an argument that the kind of workload does not take, or none of the kinds.
-        CaptureError: torch cannot capture the model.
-    """
-    wanted = None if dtype is None else compute_dtype(dtype)
-    if isinstance(workload, str):
-        from shmoo.harness.models.model_graphs import model_graphs
-
-        if args or kwargs:
-            raise InputError(f"{workload!r} brings its own inputs; leave args and kwargs out, or pass the model itself")
-        found = model_graphs(workload, batch=batch, dtype=wanted, input_shape=input_shape, seq_len=seq_len, trust=trust)
-        return _Work(found.graphs, found.batch, workload, matrix_dtype(wanted))
-    if input_shape is not None or seq_len is not None or trust:
-        raise InputError("input_shape, seq_len and trust apply to a model by name; capture this one at the shapes to estimate")
-    if callable(workload):
-        from shmoo.harness.capture import capture
-
-        name = getattr(workload, "__name__", type(workload).__name__)
-        graphs, samples = capture(workload, args, kwargs, name=name).graphs, 1
-    else:
-        graphs = _listed(getattr(workload, "graphs", workload))
-        if args or kwargs:
-            raise InputError("args and kwargs are those of a module or function; these graphs are captured already")
-        if not graphs or not all(isinstance(graph, Graph) for graph in graphs):
-            raise InputError(f"cannot estimate a {type(workload).__name__}; give a model's name, a module, or captured graphs")
-        samples, name = getattr(workload, "batch", 1), next((graph.name for graph in graphs if graph.name), "model")
-    if wanted is not None and matrix_dtype(wanted) is None:
-        from shmoo.estimators.costs.quantize import with_dtype
-
-        graphs = tuple(with_dtype(graph, wanted) for graph in graphs)
-    return _Work(graphs, samples if batch is None else batch, name, matrix_dtype(wanted))
-
-
-def _listed(value: Any) -> tuple[Any, ...]:
-    """One or several as a tuple; nothing for `None`."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*listed(a), b))
+    return compare_runs(bases, new, min_change=threshold)

@@ -226,6 +226,8 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
         note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
             or why that failed.
         batch: samples of a call, where the model was captured by name.
+        compute_dtype: type that contractions compute in, where that is not the type their tensors are stored in (tf32).
+        name: of the model for people, where somebody asked for it.
     """
 
     graphs: tuple[Graph, ...]
@@ -233,6 +235,8 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     method: Method = "compile"
     note: str = ""
     batch: int = 1
+    compute_dtype: str | None = None
+    name: str = ""
 
 
 Factory = Callable[..., Built]

@@ -55,6 +55,8 @@ FLOOR_PLAN = (
     "harness/fleet",
     "harness/pages",
     "harness/pytest",
+    "harness/question",
+    "harness/sweeps",
     "harness/api",
     "harness/gate",
     "harness/decisions",

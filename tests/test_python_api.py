@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,74 @@ def test_a_model_by_name_is_the_command_lines(own_home: None) -> None:
     assert {name.split("_")[0] for name in shmoo.estimate("relu", runtime="xla")["arch"]} >= {"tpu"}
 
 
+def test_python_takes_what_the_command_line_takes(own_home: None) -> None:
+    """Batches, types and modes give the rows of `shmoo estimate --csv`, columns included."""
+    from pandas import read_csv
+
+    import shmoo
+    from tests.cli_runner import shmoo as command
+
+    command(
+        *("estimate", "mlp", "--arch", "gpu_t4,cpu_server_generic", "--batch", "1,8", "--dtype", "fp16", "--threads", "4"),
+        *("--host", "own", "--quantize", "int8-weight", "--no-residual", "--csv", "mlp.csv"),
+    )
+    table = shmoo.estimate(
+        "mlp",
+        ["gpu_t4", "cpu_server_generic"],
+        batch=(1, 8),
+        dtype="fp16",
+        threads=4,
+        host="own",
+        quantize="int8-weight",
+        residual=False,
+    )
+    shown = read_csv("mlp.csv")
+    assert set(table) == set(shown)
+    assert list(table["latency_s"]) == list(shown["latency_s"])
+    assert set(shmoo.estimate("mlp", "kpu_t64", training=True)["mode"]) == {"training"}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("inspect", {"archs": "kpu_t64"}, {"arch": "kpu_t64"}),
+        ("sweep", {"archs": "kpu_t64", "fixed": {"batch": 2}}, {"arch": "kpu_t64", "set": {"batch": 2}}),
+    ],
+)
+def test_older_names_of_arguments_work_with_a_warning(name: str, old: dict, new: dict) -> None:
+    """The warnings name the present ones."""
+    import shmoo
+
+    function = getattr(shmoo, name)
+    with pytest.warns(DeprecationWarning, match="is now") as warned:
+        before = function("mlp", **old)
+    assert {str(one.message) for one in warned} == {f"{a}= of {name} is now {b}=" for a, b in zip(old, new, strict=True)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after = function("mlp", **new)
+    assert before.equals(after) if name == "sweep" else before == after
+
+
+def test_a_slip_in_an_arguments_name_is_refused() -> None:
+    """With the nearest one; it does not vanish."""
+    import shmoo
+
+    with pytest.raises(TypeError, match="did you mean 'batch'"):
+        shmoo.estimate("mlp", "kpu_t64", bacth=8)
+
+
+def test_an_architecture_is_a_name_or_a_list_everywhere(ran: dict) -> None:
+    """One in a list is one; where one is taken, two are refused."""
+    import shmoo
+    from shmoo.estimators.errors import InputError
+
+    graphs = ran["graphs"]
+    assert shmoo.fusion(graphs, ["gpu_h100"]) == shmoo.fusion(graphs, "gpu_h100")
+    for function, more in ((shmoo.fusion, {}), (shmoo.advise, {}), (shmoo.explore, {"over": {"clock": (1e9, 2e9)}})):
+        with pytest.raises(InputError, match="--arch takes one value here"):
+            function("mlp", ["gpu_h100", "kpu_t64"], **more)
+
+
 @pytest.mark.parametrize(
     ("workload", "options", "says"),
     [
@@ -149,6 +218,7 @@ def test_a_model_by_name_is_the_command_lines(own_home: None) -> None:
         (42, {}, "cannot estimate a int"),
         ([], {}, "cannot estimate a list"),
         (abs, {"seq_len": 3}, "apply to a model by name"),
+        (abs, {"training": True}, "apply to a model by name"),
         ("relu", {"runtime": "xlla"}, "did you mean 'xla'"),
     ],
 )
@@ -185,3 +255,6 @@ def test_runs_are_compared_by_directory_or_as_they_are(own_home: None) -> None:
 
     write_run(Path("run"))
     assert shmoo.compare("run", "run") == shmoo.compare(Run.open("run"), Path("run"))
+    with pytest.warns(DeprecationWarning, match="min_change= of compare is now threshold="):
+        older = shmoo.compare("run", "run", min_change=0.5)
+    assert older == shmoo.compare("run", "run", threshold=0.5)

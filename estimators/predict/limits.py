@@ -116,6 +116,6 @@ def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: s
         least = flops_energy(table, c, np.minimum(issued, table.matrix_flops)) + bytes_energy({last: once}, c)
         energy = taken_j * least / np.maximum(rated.chip + rated.memory, 1e-30)
     memory = once / c.value(f"bandwidth.{last}")
-    for level, nbytes in tiling.call_bytes.items():
+    for level, nbytes in tiling.level_bytes.items():
         memory = np.maximum(memory, np.minimum(nbytes, table.bytes) / c.value(f"bandwidth.{level}"))
     return Roofs(compute, memory, energy)

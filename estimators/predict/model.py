@@ -424,8 +424,8 @@ def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
 
 
 def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where it only has
-    a narrower type, the estimate is that of a quantized model."""
+    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where there is
+    only a narrower type, the estimate is that of a quantized model."""
     c, said = Coefficients(profile), []
     for dtype in sorted(set(dtypes)):
         names = _MATRIX[COMPUTE_DTYPES.index(dtype)]

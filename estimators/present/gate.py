@@ -14,10 +14,12 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Graph, Interval, decode_versioned
 from shmoo.estimators.memory.peak import memory_steps
-from shmoo.estimators.predict.director import AnalysisDirector, KernelEstimate
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.present.inspection import Part, split_kernels
 from shmoo.estimators.units import percent, si, size
 
-BASELINE_FORMAT = 1
+BASELINE_FORMAT = 2
+"""Version of the file. 1: what a kernel takes was that of the module it begins in; such a baseline names no modules."""
 QUANTITIES = {
     "flops": "flop",
     "bytes": "B",
@@ -38,8 +40,8 @@ NAMED = 5
 
 
 class ModuleShare(msgspec.Struct, frozen=True):
-    """Kernels that begin with an operator of a module, and what they take. `groups` counts kernels by their operators
-    ("conv2d + batch_norm + relu")."""
+    """What a module's operators take of their kernels, split as `shmoo inspect` splits it. `kernels` begin with an operator of
+    the module, and `groups` counts them by their operators ("conv2d + batch_norm + relu")."""
 
     kernels: int
     flops: float
@@ -91,6 +93,8 @@ class Baseline(msgspec.Struct, frozen=True):
     def from_json(cls, data: bytes, where: str = "") -> Baseline:
         """Read a file's content; `FormatError` where it is damaged or newer, or a quantity is not there that would be gated."""
         baseline = decode_versioned(data, cls, BASELINE_FORMAT, "baseline", where)
+        if baseline.format < BASELINE_FORMAT:
+            baseline = cls(tuple(msgspec.structs.replace(one, modules={}) for one in baseline.footprints))
         for footprint in baseline.footprints:
             for name in QUANTITIES:
                 value = footprint.totals.get(name, -1.0)
@@ -184,9 +188,13 @@ def footprint(
     """The footprint of one call of a captured model, under its name in the baseline; other arguments and errors as of
     `AnalysisDirector.estimate`."""
     estimate = director.estimate(graphs, runtime=runtime, compute_dtype=compute_dtype, batch=batch)
-    by_module: dict[str, list[KernelEstimate]] = {}
+    by_module: dict[str, list[Part]] = {}
+    for (place, call), part in split_kernels(estimate, graphs).items():
+        by_module.setdefault(graphs[place].calls[call].module, []).append(part)
+    groups: dict[str, Counter[str]] = {module: Counter() for module in by_module}
     for kernel in estimate.breakdown:
-        by_module.setdefault(graphs[kernel.graph].calls[kernel.calls[0]].module, []).append(kernel)
+        graph = graphs[kernel.graph]
+        groups[graph.calls[kernel.calls[0]].module][graph.operators(kernel.calls)] += 1
     amounts = {name: getattr(estimate, name) for name in QUANTITIES}
     values = {name: of.value if isinstance(of, Interval) else of for name, of in amounts.items()}
     return Footprint(
@@ -197,7 +205,7 @@ def footprint(
         runtime=estimate.runtime,
         profile=hashlib.sha256(director.profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16],
         totals={name: None if value is None else _kept(value) for name, value in values.items()},
-        modules={module: _share(graphs, kernels) for module, kernels in by_module.items()},
+        modules={module: _share(parts, groups[module]) for module, parts in by_module.items()},
         peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
         unknown_ops={op.op: op.count for op in estimate.unknown_ops},
     )
@@ -242,7 +250,9 @@ def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Fi
 
 
 def _growths(before: Footprint, now: Footprint, name: str) -> list[ModuleGrowth]:
-    """Modules whose part of a quantity grew, most first."""
+    """Modules whose part of a quantity grew, most first; none where the baseline does not hold their parts."""
+    if not before.modules:
+        return []
     grown = []
     for module in dict.fromkeys((*now.modules, *before.modules)):
         old, new = before.modules.get(module), now.modules.get(module)
@@ -259,11 +269,10 @@ def _listed(groups: Counter[str]) -> tuple[str, ...]:
     return tuple(f"{count} x {group}" if count > 1 else group for group, count in sorted(groups.items()))
 
 
-def _share(graphs: Sequence[Graph], kernels: Sequence[KernelEstimate]) -> ModuleShare:
-    groups = Counter(graphs[kernel.graph].operators(kernel.calls) for kernel in kernels)
-    flops, nbytes, seconds = (_kept(sum(getattr(k, amount) for k in kernels)) for amount in ("flops", "bytes", "elapsed_s"))
-    energies = [kernel.energy_j for kernel in kernels if kernel.energy_j is not None]
-    return ModuleShare(len(kernels), flops, nbytes, seconds, _kept(sum(energies)) if energies else None, dict(groups))
+def _share(parts: Sequence[Part], groups: Counter[str]) -> ModuleShare:
+    flops, nbytes, seconds = (_kept(sum(getattr(part, what) for part in parts)) for what in ("flops", "bytes", "elapsed_s"))
+    energies = [part.energy_j for part in parts if part.energy_j is not None]
+    return ModuleShare(groups.total(), flops, nbytes, seconds, _kept(sum(energies)) if energies else None, dict(groups))
 
 
 def _peak_at(graphs: Sequence[Graph], runtime: str, family: str) -> str:

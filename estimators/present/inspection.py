@@ -166,7 +166,7 @@ def inspect_graphs(
 
 def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
     """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
-    spent = {name: _split(estimate, graphs) for name, estimate in estimates.items()}
+    spent = {name: split_kernels(estimate, graphs) for name, estimate in estimates.items()}
     modules: defaultdict[str, _Members] = defaultdict(_Members)
     operators: defaultdict[str, _Members] = defaultdict(_Members)
     whole, entry, seen = modules[""], _Members(), set[str]()
@@ -193,7 +193,7 @@ def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate]
     for arch, estimate in estimates.items():
         seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
         joules = 0.0 if estimate.energy_j is None else estimate.energy_j.value
-        part = _Part("launch", seconds, max(joules - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0), 0.0)
+        part = Part("launch", seconds, max(joules - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0), 0.0)
         whole.parts[arch].append(part)
         entry.parts[arch].append(part)
     rows = [members.row(name, name.count(".") + 1 if name else 0, estimates) for name, members in modules.items()]
@@ -213,26 +213,34 @@ def paths_to(module: str) -> list[str]:
     return ["", *accumulate(module.split("."), "{}.{}".format)] if module else [""]
 
 
-class _Part(NamedTuple):
-    """A call's share of its kernel, and the kernel's bottleneck."""
+class Part(NamedTuple):
+    """A call's share of its kernel, and the kernel's bottleneck. `flops` and `bytes` are of the kernel's own, after fusion."""
 
     bound: str
     elapsed_s: float
     energy_j: float | None
     tiles: float
+    flops: float = 0.0
+    bytes: float = 0.0
 
 
-def _split(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], _Part]:
-    parts: dict[tuple[int, int], _Part] = {}
+def split_kernels(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], Part]:
+    """What each kernel of a breakdown takes, split over its calls: (graph, call) -> its part. Flops are split by the flops of
+    each call alone, bytes by its bytes, all else by the one that bounds the kernel; evenly where the calls have none."""
+    parts: dict[tuple[int, int], Part] = {}
     for kernel in estimate.breakdown:
         costs = costs_of(graphs[kernel.graph])
-        what = "flops" if kernel.bound == "compute" else "bytes"
-        weights = {index: 0.0 if costs[index] is None else getattr(costs[index], what) for index in kernel.calls}
-        total = sum(weights.values())
-        for index, weight in weights.items():
-            share = weight / total if total else 1 / len(weights)
+        shares: dict[str, list[float]] = {}
+        for what in ("flops", "bytes"):
+            weights = [0.0 if (cost := costs[index]) is None else float(getattr(cost, what)) for index in kernel.calls]
+            total = sum(weights)
+            shares[what] = [weight / total if total else 1 / len(weights) for weight in weights]
+        by_bound = shares["flops" if kernel.bound == "compute" else "bytes"]
+        for index, share, flops, nbytes in zip(kernel.calls, by_bound, shares["flops"], shares["bytes"], strict=True):
             joules = None if kernel.energy_j is None else kernel.energy_j * share
-            parts[kernel.graph, index] = _Part(kernel.bound, kernel.elapsed_s * share, joules, kernel.tiles * share)
+            parts[kernel.graph, index] = Part(
+                kernel.bound, kernel.elapsed_s * share, joules, kernel.tiles * share, kernel.flops * flops, kernel.bytes * nbytes
+            )
     return parts
 
 
@@ -244,9 +252,9 @@ class _Members:
     params: int = 0
     shape: tuple[int, ...] = ()
     costs: list[Cost] = field(default_factory=list)
-    parts: defaultdict[str, list[_Part]] = field(default_factory=lambda: defaultdict(list))
+    parts: defaultdict[str, list[Part]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, params: int, cost: Cost | None, parts: Mapping[str, _Part]) -> None:
+    def add(self, params: int, cost: Cost | None, parts: Mapping[str, Part]) -> None:
         self.params += params
         if cost is not None:
             self.costs.append(cost)
@@ -259,7 +267,7 @@ class _Members:
         return Row(name, depth, len(self.costs), self.params, flops, macs, nbytes, self.shape, on)
 
 
-def _taken(parts: Sequence[_Part], estimate: Estimate) -> ArchitectureShare:
+def _taken(parts: Sequence[Part], estimate: Estimate) -> ArchitectureShare:
     bound_s = {bound: sum((part.elapsed_s for part in parts if part.bound == bound), 0.0) for bound in BOUNDS}
     seconds, whole = sum(bound_s.values()), estimate.latency_s.value
     joules = None if estimate.energy_j is None else sum((part.energy_j or 0.0 for part in parts), 0.0)

@@ -10,7 +10,7 @@ import msgspec
 
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.machine.profile import RUNTIMES, check_runtime
+from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import tabulate
 from shmoo.estimators.units import html_table, percent, si
@@ -92,10 +92,9 @@ def summarize_fusion(
     *,
     compute_dtype: str | None = None,
 ) -> FusionSummary:
-    """The operators that share a kernel, and the savings; arguments and errors as of `AnalysisDirector.estimate`. Without a
-    runtime that is the architecture's default, or its first that fuses where the default does not."""
+    """The operators that share a kernel, and the savings; arguments and errors as of `AnalysisDirector.estimate`."""
     profile = director.profile
-    chosen = runtime or next(name for name in (profile.default_runtime, *RUNTIMES[profile.family]) if name != "eager")
+    chosen = check_runtime(profile, runtime)
     counts: Counter[str] = Counter()
     savings = fusion_savings(director, graphs, chosen, compute_dtype=compute_dtype)
     for graph in graphs:

@@ -48,15 +48,17 @@ def headline(advice: Advice) -> str:
     )
 
 
-def advice_sentences(advice: Advice, command: str) -> list[str]:
-    """What to know and what to do, most important first. `command` estimates the model, without what a setup says."""
+def advice_sentences(advice: Advice, given: str) -> list[str]:
+    """What to know and what to do, most important first. `given` are the arguments of the command line that name the model and
+    the machine, without what a setup says."""
+    as_it_is = f"{given} {advice.setup.options}"
     return [
         *_room(advice),
         *_whereabouts(advice),
         *_kernels(advice),
-        *_changes(advice, command),
+        *_changes(advice, given),
         *_caveats(advice),
-        f"More: {command} {advice.setup.options} --json; {command.replace('estimate', 'inspect', 1)} --depth 3 --sort time",
+        f"More: shmoo estimate {as_it_is} --json; shmoo inspect {as_it_is} --depth 3 --sort time",
     ]
 
 
@@ -88,13 +90,13 @@ def _kernels(advice: Advice) -> Iterator[str]:
         )
 
 
-def _changes(advice: Advice, command: str) -> Iterator[str]:
+def _changes(advice: Advice, given: str) -> Iterator[str]:
     aim = advice.aim
     single = [w for w in advice.what_ifs if w.change.kind != "together" and w.memory.fits is not False]
     by_verdict = grouped((w.effect.verdict(aim), w) for w in single)
     best = best_of_each_kind(single, aim)
     for what_if in [*best, *[w for w in advice.sure if w.change.kind == "together"][:1]]:
-        yield f"{_effect(what_if, advice)}: {_command(command, what_if.setup)}"
+        yield f"{_effect(what_if, advice)}: {_command(given, what_if.setup)}"
     if not best:
         yield f"No change here saves {aim} by more than the uncertainty of the difference."
 
@@ -117,11 +119,9 @@ def _changes(advice: Advice, command: str) -> Iterator[str]:
         )
 
 
-def _command(command: str, setup: Setup) -> str:
-    """The command that shows a setup; what fusion is worth is shown by `shmoo fusion`, which takes no more than sizes."""
-    if setup.fused:
-        return f"{command} {setup.options}"
-    return f"shmoo fusion {' '.join(command.split()[2:5])} --batch {setup.batch} --runtime {setup.runtime}"
+def _command(given: str, setup: Setup) -> str:
+    """The command that shows a setup; what fusion is worth is shown by `shmoo fusion`."""
+    return f"shmoo {'estimate' if setup.fused else 'fusion'} {given} {setup.options}"
 
 
 def _worse(effect: Effect, aim: Aim) -> str:
@@ -210,7 +210,7 @@ def _lever(lever: Lever) -> str:
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
-def advice_record(advice: Advice, command: str) -> Record:
+def advice_record(advice: Advice, given: str) -> Record:
     """Advice as an object of plain types. An unknown value is `None`, with a "<field>_reason"."""
     return {
         "format": 1,
@@ -224,7 +224,7 @@ def advice_record(advice: Advice, command: str) -> Record:
             {
                 "name": w.change.name,
                 "kind": w.change.kind,
-                "command": _command(command, w.setup),
+                "command": _command(given, w.setup),
                 "batch": w.setup.batch,
                 "runtime": w.setup.runtime,
                 "kernels": w.kernels,
@@ -234,7 +234,7 @@ def advice_record(advice: Advice, command: str) -> Record:
             for w in advice.what_ifs
         ],
         "left_out": advice.left_out,
-        "sentences": advice_sentences(advice, command),
+        "sentences": advice_sentences(advice, given),
     }
 
 

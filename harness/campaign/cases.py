@@ -16,7 +16,7 @@ from shmoo.harness.machine.doctor import commit_here
 from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.module import STORAGE_DTYPES
-from shmoo.harness.runtimes.backends import TORCH_RUNTIMES
+from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, runtimes_on
 from shmoo.harness.workloads.loading import resolve_model
 from shmoo.harness.workloads.suites import PLANNED, captured, plan_suite
 from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
@@ -71,7 +71,7 @@ def plan_cases(
     """Cases of a suite, of named networks, or of both; `progress` is told while a suite is planned. `InputError`
     for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
     batch without a network."""
-    here = [name for name in TORCH_RUNTIMES if device in TORCH_RUNTIMES[name].devices]
+    here = runtimes_on(device)
     for runtime in runtimes:
         if device not in TORCH_RUNTIMES[runtime].devices:
             raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")

@@ -71,6 +71,8 @@ def tell_about(records: Sequence[Record], said: Mapping[str, str]) -> None:
         output.message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
     if len(outgrown) > MOST_ADVICE:
         output.message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
+    for line in dict.fromkeys(note for r in records for note in r.get("notes", ()) if note.startswith(f"{r['arch']} does not")):
+        output.message(line)
     for line in dict.fromkeys(
         f"{r['model']}: {op['count']} x {op['op']} has no cost formula: only its bytes are counted"
         for r in records

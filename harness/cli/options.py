@@ -7,21 +7,20 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.errors import only_one as only_one
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import EVERY_RUNTIME
-from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.units import share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
 
-T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MAX_POINTS = 10_000
@@ -36,7 +35,7 @@ OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
 FLOAT32 = "float32"
 OWN_DTYPES, ONE_DTYPE = "a user's model's own types, else float32", "a user's model's own types, else float32; takes one"
 OWN_RUNTIME, ONE_RUNTIME = "the architecture's own", "the architecture's own; takes one"
-OWN_THREADS = "all physical cores; when measuring, OMP_NUM_THREADS where set"
+OWN_THREADS, MEASURED_THREADS = "all physical cores", "OMP_NUM_THREADS where set, else all physical cores"
 NEW_RUN = "a new run under ./shmoo-runs"
 
 
@@ -119,29 +118,15 @@ def counts(*flags: str, help: str) -> Decorator:
     return click.option(*flags, multiple=True, callback=_split_counts, metavar="N,...", help=help)
 
 
-def only_one(values: Sequence[T], flag: str) -> T | None:
-    """The value of a list option where a verb takes one; `None` where it is not given, `InputError` for several values."""
-    if len(values) > 1:
-        raise InputError(f"{flag} takes one value here, got {', '.join(map(str, values))}; run the command once for each")
-    return values[0] if values else None
-
-
-def one_target(arch: Sequence[str], runtime: Sequence[str]) -> tuple[ArchitectureProfile, str]:
-    """The one architecture of a verb, this machine where none is named, with the runtime asked for or its own."""
-    from shmoo.harness.machine.architectures import load_architecture
-
-    profile = load_architecture(only_one(arch, "--arch") or LOCAL)
-    return profile, check_runtime(profile, only_one(runtime, "--runtime"))
-
-
-def together(name: str, make: Callable[..., object], *added: Decorator) -> Decorator:
-    """Adds options whose values the command takes together: as `name`, what `make` returns for those that it has."""
-    taken = inspect.signature(make).parameters
+def together(name: str, make: Callable[..., object], *added: Decorator, taken: Collection[str] = ()) -> Decorator:
+    """Adds options whose values the command takes together: as `name`, what `make` returns for them. `taken` are their
+    parameters, for none those of `make`."""
+    taken = taken or inspect.signature(make).parameters
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_record(**given: Any) -> Any:
-            record = make(**{option: given.pop(option) for option in taken if option in given})
+            record = make(**{option: given.pop(option) for option in taken})
             return command(**given, **{name: record})
 
         decorated: Callable[..., Any] = with_record
@@ -187,10 +172,10 @@ _threads = functools.partial(
     "--threads",
     multiple=True,
     metavar="T,...",
-    help="CPU threads of an operator; `measure` takes several numbers, and measures each case with each.",
+    help="CPU threads that work at once.",
 )
-thread_counts = _threads(callback=_split_counts, usual=OWN_THREADS)
-threads = _threads(callback=_one_count, usual=f"{OWN_THREADS}; takes one")()
+thread_counts = _threads(callback=_split_counts, usual=f"{MEASURED_THREADS}; each case is measured with each of several")
+threads = _threads(callback=_one_count, usual=f"{OWN_THREADS}; takes one")
 dtypes = _told(
     "--dtype",
     multiple=True,
@@ -237,7 +222,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON documen
 as_csv = click.option("--csv", "csv_path", type=click.Path(), help="Also write the rows to this CSV file, one value a column.")
 fixed = click.option("--set", "fixed", multiple=True, metavar="NAME=VALUE", help="Workload axis at one value, such as batch=8.")
 operators = click.option(
-    "--operators", is_flag=True, help="Also every distinct operator of each network, timed alone (eager only)."
+    "--operators", is_flag=True, help="With the distinct operators of each network, each timed alone (in eager only)."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 seed = click.option("--seed", type=WholeRange(min=0), default=0, help="Seed of whatever is drawn at random. Default: 0.")
@@ -249,9 +234,9 @@ trust = click.option("--trust", is_flag=True, help="Allow loading a file that ca
 wide = click.option("--wide", is_flag=True, help="Every column of the table, however narrow the terminal.")
 
 
-def against(*, required: bool) -> Decorator:
-    """--against: a path."""
-    text = "What to hold the result against: a file that gate wrote with --write, or an earlier campaign of fleet."
+def against(what: str, *, required: bool) -> Decorator:
+    """--against: the path of an earlier result, which is `what` by default."""
+    text = f"Earlier result to hold this one against. Default: {what}."
     return click.option("--against", required=required, type=_PATH, help=text)
 
 

@@ -49,6 +49,13 @@ class Mode(msgspec.Struct, frozen=True):
             )
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What makes it more than one plain call, such as ("decode", "int4-weight")."""
+        cast = None if self.autocast is None else f"autocast {self.autocast}"
+        training, last = "training" * self.training, "channels-last" * self.channels_last
+        return tuple(part for part in (self.phase, training, cast, self.quantize, last) if part)
+
+    @property
     def name(self) -> str:
         """The phase, or "training" or "inference"."""
         return self.phase or ("training" if self.training else "inference")

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from shmoo.estimators.costs.quantize import BESIDE, SMALL_TYPES, Scheme, quantized, with_dtype
 from shmoo.estimators.errors import InputError, not_installed, unknown
-from shmoo.estimators.graph.dtypes import compute_dtype
+from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
@@ -115,7 +115,8 @@ class WorkloadGraphs:
         if notes and graphs:
             graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
-        return msgspec.structs.replace(capture, graphs=graphs, batch=batch)
+        arithmetic = None if self._dtype is None else matrix_dtype(self._dtype)
+        return msgspec.structs.replace(capture, graphs=graphs, batch=batch, compute_dtype=arithmetic)
 
     @guarded
     def _capture(self, axes: Mapping[str, AxisValue]) -> Capture:

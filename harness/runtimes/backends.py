@@ -39,14 +39,17 @@ MANY_PROGRAMS = 10_000
 """Programs of one class of model that may be alive at once; torch's own limit of 8 is meant for one model that keeps changing."""
 
 
+def runtimes_on(device: str) -> list[str]:
+    """The runtimes that a device has."""
+    return [name for name in TORCH_RUNTIMES if device.split(":")[0] in TORCH_RUNTIMES[name].devices]
+
+
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
     """The replacement of `model` in `runtime`, or the model itself; `InputError` for no such runtime, or not on this device.
     Programs compiled earlier stay alive."""
-    entry = TORCH_RUNTIMES[runtime]
-    if device.split(":")[0] not in entry.devices:
-        raise InputError(
-            f"runtime {runtime!r} does not run on {device!r}, only on {', '.join(entry.devices)}; choose another --runtime"
-        )
+    entry, here = TORCH_RUNTIMES[runtime], runtimes_on(device)
+    if runtime not in here:
+        raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")
     if entry.options is None:
         return model
     import torch

@@ -41,10 +41,10 @@ class InductorGroups(msgspec.Struct, frozen=True):
 
 
 def workload_groups(
-    module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False
+    module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False, dtype: str | None = None
 ) -> tuple[list[InductorGroups], list[str]]:
     """`inductor_groups` of a workload, built with real weights on the CPU, and why torch.compile makes several pieces of it."""
-    built = module.build(axes, None, "cpu")
+    built = module.build(axes, dtype, "cpu")
     return _compiled(built.model, built.args, built.kwargs, freezing, module.name)
 
 

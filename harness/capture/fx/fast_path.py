@@ -32,11 +32,11 @@ def encoder_fast_path() -> Iterator[None]:
         src = layer.norm1(src + _attended(layer, src))
         return layer.norm2(src + _fed_forward(layer, src))
 
-    nn.TransformerEncoderLayer.forward = forward  # type: ignore[method-assign]
+    nn.TransformerEncoderLayer.forward = forward
     try:
         yield
     finally:
-        nn.TransformerEncoderLayer.forward = original  # type: ignore[method-assign]
+        nn.TransformerEncoderLayer.forward = original
 
 
 def _takes_fast_path(layer: nn.TransformerEncoderLayer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ import click
 from shmoo.estimators.columns import Column
 from shmoo.estimators.units import amount, yes_or_no
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
+    from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -21,78 +24,49 @@ Examples:
   shmoo advise llama3_8b --arch gpu_h100 --phase decode --by energy
   shmoo advise resnet50 --arch kpu_t256 --machine
 """
+SETUP = ("batch", "runtime", "dtype", "quantize", "channels_last")
+"""Parameters that a setup says."""
 
 
 @click.command(epilog=EXAMPLES, short_help="What to change, ranked, with intervals.")
 @click.argument("model")
-@options.archs(options.ONE_ARCHITECTURE)
 @click.option("--machine", "of_machine", is_flag=True, help="Change the architecture in place of the way the model is run.")
 @click.option(
     "--by", "aim", type=click.Choice(["time", "energy"]), default="time", show_default=True, help="What to rank changes by."
 )
 @options.top("8", 8)
 @options.wide
-@options.runtimes(options.ONE_RUNTIME)
-@options.threads
-@options.host
-@captures.asked(*captures.SIZES, *captures.MODE)
+@captures.asked()
 @options.as_json
 def advise(
     model: str,
-    arch: tuple[str, ...],
     of_machine: bool,
     aim: Aim,
     top: int,
     wide: bool,
-    runtime: tuple[str, ...],
-    threads: int | None,
-    host: str | None,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
 ) -> None:
     """Where the time and the energy of MODEL go on an architecture, how far its kernels are from their roofs, and what each
     change would bring: batch, types, quantization, runtime, order of images. All numbers are estimates, compared by paired draws:
     a change counts only where it is larger than its uncertainty."""
-    from shmoo.estimators.present.advice import advise as advice_on
-    from shmoo.estimators.present.advice import sensitivity
+    from shmoo.estimators.present.advice import Advice
     from shmoo.estimators.present.sentences import advice_record, sensitivity_record
-    from shmoo.estimators.variants import with_threads
-    from shmoo.harness.machine.architectures import choose_targets
-    from shmoo.harness.models.setups import ModelSetups
+    from shmoo.harness.decisions import advise as advise_on
+    from shmoo.harness.decisions import sensitivity
 
-    ((profile, chosen),) = choose_targets(
-        [options.only_one(arch, "--arch") or LOCAL], runtime if options.only_one(runtime, "--runtime") else (), threads, host
-    )
-    machine = profile if threads is None else with_threads(profile, threads)
-    command = _command(model, profile.name, asked, threads, host)
+    view = output.View(wide)
     with output.only_results_on_stdout():
-        setups = ModelSetups(asked.request(model, asked.dtype), asked.batch, asked.source)
-        base = setups.base(chosen or machine.default_runtime)
-        found = setups.found(base)
-        advice = None if of_machine else advice_on(machine, base, setups.graphs, model, aim=aim, top=top)
-        levers = sensitivity(machine, base, setups.graphs, model, aim=aim) if of_machine else None
-    captures.tell_about(model, found, () if advice is None else (advice.estimate,))
-    if advice is not None:
-        output.json_document(advice_record(advice, command)) if as_json else _show(advice, command, output.View(wide))
-    if levers is not None:
-        output.json_document(sensitivity_record(levers)) if as_json else _show_levers(levers, output.View(wide))
+        found = sensitivity(model, asked, by=aim) if of_machine else advise_on(model, asked, by=aim, top=top)
+    if isinstance(found, Advice):
+        words, place = given_again(("of_machine", "aim", "top", "wide", "as_json", "no_cache", *SETUP))
+        given = shlex.join([*place, *([] if asked.arch else ["--arch", LOCAL]), *words])
+        output.json_document(advice_record(found, given)) if as_json else _show(found, given, view)
+    else:
+        output.json_document(sensitivity_record(found)) if as_json else _show_levers(found, view)
 
 
-def _command(model: str, arch: str, asked: captures.ModelOptions, threads: int | None, host: str | None) -> str:
-    """The command that estimates the model as it is asked for, without what a setup says."""
-    given = {
-        "--phase": asked.mode.phase,
-        "--autocast": asked.mode.autocast,
-        "--seq-len": asked.seq_len,
-        "--input-shape": asked.input_shape and "x".join(map(str, asked.input_shape)),
-        "--threads": threads,
-        "--host": host,
-    }
-    parts = [f"{flag} {value}" for flag, value in given.items() if value is not None]
-    return " ".join(["shmoo estimate", model, "--arch", arch, *parts, *["--training"] * asked.mode.training])
-
-
-def _show(advice: Advice, command: str, view: output.View) -> None:
+def _show(advice: Advice, given: str, view: output.View) -> None:
     from shmoo.estimators.present.sentences import advice_sentences, headline
 
     output.result(headline(advice))
@@ -120,7 +94,7 @@ def _show(advice: Advice, command: str, view: output.View) -> None:
         drop=("memory", "energy", "a call", _other_ratio(advice.aim)),
         view=view,
     )
-    for number, sentence in enumerate(advice_sentences(advice, command), 1):
+    for number, sentence in enumerate(advice_sentences(advice, given), 1):
         output.result(f"{number}. {sentence}")
 
 

@@ -70,7 +70,7 @@ Examples:
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
 @click.option("--device", help="cpu or cuda. Default: cuda where torch can use a GPU, else cpu.")
 @options.budget(f"{BUDGET:g}")
-@options.threads
+@options.threads(f"{options.MEASURED_THREADS}; takes one")
 @options.profile_name(f"{LOCAL}, on a GPU {LOCAL_GPU}")
 @options.seed
 @options.out(options.NEW_RUN)

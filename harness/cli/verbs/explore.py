@@ -11,7 +11,6 @@ import click
 
 from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.present.results import setting
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
@@ -19,6 +18,7 @@ from shmoo.harness.cli import captures, options, output
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.explore import Front, Limit, Space
+    from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -32,7 +32,6 @@ SHOWN = 30
 
 @click.command(epilog=EXAMPLES, short_help="The Pareto front of a design space.")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@options.archs(options.ONE_ARCHITECTURE)
 @click.option(
     "--over",
     multiple=True,
@@ -51,23 +50,20 @@ SHOWN = 30
     "--search", type=options.WholeRange(16, 5_000_000), metavar="N", help="Look at N designs by NSGA-II in place of a grid."
 )
 @options.seed
-@options.runtimes(options.ONE_RUNTIME)
-@captures.asked("batch", "dtype", "seq_len", *captures.MODE)
+@captures.asked()
 @options.wide
 @options.as_json
 @options.as_csv
 @options.as_html
 def explore(
     models: tuple[str, ...],
-    arch: tuple[str, ...],
     over: tuple[str, ...],
     minimize: tuple[str, ...],
     within: tuple[str, ...],
     weight: tuple[str, ...],
     search: int | None,
     seed: int,
-    runtime: tuple[str, ...],
-    asked: captures.ModelOptions,
+    asked: Question,
     wide: bool,
     as_json: bool,
     csv_path: str | None,
@@ -75,25 +71,18 @@ def explore(
 ) -> None:
     """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
     several models are their geometric mean. Designs whose memory does not hold a model are left out."""
-    from shmoo.estimators.predict.tabulated import tabulated
-    from shmoo.estimators.sweep import explore as spaces
+    from shmoo.estimators.sweep.explore import front_rows
+    from shmoo.harness.decisions import front_of
 
-    profile, chosen = options.one_target(arch, runtime)
     axes = options.machine_axes([part for text in over for part in re.split(r",(?=[^,=]+=)", text)])
     for name, values in axes.items():
         if any(isinstance(value, str) for value in values):
             raise InputError(f"--over {name} takes numbers, got {', '.join(map(str, values))}")
-    weights = _weights(weight, models)
-    workloads = []
-    for model in models:
-        found = asked.capture(model)
-        work = tabulated(found.graphs, chosen, profile.family, matrix_dtype(asked.dtype))
-        workloads.append(spaces.Workload(model, work, found.batch, weights.get(model, 1.0)))
-    numbers = {name: tuple(float(value) for value in values) for name, values in axes.items()}
-    limits = tuple(_limit(text) for text in within)
-    space = spaces.Space(profile, chosen, workloads, numbers, minimize or ("latency", "energy"), limits)
-    front = spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)
-    rows = spaces.front_rows(front)
+    with output.only_results_on_stdout():
+        limits = [_limit(text) for text in within]
+        weights = _weights(weight, models)
+        space, front = front_of(models, asked, axes, minimize or ("latency", "energy"), limits, weights, search, seed)
+    rows = front_rows(front)
     if csv_path:
         output.write_csv(csv_path, rows, "designs")
     if html_path:
@@ -105,7 +94,7 @@ def explore(
         output.json_document(
             {
                 "format": 1,
-                "arch": profile.name,
+                "arch": space.profile.name,
                 "models": list(models),
                 "objectives": list(space.objectives),
                 "points": front.points,

@@ -190,7 +190,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
 
 @fleet.command(epilog=REPORT_EXAMPLES, short_help="One page about all machines of a campaign.")
 @folder
-@options.against(required=False)
+@options.against("none, or an earlier campaign", required=False)
 @options.out("CAMPAIGN/fleet.html")
 @options.as_json
 def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:

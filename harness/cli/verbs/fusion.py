@@ -10,14 +10,15 @@ import msgspec
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fusion_groups
+from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
-from shmoo.harness.defaults import LOCAL
 
 if TYPE_CHECKING:
     from shmoo.estimators.graph.records import Graph
     from shmoo.estimators.present.savings import FusionScore
+    from shmoo.harness.question import Question
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -32,19 +33,15 @@ REAL = {"inductor": False, "inductor-freezing": True}
 
 @click.command(epilog=EXAMPLES, short_help="Which operators share a kernel, and what that saves.")
 @click.argument("model")
-@options.archs(options.ONE_ARCHITECTURE)
-@options.runtimes(options.ONE_RUNTIME)
 @click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
 @options.everything("kernels of several operators")
-@captures.asked("batch", "input_shape", "seq_len")
+@captures.asked()
 @options.as_json
 def fusion(
     model: str,
-    arch: tuple[str, ...],
-    runtime: tuple[str, ...],
     real: bool,
     show_all: bool,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
 ) -> None:
     """Which operators of MODEL share a kernel, and what fusion saves.
@@ -55,33 +52,31 @@ def fusion(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings
 
-    name = options.only_one(arch, "--arch") or LOCAL
-    profile, chosen = options.one_target(arch, runtime)
+    profile, chosen = asked.machine()
     if real and (profile.family != "cpu" or chosen not in REAL):
-        raise InputError(
-            f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {chosen!r} on {name!r}, a {profile.family}"
-        )
-    found = asked.capture(model)
-    captures.tell_about(model, found)
-    predicted = [fusion_groups(graph, chosen, profile.family) for graph in found.graphs]
-    savings = fusion_savings(AnalysisDirector(profile), found.graphs, chosen)
+        got = f"{chosen!r} on {profile.name!r}, a {profile.family}"
+        raise InputError(f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {got}")
+    with output.only_results_on_stdout():
+        graphs = asked.capture(model).graphs
+    predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
+    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen, compute_dtype=matrix_dtype(asked.dtype))
     pieces = _compared(model, chosen, profile.family, asked) if real else []
     if as_json:
-        graphs = [
+        listed = [
             {"predicted": [_record(graph, group.calls, group.pattern) for group in groups]}
-            for graph, groups in zip(found.graphs, predicted, strict=True)
+            for graph, groups in zip(graphs, predicted, strict=True)
         ]
-        about = {"format": 1, "model": model, "arch": name, "runtime": chosen}
+        about = {"format": 1, "model": model, "arch": profile.name, "runtime": chosen}
         compared = {"pieces": [piece.record() for piece in pieces]} if real else {"pieces": None, "pieces_reason": "add --real"}
-        output.json_document({**about, "graphs": graphs, **compared, "savings": msgspec.to_builtins(savings)})
+        output.json_document({**about, "graphs": listed, **compared, "savings": msgspec.to_builtins(savings)})
         return
     if real:
         for piece in pieces:
             _show_groups(piece.real.graph, piece.predicted, piece.real, show_all)
     else:
-        for graph, groups in zip(found.graphs, predicted, strict=True):
+        for graph, groups in zip(graphs, predicted, strict=True):
             _show_groups(graph, [(g.calls, g.pattern) for g in groups], None, show_all)
-    output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {name}")
+    output.table(["", "call by call", f"as {chosen} fuses", "saved"], savings.rows(), title=f"on {profile.name}")
     for piece in pieces:
         if piece.real.eager:
             calls = [call for group in piece.real.groups for call in group]
@@ -111,16 +106,15 @@ class _Piece(NamedTuple):
         }
 
 
-def _compared(model: str, runtime: str, family: str, asked: captures.ModelOptions) -> list[_Piece]:
+def _compared(model: str, runtime: str, family: str, asked: Question) -> list[_Piece]:
     """The parts that torch.compile makes of the model on this CPU; says why there are several."""
     with output.only_results_on_stdout():
         output.tell_of_code([model])
         from shmoo.estimators.present.savings import fusion_score
         from shmoo.harness.runtimes.inductor_groups import workload_groups
-        from shmoo.harness.workloads.loading import resolve_model
 
-        module = resolve_model(model, input_shape=asked.input_shape, seq_len=asked.seq_len, trust=asked.trust)
-        found, reasons = workload_groups(module, {} if asked.batch is None else {"batch": asked.batch}, freezing=REAL[runtime])
+        options.only_one(asked.batches, "--batch")
+        found, reasons = workload_groups(asked.module(model), asked.points()[0], freezing=REAL[runtime], dtype=asked.dtype)
     if reasons:
         output.message(
             f"{model}: torch.compile makes {len(found)} part{'s' * (len(found) != 1)} of it; reasons: {'; '.join(reasons)}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import captures, options, output
+
+if TYPE_CHECKING:
+    from shmoo.harness.question import Question
 
 GREW, UNDECIDED = 1, 4
 EXAMPLES = """\b
@@ -21,8 +25,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Fails where a model's estimates grew; needs no hardware.")
 @click.argument("model")
-@options.archs("none; name one at least")
-@options.against(required=True)
+@options.against("none; name the baseline that --write made", required=True)
 @click.option("--write", is_flag=True, help="Write the estimates into the baseline instead of checking them.")
 @options.threshold("1%, and no kernel more")
 @options.names(
@@ -30,18 +33,15 @@ Examples:
     metavar="NAME=P,...",
     help="Growth of one quantity that passes: flops, bytes, peak_memory_bytes, kernels (default: none), latency_s, energy_j.",
 )
-@options.runtimes(options.ONE_RUNTIME)
-@captures.asked(*captures.SIZES)
+@captures.asked(arch="none; name one at least")
 @options.as_json
 def gate(
     model: str,
-    arch: tuple[str, ...],
     against: Path,
     write: bool,
     threshold: float | None,
     allow: tuple[str, ...],
-    runtime: tuple[str, ...],
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
 ) -> None:
     """Hold the estimates of MODEL against a baseline: flops, bytes, peak memory, kernels, latency and energy.
@@ -51,7 +51,7 @@ def gate(
     nothing can be said. Equal models give equal numbers, to the last digit.
     """
     from shmoo.estimators.present.gate import QUANTITIES, check
-    from shmoo.harness.gate import footprints_of, gate_targets, read_baseline, write_baseline
+    from shmoo.harness.gate import footprints_of, read_baseline, write_baseline
 
     allowed = {} if threshold is None else {name: threshold for name in QUANTITIES if name != "kernels"}
     for text in allow:
@@ -59,8 +59,8 @@ def gate(
         if not equals:
             raise InputError(f"cannot read --allow {text!r}; write NAME=P, such as latency_s=5%")
         allowed[name.strip()] = options.Share().convert(share, None, None)
-    targets = gate_targets(arch, options.only_one(runtime, "--runtime"))
-    footprints = footprints_of(model, targets, asked.capture(model), asked.dtype)
+    with output.only_results_on_stdout():
+        footprints = footprints_of(model, asked)
     if write:
         written = write_baseline(output.writing(against), footprints)
         output.message(f"wrote {len(footprints)} of {len(written.footprints)} footprints in {against}")

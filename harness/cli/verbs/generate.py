@@ -17,6 +17,7 @@ from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
+    from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -30,11 +31,14 @@ Examples:
 @click.argument("model")
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
 @click.option("--new", "new_tokens", type=options.WholeRange(min=1), default=128, show_default=True, help="Tokens to generate.")
-@options.archs(options.SHORT_LIST)
 @options.everything(estimates.ALL)
-@options.runtimes()
-@options.threads
-@captures.asked("batch", "dtype", "quantize", batch="1", dtype=options.OWN_DTYPES)
+@captures.asked(
+    arch=options.SHORT_LIST,
+    runtime=options.OWN_RUNTIME,
+    batch="1",
+    dtype=options.OWN_DTYPES,
+    without=("input_shape", "seq_len", "phase", "training", "autocast", "channels_last"),
+)
 @options.as_json
 @options.as_csv
 @options.view(estimates.ORDER)
@@ -42,11 +46,8 @@ def generate(
     model: str,
     prompt: tuple[int, ...],
     new_tokens: int,
-    arch: tuple[str, ...],
     show_all: bool,
-    runtime: tuple[str, ...],
-    threads: int | None,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
     csv_path: str | None,
     view: View,
@@ -59,24 +60,23 @@ def generate(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.tabular import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record
-    from shmoo.harness.machine.architectures import choose_targets
     from shmoo.harness.models.generation import Generator
 
     view.check([column.name for column in COLUMNS])
     unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
-    targets = choose_targets(arch, runtime, threads, unnamed=unnamed)
+    targets = asked.targets(unnamed)
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
     with output.only_results_on_stdout():
         wanted: list[str | None] = list(asked.dtypes) or [None]
         for size, element in itertools.product(asked.batches or (1,), wanted):
             with Display() as display:
-                made = Generator(asked.request(model, element), prompt or (128,), new_tokens, size, asked.source, display)
+                made = Generator(asked.request(model, element), prompt or (128,), new_tokens, size, asked.open_source, display)
             for note in made.notes:
                 if note.startswith("captured anew"):
                     output.message(f"{model}: {note}")
             for profile, chosen in track(targets, len(targets), f"estimating {model}"):
-                cores = threads if profile.family == "cpu" else None
+                cores = asked.threads if profile.family == "cpu" else None
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
                 records += [generation_record(estimate, model) for estimate in found]
     if csv_path:
@@ -84,8 +84,8 @@ def generate(
     if as_json:
         output.json_document(records)
     else:
-        _show(records if arch else estimates.of_unnamed(records, show_all), view)
-        if not arch and not show_all:
+        _show(records if asked.arch else estimates.of_unnamed(records, show_all), view)
+        if not asked.arch and not show_all:
             output.message(estimates.MORE)
 
 

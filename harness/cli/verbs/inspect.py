@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.units import percent, si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
@@ -16,6 +15,7 @@ from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 
 if TYPE_CHECKING:
     from shmoo.estimators.present.inspection import Inspection, Row
+    from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -28,13 +28,11 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
 @click.argument("model")
-@options.archs(", ".join(ONE_OF_EACH_FAMILY))
-@options.runtimes(options.ONE_RUNTIME)
 @click.option("--depth", type=options.WholeRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
 @options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
 @options.top("10 operators", 10)
 @options.wide
-@captures.asked(*captures.SIZES, *captures.MODE)
+@captures.asked(arch=", ".join(ONE_OF_EACH_FAMILY))
 @options.as_json
 @options.as_csv
 @options.as_html
@@ -44,13 +42,11 @@ Examples:
 @click.option("--run", "run_path", metavar="RUN", help="With --roofline: a run whose calls of MODEL stand beside the kernels.")
 def inspect(
     model: str,
-    arch: tuple[str, ...],
-    runtime: tuple[str, ...],
     depth: int,
     sort: str,
     top: int,
     wide: bool,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
@@ -59,22 +55,17 @@ def inspect(
 ) -> None:
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
-    from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.inspection import SORTS, inspect_estimates
-    from shmoo.harness.machine.architectures import load_architectures
+    from shmoo.estimators.present.inspection import SORTS
+    from shmoo.harness.api import inspect as inspect_on
 
     if run_path is not None and roofline_path is None:
         raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
     order = sort or "order"
     if order not in SORTS:
         raise unknown("order", order, SORTS)
-    directors = {profile.name: AnalysisDirector(profile) for profile in load_architectures(arch or ONE_OF_EACH_FAMILY)}
-    chosen = options.only_one(runtime, "--runtime")
-    found = asked.capture(model)
-    as_type = matrix_dtype(asked.dtype)
-    made = {name: one.estimate(found.graphs, runtime=chosen, compute_dtype=as_type) for name, one in directors.items()}
-    captures.tell_about(model, found, made.values())
-    inspection = inspect_estimates(found.graphs, made, model)
+    asked = asked.usually(*ONE_OF_EACH_FAMILY)
+    with output.only_results_on_stdout():
+        inspection = inspect_on(model, asked)
     rows = inspection.tree(depth, order)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows], "modules")
@@ -89,8 +80,7 @@ def inspect(
         from shmoo.runs.store.store import Run
 
         calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
-        profile = directors[inspection.architectures[0]].profile
-        write_roofline(inspection, profile, asked.dtype or "float32", output.writing(roofline_path), calls)
+        write_roofline(inspection, asked.machines()[0][0], asked.dtype or "float32", output.writing(roofline_path), calls)
         output.message(f"wrote {roofline_path}")
     if as_json:
         output.json_document(

@@ -13,7 +13,6 @@ import click
 from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
-from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.present.results import results, setting
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again
@@ -24,6 +23,7 @@ from shmoo.harness.fleet.array import ARRAYS, run_array
 if TYPE_CHECKING:
     from shmoo.estimators.predict.tabular import Record
     from shmoo.estimators.sweep.controller import Columns, SweepController
+    from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -51,15 +51,12 @@ FASTEST = 10
     help="Coefficient of the architecture (with what follows from it) or parameter of its tiling, likewise; sizes such as 2MiB.",
 )
 @options.fixed
-@options.archs(options.EVERY_ARCHITECTURE)
-@options.runtimes()
 @options.names(
     "--fusion", metavar="on,off", help="Fused as the runtime does, or every operator a kernel of its own. Default: on."
 )
 @options.old_spelling("--fit", "--largest-on-chip", click.Choice(["on-chip"]), lambda value: True)
 @click.option("--largest-on-chip", is_flag=True, help="Find the largest value of the first --axis that stays on chip.")
-@options.threads
-@captures.asked("dtype", dtype=options.OWN_DTYPES)
+@captures.asked(arch=options.EVERY_ARCHITECTURE, runtime=options.OWN_RUNTIME, batch=options.OWN_BATCH, dtype=options.OWN_DTYPES)
 @options.as_json
 @options.as_csv
 @options.view("that of the axes", f"all up to {SHOWN_ROWS}, else the {FASTEST} fastest of each architecture")
@@ -74,12 +71,9 @@ def sweep(
     axes: tuple[str, ...],
     profile_axes: tuple[str, ...],
     fixed: tuple[str, ...],
-    arch: tuple[str, ...],
-    runtime: tuple[str, ...],
     fusion: tuple[str, ...],
     largest_on_chip: bool,
-    threads: int | None,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
@@ -91,8 +85,7 @@ def sweep(
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
     from shmoo.estimators.sweep.controller import rows_of
-    from shmoo.harness.api import controller_of
-    from shmoo.harness.models.asked import at_ends
+    from shmoo.harness.sweeps import controllers, plan_sweep
 
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
@@ -104,28 +97,19 @@ def sweep(
         raise InputError(f"--jobs {jobs} needs --engine: local or slurm")
     if largest_on_chip and (plot_path or fusion):
         raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
-    workload_axes, machine_axes = options.axes(axes, whole=True), options.machine_axes(profile_axes)
-    settings = options.settings(fixed)
     if strange := [text for text in fusion if text not in FUSION]:
         raise unknown("value of --fusion", strange[0], FUSION)
     fused = [FUSION[text] for text in fusion] or [True]
-    if twice := sorted(workload_axes.keys() & settings.keys()):
-        raise InputError(f"axis {twice[0]!r} is given to --axis and to --set; give it to one of them")
+    machine_axes = options.machine_axes(profile_axes)
+    plan = plan_sweep(asked, options.axes(axes, whole=True), options.settings(fixed), machine_axes, fused)
     if not largest_on_chip:
-        view.check(
-            ["arch", *workload_axes, *machine_axes, "model", "dtype", "runtime", "fusion", *(column.name for column in RESULTS)]
-        )
-    profiles = _profiles(arch, runtime, threads, machine_axes)
-    for profile, name in itertools.product(profiles, machine_axes):
-        if f"@{name}=" in profile.name:
-            raise InputError(f"{name!r} is set in --arch {profile.name} and swept by --profile-axis; leave one of them out")
-    types: list[str | None] = list(asked.dtypes) or [None]
+        view.check(["arch", *plan.axes, *machine_axes, "model", "dtype", "runtime", "fusion", *(c.name for c in RESULTS)])
     # The columns that tell rows of one architecture apart, the first one to be drawn along first.
-    others = {"model": models, "dtype": types, "runtime": runtime, "fusion": fused}
-    varied = [*workload_axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
+    others = {"model": models, "dtype": asked.dtypes, "runtime": asked.runtime, "fusion": fused}
+    varied = [*plan.axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
-    coefficients = {name: c for profile in profiles for name, c in profile.coefficients.items()}
+    coefficients = {name: c for profile in plan.profiles for name, c in profile.coefficients.items()}
     units = {name: coefficients[name].unit for name in machine_axes if name in coefficients}
     groups: list[list[Columns]] = []
     with output.only_results_on_stdout():
@@ -136,16 +120,13 @@ def sweep(
             of_models = zip(*run_array(ARRAYS[engine], commands), strict=True)
             groups.append([block for of_jobs in of_models for group in of_jobs for block in group])
         else:
-            points = at_ends({**workload_axes, **{name: (value,) for name, value in settings.items()}})
             job, parts = part or (0, 1)
-            for model, wanted in itertools.product(models, types):
-                source = asked.source(asked.request(model, wanted, points))
-                controller = controller_of(model, source, profiles, workload_axes, machine_axes, settings, runtime, fused)
+            for controller, wanted in controllers(plan, models, asked):
                 if largest_on_chip:
                     groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
                     continue
-                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=threads, part=job, parts=parts)
-                stage, rows_in_all = f"estimating {model}", len(controller) // parts
+                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=asked.threads, part=job, parts=parts)
+                stage, rows_in_all = f"estimating {controller.model}", len(controller) // parts
                 groups.append(list(track(blocks, rows_in_all, stage, lambda block: len(block["model"]))))
     if part is not None:
         output.json_document(groups)
@@ -162,43 +143,15 @@ def sweep(
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 
-        write_page(rows, varied, profiles, list(machine_axes), output.writing(plot_path), units)
+        write_page(rows, varied, plan.profiles, list(machine_axes), output.writing(plot_path), units)
         output.message(f"drew {plot_path}")
     if as_json:
         output.json_document(rows)
     elif largest_on_chip:
-        along = next(iter(workload_axes))
+        along = next(iter(plan.axes))
         _show_largest(rows, along, [name for name in varied if name != along], units, view)
     else:
         _show(rows, varied, units, view)
-
-
-def _profiles(
-    arch: Sequence[str], runtimes: Sequence[str], threads: int | None, machine_axes: Mapping[str, Sequence]
-) -> list[ArchitectureProfile]:
-    """The architectures of the sweep. Those named must have one of the runtimes; where none is named, the built-in ones that have
-    one, and everything swept about them."""
-    from shmoo.estimators.variants import tiling_parameters
-    from shmoo.harness.machine.architectures import choose_targets, load_architectures
-
-    if arch:
-        named = load_architectures(arch)
-        for profile in named:
-            if runtimes and not any(runtime in RUNTIMES[profile.family] for runtime in runtimes):
-                check_runtime(profile, runtimes[0])
-        if threads is not None:
-            choose_targets(arch, (), threads)
-        return named
-    profiles = list({profile.name: profile for profile, _ in choose_targets((), runtimes, threads)}.values())
-    can_change = {profile.name: {*profile.coefficients, *tiling_parameters(profile)} for profile in profiles}
-    fitting = [profile for profile in profiles if can_change[profile.name].issuperset(machine_axes)]
-    if not fitting:
-        known = {name for names in can_change.values() for name in names}
-        missing = next((name for name in machine_axes if name not in known), None)
-        if missing is None:
-            raise InputError(f"no architecture has all of {', '.join(machine_axes)}; sweep one of them at a time")
-        raise unknown("coefficient", missing, known, "see `shmoo profiles show ARCH`")
-    return fitting
 
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:

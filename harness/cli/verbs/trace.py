@@ -11,13 +11,14 @@ import click
 import msgspec
 
 from shmoo.estimators.columns import Column
-from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.units import si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
+    from shmoo.harness.question import Question
     from shmoo.harness.runtimes.trace import Recorded
     from shmoo.runs.store.records import AxisValue
 
@@ -43,21 +44,17 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 
 @click.command(epilog=EXAMPLES, short_help="When each kernel runs: predicted, and measured here.")
 @click.argument("model")
-@options.archs(options.ONE_ARCHITECTURE)
-@options.runtimes(options.ONE_RUNTIME)
 @options.fixed
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
-@captures.asked("dtype")
+@captures.asked()
 @options.as_json
 @options.out("none, only the table is shown")
 @options.view("as they start")
 def trace(
     model: str,
-    arch: tuple[str, ...],
-    runtime: tuple[str, ...],
     fixed: tuple[str, ...],
     measure: bool,
-    asked: captures.ModelOptions,
+    asked: Question,
     as_json: bool,
     out: Path | None,
     view: View,
@@ -67,16 +64,16 @@ def trace(
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
 
-    profile, chosen = options.one_target(arch, runtime)
+    profile, chosen = asked.machine()
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
-        found = asked.source(asked.request(model, asked.dtype, [axes])).at(axes)
+        found = asked.capture(model, axes)
         estimate, slots = schedule(
-            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=matrix_dtype(asked.dtype), batch=found.batch
+            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=found.compute_dtype, batch=found.batch
         )
         recorded, reason = None, "not asked for"
         if measure and out:
-            recorded, reason = _recorded(model, asked, axes, chosen, profile.family)
+            recorded, reason = _recorded(model, asked, asked.points(axes)[0], chosen, profile.family)
     if out:
         from shmoo.harness.runtimes.trace import trace_document
 
@@ -89,26 +86,23 @@ def trace(
         _show(slots, recorded, estimate.latency_s.value, view)
 
 
-def _recorded(
-    model: str, asked: captures.ModelOptions, axes: dict[str, AxisValue], runtime: str, family: str
-) -> tuple[Recorded | None, str]:
+def _recorded(model: str, asked: Question, axes: dict[str, AxisValue], runtime: str, family: str) -> tuple[Recorded | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
 
-    from shmoo.harness.module import STORAGE_DTYPES
     from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
     from shmoo.harness.runtimes.trace import record_call
-    from shmoo.harness.workloads.loading import resolve_model
 
     device = DEVICE.get(family)
     if device is None or runtime not in TORCH_RUNTIMES:
         return None, f"torch runs on no {family} here"
     if device == "cuda" and not torch.cuda.is_available():
         return None, "torch finds no CUDA device here"
-    dtype = asked.dtype
-    if dtype is not None and (dtype not in STORAGE_DTYPES or dtype == "tf32"):
-        return None, f"torch runs no model in {dtype} as it stands"
-    built = resolve_model(model, trust=asked.trust).build(axes, dtype, device)
+    try:
+        module = asked.module(model)
+    except InputError as error:
+        return None, str(error)
+    built = module.build(axes, asked.dtype, device)
     with torch.no_grad():
         forward = compile_model(built.model, runtime, device)
         return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""

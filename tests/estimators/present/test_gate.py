@@ -12,6 +12,7 @@ from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.gate import QUANTITIES, Baseline, check, footprint
+from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.harness.cli.app import cli
 from tests.build import GraphBuilder
 
@@ -82,10 +83,10 @@ def test_a_lost_fusion_is_found_with_its_module():
 
 def test_modules_that_hardly_grew_are_not_named():
     """One grew by a kernel's bytes, the other by a thousandth of that."""
-    (now,) = footprints("lost", ["gpu_h100"])
-    share = now.modules["block.act"]
+    (before,), (now,) = footprints("fused", ["gpu_h100"]), footprints("lost", ["gpu_h100"])
+    share = before.modules["block.act"]
     trivial = now.modules | {"block.act": msgspec.structs.replace(share, bytes=share.bytes + 1.0)}
-    found = check(Baseline(tuple(footprints("fused", ["gpu_h100"]))), [msgspec.structs.replace(now, modules=trivial)], {})
+    found = check(Baseline((before,)), [msgspec.structs.replace(now, modules=trivial)], {})
     (finding,) = (finding for finding in found.findings if finding.quantity == "bytes")
     assert [module.module for module in finding.modules] == ["block.scale"]
 
@@ -113,6 +114,30 @@ def test_modules_add_up_to_the_model():
     for one in footprints("lost"):
         assert sum(share.kernels for share in one.modules.values()) == one.totals["kernels"]
         assert sum(share.bytes for share in one.modules.values()) == pytest.approx(one.totals["bytes"])
+
+
+def test_a_module_takes_what_inspect_says_it_takes():
+    """Time and energy of a kernel with operators of two modules go to both, in the parts that an inspection gives them."""
+    graph = graph_of("fused")
+    for arch in ARCHS:
+        director = AnalysisDirector(load_profile(arch))
+        modules = footprint(director, [graph], "net").modules
+        rows = {row.name: row.on[arch] for row in inspect_graphs([graph], {arch: director}).modules}
+        assert set(modules) == {"block.fc", "block.act", "block.scale"}
+        for name, share in modules.items():
+            assert 0 < share.latency_s == pytest.approx(rows[name].latency_s)
+            assert 0 < share.energy_j == pytest.approx(rows[name].energy_j)
+        assert modules["block.scale"].kernels == 0
+
+
+def test_a_baseline_of_the_first_format_is_judged_without_naming_modules():
+    """What its modules took was counted in another way; the totals are what they were."""
+    old = Baseline(tuple(footprints("fused")), format=1)
+    read = Baseline.from_json(msgspec.json.encode(old))
+    assert [one.totals for one in read.footprints] == [one.totals for one in old.footprints]
+    found = check(read, footprints("lost"), {})
+    assert found.answer == "fail"
+    assert not any(finding.modules for finding in found.findings if finding.quantity != "peak_memory_bytes")
 
 
 def test_what_is_allowed_passes():

@@ -52,6 +52,33 @@ def test_a_command_of_the_advice_gives_its_numbers() -> None:
         assert what_if["memory"]["activation_bytes"] == estimate["memory"]["activation_bytes"]
 
 
+def test_the_command_that_shows_fusion_gives_the_numbers_of_the_advice() -> None:
+    """Call by call as the advice says of no fusion, fused as it says of the model as it is; in the batch and the type that were
+    asked for, not in the command's own."""
+    asked = ("advise", "resnet_block", "--arch", "gpu_h100", "--host", "own", "--dtype", "bf16", "--batch", "4", "--json")
+    document = json.loads(shmoo(*asked).stdout)
+    (no_fusion,) = (w for w in document["what_ifs"] if w["kind"] == "fusion")
+    assert no_fusion["command"].startswith("shmoo fusion resnet_block")
+    savings = json.loads(shmoo(*no_fusion["command"].split()[1:], "--json").stdout)["savings"]
+    alone, fused = savings["alone"], savings["fused"]
+    assert alone["kernels"] == no_fusion["kernels"] > fused["kernels"] == document["estimate"]["kernels"]
+    for quantity in ("latency_s", "energy_j"):
+        assert alone[quantity] == pytest.approx(no_fusion[quantity]["value"])
+        assert fused[quantity] == pytest.approx(document["estimate"][quantity]["value"])
+
+
+def test_the_commands_that_say_more_are_of_the_model_as_it_was_asked_for() -> None:
+    """`estimate` and `inspect` answer with the time of the advice."""
+    document = json.loads(
+        shmoo("advise", "mlp", "--arch", "cpu_server_generic", "--threads", "4", "--batch", "2", "--json").stdout
+    )
+    whole = document["estimate"]["latency_s"]["value"]
+    estimate, inspect = document["sentences"][-1].removeprefix("More: ").split("; ")
+    assert json.loads(shmoo(*estimate.split()[1:]).stdout)[0]["latency_s"]["value"] == pytest.approx(whole)
+    rows = json.loads(shmoo(*inspect.split()[1:], "--json").stdout)["modules"]
+    assert rows[0]["on"]["cpu_server_generic"]["latency_s"] == pytest.approx(whole)
+
+
 def test_the_machine_has_levers() -> None:
     """--machine lists parts of the architecture, the bottleneck first."""
     result = shmoo("advise", "mlp", "--arch", "kpu_t64", "--machine")

@@ -106,6 +106,51 @@ def test_a_verb_that_takes_one_value_says_so(arguments: list[str]) -> None:
     assert "takes one value here, got" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("fusion resnet_block --arch gpu_h100 --dtype bf16", "fusion resnet_block --arch gpu_h100"),
+        ("trace mlp --arch gpu_t4 --no-measure --batch 8", "trace mlp --arch gpu_t4 --no-measure"),
+        ("trace mlp --arch gpu_t4 --no-measure --host server_2018", "trace mlp --arch gpu_t4 --no-measure"),
+        ("sweep mlp --axis hidden=64 --arch gpu_t4 --host server_2018", "sweep mlp --axis hidden=64 --arch gpu_t4"),
+    ],
+)
+def test_what_is_asked_of_a_model_or_a_machine_counts_on_every_verb(given: str, plain: str) -> None:
+    """An option that `estimate` has changes the answer of the others."""
+    answers = [shmoo(*command.split(), "--json") for command in (given, plain)]
+    assert [answer.exit_code for answer in answers] == [0, 0]
+    assert answers[0].stdout != answers[1].stdout
+
+
+def test_batches_of_a_sweep_are_an_axis() -> None:
+    """Several are swept, one is kept; --axis and --set do not say otherwise."""
+    sweep = ("sweep", "mlp", "--arch", "kpu_t64", "--json")
+    rows = [json.loads(shmoo(*sweep, *how).stdout) for how in (("--batch", "1,8"), ("--axis", "batch=1,8"))]
+    assert rows[0] == rows[1]
+    assert {row["batch"] for row in json.loads(shmoo(*sweep, "--batch", "8", "--axis", "hidden=64,128").stdout)} == {8}
+    for verb in (("sweep", "mlp", "--axis", "hidden=64,128"), ("trace", "mlp", "--no-measure")):
+        assert "give it once" in shmoo(*verb, "--set", "batch=1", "--batch", "8").stderr
+
+
+def test_a_training_step_has_a_baseline_of_its_own() -> None:
+    """It is no footprint of the plain call."""
+    gate = ("gate", "mlp", "--arch", "kpu_t64", "--against", "baseline.json")
+    assert shmoo(*gate, "--write").exit_code == 0
+    assert "mlp:training" in shmoo(*gate, "--training").stderr
+    assert shmoo(*gate, "--training", "--write").exit_code == 0
+    assert shmoo(*gate).exit_code == shmoo(*gate, "--training").exit_code == 0
+
+
+def test_a_runtime_is_refused_where_it_cannot_be_measured() -> None:
+    """No CUDA graphs on a CPU: estimates and measurements name the same runtimes."""
+    estimate = shmoo("estimate", "mlp", "--runtime", "cudagraphs", "--arch", "cpu_server_generic")
+    measure = shmoo("measure", "--model", "mlp", "--runtime", "cudagraphs", "--out", "run")
+    for refused in (estimate, measure):
+        assert refused.exit_code == 2
+        assert "allowed" in refused.stderr
+        assert refused.stderr.rstrip().endswith("eager, inductor, inductor-freezing")
+
+
 def test_only_one() -> None:
     """Nothing, the value, or a refusal that names the flag."""
     assert options.only_one((), "--batch") is None

@@ -200,7 +200,7 @@ def test_an_interruption_is_not_a_failed_case():
     ("changes", "word"),
     [
         ({"runtime": "inducter"}, "inductor"),
-        ({"runtime": "cudagraphs"}, "cuda"),
+        ({"runtime": "cudagraphs"}, "inductor-freezing"),
         ({"dtype": "tf32"}, "CUDA"),
     ],
 )
