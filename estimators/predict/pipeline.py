@@ -229,7 +229,8 @@ def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np
     places, scales = _around_the_tail(len(drawn))
     ordered, nominal = np.sort(drawn, axis=0), np.maximum(values, LEAST)
     around = (ordered[places], ordered[-1 - places])
-    low, high = (values * np.exp(np.tensordot(scales, np.log(np.maximum(end, LEAST) / nominal), axes=1)) for end in around)
+    weights = scales.reshape(-1, *(1,) * values.ndim)
+    low, high = (values * np.exp((weights * np.log(np.maximum(end, LEAST) / nominal)).sum(axis=0)) for end in around)
     return np.minimum(np.maximum(low, around[0][0]), values), np.maximum(np.minimum(high, around[1][0]), values)
 
 
