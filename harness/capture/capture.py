@@ -12,7 +12,7 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
-from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights
+from shmoo.harness.capture.fx.walker import FXGraphWalker, with_all_weights, with_notes
 from shmoo.harness.module import Capture
 
 
@@ -60,5 +60,5 @@ def capture_exported(
 ) -> Capture:
     """As `capture`, through torch.export alone: one graph of undecomposed operators, no data-dependent branches."""
     exported = export_graph(model, args, dict(kwargs or {}), name=name)
-    graph = FXGraphWalker().walk(exported.module, origins=exported.origins, name=name)
+    graph = with_notes(FXGraphWalker().walk(exported.module, origins=exported.origins, name=name), exported.notes)
     return Capture(with_all_weights((graph,), model), method="export")

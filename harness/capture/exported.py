@@ -48,7 +48,14 @@ def export_graph(
     try:
         # A failing export writes its incomplete graph to stderr; the error that is passed on suffices.
         quiet = contextlib.redirect_stderr(io.StringIO())
-        with torch.no_grad(), preserve_node_meta(), absent_devices_on_cpu(), encoder_fast_path(), RecordLines() as lines, quiet:
+        with (
+            torch.no_grad(),
+            preserve_node_meta(),
+            absent_devices_on_cpu(),
+            encoder_fast_path() as notes,
+            RecordLines() as lines,
+            quiet,
+        ):
             program = export(module, tuple(args), dict(kwargs), dynamic_shapes=shapes if dynamic else None, strict=False)
     except Exception as error:
         raise CaptureError(f"torch.export cannot take {name or type(model).__name__!r}: {first_line(error)}") from error
@@ -67,7 +74,7 @@ def export_graph(
             node.meta[CONSTANT] = program.constants.get(spec.target)
         elif spec.kind.name == "USER_INPUT":
             fakes.append(node.meta.get("val"))
-    return Traced(inline_wrapped(program.graph_module), origins, fakes)
+    return Traced(inline_wrapped(program.graph_module), origins, fakes, tuple(notes))
 
 
 class FunctionModule(torch.nn.Module):

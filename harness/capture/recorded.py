@@ -19,7 +19,7 @@ from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, module_paths, result_nodes
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights, with_notes
 from shmoo.harness.module import Capture
 
 _AUTOCAST = ("cpu", "cuda")
@@ -48,7 +48,7 @@ def capture_recorded(
             compiling,
             absent_devices_on_cpu(),
             dynamo_put_off(),
-            encoder_fast_path(),
+            encoder_fast_path() as notes,
             recorder.recording(),
             libraries,
         ):
@@ -56,7 +56,7 @@ def capture_recorded(
         module = recorder.finish(result)
     except Exception as error:
         raise CaptureError(f"{name or type(model).__name__!r} does not run on the meta device: {first_line(error)}") from error
-    graph = FXGraphWalker().walk(module, origins=recorder.origins, name=name)
+    graph = with_notes(FXGraphWalker().walk(module, origins=recorder.origins, name=name), notes)
     return Capture(with_all_weights((graph,), model), method="record")
 
 
@@ -128,10 +128,6 @@ class _Recorder(ProxyTorchDispatchMode):
         # torch.export, which takes torch's Python for it.
         with nullcontext() if func is torch.ops.aten.dropout.default else no_python_dispatcher():
             result = func(*args, **kwargs)
-        if func is torch.ops.aten.scaled_dot_product_attention.default and result.dim() == 4:
-            # Devices' kernels write the heads of a token side by side, so that joining them again copies nothing; torch's shape
-            # function is that of separate products.
-            result = result.transpose(1, 2).contiguous().transpose(1, 2)
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["stack_trace"] = model_frame()
         node.meta["nn_module_stack"] = {"": (self._path, "")}

@@ -118,12 +118,12 @@ class FakeCall:
         try:
             unchecked = environment(_UNCHECKED)
             with torch.no_grad(), preserve_node_meta(), self.mode, _shapes_from_kernels(), absent_devices_on_cpu(), unchecked:
-                with RecordLines() as lines, encoder_fast_path():
+                with RecordLines() as lines, encoder_fast_path() as notes:
                     traced = make_fx(run, pre_dispatch=True)(*self.values)
                 if lines.transformed:
                     # Above the transforms a call shows one sample.
                     traced = make_fx(run)(*self.values)
-                return Traced(inline_wrapped(traced), self.origins, self.fakes)
+                return Traced(inline_wrapped(traced), self.origins, self.fakes, tuple(notes))
         except CaptureError as error:
             raise CaptureError(f"{label!r} cannot be captured without data: {error}") from error
         except Exception as error:
@@ -166,7 +166,7 @@ def capture_traced(
     call = FakeCall(model, args, kwargs, fixed=fixed)
     traced = call.trace(name or type(model).__name__)
     graph = FXGraphWalker().walk(traced.module, origins=traced.origins, name=name)
-    graph = msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes, *graph.notes))
+    graph = msgspec.structs.replace(graph, notes=(*notes, *call.stand_ins.notes, *traced.notes, *graph.notes))
     return Capture(with_all_weights((graph,), model), method="trace")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import msgspec
 import torch
 from torch import fx
 
@@ -76,7 +77,18 @@ def capture_training(
             f"cannot train {label!r}: the capture does not see the operators of {len(missed)} of its parameters, such as "
             f"{missed[0]!r}" + f"; torch.compile breaks it: {'; '.join(reasons)}" * bool(reasons)
         )
-    return Capture(with_all_weights(tuple(backend.graphs), model), tuple(reasons), "joint")
+    return Capture(with_all_weights(tuple(map(_in_modules, backend.graphs)), model), tuple(reasons), "joint")
+
+
+def _in_modules(graph: Graph) -> Graph:
+    """The graph with calls of no known module, as behind a graph break, in the module of the parameter that they read."""
+
+    def placed(call: OpCall) -> OpCall:
+        roots = [] if call.module else [graph.values[graph.root(value)] for value in call.reads]
+        owner = next((root.name.rpartition(".")[0] for root in roots if root.kind == "parameter"), "")
+        return msgspec.structs.replace(call, module=owner) if owner else call
+
+    return msgspec.structs.replace(graph, calls=tuple(map(placed, graph.calls)))
 
 
 def _parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

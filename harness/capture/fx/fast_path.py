@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_NOT_COMPILED = (
+    "torch.compile (torch 2.13) raises on a layer of nn.TransformerEncoder whose input is not contiguous, as here, because the "
+    "shape function keeps the order of the input and the kernel does not; compiled code is estimated as if it ran"
+)
+
 
 @contextmanager
-def encoder_fast_path() -> Iterator[None]:
+def encoder_fast_path() -> Iterator[dict[str, None]]:
     """While active, encoder layers that meet the conditions of the fast path, and are called without a mask, run the operators
     that torch runs there on GPUs (`transformer_encoder_layer_forward` in ATen/native/transformers/transformer.cpp,
-    `native_multi_head_attention_cuda` in ATen/native/transformers/cuda/attention.cu)."""
+    `native_multi_head_attention_cuda` in ATen/native/transformers/cuda/attention.cu). Yields notes for the reader."""
+    notes: dict[str, None] = {}
     original = nn.TransformerEncoderLayer.forward
 
     def forward(
@@ -26,6 +32,8 @@ def encoder_fast_path() -> Iterator[None]:
         masked = src_mask is not None or src_key_padding_mask is not None
         if masked or src.dim() != 3 or not _takes_fast_path(layer):
             return original(layer, src, src_mask, src_key_padding_mask, is_causal)
+        if not src.is_contiguous():
+            notes[_NOT_COMPILED] = None
         if layer.norm_first:
             src = src + _attended(layer, layer.norm1(src))
             return src + _fed_forward(layer, layer.norm2(src))
@@ -34,7 +42,7 @@ def encoder_fast_path() -> Iterator[None]:
 
     nn.TransformerEncoderLayer.forward = forward
     try:
-        yield
+        yield notes
     finally:
         nn.TransformerEncoderLayer.forward = original
 

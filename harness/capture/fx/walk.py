@@ -25,7 +25,14 @@ from shmoo.harness.capture.fx.bodies import (
     parts_of,
     trip_count,
 )
-from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector, dtype_name, is_tensor_node, tensor_of
+from shmoo.harness.capture.fx.introspect import (
+    CaptureError,
+    OperatorIntrospector,
+    dtype_name,
+    is_tensor_node,
+    operator_name,
+    tensor_of,
+)
 from shmoo.harness.capture.fx.trace import ENTER, EXIT, autocast_dtype, has_autocast
 
 _IGNORED = (
@@ -37,6 +44,8 @@ _NOT_CALLS = frozenset({torch._C._set_grad_enabled, ENTER, EXIT, *operator.attrg
 """Calls without arithmetic on tensors: modes, assertions, constraints on sizes, and queries of a size or of one number."""
 _WHOLE_VIEWS = frozenset({torch.ops.aten.slice.Tensor, torch.ops.aten.alias.default})
 
+_JOINS = frozenset({"aten.reshape", "aten.flatten", "aten.contiguous"})
+_ORDERS = frozenset({"aten.transpose", "aten.permute"})
 CALL_INDEX = "shmoo_call"
 """Key of a walked node's `meta`: the index of its call in the graph's record."""
 
@@ -166,6 +175,8 @@ class Walk:
         reads = tuple(index for _, source in self.introspector.operands(node) for index in self._current(source))
         if self.autocast:
             call, reads = self._convert(node, call, reads)
+        if (attended := _heads_joined(node)) is not None and storage_key(tensor_of(attended)) in self.memory:
+            self.memory.setdefault(storage_key(tensor_of(node)), self.memory[storage_key(tensor_of(attended))])
         results = [self._new(tensor) for tensor in self.introspector.results(node)]
         self.holders[node] = results
         written = self._write(self.introspector.written(node), results)
@@ -326,6 +337,26 @@ class Walk:
     def _append(self, value: Value) -> int:
         self.values.append(value)
         return len(self.values) - 1
+
+
+def _heads_joined(node: fx.Node) -> fx.Node | None:
+    """The attention whose heads a node joins again. Kernels of attention, on CPUs as on GPUs, write the heads of a token side by
+    side, so that this copies nothing, while torch's shape function is that of separate products, head after head."""
+    source = node.args[0] if node.args and operator_name(node.target)[0] in _JOINS else None
+    if not isinstance(source, fx.Node) or operator_name(source.target)[0] not in _ORDERS:
+        return None
+    attended = source.args[0]
+    if not isinstance(attended, fx.Node) or attended.target is not torch.ops.aten.scaled_dot_product_attention.default:
+        return None
+    return attended if tensor_of(attended).dim() == 4 and _moves_heads(source) else None
+
+
+def _moves_heads(node: fx.Node) -> bool:
+    """Whether a change of the order of (batch, heads, tokens, width) puts heads behind tokens, and a batch of several first."""
+    if operator_name(node.target)[0] == "aten.transpose":
+        return sorted(dim % 4 for dim in node.args[1:3]) == [1, 2]
+    order = [dim % 4 for dim in node.args[1]]
+    return order == [0, 2, 1, 3] or (order == [2, 0, 1, 3] and tensor_of(node.args[0]).shape[0] == 1)
 
 
 def _is_level(node: fx.Node) -> bool:

@@ -4,7 +4,7 @@ all weights of a model, whether a call reads them or not."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -69,11 +69,13 @@ def source_of(node: fx.Node) -> str:
 
 class Traced(NamedTuple):
     """A model's operators with their fake results, and the origins of its placeholders. `fakes` are the values of the leaves of
-    (args, kwargs), of a piece of torch.compile those of Dynamo's placeholders; sizes are symbolic where they were marked so."""
+    (args, kwargs), of a piece of torch.compile those of Dynamo's placeholders; sizes are symbolic where they were marked so.
+    `notes` are for the reader of the graph."""
 
     module: fx.GraphModule
     origins: Sequence[Origin]
     fakes: Sequence[Any] = ()
+    notes: tuple[str, ...] = ()
 
 
 class FXGraphWalker:
@@ -108,6 +110,11 @@ class FXGraphWalker:
             origins = [*origins, *(attribute_origin(*item) for item in attribute_tensors(module).items())]
             module = trace_aten(module, inputs)
         return Walk(module, self.introspector).run(origins, name)
+
+
+def with_notes(graph: Graph, notes: Iterable[str]) -> Graph:
+    """The graph with further notes."""
+    return msgspec.structs.replace(graph, notes=(*graph.notes, *notes))
 
 
 def with_all_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]:

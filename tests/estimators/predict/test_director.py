@@ -277,3 +277,11 @@ def test_a_type_that_a_machine_does_not_multiply_is_told():
         "tpu_v1 does not multiply float32: its products take the time of int8, as of a quantized model",
     )
     assert set(said.values()) == {()}
+
+
+def test_types_that_a_machine_does_not_multiply_are_told():
+    """An A100 multiplies float8 in bfloat16, an H100 as it is."""
+    graph = with_dtype(mlp(), "float8")
+    a100, h100 = (AnalysisDirector(load_profile(name)).estimate([graph]) for name in ("gpu_a100_80g", "gpu_h100"))
+    assert a100.notes == ("gpu_a100_80g does not multiply float8: its values are multiplied in bfloat16",)
+    assert h100.notes == ()

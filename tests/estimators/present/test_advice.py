@@ -76,7 +76,7 @@ def test_repeated_modules_stand_together() -> None:
 
 
 def test_the_roof_is_peak_and_bandwidth() -> None:
-    """512 x 512 x 512 in float32: 2 x 512^3 flops at the peak, three matrices through main memory."""
+    """512 x 512 x 512 in float32: 2 x 512^3 flops at the peak, three matrices through main memory and through each cache."""
     b = GraphBuilder()
     graph = b.graph(b.linear(b.tensor((512, 512)), 512))
     profile = load_profile("cpu_server_generic")
@@ -88,7 +88,8 @@ def test_the_roof_is_peak_and_bandwidth() -> None:
     taken = director.price(work.table, "eager", tiling=tiling).prediction.dynamic_j
     roofs = kernel_roofs(work.table, tiling, c, "eager", taken)
     assert roofs.compute_s[0] == pytest.approx(2 * 512**3 / c.value("peak.matrix.float32"))
-    assert roofs.memory_s[0] == pytest.approx(moved / c.value("bandwidth.dram"))
+    through = {"dram": moved, **dict.fromkeys(("l1", "l2", "l3"), 3 * 512 * 512 * 4)}
+    assert roofs.memory_s[0] == pytest.approx(max(nbytes / c.value(f"bandwidth.{level}") for level, nbytes in through.items()))
     joules = 2 * 512**3 * c.value("energy.flop.matrix.float32") + moved * c.value("energy.byte.dram")
     assert roofs.energy_j[0] == pytest.approx(joules)
 
@@ -340,3 +341,18 @@ def test_the_bottleneck_is_a_single_part() -> None:
     assert found.bottleneck is not None
     assert found.bottleneck.change.name == "peak"
     assert {lever.change.name for lever in found.levers if lever.change.kind == "parts"} == {"count.sms", "clock"}
+
+
+@pytest.mark.parametrize(("tokens", "level"), [(64, "l2"), (1 << 16, "hbm")])
+def test_the_roof_of_a_copy_is_a_memory_whatever_holds_it(tokens, level):
+    """What caches hold crosses them once all the same; keys and values that no cache holds come from main memory."""
+    profile = load_profile("gpu_h100")
+    b = GraphBuilder()
+    shape = (tokens, 1024)
+    graph = b.graph(b.call("add", {"self": b.tensor(shape), "other": b.tensor(shape)}, shape))
+    work = tabulated((graph,), "eager", "gpu")
+    priced = AnalysisDirector(profile).price(work.table, "eager")
+    roofs = kernel_roofs(work.table, priced.tiling, Coefficients(profile), "eager", None)
+    bandwidth = profile.value(f"bandwidth.{'l2' if level == 'l2' else profile.levels[-1]}")
+    assert roofs.memory_s[0] == pytest.approx(3 * 4 * tokens * 1024 / bandwidth, rel=0.2)
+    assert roofs.memory_s[0] > roofs.compute_s[0]

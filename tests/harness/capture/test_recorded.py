@@ -10,9 +10,12 @@ import weakref
 import msgspec
 import pytest
 import torch
+from torch import nn
 
+from shmoo.estimators.costs import costs_of
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import CaptureError, capture, capture_workload
+from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.capture.workload import build_for_capture, capture_operator
 from shmoo.harness.module import Built
@@ -229,3 +232,46 @@ def test_what_reads_its_data_is_captured_as_it_is() -> None:
     """A branch on values takes the way that it takes."""
     made = capture_operator(Built(Sum(), (torch.ones(3),)), "sum")
     assert made.method == "compile"
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_an_encoder_layer_runs_as_torchs_fast_path(norm_first: bool, activation: str) -> None:
+    """The operators that stand for the fast path compute what it does, and none of them copies."""
+    layer = nn.TransformerEncoderLayer(64, 8, 128, batch_first=True, norm_first=norm_first, activation=activation).eval()
+    x = torch.randn(2, 5, 64)
+    with torch.no_grad():
+        expected = layer(x)
+        with encoder_fast_path() as notes:
+            assert torch.allclose(layer(x), expected, atol=1e-5)
+            layer(torch.randn(2, 64, 5).transpose(1, 2))
+    assert len(notes) == 1
+    (graph,) = capture_recorded(layer.to("meta"), (x.to("meta"),)).graphs
+    costed = [call.op for call, cost in zip(graph.calls, costs_of(graph), strict=True) if cost is not None]
+    norm, add = "aten.layer_norm", "aten.add"
+    attends = ["aten.linear", "aten.scaled_dot_product_attention", "aten.linear"]
+    feeds = ["aten._addmm_activation", "aten.linear"]
+    assert costed == ([norm, *attends, add, norm, *feeds, add] if norm_first else [*attends, add, norm, *feeds, add, norm])
+
+
+def test_joining_the_heads_of_attention_copies_nothing() -> None:
+    """Kernels write them side by side; heads that stay apart in the order of the result are copied."""
+
+    class Joined(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            attended = nn.functional.scaled_dot_product_attention(x, x, x)
+            return attended.transpose(1, 2).reshape(2, 7, 32), attended.transpose(2, 3).reshape(2, 32, 7)
+
+    (graph,) = capture_recorded(Joined(), (torch.empty(2, 4, 7, 8, device="meta"),)).graphs
+    assert [cost is not None for call, cost in zip(graph.calls, costs_of(graph), strict=True) if call.op == "aten.reshape"] == [
+        False,
+        True,
+    ]
+
+
+def test_modules_without_a_call_are_told() -> None:
+    """Their parameters take memory and no time."""
+    model = nn.ModuleDict({"used": nn.Linear(4, 4), "left": nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))}).to("meta")
+    model.forward = model["used"].forward
+    (graph,) = capture_recorded(model, (torch.empty(1, 4, device="meta"),)).graphs
+    assert graph.notes == ("no operator reads the parameters of left: 16 parameters take memory and no time",)

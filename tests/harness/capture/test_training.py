@@ -184,3 +184,42 @@ def test_a_model_by_name_is_trained() -> None:
     inference, training = (only(model_graphs("alexnet", batch=1, mode=Mode(training=t))) for t in (False, True))
     first = next(call for call in inference.calls if call.op == "aten.conv2d")
     assert graph_cost(training).macs == 3 * graph_cost(inference).macs - cost_of(first).macs
+
+
+@pytest.mark.parametrize(("layer", "op"), [(nn.LSTM, "aten.lstm"), (nn.GRU, "aten.gru"), (nn.RNN, "aten.rnn_tanh")])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_recurrent_layer_is_one_call_forward_and_one_backward(layer: type[nn.Module], op: str, device: str) -> None:
+    """As its library runs it; backward takes two products for each of the forward pass's."""
+    model = layer(8, 16, num_layers=2, bidirectional=True).to(device)
+    graph = only(capture_training(model, (torch.randn(5, 3, 8, device=device),)))
+    forward, backward = (call for call in graph.calls if (cost := cost_of(call)) is not None and cost.macs)
+    assert (forward.op, backward.op) == (op, f"{op}_backward")
+    assert matrix_flops(graph) == 3 * 2 * 15 * sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    assert [spec.shape for spec in backward.outputs[-2:]] == [tuple(p.shape) for p in list(model.parameters())[-2:]]
+
+
+class Eager(nn.Module):
+    """Its middle layer is hidden from torch.compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    @torch._dynamo.disable
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return self.middle(x).relu()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.hidden(self.first(x)))
+
+
+def test_what_torch_compile_leaves_out_is_counted() -> None:
+    """Forward and backward of the middle layer are recorded as they run, and the reader is told."""
+    model = Eager()
+    found = capture_training(model, (torch.randn(3, 8),))
+    assert sum(graph_cost(graph).macs for graph in found.graphs) == (3 * 3 - 1) * 3 * 8 * 8
+    assert {value.name for graph in found.graphs for value in graph.values if value.kind == "parameter"} == set(
+        model.state_dict()
+    )
+    assert any("left to eager execution" in reason for reason in found.break_reasons)
+    assert {call.module for graph in found.graphs for call in graph.calls} >= {"first", "middle", "last"}

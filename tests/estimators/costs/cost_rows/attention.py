@@ -119,6 +119,28 @@ def recurrent_row(op: str, gates: int, vector: int, special: int, states: dict[s
     )
 
 
+def recurrent_backward_row(op: str, gates: int, vector: int, states: int) -> None:
+    """Two products for each of the forward pass's; nothing special, because gates are kept."""
+    g = gates * 5
+    named = {f"hx.{i}": (1, 2, 5) for i in range(states)}
+    params = {"params.0": (g, 3), "params.1": (g, 5), "params.2": (g,), "params.3": (g,)}
+    results = {"results.0": (6, 2, 5), "results.1": (6, 2, (gates + 1) * 5)}
+    rows(
+        f"{op}_backward",
+        {"grads.0": (6, 2, 5), "input": (6, 2, 3), **named, **params, **results},
+        [(6, 2, 3), *named.values(), *params.values()],
+        {"num_layers": 1, "bidirectional": False, "batch_first": False},
+        family="gemm",
+        matrix=2 * 2 * 12 * g * (3 + 5),
+        vector=12 * (g + 2 * g + 5 * vector),
+        space={"batch": 6, "m": 2, "n": g, "k": 2 * 8},
+    )
+
+
+recurrent_backward_row("lstm", 4, 10, states=2)
+recurrent_backward_row("gru", 3, 9, states=1)
+recurrent_backward_row("rnn_tanh", 1, 0, states=1)
+recurrent_backward_row("rnn_relu", 1, 1, states=1)
 recurrent_row("lstm", 4, 10, 8, {"hx.0": (1, 2, 5), "hx.1": (1, 2, 5)}, [(6, 2, 5), (1, 2, 5), (1, 2, 5)])
 recurrent_row("gru", 3, 9, 5, {"hx": (1, 2, 5)}, [(6, 2, 5), (1, 2, 5)])
 recurrent_row("rnn_tanh", 1, 0, 1, {"hx": (1, 2, 5)}, [(6, 2, 5), (1, 2, 5)])
