@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption("--shmoo-visits", metavar="N", type=_count, default=1, help=text)
         text = "Compare with this run; may be repeated. The session fails where the new run changed as --shmoo-fail names it."
         group.addoption("--shmoo-compare", metavar="RUN", action="append", default=[], help=text)
-        text = "Changes that fail a comparison: slower, faster, hungrier, thriftier, each with a threshold. Default: slower:3%."
+        text = "Changes that fail a comparison: slower, faster, hungrier, thriftier, each with a threshold. Default: slower:3%%."
         group.addoption("--shmoo-fail", metavar="CHANGE:P,...", action="append", default=[], help=text)
         text = "What suspect rows do to a comparison: they are said, fail the session, or are measured again first. Default: say."
         group.addoption("--shmoo-suspect", choices=("say", "fail", "again"), default="say", help=text)

@@ -13,6 +13,7 @@ import numpy as np
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.registry import grouped
+from shmoo.runs.analysis.contradictions import contradictions, same_samples, short_visits
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CaseSpec, EnergyReading, Measurement, Timing
 from shmoo.runs.store.statistics import FEW_CASES, median, order_interval
@@ -99,8 +100,11 @@ def _timed(run: Run) -> list[Measurement]:
 
 
 def _completeness(run: Run) -> Iterator[Finding]:
-    for problem in run.problems:
+    for problem in run.torn:
         yield Finding("torn row", problem, "fault", _resume(run))
+    if run.copied:
+        remedy = f"remove them from {run.path / ROWS}, which then holds what was measured"
+        yield Finding("copied rows", run.problems[-1], "fault", remedy)
     if not run.rows:
         yield Finding("empty", "no row was measured", "fault", _resume(run))
         return
@@ -152,7 +156,10 @@ def _graphs(run: Run) -> Iterator[Finding]:
     """Graphs that cannot be read, and rows that no measurement wrote like this. Each graph is read once."""
     changed: dict[str, Measurement] = {}
     for line in run.lines:
-        changed |= {problem: line for problem in value_problems(line)}
+        problems = (*value_problems(line), *contradictions(line, run.manifest.machine.threads))
+        changed |= {f"visit {line.visit}: {problem}": line for problem in problems}
+    changed |= {problem: line for problem, line in short_visits(run.lines)}
+    changed |= {problem: line for problem, line in same_samples(run.lines)}
     broken, first = [], ""
     for row in run.rows:
         try:

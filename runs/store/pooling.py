@@ -161,9 +161,11 @@ def _on_core(visit: Timing) -> np.ndarray:
 
 def _waits(visit: Timing) -> bool:
     """Whether the threads of a call waited for each other in every block of a visit."""
+    if not _several_threads(visit):
+        return False
     undisturbed = _undisturbed(visit)
     enough = _enough(undisturbed.size, float(undisturbed.sum()) * visit.block_calls)
-    return _several_threads(visit) and not enough and not _on_core(visit).size
+    return not enough and not _on_core(visit).size
 
 
 def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:

@@ -19,6 +19,7 @@ import msgspec
 from shmoo.estimators.errors import FormatError, InputError, NewerFormatError
 from shmoo.estimators.graph.records import UNREADABLE, Graph, decode_versioned
 from shmoo.estimators.registry import grouped
+from shmoo.estimators.units import counted
 from shmoo.runs.store import files
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest, WholeCase
 from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
@@ -66,7 +67,8 @@ class Run:
     Attributes:
         lines: all whole lines of rows.jsonl in the order of measurement, failed ones included; each is one visit to a case.
         rows: one row per case with its visits merged, in the order of the first visits.
-        problems: messages about data that were set aside while reading.
+        torn: messages about a last row that was cut short and set aside.
+        copied: numbers of the lines that repeat an earlier one; a visit counts once, however often it stands there.
         rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit."""
 
     def __init__(
@@ -79,14 +81,16 @@ class Run:
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self.problems = problems
+        self.torn = problems
         digest = hashlib.sha256()
-        decoded = _decoded(lines, str(path / ROWS), digest)
+        copied: list[int] = []
+        decoded = _decoded(lines, str(path / ROWS), digest, copied)
         if cases is None:
             self.lines = tuple(decoded)
             self.rows = merge_visits(self.lines)
         else:
             self.lines, self.rows = _without_samples(decoded, cases)
+        self.copied = tuple(copied)
         self.rows_hash = digest.hexdigest()[:16]
         self._folder = str(path / GRAPHS)
         self._graphs: dict[str, Graph] = {}
@@ -152,6 +156,14 @@ class Run:
                     f"row {row.case.label} of {self.path} times call {index} ({op!r}) of {len(calls)}; one of them was changed"
                 )
         return graphs
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Messages about data that were set aside while reading."""
+        if not self.copied:
+            return self.torn
+        lines = f"{counted(len(self.copied), 'line')} of {self.path / ROWS}, the first of them line {self.copied[0]},"
+        return (*self.torn, f"{lines} repeat earlier ones and were set aside: a visit counts once")
 
     @cached_property
     def visits(self) -> dict[str, list[Measurement]]:
@@ -329,11 +341,18 @@ def check_same_machine(recorded: Machine, here: Machine, where: str) -> None:
         raise InputError(f"cannot resume {where}: measured under other conditions ({listed}); start a new run with another --out")
 
 
-def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash) -> Iterator[Measurement]:
-    """The lines as rows. Args: digest: is given the lines."""
+def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash, copied: list[int]) -> Iterator[Measurement]:
+    """The lines as rows. Args: digest: is given the lines. copied: is given the numbers of those that were there before."""
+    seen: set[bytes] = set()
     for number, line in enumerate(lines, 1):
-        digest.update(line.strip() if number == 1 else b"\n" + line.strip())
-        if line.strip():
+        content = line.strip()
+        digest.update(content if number == 1 else b"\n" + content)
+        if content:
+            known = hashlib.blake2b(content, digest_size=16).digest()
+            if known in seen:
+                copied.append(number)
+                continue
+            seen.add(known)
             try:
                 yield decode_row(line, f"{where}, line {number}")
             except NewerFormatError:

@@ -28,6 +28,8 @@ from shmoo.runs.store.statistics import Latency, median
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
+UNUSABLE = ("throttled", "GPU clock", "GPU throttled", "shared GPU", "recompiled")
+"""Codes of reasons that make a visit suspect."""
 BY_BLOCK = ("samples_s", "slowdowns", "switches", "on_core_s")
 """Fields of a timing that have a value for each block."""
 NOISY = 0.05
@@ -47,11 +49,21 @@ def decode_row(line: bytes, where: str) -> Measurement:
         for sample in () if timing is None else timing.samples_s:
             if not SHORTEST_S <= sample <= LONGEST_S:
                 raise FormatError(f"row {where}: a sample of {sample:g} s is no time; the file was changed")
+        if timing is not None:
+            _check_lengths(timing, where)
         if timing is not None and (timing.block_calls < 1 or not all(SHORTEST_S <= s <= LONGEST_S for s in timing.quiet_s)):
             raise FormatError(
                 f"row {where}: blocks of {timing.block_calls} calls, or a quiet time that is none; the file was changed"
             )
     return row
+
+
+def _check_lengths(timing: Timing, where: str) -> None:
+    """`FormatError` where what was seen beside the blocks is not of as many blocks as were timed."""
+    blocks = len(timing.samples_s)
+    for name in BY_BLOCK[1:]:
+        if (count := len(getattr(timing, name))) not in (0, blocks):
+            raise FormatError(f"row {where}: {name} has {count} values beside {blocks} samples; the file was changed")
 
 
 _THIS_FORMAT = b'"format":%d}' % RUN_FORMAT

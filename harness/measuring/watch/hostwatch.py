@@ -16,7 +16,7 @@ import psutil
 
 from shmoo.runs.store.records import AxisValue, Reason, Status, Timing
 from shmoo.runs.store.statistics import median
-from shmoo.runs.store.visits import NOISE
+from shmoo.runs.store.visits import NOISE, UNUSABLE
 
 try:
     import resource
@@ -36,8 +36,6 @@ CPU_ZONES = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal", "soc_thermal", "TCPU"
 Host = dict[str, AxisValue | None]
 THROTTLED = 2.0
 """A machine that runs this many times slower than it can while it throttles is another machine than the one asked about."""
-UNUSABLE = ("throttled", "GPU clock", "GPU throttled", "shared GPU", "recompiled")
-"""Codes of reasons for which a timing cannot be used at all."""
 
 
 class HostSnapshot(msgspec.Struct, frozen=True):

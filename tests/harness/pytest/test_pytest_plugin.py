@@ -44,6 +44,13 @@ def test_without_the_flag_only_benchmarks_are_skipped(project: pytest.Pytester) 
     assert not (project.path / "shmoo-runs").exists()
 
 
+def test_help_lists_every_option_with_its_default(pytester: pytest.Pytester) -> None:
+    """argparse formats the texts of all options of a session at once: one bare percent sign would end `pytest --help`."""
+    result = pytester.runpytest_subprocess("--help", "-p", "no:cacheprovider")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*--shmoo-fail=CHANGE:P,...*", "*slower:3%.*"])
+
+
 def test_with_the_flag_table_json_and_run_agree(project: pytest.Pytester) -> None:
     """pytest-benchmark's JSON carries our figures, the run has a row a test, and the terminal shows the noise."""
     result = project.runpytest_subprocess("--benchmark", "--benchmark-json=b.json", *QUICK)

@@ -116,8 +116,18 @@ def test_a_torn_row_and_an_empty_run_are_faults(check):
 
 
 def test_one_visit_that_stands_twice_is_a_fault(check):
-    """It would count twice."""
-    assert check([row(1), row(1)])["duplicates"].level == "fault"
+    """Two lines of one visit that differ: it would count twice."""
+    assert check([row(1), row(1, samples=(1.0, 1.1, 1.2))])["duplicates"].level == "fault"
+
+
+def test_a_copied_line_counts_once_and_is_a_fault(check, tmp_path):
+    """Three copies of a visit are one visit in every row, and the run's problems say so to every command."""
+    found = check([row(1), row(1), row(1), row(2)])
+    run = Run.open(tmp_path / "run")
+    assert found["copied rows"].level == "fault"
+    assert "2 lines" in found["copied rows"].found
+    assert run.problems[-1] == found["copied rows"].found
+    assert (run.copied, [len(one.visits) for one in run.rows], len(run.visits[case(1).identity])) == ((2, 3), [1, 1], 1)
 
 
 def test_a_graph_that_is_gone_is_a_fault(check):
