@@ -169,8 +169,8 @@ class ModelErrors(NamedTuple):
 
     def at_points(self, dimensions: int) -> ModelErrors:
         """With dimensions for design points between the draws and the kernels."""
-        parts = (of.reshape(len(of), *(1,) * dimensions, of.shape[-1]) for of in (self.kernels, self.graphs))
-        return ModelErrors(*parts, self.of_kernels, self.of_graphs)
+        kernels, graphs = (of.reshape(len(of), *(1,) * dimensions, of.shape[-1]) for of in (self.kernels, self.graphs))
+        return self._replace(kernels=kernels, graphs=graphs)
 
 
 def model_errors(
