@@ -40,11 +40,11 @@ def encoder_fast_path() -> Iterator[dict[str, None]]:
         src = layer.norm1(src + _attended(layer, src))
         return layer.norm2(src + _fed_forward(layer, src))
 
-    nn.TransformerEncoderLayer.forward = forward  # type: ignore[method-assign]
+    nn.TransformerEncoderLayer.forward = forward
     try:
         yield notes
     finally:
-        nn.TransformerEncoderLayer.forward = original  # type: ignore[method-assign]
+        nn.TransformerEncoderLayer.forward = original
 
 
 def _takes_fast_path(layer: nn.TransformerEncoderLayer) -> bool:

@@ -168,7 +168,9 @@ def estimate_models(
         for point, (dtype, source) in itertools.product(points, sources.items()):
             with output.only_results_on_stdout():
                 found = source.at(point)
-            made = estimate_on(machines, found.graphs, compute_dtype=matrix_dtype(dtype), threads=threads, batch=found.batch)
+            made = list(
+                estimate_on(machines, found.graphs, compute_dtype=matrix_dtype(dtype), threads=threads, batch=found.batch)
+            )
             captures.tell_about(model, found, made)
             records += [estimate_record(one, model) | captures.mode_record(asked.mode, found) for one in made]
     return records
