@@ -339,15 +339,18 @@ GATES = {"aten.lstm": (4, 10, 8), "aten.gru": (3, 9, 5), "aten.rnn_tanh": (1, 0,
 
 LSTM: three sigmoids of (2, 2), two tanh, f c + i g and o tanh(c). GRU: two sigmoids, one tanh, r h and (1 - z) n + z h."""
 
+GATES_BACKWARD = {f"shmoo.{name.removeprefix('aten.')}_backward": name for name in GATES}
+"""The whole backward pass of a layer, for which ATen has no name of its own -> the layer."""
 
-@cost(*GATES, *(f"{name}_backward" for name in GATES))
+
+@cost(*GATES, *GATES_BACKWARD)
 def recurrent(call: OpCall) -> Cost:
     """Every weight matrix (projections included) multiplies every token once; each step depends on the one before it. Backward
     the gradients of inputs and of weights take as many multiply-adds each; gates are kept, and each is differentiated.
 
     Iteration space: batch = steps of all layers and directions, m = sequences, n = gates x hidden size, k = the rest.
     """
-    forward = call.op.removesuffix("_backward")
+    forward = GATES_BACKWARD.get(call.op, call.op)
     gates, vector_per_unit, special_per_unit = GATES[forward]
     products, special_per_unit = (1, special_per_unit) if call.op == forward else (2, 0)
     source = tensor(call, "input", "data")

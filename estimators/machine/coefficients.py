@@ -35,8 +35,8 @@ ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_ba
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
 matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
 products of recurrent layers, step after step, and contractions on tensor cores."""
-_LAYER_KINDS = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu")
-RECURRENT = (*_LAYER_KINDS, *(f"{kind}_backward" for kind in _LAYER_KINDS))
+_LAYER_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+RECURRENT = (*(f"aten.{kind}" for kind in _LAYER_KINDS), *(f"shmoo.{kind}_backward" for kind in _LAYER_KINDS))
 """Calls whose products are the steps of recurrent layers."""
 _LAYERS = ("recurrent", "recurrent_tensor")
 """Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""

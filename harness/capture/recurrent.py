@@ -2,7 +2,7 @@
 autograd torch has their steps only, in a graph of thousands of small products that no library runs.
 
 A graph of Dynamo's calls torch's own functions (`torch.lstm`). They become operators with a derivative, which are recorded as
-"aten.lstm" and "aten.lstm_backward"."""
+"aten.lstm" and "shmoo.lstm_backward"."""
 
 from __future__ import annotations
 

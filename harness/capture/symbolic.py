@@ -15,7 +15,7 @@ from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import Place, export_graph, exportable
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, OperatorIntrospector
-from shmoo.harness.capture.fx.walker import FXGraphWalker, Traced, with_all_weights
+from shmoo.harness.capture.fx.walker import FXGraphWalker, Traced, with_all_weights, with_notes
 from shmoo.harness.capture.traced import FakeCall
 
 
@@ -70,8 +70,9 @@ class SymbolicCapture:
             symbolic = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
             return evaluate(value.node.expr, value.node.pytype) if symbolic else value
 
-        walker, (module, origins, _) = FXGraphWalker(OperatorIntrospector(number)), self._traced
-        return with_all_weights((walker.walk(module, origins=origins, name=self._name),), self._model)[0]
+        walker, traced = FXGraphWalker(OperatorIntrospector(number)), self._traced
+        graph = with_notes(walker.walk(traced.module, origins=traced.origins, name=self._name), traced.notes)
+        return with_all_weights((graph,), self._model)[0]
 
     def _values(self, shapes: Sequence[Sequence[int]]) -> dict[sympy.Symbol, sympy.Integer]:
         """The value of every symbol, checked against all sizes."""

@@ -27,7 +27,7 @@ from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, OpCall, TensorSpec
 
 OWN_NAMESPACE = "shmoo"
-"""Of operators that stand for several of ATen's, under the name that ATen gives them."""
+"""Of operators that stand for several of ATen's: under ATen's own name where it has one for all of them."""
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PLUMBING = tuple(_TORCH + name for name in ("_ops.py", "_library", "_export", "overrides.py", "fx/experimental"))
 """Files of torch between a call and whoever hears of it."""
@@ -128,7 +128,7 @@ def operator_name(target: Any) -> tuple[str, bool]:
             return f"{target.namespace}.{target.name()}", False
         return f"{getattr(target, '__module__', None) or 'python'}.{getattr(target, '__name__', target)}", False
     namespace, _, name = schema.name.partition("::")
-    namespace = "aten" if namespace == OWN_NAMESPACE else namespace
+    namespace = "aten" if namespace == OWN_NAMESPACE and hasattr(torch.ops.aten, name) else namespace
     inplace = bool(schema.arguments) and schema.arguments[0].is_write
     if inplace and name.endswith("_") and not name.endswith("__"):
         name = name[:-1]

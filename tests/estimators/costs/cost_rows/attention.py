@@ -126,7 +126,7 @@ def recurrent_backward_row(op: str, gates: int, vector: int, states: int) -> Non
     params = {"params.0": (g, 3), "params.1": (g, 5), "params.2": (g,), "params.3": (g,)}
     results = {"results.0": (6, 2, 5), "results.1": (6, 2, (gates + 1) * 5)}
     rows(
-        f"{op}_backward",
+        f"shmoo.{op}_backward",
         {"grads.0": (6, 2, 5), "input": (6, 2, 3), **named, **params, **results},
         [(6, 2, 3), *named.values(), *params.values()],
         {"num_layers": 1, "bidirectional": False, "batch_first": False},
