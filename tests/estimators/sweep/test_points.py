@@ -63,14 +63,14 @@ def test_points_are_what_the_machines_one_by_one_give(name: str) -> None:
             AnalysisDirector(variant(profile, values)).estimate_tabulated(work, profile.default_runtime)
             for values in combinations
         ]
-        assert points["latency_s"] == pytest.approx([e.latency_s.value for e in alone], rel=1e-12)
+        assert points["latency_s"] == pytest.approx([e.latency_s.value for e in alone], rel=1e-8)
         assert points["tiles"] == pytest.approx([e.tiles for e in alone], rel=1e-12)
         for share in alone[0].basis:
-            assert points[f"basis_{share}"] == pytest.approx([e.basis[share] for e in alone], abs=1e-12)
+            assert points[f"basis_{share}"] == pytest.approx([e.basis[share] for e in alone], abs=1e-8)
         if alone[0].energy_j is None:
             assert "energy_j" not in points
         else:
-            assert points["energy_j"] == pytest.approx([e.energy_j.value for e in alone], rel=1e-12)
+            assert points["energy_j"] == pytest.approx([e.energy_j.value for e in alone], rel=1e-8)
 
 
 def assert_points_equal_variants(name: str, tiling: TilingSpec) -> None:
