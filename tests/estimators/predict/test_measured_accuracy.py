@@ -72,7 +72,7 @@ MISSED = {
     (
         "t4",
         "conv",
-    ): "16.5 % of these rows, one of them twice as long, since tiles count the cap; 15.7 to be won back (all: 11.2 %)",
+    ): "16.5 % of these rows, one twice as long, since tiles count the cap; 15.7 to be won back (all: 11.2 %)",
 }
 
 
@@ -108,7 +108,7 @@ def test_intervals_of_measured_gpus_hold_nine_of_ten_rows(tmp_path):
 
 
 @pytest.mark.xfail(
-    reason="80 % of 20 loops inside intervals that hold 85 % of all: narrower since fits say the whole", strict=True
+    reason="80 % of 20 loops inside, 85 wanted: narrower since spreads hold all of the error", strict=True
 )
 def test_operators_of_a_tpu_v4_are_estimated_within_their_bounds(tmp_path):
     """Products 4 %, others 5 % off on average, in intervals that hold them."""
