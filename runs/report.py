@@ -25,6 +25,8 @@ WORST_CALLS = 12
 """Calls shown per network in the page, those that cost the estimate most; errors.csv holds them all."""
 MOST_DRAWN = 5_000
 """Cases that plots show one by one; a browser draws no more in a second. Tables and errors.csv have all."""
+FEW_NETWORKS = 3
+"""Fewer networks than this lie on one side of their times by chance."""
 COMMON_GROUPS = 4
 """Most frequent groups of operators shown for each network."""
 
@@ -82,9 +84,11 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         ("coefficients", "Coefficients", True),
         ("excluded", "Set aside", bool(report.excluded)),
     )
+    model = f"{machine.cpu_model} with {machine.gpu_model}" if machine.gpu_model else machine.cpu_model
+    title = " · ".join(filter(None, (model, report.started_at[:10])))
     measured = f"measured {report.started_at} · " if report.started_at else ""
     return page(
-        f"{machine.cpu_model} with {machine.gpu_model}" if machine.gpu_model else machine.cpu_model,
+        title,
         body,
         answer=verdict(report),
         eyebrow=f"Report · {report.profile.name} against measurements",
@@ -104,21 +108,48 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
 def verdict(report: ErrorReport) -> str:
     """How good the estimates are, in one sentence: networks, coverage of the intervals, cases and noise."""
     card = report.network_card
-    networks = f"Networks ±{percent(card.mean)}" if card is not None else "No networks measured"
+    networks = f"Networks ±{percent(card.mean)}{one_sided(card)}" if card is not None else "No networks measured"
     held_out = [case for case in report.cases if case.split == "test"] or report.cases
     inside = sum(case.inside for case in held_out) / len(held_out)
     noise = percent(median(case.standard_error for case in report.cases))
     coverage = f"coverage {percent(inside, digits=0)} of the 90 % intervals"
-    told = f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}."
+    told = f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}{_unequal_visits(report)}."
     return f"{told} {shift_text(report)}" if report.shifted else told
 
 
 def shift_text(report: ErrorReport) -> str:
     """What a shifted report means and what to do."""
+    told = f"The median case takes {report.median_ratio:.2f} times its estimate, and most deviate to the same side"
+    fitted, threads = report.profile.fitted_from, report.machine.threads
+    if fitted is None:
+        return f"{told}: nothing was fitted to this machine yet. `shmoo calibrate` does it."
+    fitted_threads = fitted.fingerprint.get("threads", threads)
+    if fitted_threads != threads:
+        return f"{told}: the profile was fitted on {fitted_threads} threads, and this run used {threads}. Calibrate on these."
     return (
-        f"The median case takes {report.median_ratio:.2f} times its estimate, and most deviate to the same side: the machine ran "
-        "at another speed than when its profile was calibrated, or the profile is another machine's. Measure and calibrate again."
+        f"{told}: the machine ran at another speed than when its profile was calibrated, or the profile is another machine's. "
+        "Measure and calibrate again."
     )
+
+
+def one_sided(card: ErrorCardEntry) -> str:
+    """In brackets to which side all cases of a group err, such as " (all 9 too fast)"; "" where they do not, or are few."""
+    if card.n < FEW_NETWORKS or abs(card.bias) < card.mean * (1 - 1e-9):
+        return ""
+    return f" (all {card.n} too {'slow' if card.bias > 0 else 'fast'})"
+
+
+def _unequal_visits(report: ErrorReport) -> str:
+    """Where networks were visited far more often than operators, how often each; their noise floor is then an operator's."""
+    networks = [case.visits for case in report.cases if case.case.kind == "network"]
+    others = [case.visits for case in report.cases if case.case.kind != "network"]
+    if not networks or not others or median(networks) < 2 * median(others):
+        return ""
+    return f" (operators visited {_times(median(others))}, networks {_times(median(networks))})"
+
+
+def _times(count: float) -> str:
+    return "once" if count == 1 else f"{count:g} times"
 
 
 def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion: Sequence[FusionSummary]) -> dict[str, Figure]:
@@ -174,7 +205,7 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
 def _machine_facts(report: ErrorReport) -> list[tuple[str, str]]:
     machine = report.machine
     facts = [
-        ("Processor", f"{machine.cpu_model}, {machine.cores_physical} cores, {machine.threads} threads used"),
+        ("Processor", f"{machine.cpu_model}, {machine.cores_physical} cores, {counted(machine.threads, 'thread')} used"),
         ("Caches", ", ".join(f"{level.upper()} {size(nbytes)}" for level, nbytes in machine.cache_bytes.items()) or UNKNOWN),
         ("Memory", size(machine.memory_bytes)),
     ]

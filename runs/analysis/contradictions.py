@@ -49,10 +49,9 @@ def _clocks(timing: Timing, threads: int) -> Iterator[str]:
     if on_core.size:
         excess = on_core - blocks
         if np.any(excess > np.maximum(CLOCKS_APART_S, CLOCKS_APART * blocks)):
-            worst = int(excess.argmax())
-            yield (
-                f"its thread had a core for {si(float(on_core[worst]), 's')} of a block that lasted {si(float(blocks[worst]), 's')}"
-            )
+            worst = int((excess / blocks).argmax())
+            ran, lasted = si(float(on_core[worst]), "s"), si(float(blocks[worst]), "s")
+            yield f"its thread had a core for {ran} of a block that lasted {lasted}"
     if timing.cpu_s is None:
         return
     if timing.cpu_s > (1 + CLOCKS_APART) * threads * wall_s + CLOCKS_APART_S * blocks.size:

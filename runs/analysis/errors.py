@@ -27,7 +27,7 @@ def error_report(run: Run, profile: ArchitectureProfile, predict: Predictor | No
     """Estimate every usable case of a run and compare the estimates with the measurements.
 
     Args:
-        predict: the predictor; `director_predictor(profile)` by default.
+        predict: the predictor; `director_predictor` with the threads of the run by default.
 
     Raises:
         NothingMeasuredError: no row is usable.
@@ -39,7 +39,9 @@ def error_report(run: Run, profile: ArchitectureProfile, predict: Predictor | No
         seen = f"{len(excluded)} rows, the first set aside because: {excluded[0].reason}" if excluded else "no rows"
         raise NothingMeasuredError(f"nothing usable was measured ({seen}); `shmoo check RUN` says what to do")
     # Graphs are read as they are estimated: those of a large run take more memory than all else.
-    estimates = (predict or director_predictor(profile))((row.case, run.graphs(row)) for row in usable)
+    estimates = (predict or director_predictor(profile, run.manifest.machine.threads))(
+        (row.case, run.graphs(row)) for row in usable
+    )
     if len(estimates) != len(usable):
         raise InputError(f"the predictor gave {len(estimates)} estimates for {len(usable)} cases; it must give one a case")
     cases = [_case_error(row, estimate) for row, estimate in zip(usable, estimates, strict=True)]

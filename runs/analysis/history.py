@@ -12,10 +12,11 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.units import percent
 from shmoo.runs.analysis.compare_noise import NORMAL_FROM, Growth
-from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, beyond, least_certain
+from shmoo.runs.analysis.compare_verdict import CASE_RESOLUTION, MIN_CHANGE, beyond, least_certain
 from shmoo.runs.store.records import CaseSpec, Status
-from shmoo.runs.store.statistics import Variance, pooled, typical_deviation
+from shmoo.runs.store.statistics import Variance, median, pooled, typical_deviation
 from shmoo.runs.store.store import Run, machine_differences
 
 FEWEST = 3
@@ -79,6 +80,8 @@ class Series(msgspec.Struct, frozen=True):
     points: tuple[CasePoint, ...]
     noise: float | None
     changes: tuple[ChangePoint, ...]
+    visible: float | None = None
+    """Relative step at the middle of the runs that noise would not have hidden; `None` with too few runs."""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -103,9 +106,23 @@ class History(msgspec.Struct, frozen=True):
     def headline(self) -> str:
         """The outcome in words."""
         if self.first_different is not None:
-            return f"The first run that differs is {self.runs[self.first_different].label}"
-        decided = any(series.noise is not None for series in self.series)
-        return "No run differs" if decided else f"Too few runs to tell: a case needs {FEWEST} with a usable row"
+            differs = self.runs[self.first_different]
+            before = self.runs[self.first_different - 1].commit
+            same = (
+                ", of the same commit as the run before it: the machine changed, not the code"
+                if before == differs.commit != ""
+                else ""
+            )
+            return f"The first run that differs is {differs.label}{same}"
+        visible = [series.visible for series in self.series if series.visible is not None]
+        if not visible:
+            return f"Too few runs to tell: a case needs {FEWEST} with a usable row"
+        step = percent(median(visible), digits=0)
+        commits = {run.commit for run in self.runs}
+        same = "; all are of one commit" if len(commits) == 1 and "" not in commits else ""
+        if median(visible) > CASE_RESOLUTION:
+            return f"Too noisy to tell: a step of {step} in the typical case could have been seen{same}"
+        return f"No run differs; a step of {step} in the typical case would have been seen{same}"
 
 
 def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
@@ -184,7 +201,10 @@ def _series(
     """Args: timed: the points with a value. looked_at: places of steps in all series that are looked at together."""
     if noise is None:
         return Series(label, case, tuple(points), None, ())
-    return Series(label, case, tuple(points), noise.standard_error, _changes(timed, noise, looked_at, threshold))
+    changes = _changes(timed, noise, looked_at, threshold)
+    half = len(timed) // 2
+    least = least_certain(noise, looked_at) * math.sqrt(1 / half + 1 / (len(timed) - half))
+    return Series(label, case, tuple(points), noise.standard_error, changes, max(math.expm1(least), threshold))
 
 
 def _first_visit(run: Run) -> str:

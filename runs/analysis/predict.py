@@ -55,10 +55,12 @@ Predictor = Callable[[Iterable[CaseGraphs]], Sequence[CaseEstimate]]
 """Function from all cases with their graphs, which are read one after another, to one estimate each, in order."""
 
 
-def director_predictor(profile: ArchitectureProfile) -> Predictor:
-    """A predictor that calls `AnalysisDirector` with each case's own runtime and threads."""
+def director_predictor(profile: ArchitectureProfile, run_threads: int | None = None) -> Predictor:
+    """A predictor that calls `AnalysisDirector` with each case's own runtime and threads. Args: run_threads: of cases that name
+    none; where the profile has fewer cores, or without a number, all of its cores."""
     director = AnalysisDirector(profile)
     cores = profile.get("count.cores")
+    usual = run_threads if cores is not None and run_threads is not None and run_threads < cores.value else None
 
     def estimate_all(cases: Iterable[CaseGraphs]) -> list[CaseEstimate]:
         estimates: dict[int, CaseEstimate] = {}
@@ -74,7 +76,8 @@ def director_predictor(profile: ArchitectureProfile) -> Predictor:
                 estimates[place] = batch.get(number) or machine.estimate(graph, runtime=runtime, compute_dtype=compute_dtype)
 
         for index, (case, graphs) in enumerate(cases):
-            threads = None if cores is None or case.threads == cores.value else case.threads
+            asked = case.threads or (usual if case.device == "cpu" else None)
+            threads = None if cores is None or asked == cores.value else asked
             compute_dtype = matrix_dtype(case.dtype)
             if case.kind == "network" or len(graphs) != 1:
                 estimates[index] = director.estimate(graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads)

@@ -19,6 +19,7 @@ from shmoo.runs.store.statistics import (
     UNKNOWN,
     Latency,
     Variance,
+    deviation_of_cases,
     error_sizes,
     latencies_of,
     normal_deviation,
@@ -117,7 +118,9 @@ def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> l
             untold[spec.device, spec.kind] += sum(waits)
     known = _classes([case for case in shared if case is not None], untold)
     classes = [None if case is None else known.get(case.alike) for case in shared]
-    own = latencies_of([visits if alike is None else () for visits, alike in zip(samples, classes, strict=True)], deviations)
+    lone = _lone_deviations(specs, shared, cases)
+    spreads = [known if sd is None else sd for sd, known in zip(deviations, lone, strict=True)]
+    own = latencies_of([visits if alike is None else () for visits, alike in zip(samples, classes, strict=True)], spreads)
     times: list[Latency | None] = []
     for device, case, alike, alone, visits in zip(devices, shared, classes, own, cases, strict=True):
         if case is not None and alike is not None:
@@ -125,6 +128,27 @@ def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> l
         else:
             times.append(_doubted(alone, visits, sum(waited[device]) / max(len(waited[device]), 1)))
     return list(zip(times, deviations, strict=True))
+
+
+def _lone_deviations(
+    specs: Sequence[CaseSpec], shared: Sequence[_Case | None], cases: Sequence[Sequence[Timing]]
+) -> list[float | None]:
+    """For each case what its visits would spread by, were there several, where too few cases were visited twice to say: as far as
+    the shares of cases of its kind, or of all on its device, lie apart, each from a visit at another moment. Cases may have
+    shares of their own, so that this is rather too wide than too narrow."""
+    keys = [((spec.device, spec.kind), (spec.device, "")) for spec in specs]
+    shares = [_share_on_core(visits) if case is None else case.share for case, visits in zip(shared, cases, strict=True)]
+    by_key = grouped((key, share) for own, share in zip(keys, shares, strict=True) if share is not None for key in own)
+    deviations = {key: deviation_of_cases(np.log(known)) for key, known in by_key.items()}
+    return [next((sd for key in own if (sd := deviations.get(key)) is not None), None) for own in keys]
+
+
+def _share_on_core(visits: Sequence[Timing]) -> float | None:
+    """Share of its blocks that the calling thread had a core; `None` where that was not read."""
+    timed = [visit for visit in visits if visit.samples_s and len(visit.on_core_s) == len(visit.samples_s)]
+    wall_s = sum(sum(visit.samples_s) * visit.block_calls for visit in timed)
+    on_core_s = sum(sum(visit.on_core_s) * visit.block_calls for visit in timed)
+    return on_core_s / wall_s if on_core_s > 0 else None
 
 
 def _doubted(time: Latency | None, visits: Sequence[Timing], share: float) -> Latency | None:

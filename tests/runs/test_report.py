@@ -10,15 +10,16 @@ import msgspec
 import pytest
 
 from shmoo.estimators.graph.records import Interval, Source
-from shmoo.estimators.machine.profile import Coefficient, load_profile
+from shmoo.estimators.machine.profile import Coefficient, FittedFrom, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.savings import FusionSavings, FusionSummary, FusionTotals
 from shmoo.runs.analysis.errors import error_report
+from shmoo.runs.analysis.metrics import error_card
 from shmoo.runs.analysis.predict import director_predictor, network_estimates, network_fusions
 from shmoo.runs.plots.chart import Guide, Heat, Rule, figures_json, script_json
 from shmoo.runs.plots.errors import parity_figure, residual_figure, roofline_figure
 from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
-from shmoo.runs.report import _coefficient_row, render_report, verdict, write_report
+from shmoo.runs.report import _coefficient_row, one_sided, render_report, verdict, write_report
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, OperatorTime, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
@@ -144,7 +145,8 @@ def faster(report, factor):
         msgspec.structs.replace(case, estimate_s=Interval(value, value / 2, value * 2))
         for case, value in zip(report.cases, estimates, strict=True)
     ]
-    return msgspec.structs.replace(report, cases=tuple(cases))
+    fitted = FittedFrom(fingerprint={"threads": report.machine.threads})
+    return msgspec.structs.replace(report, cases=tuple(cases), profile=report.profile.replacing(fitted_from=fitted))
 
 
 @pytest.mark.parametrize(("factor", "shifted"), [(1.05, False), (1.19, False), (1.5, True), (0.5, True)])
@@ -153,6 +155,49 @@ def test_a_machine_that_changed_its_speed_is_named(report, factor, shifted):
     changed = faster(report, factor)
     assert changed.median_ratio == pytest.approx(1 / factor)
     assert changed.shifted == shifted == ("another speed" in verdict(changed))
+
+
+def test_a_shift_has_one_cause(report):
+    """A profile that was never fitted, or was fitted on other threads, says so and blames no change of speed."""
+    changed = faster(report, 1.5)
+    unfitted = msgspec.structs.replace(changed, profile=changed.profile.replacing(fitted_from=None))
+    assert "nothing was fitted to this machine yet" in verdict(unfitted)
+    assert "another speed" not in verdict(unfitted)
+    fitted = FittedFrom(fingerprint={"threads": report.machine.threads + 1})
+    other = msgspec.structs.replace(changed, profile=changed.profile.replacing(fitted_from=fitted))
+    assert f"fitted on {report.machine.threads + 1} threads" in verdict(other)
+    assert "another speed" not in verdict(other)
+
+
+@pytest.mark.parametrize(
+    ("estimated", "said"),
+    [((0.8, 0.9, 0.7), " (all 3 too fast)"), ((1.2, 1.1, 1.3), " (all 3 too slow)"), ((0.8, 1.1, 0.7), ""), ((0.8, 0.9), "")],
+)
+def test_networks_that_all_err_to_one_side_are_said(estimated, said):
+    """Three are enough to say so, two may lie there by chance."""
+    assert one_sided(error_card(estimated, [1.0] * len(estimated))) == said
+
+
+def test_unequal_visits_are_said(report):
+    """Networks visited eight times and operators once share no noise floor."""
+    cases = [msgspec.structs.replace(c, visits=8 if c.case.kind == "network" else 1) for c in report.cases]
+    assert "(operators visited once, networks 8 times)" in verdict(msgspec.structs.replace(report, cases=tuple(cases)))
+    equal = [msgspec.structs.replace(c, visits=3) for c in report.cases]
+    assert "visited" not in verdict(msgspec.structs.replace(report, cases=tuple(equal)))
+
+
+def test_cases_are_estimated_on_the_threads_of_their_run():
+    """A case that names no number runs on that of its run; a case that names one keeps it, and a GPU has none."""
+    graph = TableRow(2, "linear", {"b": 1, "m": 256, "n": 256, "k": 256}).graph()
+    cores = int(PROFILE.value("count.cores"))
+    assert cores > 1
+    plain, named = CaseSpec("linear", "operator"), CaseSpec("linear", "operator", threads=1)
+    whole, one, kept = (
+        director_predictor(PROFILE, threads)([(case, (graph,))])[0].latency_s.value
+        for threads, case in ((None, plain), (1, plain), (cores, named))
+    )
+    assert one == kept > whole
+    assert director_predictor(PROFILE, cores + 1)([(plain, (graph,))])[0].latency_s.value == whole
 
 
 def test_few_cases_do_not_tell_of_a_machine(report):

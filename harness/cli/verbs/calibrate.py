@@ -15,7 +15,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
 from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.progress import Standing
-from shmoo.estimators.units import percent, span
+from shmoo.estimators.units import counted, percent, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs.profiles import show_errors
@@ -192,6 +192,8 @@ def show_calibration(made: Calibration) -> None:
 
 def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
     """Networks, and operators with synthetic models -> the error of those held out of the fit, in words."""
+    from shmoo.runs.report import one_sided
+
     card = profile.error_card.get("test") or profile.error_card.get("validation") or {}
     parts = {
         "networks": [entry for group, entry in card.items() if group == "networks"],
@@ -205,7 +207,8 @@ def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
             if known:
                 means[field] = sum(count * value for count, value in known) / sum(count for count, _ in known)
         if n := sum(entry.n for entry in entries):
-            words = [f"±{percent(means.get('mean'))}", f"{n} cases held out"]
+            side = one_sided(entries[0]) if len(entries) == 1 else ""
+            words = [f"±{percent(means.get('mean'))}{side}", f"{counted(n, 'case')} held out"]
             if "coverage" in means:
                 words.append(f"{percent(means['coverage'], digits=0)} inside their 90 % interval")
             if "noise" in means:

@@ -115,7 +115,11 @@ def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> No
     output.writing(out / "report.html")
     write_report(made, estimates, out, network_fusions(run, made.profile))
     replace_file(out / "estimates.json", json.dumps(estimates, indent=1, allow_nan=False).encode() + b"\n")
-    replace_file(out / "estimates.csv", csv_of_blocks(list(blocks_of(map(flatten, estimates)))))
+    if estimates:
+        replace_file(out / "estimates.csv", csv_of_blocks(list(blocks_of(map(flatten, estimates)))))
+    else:
+        # One of an earlier report would be of other estimates.
+        (out / "estimates.csv").unlink(missing_ok=True)
 
 
 def report_record(made: ErrorReport) -> dict[str, object]:

@@ -69,6 +69,23 @@ def test_a_step_of_all_cases_is_one_of_the_geometric_mean():
     assert found.suite.changes[0].ratio.value == pytest.approx(1.05, abs=0.01)
 
 
+def test_equal_commits_that_differ_are_the_machine_s():
+    """Every run is of one commit, and the last three are 20 % slower."""
+    runs = runs_of([1.0] * 4 + [1.2] * 3)
+    for run in runs:
+        run.manifest = msgspec.structs.replace(run.manifest, settings={"commit": "c0ffee"})
+    assert history(runs).headline.endswith("of the same commit as the run before it: the machine changed, not the code")
+    assert "same commit" not in history(runs_of([1.0] * 4 + [1.2] * 3)).headline
+
+
+def test_runs_that_show_no_step_say_which_step_they_would_have_shown():
+    """Quiet runs rule out a small step; runs that are 20 % apart can rule out nothing of interest."""
+    quiet, loud = history(runs_of([1.0] * 8, noise=0.005)), history(runs_of([1.0] * 8, noise=0.2))
+    assert quiet.headline.startswith("No run differs; a step of 4 % in the typical case would have been seen")
+    assert loud.headline.startswith("Too noisy to tell: a step of ")
+    assert all(series.visible > 0.3 for series in loud.series)
+
+
 def test_steps_up_and_down_are_both_found():
     """Slower for four runs, then mended."""
     levels = [{}] * 5 + [{2: 1.2}] * 4 + [{}] * 5

@@ -12,7 +12,7 @@ import pytest
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.runs.store.pooling import _lower_quartile, latencies
 from shmoo.runs.store.records import CaseSpec, Timing
-from shmoo.runs.store.statistics import FEW_CASES, Latency, latency, visit_deviations
+from shmoo.runs.store.statistics import FEW_CASES, Latency, deviation_of_cases, latency, visit_deviations
 
 Case = list[Timing]
 
@@ -115,10 +115,28 @@ def test_a_single_visit_goes_by_the_share_of_its_class() -> None:
     assert seen[9].visits == 1
 
 
-def test_single_visits_alone_say_nothing_of_each_other() -> None:
-    """Nobody knows whether their shares differ by the case or by the visit."""
-    cases = [[visit(share)] for share in np.linspace(0.3, 0.9, 9)]
-    assert times(["a"] * 9, cases) == own(cases, ["a"] * 9)
+def test_single_visits_alone_leave_each_other_s_times_and_widen_their_errors() -> None:
+    """Nobody knows whether their shares differ by the case or by the visit: no time moves, and each is as uncertain as the shares
+    are apart, at least."""
+    shares = np.linspace(0.3, 0.9, 9)
+    cases = [[visit(share)] for share in shares]
+    seen, alone = times(["a"] * 9, cases), own(cases, ["a"] * 9)
+    assert [s.value_s for s in seen] == [s.value_s for s in alone]
+    apart = deviation_of_cases(np.log(shares))
+    assert apart is not None
+    assert [s.relative_se for s in seen] == pytest.approx([max(s.relative_se, apart) for s in alone])
+
+
+def test_single_visits_of_a_crowded_machine_cover_the_truth() -> None:
+    """Visits lose a share of their own to neighbours, equal in all of their blocks, so that samples of one visit agree: 85 % of
+    the truths and more lie within 1.645 standard errors, where drift within the visits alone covers none."""
+    draw = np.random.default_rng(5)
+    shares = np.clip(0.6 * np.exp(draw.normal(0, 0.25, 60)), 0.1, 1.0)
+    cases = [[Timing((2e-3 / s,) * 20, switches=(3,) * 20, on_core_s=(2e-3,) * 20)] for s in shares.tolist()]
+    truth = 2e-3 / float(shares.mean())
+    seen = [time for time in times(["a"] * 60, cases) if time is not None]
+    inside = [abs(math.log(time.value_s / truth)) <= NORMAL_90 * time.relative_se for time in seen]
+    assert 0.85 <= float(np.mean(inside)) <= 0.97
 
 
 def on_core(share: float, call_s: float = 2e-2) -> Timing:
