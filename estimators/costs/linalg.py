@@ -76,7 +76,7 @@ SQUARE: dict[str, tuple[Callable[[int], float], int]] = {
 
 @cost(*SQUARE)
 def square(call: OpCall) -> Cost:
-    """A factorisation of square matrices, or their inverses."""
+    """A factorization of square matrices, or their inverses."""
     flops, special = SQUARE[call.op]
     n = first(call).shape[-1]
     return decompose(call, flops(n), special=special * n)

@@ -245,7 +245,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "read.reduction": Entry("s", "share", "of what the threads of a block have read, by shuffles and shared memory",
                             Space(1e-7, 2e-5, 0.4), assumed=(
         Guess(2.5e-6, 1e-6, 5e-6, "norms of odd rows on an H200 (runs/recorded/h200)", "", "gpu", "literature"),)),
-    "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorisation each", assumed=(
+    "step": Entry("s", "share", "of a chain whose steps need each other, a column of a factorization each", assumed=(
         Guess(1e-7, 2e-8, 5e-7, f"a pivot's search, reciprocal and scaling on one core: {_GUESS}", "", "cpu"),
         Guess(1e-6, 2e-7, 4e-6, f"a few reads of main memory behind each other for a column: {_GUESS}", "", "gpu"),
         Guess(4e-6, 1.5e-6, 9e-6, f"kernels of a recurrent layer's step, 6 to 7 us with their launches {_STEPS}", ".launched",

@@ -31,7 +31,7 @@ IN_REGISTERS = 0.1
 """Energy of an operation on registers relative to that of a loop over memory: one instruction of about ten."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Where a unit has no rate for a type, nor for a wider one (`COMPUTED_AS`), its rate for the first of these that it has: XLA
-multiplies float32 in bfloat16 by default, and a machine with integer units only runs a quantised model."""
+multiplies float32 in bfloat16 by default, and a machine with integer units only runs a quantized model."""
 
 
 def candidates(*stems: str) -> list[tuple[str, ...]]:

@@ -288,19 +288,19 @@ def operands(table: KernelTable) -> Operands:
 
 def passes(table: KernelTable) -> np.ndarray:
     """(K,) contractions of the kernel's iteration space that its matrix flops amount to: 1 for a matrix product, 2 for attention
-    (scores and values), 1/3 for an LU factorisation, 0 without a contraction."""
+    (scores and values), 1/3 for an LU factorization, 0 without a contraction."""
     return table.matrix_flops / (2.0 * table.batch * table.m * table.n * table.k)
 
 
 def dependent_steps(table: KernelTable) -> np.ndarray:
-    """(K,) steps of a kernel that need each other's results, one after the other: a factorisation's columns, a triangular
+    """(K,) steps of a kernel that need each other's results, one after the other: a factorization's columns, a triangular
     system's rows; 0 for others."""
     return np.where(table.is_family("linalg") & (table.matrix_flops > 0), table.k, 0.0)
 
 
 _WITH_STATISTICS = tuple(f"aten.{name}" for name in (*BATCH_NORMS.split(), "instance_norm"))
 _STATISTICS_FLOPS = 8.0
-"""Operations an element of a batch norm that takes its statistics from the row (`costs.reductions.normalise`, weight and bias
+"""Operations an element of a batch norm that takes its statistics from the row (`costs.reductions.normalize`, weight and bias
 included). With running ones two are left, and what is fused to it (hardswish: 5) does not make eight of them."""
 
 

@@ -5,7 +5,7 @@ of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps 
 tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
 streaming memories only decide how often operands come from the level behind: panels of an operand stay there, or a block of
 results recirculates from there while slices of the reduction stream past, whichever asks the main memory for less.
-Factorisations are the recurrence of `recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step, but
+Factorizations are the recurrence of `recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step, but
 never takes less than the schedule's latency; triangular systems likewise. Sums, norms and softmax are chains along their rows
 (`recurrences.reduction`, `layer_norm`, `softmax`), re-indexed in parts where the fabric has elements to spare, and so are the
 reductions of products with few outputs.
@@ -96,7 +96,7 @@ class KpuWavefront:
         skew = np.minimum(skew, array_rows + array_cols - 2.0)
         lanes = fabric * array_rows * array_cols
         steps = rounds * table.k if self.tile_k else _reduced(table.k, outputs * folds, fabric, most_rounds=1)
-        steps, live = _factorised(table, steps + over_k * skew, lanes)
+        steps, live = _factorized(table, steps + over_k * skew, lanes)
         work = table.matrix_flops / 2.0
         elements = table.batch * table.m * table.n
         chains = _chains(table)
@@ -246,11 +246,11 @@ def _chains(table: KernelTable) -> np.ndarray:
     return np.where(table.is_family("normalization") & ~takes_statistics(table), 0, chains)
 
 
-def _factorised(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`steps` of every contraction of the full box, or of its recurrence where the kernel is a factorisation or a triangular
+def _factorized(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`steps` of every contraction of the full box, or of its recurrence where the kernel is a factorization or a triangular
     system; and (K,) values that are alive on the fabric then, 0 for others.
 
-    A factorisation (m, n) with k = min(m, n) visits fewer points than its box; the operations at each point, more than one for
+    A factorization (m, n) with k = min(m, n) visits fewer points than its box; the operations at each point, more than one for
     rotations, fewer where a symmetric half is left out, are in the kernel's own count of flops (`passes`), which relates to the
     box. However few they are, none takes less than the latency of the schedule.
     """
@@ -273,7 +273,7 @@ def _factorised(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray
 
 @lru_cache(maxsize=1024)
 def _folded(triangles: int, m: int, n: int, copies: int, lanes: int) -> tuple[int, int, int, int]:
-    """Of the recurrence of an (m, n) factorisation, or of a triangular system of m with n columns: points, steps of `copies` of
+    """Of the recurrence of an (m, n) factorization, or of a triangular system of m with n columns: points, steps of `copies` of
     it on a fabric of `lanes` elements, latency, and values alive."""
     system: RecurrenceSystem = triangular_solve(m, n) if triangles else lu(m, n)
     return system.phases[0].points, system.steps_on(lanes, copies), system.latency, system.live_values

@@ -28,7 +28,7 @@ class Recurrence:
         name: for people.
         extents: size of the domain along each axis.
         dependences: vectors d: the value at p needs the one at p - d.
-        shrinking: whether only the points with p[i] >= p[0] on every axis i belong to the domain: a factorisation finishes a row
+        shrinking: whether only the points with p[i] >= p[0] on every axis i belong to the domain: a factorization finishes a row
             and a column at each step of its first axis.
     """
 
@@ -264,9 +264,9 @@ def softmax(rows: int, length: int, skewed: bool = False, parts: int = 1) -> Rec
 
 
 def layer_norm(rows: int, length: int, skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
-    """Sums, then normalisation, each a chain along the row, in parts as of `reduction`: 2 x length steps in one part; rows are
+    """Sums, then normalization, each a chain along the row, in parts as of `reduction`: 2 x length steps in one part; rows are
     kept between."""
-    phases = tuple(_chain(name, rows, length, parts) for name in ("sums", "normalise"))
+    phases = tuple(_chain(name, rows, length, parts) for name in ("sums", "normalize"))
     return _system("layer_norm", phases, rows - 1 if skewed else 0, rows * length)
 
 
@@ -288,20 +288,20 @@ def lu(m: int, n: int) -> RecurrenceSystem:
     tau = [1, 1, 1], latency m + n + min(m, n) - 2: 3 n - 2 when square (Kung and Leiserson, "Systolic arrays for VLSI", 1978).
     Pivoting would need a maximum over a column before each step, which no uniform recurrence holds.
     """
-    return _system("lu", (_factorisation("lu", m, n),))
+    return _system("lu", (_factorization("lu", m, n),))
 
 
 def qr(m: int, n: int) -> RecurrenceSystem:
     """A = Q R by Givens rotations, A (m, n): step (k, i) turns rows k and i so that a[i, k] vanishes; the row k that is made
     moves along i, the rotation along j. Domain and schedule are those of `lu` (Gentleman and Kung, "Matrix triangularization by
     systolic arrays", SPIE 298, 1981); Householder's reflections sum over a column first and are no uniform recurrence."""
-    return _system("qr", (_factorisation("qr", m, n),))
+    return _system("qr", (_factorization("qr", m, n),))
 
 
 def cholesky(n: int) -> RecurrenceSystem:
     """A = L L' of a symmetric matrix: `lu` in the half of its domain with j <= i, whose longest chain goes through the diagonal
     as that of `lu` does, 3 n - 2. The domain here is the whole of `lu`, of which half the points do nothing."""
-    return _system("cholesky", (_factorisation("cholesky", n, n),))
+    return _system("cholesky", (_factorization("cholesky", n, n),))
 
 
 def triangular_solve(n: int, columns: int = 1) -> RecurrenceSystem:
@@ -314,7 +314,7 @@ def triangular_solve(n: int, columns: int = 1) -> RecurrenceSystem:
     return RecurrenceSystem(system.name, system.phases, system.schedules, copies=columns)
 
 
-def _factorisation(name: str, m: int, n: int) -> Recurrence:
+def _factorization(name: str, m: int, n: int) -> Recurrence:
     return Recurrence(name, (min(m, n), m, n), ((1, 0, 0), (0, 1, 0), (0, 0, 1)), shrinking=True)
 
 

@@ -1,5 +1,5 @@
 """Options of a model and of the machines it is estimated on: its sizes and types, how it is run (a phase of a language model, a
-training step, autocast, quantised weights), whether its capture is kept between commands, and architectures with runtimes."""
+training step, autocast, quantized weights), whether its capture is kept between commands, and architectures with runtimes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From the name of a model to its graphs: types, quantisation, training, phases of language models. Factories are workloads."""
+"""From the name of a model to its graphs: types, quantization, training, phases of language models. Factories are workloads."""

@@ -36,7 +36,7 @@ class Mode(msgspec.Struct, frozen=True):
     def check(self, dtype: str) -> None:
         """`InputError` for an unknown scheme or autocast type, and for parts that exclude each other."""
         if self.quantize is not None and self.quantize not in SCHEMES:
-            raise unknown("quantisation scheme", self.quantize, SCHEMES)
+            raise unknown("quantization scheme", self.quantize, SCHEMES)
         if self.autocast is not None and ALIASES.get(self.autocast, self.autocast) not in AUTOCAST_DTYPES:
             raise unknown("autocast type", self.autocast, AUTOCAST_DTYPES)
         if self.training and (self.phase or self.autocast or self.quantize or self.channels_last):

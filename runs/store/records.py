@@ -155,7 +155,7 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
         block_calls: calls per block.
         warmup_calls: calls before the first sample.
         stop_reason: "precision", "plateau", "timeout".
-        first_call_s: first call including compilation, capture and lazy initialisation.
+        first_call_s: first call including compilation, capture and lazy initialization.
         compile_s: compilation alone where the back-end tells it.
     """
 

@@ -31,7 +31,7 @@ _BY_ROW = Scheme("float8-dynamic", "float8", (1, 0), "float32")
 WEIGHTS = MappingProxyType(
     {"int8": STANDARD["int8-weight"], "int4": STANDARD["int4-weight"], "float8": _BY_ROW, "float4": STANDARD["float4-dynamic"]}
 )
-"""Type of a weight -> scheme that quantises a layer. Float8 has a scale a row, as the vendor's kernels of products take it."""
+"""Type of a weight -> scheme that quantizes a layer. Float8 has a scale a row, as the vendor's kernels of products take it."""
 COLUMNS = frozenset(
     {"op", "dtype", *GEMM, *CONV, *HEADS, "rows", "cols", "shape", "kernel"}
     | {"latency_s", "energy_j", "power_w", "time", "state", "weights"}
@@ -105,7 +105,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
             extents = {name: int(extent) for name, extent in self.axes.items()}
             if self.op in PRODUCTS and self.reduction == "n":
                 extents["n"], extents["k"] = extents["k"], extents["n"]
-            # A quantised layer is measured without its bias, which would be a kernel of its own.
+            # A quantized layer is measured without its bias, which would be a kernel of its own.
             call, weights = operator.build(extents | ({"bias": 0} if self.weights else {}), self.dtype)
         graph = single_call_graph(call, weights, name=self.op)
         return quantized([graph], WEIGHTS[self.weights])[0] if self.weights else graph
@@ -216,7 +216,7 @@ def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
     if name == dtype:
         return ""
     if op != "linear":
-        raise FormatError(f"{where}: column 'weights' is {text!r}, but {op!r} has no weight to quantise; only linear has")
+        raise FormatError(f"{where}: column 'weights' is {text!r}, but {op!r} has no weight to quantize; only linear has")
     if name not in WEIGHTS:
         raise InputError(f"{where}: {unknown('type of weights', str(text), map(shown_dtype, WEIGHTS))}")
     if dtype in SMALL_TYPES or dtype in COMPLEX_DTYPES:

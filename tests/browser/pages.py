@@ -55,7 +55,7 @@ class ModuleBuilder(GraphBuilder):
 
 
 def transformer(layers: int = 6, batch: int = 1, width: int = 768) -> Graph:
-    """Encoder layers of a normalisation, a block of products, and two residual sums, as a vision transformer has them."""
+    """Encoder layers of a normalization, a block of products, and two residual sums, as a vision transformer has them."""
     b = ModuleBuilder()
     x = b.inside("embed").linear(b.tensor((batch, 197, width)), width)
     for i in range(layers):

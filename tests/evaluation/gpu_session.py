@@ -84,7 +84,7 @@ def plan(machine: Machine) -> tuple[Part, ...]:
 
 def energy_operators(machine: Machine) -> tuple[CaseSpec, ...]:
     """Operators on both sides of the ridge: square products, which compute, and products with few rows, elementwise and
-    normalising operators on tensors far larger than the L2, which move bytes; so that flops, bytes and time rise apart. The first
+    normalizing operators on tensors far larger than the L2, which move bytes; so that flops, bytes and time rise apart. The first
     ones say most."""
     memory = machine.gpu_memory_bytes or machine.memory_bytes
     columns = 4096

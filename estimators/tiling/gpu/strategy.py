@@ -1,7 +1,7 @@
 """GPU: thread-block tiles in shared memory, rounds over the multiprocessors, split reductions.
 
 A thread block computes m x n outputs over a slice of k, staging operands through shared memory. Blocks that overhang the edges
-and rounds that leave multiprocessors without one cost as much as full ones: tile and wave quantisation (NVIDIA, "Matrix
+and rounds that leave multiprocessors without one cost as much as full ones: tile and wave quantization (NVIDIA, "Matrix
 multiplication background user's guide", 2023). The tile is the one of the library's that would be fastest.
 
 Kernels of the float32 units (`gpu_blocks`) and of tensor cores (`gpu_tensor`) differ in their tiles, in how operands get near the

@@ -1,4 +1,4 @@
-"""Quantised linear layers: bytes and units by closed form, as a rewriting of a graph and as torchao captures it."""
+"""Quantized linear layers: bytes and units by closed form, as a rewriting of a graph and as torchao captures it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_an_activation_of_several_layers_is_rounded_once() -> None:
 
 
 def test_a_weight_that_an_embedding_reads_too_is_kept() -> None:
-    """A tied embedding stays in its type beside its quantised copy; convolutions are left alone."""
+    """A tied embedding stays in its type beside its quantized copy; convolutions are left alone."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -161,14 +161,14 @@ def test_estimate_takes_a_scheme() -> None:
 
 
 class TestTorchao:
-    """Models that torchao quantised are captured as they are."""
+    """Models that torchao quantized are captured as they are."""
 
     @pytest.fixture(autouse=True)
     def _torchao(self) -> None:
         pytest.importorskip("torchao", reason="needs the extra 'quant'")
 
     @pytest.mark.parametrize("scheme", ["int8-weight", "int8-dynamic"])
-    def test_a_quantised_layer_costs_what_its_rewriting_costs(self, scheme: str) -> None:
+    def test_a_quantized_layer_costs_what_its_rewriting_costs(self, scheme: str) -> None:
         """Same multiply-adds in the same type, and weights of the same size."""
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 

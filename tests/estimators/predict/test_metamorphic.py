@@ -64,7 +64,7 @@ def seconds(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
 
 
 def work(profile: ArchitectureProfile) -> list[Graph]:
-    """Products, and rows that are normalised."""
+    """Products, and rows that are normalized."""
     dtype = dtype_of(profile)
     listed = [product(m, n, k, dtype) for m, n, k in shapes(profile)]
     return listed + [rows(m, n, dtype) for m, n, _ in shapes(profile)[::4]]

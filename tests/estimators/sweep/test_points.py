@@ -17,7 +17,7 @@ from tests.build import GraphBuilder
 
 
 def network() -> Graph:
-    """Convolutions of two kinds with what follows them, a residual, products of several shapes, and a factorisation."""
+    """Convolutions of two kinds with what follows them, a residual, products of several shapes, and a factorization."""
     b = GraphBuilder()
     x = b.tensor((4, 32, 28, 28))
     y = b.relu(b.batch_norm(b.conv(x, 64, 3)))
@@ -27,7 +27,7 @@ def network() -> Graph:
     return b.graph(b.linear(z, 10))
 
 
-def factorisation() -> Graph:
+def factorization() -> Graph:
     """LU of two matrices, whose recurrence depends on the fabric."""
     b = GraphBuilder()
     x = b.tensor((2, 48, 48))
@@ -55,7 +55,7 @@ def axes_of(name: str) -> list[dict[str, tuple[float, ...]]]:
 def test_points_are_what_the_machines_one_by_one_give(name: str) -> None:
     """Latency, energy, tiles and basis of every combination, to rounding."""
     profile = load_profile(name)
-    work = tabulated((network(), factorisation()), profile.default_runtime, profile.family)
+    work = tabulated((network(), factorization()), profile.default_runtime, profile.family)
     for axes in axes_of(name):
         points = estimate_points(profile, work.table, profile.default_runtime, axes)
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]

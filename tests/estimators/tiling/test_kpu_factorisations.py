@@ -1,4 +1,4 @@
-"""Factorisations and other recurrences on the KPU's fabric."""
+"""Factorizations and other recurrences on the KPU's fabric."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.estimators.tiling.test_recurrence_operators import best_parts
 from tests.estimators.tiling.test_tiling import cut, fabric, products
 
 
-def factorisation(op, *shape, **attributes):
+def factorization(op, *shape, **attributes):
     spec = TensorSpec(shape)
     outputs = (spec, spec) if op == "aten.linalg_qr" else (spec, spec, spec)
     return single_call_graph(OpCall(op, (spec,), outputs, ("A",), attributes))
@@ -31,7 +31,7 @@ def tiled(graph, profile):
 def test_lu_on_a_fabric_as_large_as_the_matrix_takes_its_recurrence_latency():
     """3 n - 2 steps when every wavefront fits."""
     n = 64
-    cycles = tiled(factorisation("aten.linalg_lu", n, n, pivot=True), fabric(256, 16)).cycles[0]
+    cycles = tiled(factorization("aten.linalg_lu", n, n, pivot=True), fabric(256, 16)).cycles[0]
     assert cycles == pytest.approx(3 * n - 2)
 
 
@@ -41,7 +41,7 @@ def test_cholesky_has_half_the_work_of_lu_and_its_critical_path():
     spec = TensorSpec((n, n))
     cholesky = single_call_graph(OpCall("aten.linalg_cholesky", (spec,), (spec,), ("A",)))
     assert tiled(cholesky, fabric(256, 16)).cycles[0] == 3 * n - 2
-    small = [tiled(graph, fabric(1, 4)).cycles[0] for graph in (cholesky, factorisation("aten.linalg_lu", n, n, pivot=True))]
+    small = [tiled(graph, fabric(1, 4)).cycles[0] for graph in (cholesky, factorization("aten.linalg_lu", n, n, pivot=True))]
     assert small[0] == pytest.approx(small[1] / 2)
 
 
@@ -58,7 +58,7 @@ def test_triangular_systems_take_their_chain(n, columns):
 def test_a_chain_of_dependent_steps_takes_latency_on_every_machine(name):
     """A small LU takes at least a step for each column, and a batch of them no more for that."""
     profile = load_profile(name)
-    times = [AnalysisDirector(profile).estimate(factorisation("aten.linalg_lu", *shape, 64, 64, pivot=True)).breakdown[0]
+    times = [AnalysisDirector(profile).estimate(factorization("aten.linalg_lu", *shape, 64, 64, pivot=True)).breakdown[0]
              for shape in ((), (4,))]  # fmt: skip
     step = Coefficients(profile).value("step")
     assert times[0].latency_s - times[0].launch_s >= 64 * step * (1 - 1e-9)
@@ -75,27 +75,27 @@ def test_solving_takes_the_elimination_of_the_matrix_with_its_right_hand_sides_b
     assert tiled(solve, fabric(256, 16)).cycles[0] == pytest.approx(system.latency * max(operations, 1.0))
 
 
-def test_factorisations_wait_for_their_chain_on_a_large_fabric():
+def test_factorizations_wait_for_their_chain_on_a_large_fabric():
     """16 times the fabric makes a small LU no faster, a large one almost 16 times."""
-    small, large = (factorisation("aten.linalg_lu", n, n, pivot=True) for n in (128, 2048))
+    small, large = (factorization("aten.linalg_lu", n, n, pivot=True) for n in (128, 2048))
     ratio = [tiled(graph, fabric(64, 16)).cycles[0] / tiled(graph, fabric(1024, 16)).cycles[0] for graph in (small, large)]
     assert ratio[0] < 1.5
     assert ratio[1] > 10
 
 
 def test_matrices_of_a_batch_fill_the_fabric_together():
-    """8 small factorisations side by side take less than 8 times one."""
+    """8 small factorizations side by side take less than 8 times one."""
     one, eight = (
-        tiled(factorisation("aten.linalg_qr", *shape, mode="r"), fabric(64, 16)).cycles[0] for shape in ((64, 64), (8, 64, 64))
+        tiled(factorization("aten.linalg_qr", *shape, mode="r"), fabric(64, 16)).cycles[0] for shape in ((64, 64), (8, 64, 64))
     )
     assert one <= eight < 3 * one
 
 
 @pytest.mark.parametrize("op", ["aten.linalg_lu", "aten.linalg_qr"])
-def test_factorisations_are_estimated_on_every_kpu(op):
+def test_factorizations_are_estimated_on_every_kpu(op):
     """The schedule's cycles at the fabric's clock, in intervals; utilisation and power are within their bounds."""
     for name in ("kpu_t64", "kpu_t256", "kpu_t768"):
-        profile, graph = load_profile(name), factorisation(op, 4, 300, 200)
+        profile, graph = load_profile(name), factorization(op, 4, 300, 200)
         estimate = AnalysisDirector(profile).estimate(graph)
         (kernel,) = estimate.breakdown
         seconds = tiled(graph, profile).cycles[0] / profile.value("clock") / Coefficients(profile).value("efficiency")

@@ -1,6 +1,6 @@
 """Operators run as their recurrences, point by point in the order of their schedules: the numbers come out, on time.
 
-Every operator of `recurrences.py` is here or, the factorisations, in `test_recurrences.py`.
+Every operator of `recurrences.py` is here or, the factorizations, in `test_recurrences.py`.
 """
 
 from __future__ import annotations
@@ -253,19 +253,19 @@ def test_groups_of_a_convolution_run_side_by_side():
         rec.conv2d(1, 4, 4, 8, 6, (3, 3), 6, groups=4)
 
 
-def test_softmax_recurrence_normalises_exponentials():
+def test_softmax_recurrence_normalizes_exponentials():
     """Rows of exp(x) over their sums."""
     x = RNG.standard_normal((3, 5))
     assert softmaxed(x) == pytest.approx(np.exp(x) / np.exp(x).sum(1, keepdims=True))
 
 
 def test_layer_norm_recurrence_has_mean_0_and_variance_1():
-    """Sums and sums of squares in one chain, the normalised row in the next."""
+    """Sums and sums of squares in one chain, the normalized row in the next."""
     x = RNG.standard_normal((3, 5))
-    sums, normalise = phases(rec.layer_norm(3, 5))
+    sums, normalize = phases(rec.layer_norm(3, 5))
     total = chained(*sums, np.zeros(2), lambda so_far, i, j: so_far + x[i, j] ** np.array([1, 2]))[:, -1] / 5
     mean, variance = total[:, 0], total[:, 1] - total[:, 0] ** 2
-    y = chained(*normalise, 0.0, lambda _, i, j: (x[i, j] - mean[i]) / math.sqrt(variance[i]))
+    y = chained(*normalize, 0.0, lambda _, i, j: (x[i, j] - mean[i]) / math.sqrt(variance[i]))
     assert y.mean(1) == pytest.approx(np.zeros(3), abs=1e-12)
     assert y.var(1) == pytest.approx(np.ones(3))
 

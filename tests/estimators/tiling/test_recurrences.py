@@ -151,7 +151,7 @@ def earliest(recurrence):
 
 @pytest.mark.parametrize(("m", "n"), FACTORISATIONS)
 @pytest.mark.parametrize("build", [rec.lu, rec.qr])
-def test_factorisations_take_m_plus_n_plus_the_shorter_less_2(build, m, n):
+def test_factorizations_take_m_plus_n_plus_the_shorter_less_2(build, m, n):
     """3 n - 2 for a square; points and wavefronts are those of counting, and no schedule at all could be faster."""
     system = build(m, n)
     (recurrence,), (schedule,) = system.phases, system.schedules

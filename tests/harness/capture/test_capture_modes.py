@@ -66,7 +66,7 @@ def test_a_shared_weight_is_converted_once() -> None:
     assert sum(call.op == "aten.to" for call in graph.calls) == 2
 
 
-def test_normalisation_stays_wide_under_autocast() -> None:
+def test_normalization_stays_wide_under_autocast() -> None:
     """A loss that autocast keeps in float32 reads converted values; a CPU layer norm takes its operands as they are."""
     layer, norm = nn.Linear(4, 4), nn.LayerNorm(4)
     with torch.autocast("cpu", torch.bfloat16):

@@ -245,7 +245,7 @@ def test_model_code_cannot_write_into_the_json(tmp_path: Path, monkeypatch: pyte
     assert "hello" in result.stderr
 
 
-def test_quantised_estimate_moves_fewer_bytes() -> None:
+def test_quantized_estimate_moves_fewer_bytes() -> None:
     """int8 weights take a quarter of float32's."""
     result = shmoo("estimate", "linear", "--arch", "gpu_h100", "--dtype", "float32,int8", "--json")
     wide, narrow = json.loads(result.stdout)

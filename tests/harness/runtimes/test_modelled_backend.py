@@ -143,7 +143,7 @@ FACTORISATIONS = {
 
 
 @pytest.mark.parametrize("name", FACTORISATIONS)
-def test_factorisations_reach_the_recurrences(name):
+def test_factorizations_reach_the_recurrences(name):
     """torch.linalg's LU and QR compute what they do eagerly, and take 3 n - 2 steps of what a point computes, or of one cycle."""
     n = 48
     factor, flops = FACTORISATIONS[name]

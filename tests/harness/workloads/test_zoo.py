@@ -48,7 +48,7 @@ def test_the_networks_to_be_tested_on_are_there() -> None:
     assert len(DETECTORS) == 12
 
 
-def test_quantised_networks_are_refused_with_a_way_out() -> None:
+def test_quantized_networks_are_refused_with_a_way_out() -> None:
     """Their weights are packed; the same network in int8 is named."""
     assert len(quantized_names()) > 10
     with pytest.raises(InputError, match=r"'quantized_resnet50' runs on packed int8 weights.*estimate 'resnet50' in int8"):
@@ -64,7 +64,7 @@ def test_multiply_adds_are_the_published_ones(name: str) -> None:
 
 
 def test_weights_are_counted_once() -> None:
-    """ResNet-18 has 11,689,512 parameters, all of which its graph reads, and 20 batch normalisations with statistics."""
+    """ResNet-18 has 11,689,512 parameters, all of which its graph reads, and 20 batch normalizations with statistics."""
     (graph,) = graphs_of("resnet18")
     assert graph.params == 11_689_512
     assert sum(value.kind == "buffer" for value in graph.values) == 2 * 20

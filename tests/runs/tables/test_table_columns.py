@@ -66,7 +66,7 @@ def test_weights_in_fewer_bits_are_read_from_memory_as_they_are_stored(tmp_path:
     tables = [AnalysisDirector(H100).tabulate((row.graph(),), "cudagraphs")[0] for row in (small, rounded, plain)]
     assert tables[0].bytes.sum() == pytest.approx(tables[2].bytes.sum() / 4, rel=0.1)
     assert len(tables[1]) > len(tables[2]) == 1
-    with pytest.raises(FormatError, match="no weight to quantise"):
+    with pytest.raises(FormatError, match="no weight to quantize"):
         read(tmp_path / "t.csv", header, "bmm,bf16,16,64,64,int4,1e-5")
     with pytest.raises(InputError, match="time"):
         read(tmp_path / "t.csv", "op,m,n,k,latency_s,time", "linear,8,8,8,2e-3,devices")

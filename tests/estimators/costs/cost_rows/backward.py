@@ -188,7 +188,7 @@ for approximate, vector, special in (("none", 9, 2), ("tanh", 16, 1)):
         space={"m": 12},
     )
 
-# Softmax: 3 rows of 4. Normalisation.
+# Softmax: 3 rows of 4. Normalization.
 rows(
     "_softmax_backward_data",
     {"grad_output": P, "output": P},

@@ -1,4 +1,4 @@
-"""Expected costs of operators on quantised values: 6 rows of 8 by a weight of 5 x 8."""
+"""Expected costs of operators on quantized values: 6 rows of 8 by a weight of 5 x 8."""
 
 from shmoo.estimators.graph.records import TensorSpec
 from tests.estimators.costs.cost_rows.build import rows

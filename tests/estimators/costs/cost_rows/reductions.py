@@ -1,4 +1,4 @@
-"""Expected costs of softmax, normalisation, pooling, sums, searches and sorts."""
+"""Expected costs of softmax, normalization, pooling, sums, searches and sorts."""
 
 import math
 
@@ -75,7 +75,7 @@ rows("nll_loss2d", {"self": (1, 4, 2, 3), "target": i(1, 2, 3)}, [()], {"reducti
 rows("nll_loss_forward", {"self": (6, 4), "target": i(6)}, [(), ()], {"reduction": 1, "ignore_index": -100}, **NLL)
 rows("nll_loss2d_forward", {"self": (1, 4, 2, 3), "target": i(1, 2, 3)}, [(), ()], {"reduction": 1, "ignore_index": -100}, **NLL)
 
-# Normalisation: 6 an element and 1 a row, weight and bias one more each; 3 special a row.
+# Normalization: 6 an element and 1 a row, weight and bias one more each; 3 special a row.
 LAST = {"normalized_shape": [4], "eps": 1e-5}
 W = {"weight": (4,), "bias": (4,)}
 rows("layer_norm", {"input": R, **W}, [R], LAST, family="normalization", vector=24 * 8 + 6, special=18, space=SIX_ROWS)
