@@ -197,11 +197,13 @@ def kernels_a_step(table: KernelTable) -> Floats:
 
 def step_seconds(table: KernelTable, c: Coefficients) -> Floats | float:
     """(..., K) seconds that the steps of recurrent layers take at least, whatever their flops: each waits for the states of the
-    one before, at a launch or at a barrier of all blocks; 0 for other calls."""
+    one before, at a launch or at a barrier of all blocks, and kernels that are launched read the weights of the state anew, about
+    half of all; 0 for other calls."""
     recurrent = table.is_op(*RECURRENT)
     if not recurrent.any():
         return 0.0
-    each = np.where(kernels_a_step(table) > 0, c.value("step.launched"), c.value("step.persistent"))
+    read = _pass_seconds(table.n * table.k * element_bytes(table) / 2.0, np.zeros(len(table)), c.value("efficiency.bandwidth"), c)
+    each = np.where(kernels_a_step(table) > 0, np.maximum(c.value("step.launched"), read), c.value("step.persistent"))
     return np.where(recurrent, table.batch * each, 0.0)
 
 

@@ -50,6 +50,14 @@ def test_a_persistent_kernel_takes_about_a_microsecond_a_step(name: str) -> None
     assert 4e-7 < on(name, lstm(2000, 96)).device_s / 2000 < 2e-6
 
 
+@pytest.mark.parametrize(
+    ("name", "weights_s"), [("gpu_v100", 4 * 1024 * 1024 * 4 / 900e9), ("gpu_t4", 4 * 1024 * 1024 * 4 / 320e9)]
+)
+def test_each_step_reads_weights_that_no_cache_holds(name: str, weights_s: float) -> None:
+    """16.8 MB of the state's weights of 1024 units are more than the L2 of a V100 or a T4."""
+    assert weights_s < on(name, lstm(800, 1024)).device_s / 800 < 2 * weights_s
+
+
 def test_newer_gpus_are_not_slower_at_the_steps_of_a_large_layer() -> None:
     """An A100 reads the weights of 1024 units in each step no slower than a V100 or a T4."""
     v100, t4, a100 = (on(name, lstm(800, 1024)).device_s for name in ("gpu_v100", "gpu_t4", "gpu_a100_80g"))
