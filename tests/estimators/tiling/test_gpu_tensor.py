@@ -133,7 +133,7 @@ def test_products_in_float4_do_not_split_their_reduction():
     assert parts["float8"] < 65536
 
 
-def quantized(m: int, n: int, k: int, scheme: str | Scheme) -> KernelTable:
+def quantized_product(m: int, n: int, k: int, scheme: str | Scheme) -> KernelTable:
     """The product of a quantized layer alone."""
     (graph,) = quantized((linear_graph(m, n, k, "bfloat16"),), scheme)
     table = kernel_table(graph, fuse(graph))
@@ -145,7 +145,7 @@ def test_products_with_scales_by_groups_do_not_split_their_reduction():
     sooner. They scale 512 sums for each result."""
     profile = load_profile("gpu_h100")
     by_row = Scheme("float8-dynamic", "float8", (1, 0), "float32")
-    grouped, rows = (quantized(16, 512, 65536, scheme) for scheme in ("float8-dynamic", by_row))
+    grouped, rows = (quantized_product(16, 512, 65536, scheme) for scheme in ("float8-dynamic", by_row))
     assert tiled(grouped, profile).shape.k[0] == 65536
     assert tiled(rows, profile).shape.k[0] < 65536
     assert grouped.vector_flops[0] == 16 * 512 * (2 * 512 - 1)
@@ -158,7 +158,7 @@ def test_packed_weights_are_staged_as_they_are_stored():
     """A block of 64 by 128 stages 64 elements of two bytes and 128 of half a byte, with scales: about 196 bytes against 384."""
     profile = load_profile("gpu_a100_sxm_80g")
     shape = TileShape(64.0 * ONE, 128.0 * ONE, 4096.0 * ONE)
-    packed, plain = quantized(64, 4096, 4096, "int4-weight"), linear(64, 4096, 4096, "bfloat16")
+    packed, plain = quantized_product(64, 4096, 4096, "int4-weight"), linear(64, 4096, 4096, "bfloat16")
     staged = [GpuThreadBlocks(library="ampere").apply(table, profile, shape).blocks.staged[0] for table in (packed, plain)]
     assert staged[0] / staged[1] == pytest.approx((64 * 2 + 128 * 0.53) / (64 * 2 + 128 * 2), rel=0.02)
 
@@ -166,7 +166,7 @@ def test_packed_weights_are_staged_as_they_are_stored():
 def test_each_row_of_blocks_unpacks_the_weights_that_it_multiplies():
     """1024 rows are 16 blocks of 64 or 8 of 128. Registers are not held back by what loops over memory reach."""
     profile = load_profile("gpu_a100_sxm_80g")
-    table = quantized(1024, 4096, 4096, "int4-weight")
+    table = quantized_product(1024, 4096, 4096, "int4-weight")
     for rows in (64.0, 128.0):
         tiling = GpuThreadBlocks(library="ampere").apply(table, profile, TileShape(rows * ONE, 128.0 * ONE, 4096.0 * ONE))
         times = unpacked(table, tiling.shape.m, tiling.utilisation)[0]
