@@ -19,6 +19,8 @@ TITLE = ("cpu", "gpu")
 def render_fleet(report: FleetReport, title: str) -> str:
     """The page of a campaign as text."""
     machines = sum(len(family.specimens) for family in report.families)
+    missing_names = {specimen.name for specimen in report.missing}
+    partial = sum(specimen.name in missing_names for family in report.families for specimen in family.specimens)
     missing, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
     families = [
         {
@@ -41,8 +43,9 @@ def render_fleet(report: FleetReport, title: str) -> str:
         ),
         eyebrow="Machines of one campaign",
         answer=(
-            f"{counted(machines, 'machine')} measured, {missing} missing, {counted(outliers, 'outlier')}, {drifts} changed since "
-            "the last campaign."
+            f"{machines - partial} of {counted(report.machines, 'machine')} measured, {partial} in part, "
+            f"{missing - partial} not; "
+            f"{counted(outliers, 'outlier')}, {drifts} changed since the last campaign."
         ),
         summary=render(
             "fleet_summary.html.j2",

@@ -11,7 +11,7 @@ from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
 from shmoo.estimators.units import UNKNOWN, counted, percent, si, size, span, yes_or_no
-from shmoo.runs.analysis.error_records import ErrorReport, NetworkError
+from shmoo.runs.analysis.error_records import CaseError, ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv
 from shmoo.runs.plots.chart import Figure
 from shmoo.runs.plots.errors import breakdown_figure, parity_figure, residual_figure, roofline_figure
@@ -71,6 +71,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
             {"case": Cell(row.case.label), "status": Cell(row.status), "reason": Cell(row.reason)} for row in report.excluded
         ],
     )
+    with_energy = any(network.whole.energy_measured_j is not None for network in report.networks)
     machine = report.machine
     sections = (
         ("summary", "Summary", True),
@@ -96,7 +97,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
             "summary.html.j2",
             figures_that_matter=_headline(report),
             problems=report.problems,
-            networks=[_network_row(network) for network in report.networks],
+            networks=[_network_row(network, with_energy) for network in report.networks],
             machine=_machine_facts(report),
         ),
         links=[(anchor, text) for anchor, text, shown in sections if shown],
@@ -237,7 +238,18 @@ def _interval(value: Mapping[str, float] | None, unit: str) -> Cell:
     return quantity(value["value"], unit, span(value["low"], value["high"], unit))
 
 
-def _network_row(network: NetworkError) -> dict[str, Cell]:
+def _energy_cells(case: CaseError, shown: bool) -> dict[str, Cell]:
+    """Measured and estimated energy of a call; nothing in a report whose networks have no measured one."""
+    if not shown:
+        return {}
+    estimate = case.energy_estimate_j
+    return {
+        "energy": quantity(case.energy_measured_j, "J"),
+        "energy estimated": quantity(None if estimate is None else estimate.value, "J"),
+    }
+
+
+def _network_row(network: NetworkError, with_energy: bool) -> dict[str, Cell]:
     whole, estimate, weighted = network.whole, network.whole.estimate_s, network.weighted_error
     ends = f"{span(estimate.low, estimate.high, 's')} {'✓' if whole.inside else '✗'}"
     return {
@@ -248,6 +260,7 @@ def _network_row(network: NetworkError) -> dict[str, Cell]:
         "90 % interval": Cell(ends, estimate.low, "" if whole.inside else "fair", numeric=True),
         "standard error": quantity(whole.standard_error, "%"),
         "operators' error": Cell("not timed", numeric=True) if weighted is None else _error(weighted, signed=False),
+        **_energy_cells(whole, with_energy),
         "operators / whole": _ratio(network.children_s, whole.measured_s),
         "alone / whole": _ratio(network.operators_s, whole.measured_s),
     }

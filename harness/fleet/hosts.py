@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -70,6 +70,8 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 FIELDS = tuple(name for name in Host.__struct_fields__ if name != "name")
+CHOICES = {name: get_args(kind) for name, kind in get_type_hints(Host).items() if get_origin(kind) is Literal}
+"""Field -> its allowed values, where these are listed."""
 HERE = ("ssh_config", "constraints", "wheelhouse")
 """Fields that name files on the controller's machine, relative to hosts.toml."""
 
@@ -129,6 +131,8 @@ def _host(name: str, fields: Mapping[str, object], defaults: Mapping[str, object
         if field not in FIELDS:
             section = "defaults" if field in defaults else f"hosts.{name}"
             raise unknown(f"key of {section} in {file}", field, FIELDS)
+        if field in CHOICES and fields[field] not in CHOICES[field]:
+            raise unknown(f"{field} of {where}", str(fields[field]), CHOICES[field])
     try:
         host = msgspec.convert({"name": name, **fields}, Host)
     except msgspec.ValidationError as error:

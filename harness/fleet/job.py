@@ -26,6 +26,8 @@ from shmoo.harness.fleet import remote
 
 LONGEST_REASON = 1200
 """Characters of a reason: the state fits into its block."""
+MEASURING_LOCK = "shmoo-measuring.lock"
+"""Beside it: what `shmoo measure` holds, started by whomever (`harness/campaign/campaign.py`)."""
 MACHINE_LOCK = "shmoo-fleet.lock"
 """In the folder for temporary files: two campaigns on one machine would measure each other."""
 TRIES, TRY_S = 40, 0.05
@@ -71,11 +73,26 @@ def run(folder: str) -> int:
     except (OSError, remote.Refused, subprocess.SubprocessError) as error:
         say("failed", str(error), exit_code=None)
         return 2
+    if code in DONE_CODES and (unreached := _unreached(folder, job["command"])):
+        say("short", f"{unreached} not reached within the time; --resume goes on", exit_code=code)
+        return 0
     if code in DONE_CODES:
         say("finished", "" if code == 0 else words, exit_code=code)
         return 0
     say("failed", f"exit code {code}: {words or 'no message'}", exit_code=code)
     return code
+
+
+def _unreached(folder: str, command: list[str]) -> str:
+    """How many cases `measure` left out, in words; "" for none, and for other verbs, which end when their time does."""
+    if command[0] != "measure":
+        return ""
+    try:
+        with open(os.path.join(folder, "run", "skipped.json"), encoding="utf-8") as file:
+            count = len(json.load(file))
+    except (OSError, ValueError):
+        return ""
+    return "" if not count else "1 case" if count == 1 else f"{count} cases"
 
 
 def _own_lock(path: str) -> int | None:
@@ -109,6 +126,13 @@ def _wait_for_machine(job: remote.Request, say: Say) -> int:
             say("waiting", f"{holder} measures on this machine")
             time.sleep(1.0)
     _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
+    # The command itself would wait for no longer than its budget, and then fail.
+    while job["command"][0] != "calibrate" and _held(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
+        words = "a measurement outside of the fleet runs on this machine"
+        if job["when_busy"] == "report" or time.monotonic() > deadline:
+            raise remote.Refused(words)
+        say("waiting", words)
+        time.sleep(1.0)
     while job["when_busy"] != "measure":
         share, who = _others()
         if share <= job["busy_share"]:
@@ -119,6 +143,21 @@ def _wait_for_machine(job: remote.Request, say: Say) -> int:
         say("waiting", words)
         time.sleep(LOOK_S)
     return lock
+
+
+def _held(path: str) -> bool:
+    """Whether another process holds the lock at `path`; it is let go at once."""
+    try:
+        look = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(look, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(look)
+    return False
 
 
 def _open_lock(path: str) -> int:

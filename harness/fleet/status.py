@@ -32,7 +32,8 @@ class JobState(msgspec.Struct, frozen=True):
     """state.json of a host.
 
     Attributes:
-        phase: "starting", one of `LIVE`, "finished" or "failed". reason: why, in words.
+        phase: "starting", one of `LIVE`, "finished", "short" (its time ended before all cases had a visit) or "failed".
+        reason: why, in words.
         attempt: how often the job was started. command: of that job.
         host, boot: name of the machine, and its start that the job began in. environment: fingerprint of its packages.
     """
@@ -143,6 +144,8 @@ def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooE
         return as_("queued", job.words)
     if own and phase == "finished":
         return as_("finished", state.reason)
+    if own and phase == "short" and not refusal and not answer.alive and not (job is not None and job.alive):
+        return as_("stopped", state.reason)
     stopped = as_("stopped", "by `shmoo fleet stop`")
     if own and phase == "failed" and not refusal:
         return stopped if answer.stopped else as_("failed", state.reason)

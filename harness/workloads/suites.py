@@ -58,6 +58,12 @@ _SMALLEST = 4 << 10
 """Footprint in bytes below which a case measures only the call."""
 
 
+def check_suite(name: str) -> None:
+    """`InputError` with the nearest name unless there is such a suite."""
+    if name not in (*SUITES, PLANNED):
+        raise unknown("suite", name, (*SUITES, PLANNED))
+
+
 def plan_suite(
     name: str,
     machine: Machine,
@@ -77,8 +83,7 @@ def plan_suite(
         machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
         progress: told how many families of cases have their shapes, which takes seconds.
     """
-    if name not in SUITES:
-        raise unknown("suite", name, (*SUITES, PLANNED))
+    check_suite(name)
     if not (dtypes and runtimes):
         raise InputError(f"a suite needs at least one dtype and one runtime, got {list(dtypes)} and {list(runtimes)}")
     limits = _Limits.of(machine, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
+from shmoo.estimators.units import counted
 from shmoo.harness.cli import options, output
 
 FOUND_FAULTS = 1
@@ -35,7 +36,7 @@ def check(run: str, as_json: bool) -> None:
             output.result(f"{finding.level}: {finding.topic}: {finding.found}")
             if finding.remedy:
                 output.result(f"      next: {finding.remedy}")
-        seen = f"{len(opened.rows)} rows from {len(opened.lines)} visits"
-        output.message(f"{seen}, {faults} faults, {len(findings) - faults} notes")
+        seen = f"{counted(len(opened.rows), 'row')} from {counted(len(opened.lines), 'visit')}"
+        output.message(f"{seen}, {counted(faults, 'fault')}, {counted(len(findings) - faults, 'note')}")
     if faults:
         raise click.exceptions.Exit(FOUND_FAULTS)

@@ -11,7 +11,7 @@ import msgspec
 
 from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import unknown
-from shmoo.estimators.units import percent
+from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
         for labels, what in ((verdict.yes, "so"), (verdict.noisy, "too noisy to decide")):
             if labels:
                 more = f"; and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
-                output.result(f"  {len(labels)} cases {what}: {'; '.join(labels[:SHOWN])}{more}")
+                output.result(f"  {counted(len(labels), 'case')} {what}: {'; '.join(labels[:SHOWN])}{more}")
         if verdict.answer == "too noisy":
             others = "" if paired else ", give several base runs, or measure both sides at once with `shmoo duel`"
             output.message(f"too noisy to decide: measure with more --visits{others}")
@@ -165,7 +165,7 @@ def _show(comparison: Comparison, min_change: float) -> None:
             output.message("the runs are of different machines or settings: their rows may not be calibrated together")
     changed = [case for case in comparison.cases if case.changed]
     if changed:
-        output.table(CHANGED_CASES, changed[:SHOWN], title=f"Changed beyond noise: {len(changed)} cases", left=1)
+        output.table(CHANGED_CASES, changed[:SHOWN], title=f"Changed beyond noise: {counted(len(changed), 'case')}", left=1)
         if len(changed) > SHOWN:
             output.message(f"and {len(changed) - SHOWN} more; --json lists every case")
     columns = [
@@ -187,7 +187,9 @@ def _show(comparison: Comparison, min_change: float) -> None:
     _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows decide nothing")
     _show_unpaired([item for item in comparison.unpaired if item.status != "suspect"], "cases have no usable partner")
     if not comparison.changed:
-        output.message(f"{len(comparison.cases)} cases compared, nothing changed by more than {percent(min_change)} beyond noise")
+        output.message(
+            f"{counted(len(comparison.cases), 'case')} compared, nothing changed by more than {percent(min_change)} beyond noise"
+        )
 
 
 def _noise(comparison: Comparison) -> str:

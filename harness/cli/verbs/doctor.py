@@ -100,8 +100,10 @@ def show_doctor(report: DoctorReport) -> None:
         times = f"{si(report.host.launch_s, 's')} ({span(report.host.low_s, report.host.high_s, 's')})"
         facts["host"] = f"a launch takes {times}: {report.host.source}; kept for --host local"
     output.facts(facts)
-    missing = [f"energy {name}: {reason}" for name, reason in report.energy_missing.items()]
     notes = [f"{f.topic}: {f.found}" + (f"; {f.remedy}" if f.remedy else "") for f in report.findings if f.level != "ok"]
+    # One cause is told once: without its binding a card has neither facts nor a counter.
+    told = "\n".join(notes)
+    missing = [f"energy {name}: {reason}" for name, reason in report.energy_missing.items() if reason not in told]
     if missing or notes:
         output.result("\nWorth knowing")
         for line in (*missing, *notes):

@@ -73,12 +73,15 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     from shmoo.harness.cli.app import cli
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
     from shmoo.harness.fleet.status import STARTABLE, begun, status
+    from shmoo.harness.workloads.suites import check_suite
 
     target = run_directory(out, resume, "fleet", "campaign")
     listed = read_hosts(hosts)
     check_command(command)
     # A slip is told here, and not by every host.
-    cli.commands[command[0]].make_context(command[0], arguments_of(command)[1:])
+    asked = cli.commands[command[0]].make_context(command[0], arguments_of(command)[1:]).params
+    if asked.get("suite") is not None:
+        check_suite(asked["suite"])
     campaign = Campaign.create(target, listed, command, resume)
     known = {one.name: one.standing for one in status(campaign)} if resume else {}
     wanted = [host for host in campaign.file.hosts if known.get(host.name, "not started") in STARTABLE]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.units import counted
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.progress import Display
@@ -125,7 +126,7 @@ def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> 
             nonlocal begun
             if standing.stage == STAGE and not begun:
                 # Not while it waits for another campaign.
-                output.message(f"measuring {count} cases ({suite}) into {out}")
+                output.message(f"measuring {counted(count, 'case')} ({suite}) into {out}")
                 begun = True
             display(standing)
             if beside is not None:

@@ -14,7 +14,7 @@ import msgspec
 
 from shmoo.estimators.columns import Column
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
-from shmoo.estimators.units import span
+from shmoo.estimators.units import counted, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.estimates import show_models
 from shmoo.harness.cli.layout import View
@@ -174,7 +174,7 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
     if made.shifted:
         output.message(shift_text(made))
     if made.excluded:
-        output.message(f"{len(made.excluded)} cases were set aside; errors.csv says why")
+        output.message(f"set aside: {counted(len(made.excluded), 'case')}; errors.csv says why")
     if estimates:
         if made.networks or rows:
             output.result("")

@@ -129,6 +129,7 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
     """Table for people, with the reasons of rows that cannot be used (or of all) under them. On a terminal labels of cases are
     shortened so that a row takes one line where it can."""
     sums = any(row.operators_s is not None for row in rows)
+    with_energy = any(row.energy_reading is not None for row in rows)
     shared, settings = _settings([row.case for row in rows])
     differ = any(settings)
     lines: list[list[str | Cell]] = []
@@ -144,11 +145,15 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
             str(len(row.visits)),
             str(samples),
         ]
+        if with_energy:
+            reading = row.energy_reading
+            line.append(quantity(None if reading is None else reading.energy_j, "J", unknown=""))
         if sums:
             ratio = row.operators_s / latency.value_s if latency and row.operators_s is not None else None
             line.append(Cell("" if ratio is None else f"{ratio:.2f}", ratio))
         lines.append(line)
     headers = [*(["setting"] if differ else []), "status", "time", "± std. error", "alone", "visits", "samples"]
+    headers += ["energy"] if with_energy else []
     headers += ["operators alone / whole"] if sums else []
     terminal = output.terminal_columns()
     room = None if terminal is None or view.wide else max(room_beside(headers, lines, terminal), LABEL)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from shmoo.estimators.units import counted
 from shmoo.runs.store.records import AxisValue, Reason, Status, Timing
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.visits import NOISE, UNUSABLE
@@ -110,7 +111,8 @@ def disturbances(host: Mapping[str, Any]) -> tuple[Reason, ...]:
         reasons.append(Reason("disturbed", text))
     crowding, steal = host.get("crowding"), host.get("steal")
     if crowding is not None and crowding > MAX_CROWDING:
-        text = f"others used {host['other_cpu']:.1f} cores beside {host['threads']} threads, {crowding:.1f} too many"
+        threads = counted(int(host["threads"] or 0), "thread")
+        text = f"others used {host['other_cpu']:.1f} cores beside {threads}, {crowding:.1f} too many"
         reasons.append(Reason("busy host", text))
     if steal is not None and steal > MAX_STEAL:
         reasons.append(Reason("steal", f"the hypervisor took {steal:.0%} of the machine away"))

@@ -20,7 +20,7 @@ from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.harness.cli.verbs.measure import finish
 from shmoo.harness.cli.verbs.show import show
-from shmoo.runs.store.records import CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
+from shmoo.runs.store.records import CaseSpec, EnergyReading, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from tests.cli_runner import shmoo
 
@@ -92,6 +92,16 @@ def test_show_lists_rows_with_status(tmp_path: Path) -> None:
     assert document["rows"][2]["latency_s"] is None
     assert "no kernel" in document["rows"][2]["reasons"]
     assert "no kernel" in shmoo("show", str(run)).stdout
+
+
+def test_show_has_a_column_of_energy_where_it_was_measured(tmp_path: Path) -> None:
+    """Of the package; a run without a counter has no such column."""
+    case = CaseSpec("linear", "operator", {"m": 8})
+    for name, energy in (("with", (EnergyReading("package", 2.25, low_j=2.0, high_j=2.5),)), ("without", ())):
+        with RunWriter(tmp_path / name, RunManifest(MACHINE, "quick")) as writer:
+            writer.append(Measurement(case, "ok", timing=Timing((1e-5,) * 4), energy=energy))
+    assert "2.25 J" in shmoo("show", str(tmp_path / "with")).stdout
+    assert "energy" not in shmoo("show", str(tmp_path / "without")).stdout
 
 
 def test_show_says_how_well_times_are_known(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_a_campaign_over_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_home")
+def test_a_suite_that_does_not_exist_starts_on_no_host(tmp_path: Path) -> None:
+    """The controller refuses it as plain measure does, before a campaign exists."""
+    hosts, campaign = hosts_file(tmp_path, "a"), tmp_path / "campaign"
+    refused = shmoo("fleet", "run", str(hosts), "--out", str(campaign), "--", "measure", "--suite", "quikc")
+    assert refused.exit_code == 2
+    assert "unknown suite 'quikc': did you mean 'quick'" in refused.stderr
+    assert not campaign.exists()
+
+
+@pytest.mark.usefixtures("own_home")
 def test_hosts_are_stopped_by_name(tmp_path: Path) -> None:
     """Another name is told, with the nearest; a stopped host is no failure, and heads the report."""
     hosts = hosts_file(tmp_path, "alpha", "beta", STAND_IN_ROWS="400", STAND_IN_PAUSE_S="0.05")

@@ -18,14 +18,15 @@ from types import SimpleNamespace
 import pytest
 
 from shmoo.estimators.errors import InputError, ShmooError
+from shmoo.harness.campaign.campaign import LOCK
 from shmoo.harness.fleet import remote
 from shmoo.harness.fleet.campaign import MOST_CPU, Campaign, cpu_seconds, pause_s, start
 from shmoo.harness.fleet.channels import Channel, HostRefusal, UnreachableError
 from shmoo.harness.fleet.engines import Engine, Job, engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
-from shmoo.harness.fleet.job import MACHINE_LOCK, _fingerprint, _installed, _own_lock
-from shmoo.harness.fleet.status import SETTLED, HostStatus, begun, status
+from shmoo.harness.fleet.job import MACHINE_LOCK, MEASURING_LOCK, _fingerprint, _installed, _own_lock
+from shmoo.harness.fleet.status import SETTLED, STARTABLE, HostStatus, begun, status
 from tests.harness.fleet.stand_in import host
 
 WAIT_S = 30.0
@@ -130,6 +131,30 @@ def test_a_look_at_the_lock_does_not_keep_a_job_from_starting(tmp_path: Path) ->
         held = _own_lock(str(path))
     assert held is not None
     os.close(held)
+
+
+def test_a_host_that_left_cases_out_goes_on_when_resumed(tmp_path: Path) -> None:
+    """Its time ended before two cases had a visit: it is no finished host, and the next start finishes it."""
+    one = host("a", tmp_path, variables={"STAND_IN_SKIPS": "1"})
+    campaign = started(tmp_path / "campaign", [one])
+    short = settled(campaign)["a"]
+    assert (short.standing, short.reason) == ("stopped", "2 cases not reached within the time; --resume goes on")
+    assert short.standing in STARTABLE
+    start(campaign, [one])
+    until(campaign, lambda known: known["a"].standing == "finished")
+
+
+def test_a_measurement_outside_of_the_fleet_is_waited_for(tmp_path: Path) -> None:
+    """The job begins when the lock that `shmoo measure` holds is free, whatever budget its command has."""
+    assert MEASURING_LOCK == LOCK
+    (tmp_path / "machine").mkdir()
+    one = host("a", tmp_path, variables={"TMPDIR": str(tmp_path / "machine")})
+    with (tmp_path / "machine" / MEASURING_LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        campaign = started(tmp_path / "campaign", [one])
+        until(campaign, lambda known: "outside of the fleet" in known["a"].reason)
+        assert status(campaign)[0].standing == "waiting"
+    until(campaign, lambda known: known["a"].standing == "finished")
 
 
 def test_a_machine_that_restarted_is_told_apart_from_a_killed_job(tmp_path: Path) -> None:

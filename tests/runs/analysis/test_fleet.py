@@ -80,6 +80,7 @@ def test_what_is_not_whole_stands_at_the_head():
     assert [(one.name, one.standing) for one in report.missing] == [("b", "died"), ("c", "missing")]
     assert [one.name for one in report.families[0].specimens] == ["a", "b"]
     page = render_fleet(report, "october <script>")
+    assert "1 of 3 machines measured, 1 in part, 1 not;" in page
     assert page.index("its job was killed") < page.index("Speed among equal machines")
     assert "october &lt;script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")
