@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -179,13 +180,21 @@ def grid(columns: Sequence[LaidOut], widths: Sequence[int], under: Sequence[str]
     return line([column.header for column in columns]), body
 
 
+_NO_BREAK = "\0"
+_AMOUNT = re.compile(r"(\d) (?=[fpnµmkMGTP]?(?:s|J|W|B|Hz|flop)\b|[KMGT]iB\b|%)")
+"""A number before its unit."""
+
+
 def wrapped(text: str, width: int | None) -> list[str]:
-    """Text on lines of a width, names that are longer broken after a mark; on one line where the width is `None`."""
+    """Text on lines of a width, names that are longer broken after a mark, numbers beside their units; on one line where the
+    width is `None`."""
     if width is None or len(text) <= width:
         return [text]
     room, lines = max(width, NARROWEST), []
     lead = text[: len(text) - len(text.lstrip())]
-    for line in textwrap.wrap(text.strip(), room, initial_indent=lead, break_long_words=False):
+    whole = _AMOUNT.sub(r"\1" + _NO_BREAK, text.strip())
+    for line in textwrap.wrap(whole, room, initial_indent=lead, break_long_words=False):
+        line = line.replace(_NO_BREAK, " ")
         while len(line) > room:
             begin = len(line) - len(line.lstrip()) + 1
             cut = 1 + max(line.rfind(mark, begin, room) for mark in MARKS) or room

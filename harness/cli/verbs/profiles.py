@@ -69,12 +69,12 @@ def list_profiles(as_json: bool, view: View) -> None:
     if as_json:
         output.json_document(rows)
         return
-    headings = ("name", "family", "runtime", "fitted", "mean error when tested", "description")
+    headings = ("name", "family", "runtime", "fitted", "tested error", "description")
     fitted = "{fitted} of {coefficients}"
     lines = [
         [r["name"], r["family"], r["default_runtime"], fitted.format_map(r), _tested(r["tested"]), r["description"]] for r in rows
     ]
-    output.table(headings, lines, left=6, drop=("runtime", "fitted", "mean error when tested"), view=view)
+    output.table(headings, lines, left=6, drop=("runtime", "fitted", "tested error"), view=view)
 
 
 def tested(profile: ArchitectureProfile) -> dict[str, dict[str, float]]:
@@ -89,7 +89,7 @@ def tested(profile: ArchitectureProfile) -> dict[str, dict[str, float]]:
 
 
 def _tested(kinds: Mapping[str, Mapping[str, float]]) -> str:
-    return ", ".join(f"{kind} {percent(of['mean'], digits=0)} ({of['n']})" for kind, of in kinds.items()) or "none"
+    return ", ".join(f"{kind} {percent(of['mean'], digits=0)}" for kind, of in kinds.items()) or "none"
 
 
 @profiles.command("show", epilog="Example: shmoo profiles show kpu_t256")
