@@ -251,7 +251,7 @@ group; `depthwise` has one; `copy` moves data without arithmetic (cat, contiguou
 CONTRACTIONS = ("gemm", *CONVOLUTIONS, "attention", "linalg")
 """Families whose multiply-adds run on matrix units, in a library's kernels; all others are loops over elements or rows."""
 RUNTIMES = {
-    "cpu": ("eager", "inductor", "inductor-freezing"),
+    "cpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
     "gpu": ("eager", "inductor", "inductor-freezing", "cudagraphs"),
     "tpu": ("xla",),
     "kpu": ("domainflow",),

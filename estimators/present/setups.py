@@ -97,7 +97,11 @@ def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: Kernel
         if dtype in _QUANTIZED_FROM:
             schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated]
             found += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
-    found += [Change("runtime", name, {"runtime": name}) for name in RUNTIMES[profile.family] if name != base.runtime]
+    found += [
+        Change("runtime", name, {"runtime": name})
+        for name in RUNTIMES[profile.family]
+        if name != base.runtime and (name != "cudagraphs" or profile.family == "gpu")
+    ]
     if base.runtime not in AS_STORED:
         found.append(Change("fusion", "no fusion", {"fused": False}))
     elif profile.family == "gpu" and not base.channels_last and table.is_family(*CONVOLUTIONS).any():

@@ -94,9 +94,9 @@ def test_probing_does_not_import_torch():
 
 
 def test_runtimes_are_those_of_the_profiles():
-    """What can be measured is what can be estimated."""
-    for family, device in (("cpu", "cpu"), ("gpu", "cuda")):
-        assert tuple(runtimes_on(device)) == RUNTIMES[family]
+    """What can be measured can be estimated; graphs of CUDA replay on its cards alone, whatever an estimate of a CPU is asked."""
+    assert tuple(runtimes_on("cuda")) == RUNTIMES["gpu"] == RUNTIMES["cpu"]
+    assert tuple(runtimes_on("cpu")) == RUNTIMES["cpu"][:-1]
 
 
 def test_eager_is_the_model_itself():
