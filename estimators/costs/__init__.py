@@ -19,7 +19,17 @@ One decorated function, run before the graph is costed, adds a cost for your own
 `bill` fills in the bytes: each operand read once, each result written once.
 """
 
-from shmoo.estimators.costs import attention, backward, contractions, data_movement, linalg, pointwise, reductions, vision
+from shmoo.estimators.costs import (
+    attention,
+    backward,
+    contractions,
+    data_movement,
+    linalg,
+    pointwise,
+    recurrent,
+    reductions,
+    vision,
+)
 from shmoo.estimators.costs.base import COSTS, CostFunction, bill
 from shmoo.estimators.costs.base import cost as register_cost
 from shmoo.estimators.costs.summary import (
@@ -35,7 +45,7 @@ from shmoo.estimators.costs.summary import (
     graph_cost,
 )
 
-FILLED_BY = (attention, backward, contractions, data_movement, linalg, pointwise, reductions, vision)
+FILLED_BY = (attention, backward, contractions, data_movement, linalg, pointwise, recurrent, reductions, vision)
 """The modules that register costs when they are imported."""
 
 __all__ = [

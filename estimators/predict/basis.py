@@ -8,7 +8,8 @@ from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
 from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import Prediction, matrix_peak
+from shmoo.estimators.predict.limits import matrix_peak
+from shmoo.estimators.predict.model import Prediction
 from shmoo.estimators.table import KernelTable
 
 BASIS = {

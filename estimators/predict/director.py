@@ -18,7 +18,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
-from shmoo.estimators.predict.model import narrowed
+from shmoo.estimators.predict.limits import narrowed
 from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, possible_watts, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.predict.tabular import estimate_html

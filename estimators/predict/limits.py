@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import Coefficients, dot_products, on_tensor_cores
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import bytes_energy, dynamic_energy, flops_energy
-from shmoo.estimators.predict.model import issued_flops, loop_seconds, matrix_peak, matrix_peaks
+from shmoo.estimators.predict.model import MATRIX, SPECIAL, VECTOR, issued_flops
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling, per_kernel, resident
 
@@ -119,3 +123,37 @@ def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: s
     for level, nbytes in tiling.level_bytes.items():
         memory = np.maximum(memory, np.minimum(nbytes, table.bytes) / c.value(f"bandwidth.{level}"))
     return Roofs(compute, memory, energy)
+
+
+def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
+    """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
+    return c.by_dtype(dtypes, MATRIX)
+
+
+def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where there is
+    only a narrower type, the estimate is that of a quantized model."""
+    c, said = Coefficients(profile), []
+    for dtype in sorted(set(dtypes)):
+        names = MATRIX[COMPUTE_DTYPES.index(dtype)]
+        rated = next((whose(name) for name in names if c.find(name) is not None), dtype)
+        if BITS[rated] < BITS[dtype]:
+            said.append(
+                f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
+            )
+        elif rated != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
+            said.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {rated}")
+    return tuple(said)
+
+
+def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:
+    """(K,) seconds of each kernel's arithmetic outside of contractions with every unit at its peak."""
+    vector: Floats = table.vector_flops / c.by_dtype(table.dtype, VECTOR)
+    if c.find(*SPECIAL[0]) is None:
+        return vector
+    return np.maximum(vector, table.special_flops / c.by_dtype(table.dtype, SPECIAL))
+
+
+def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
+    """flop/s of contractions in a type of `COMPUTE_DTYPES`, or of the type that stands in for it."""
+    return c.value(*MATRIX[COMPUTE_DTYPES.index(dtype)])

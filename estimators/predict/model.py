@@ -41,14 +41,13 @@ host runs ahead: kernel i starts when the host has launched it and kernel i-1 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.coefficients import (
     Coefficients,
     algorithm_codes,
@@ -58,7 +57,7 @@ from shmoo.estimators.machine.coefficients import (
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
-from shmoo.estimators.table import READ_ACTIVATION, WRITE, Floats, Ints, KernelTable, Masks
+from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
@@ -71,29 +70,28 @@ from shmoo.estimators.tiling.cpu_calls import (
 )
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
+    AS_STORED,
     DOT_FLOPS,
     ISSUED,
+    NARROW,
     addresses_points,
-    adds_bias_after,
     bias_seconds,
     bytes_read_again,
     bytes_read_near,
-    copies_by_tensor,
     copies_of_words,
     copy_seconds,
     dependent_reads,
-    group_filling,
+    in_turn,
     in_vectors,
     index_bytes,
     integer_rate,
-    keeps_rows,
-    kernels_a_step,
-    operands_copied,
     pass_rate,
     point_rate,
     rate_of_words,
     row_work,
     step_seconds,
+    transposition_seconds,
+    within_call,
 )
 
 ASYNCHRONOUS = frozenset({"gpu"})
@@ -103,13 +101,10 @@ CALLED_ALONE = frozenset({"eager", "xla", "domainflow"})
 """Runtimes in which a single kernel is measured as a call of an operator, not as a graph. Compiled code is always entered through
 its guards."""
 
-AS_STORED = frozenset({"eager", "cudagraphs"})
-"""Runtimes that hand images to a GPU's library in the order they are stored in."""
-_FLOAT32, _TF32 = COMPUTE_DTYPES.index("float32"), COMPUTE_DTYPES.index("tf32")
-_NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
-_MATRIX = candidates("peak.matrix", "peak.vector")
-_VECTOR = candidates("peak.vector", "peak.matrix")
-_SPECIAL = candidates("peak.special")
+_FLOAT32 = COMPUTE_DTYPES.index("float32")
+MATRIX = candidates("peak.matrix", "peak.vector")
+VECTOR = candidates("peak.vector", "peak.matrix")
+SPECIAL = candidates("peak.special")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +165,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     launch = np.broadcast_arrays(launch, body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
-        launch = launch + _within_call(table, coefficients, codes, runtime)
+        launch = launch + within_call(table, coefficients, codes, runtime)
     for name, count in (("view", table.views), ("module", table.modules)):
         if coefficients.find(f"{name}.{runtime}") is not None:
             launch = launch + coefficients.value(f"{name}.{runtime}") * count
@@ -183,7 +178,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")
-        body = body + _transposition_time(table, coefficients, codes, runtime)
+        body = body + transposition_seconds(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
             body = body + copy_seconds(table, coefficients) + bias_seconds(table, coefficients)
     return Prediction(compute, memory, launch, body, dynamic, early)
@@ -272,11 +267,11 @@ def _compute_time(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, runtime: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of all units, and matrix flops that take energy (`issued_flops`)."""
-    peak = c.by_dtype(table.dtype, _MATRIX)
+    peak = c.by_dtype(table.dtype, MATRIX)
     stencil = table.is_family("depthwise") & (tiling.blocks is not None)
     if stencil.any():
         # Each point of a window is a load, an address and a multiply-add of the float32 units, whatever the type.
-        peak = np.where(stencil, c.value(*_VECTOR[_FLOAT32]), peak)
+        peak = np.where(stencil, c.value(*VECTOR[_FLOAT32]), peak)
     if tiling.blocks is not None and (bytewise := dot_products(table)).any():
         peak = np.where(bytewise, DOT_FLOPS * integer_rate(c.profile), peak)
     done = 1.0 if tiling.blocks is None else 1.0 - tiling.blocks.skipped
@@ -290,7 +285,7 @@ def _compute_time(
     share = c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency")
     worked = table.matrix_flops * done
     if tiling.blocks is not None:
-        grouped = _in_turn(table) & ~in_tensor_kernels(codes)
+        grouped = in_turn(table) & ~in_tensor_kernels(codes)
         share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
         words = copies_of_words(table) & in_tensor_kernels(codes)
         share = share * np.where(words, c.value(*rate_of_words(c.profile)), 1.0)
@@ -307,9 +302,9 @@ def _compute_time(
         )
     # Loops on a GPU convert 16-bit elements and compute in float32; weights are unpacked in pairs of their own type.
     unpacks = unpacks_weights(table) & in_tensor_kernels(codes)
-    widened = _NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
+    widened = NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
     looped = np.where(widened, _FLOAT32, table.dtype)
-    vector_peak = c.by_dtype(looped, _VECTOR)
+    vector_peak = c.by_dtype(looped, VECTOR)
     if tiling.blocks is not None:
         issued = c.value("count.sms") * ISSUED * c.value("clock")
         vector_peak = np.where(table.matrix_flops > 0, vector_peak, np.minimum(vector_peak, issued))
@@ -317,8 +312,8 @@ def _compute_time(
     vector = (table.vector_flops + RESULT_POINTS * scalar * table.m) / (
         vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
     )
-    rated = c.find(*_SPECIAL[0]) is not None
-    special_peak = c.by_dtype(table.dtype, _SPECIAL) if rated else vector_peak * c.value("vector_share")
+    rated = c.find(*SPECIAL[0]) is not None
+    special_peak = c.by_dtype(table.dtype, SPECIAL) if rated else vector_peak * c.value("vector_share")
     special = ~scalar * table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
     if tiling.blocks is not None:
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
@@ -372,81 +367,3 @@ def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients,
     transforms and under a mask."""
     codes = algorithm_codes(table, coefficients.profile)
     return _compute_time(table, tiling, coefficients, codes, runtime)[1]
-
-
-def _transposition_time(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
-    """What cuDNN spends on images that are not as its tensor-core kernels for windows take them: kernels before and after a
-    convolution read and write them once more. They take them channels-last, and groups whose channels fill whole slices. A window
-    of one point is a product of the images as they are stored, but not for tensor memory accesses where it leaves points out.
-    Kernels for tf32 write results in rows themselves (`sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw_...`).
-    Compiled code keeps images channels-last, but for `keeps_rows`."""
-    stored = True if runtime in AS_STORED else keeps_rows(table)
-    filled = group_filling(table)
-    in_rows = table.dtype == _TF32
-    converted = table.strided_bytes - np.where(in_rows, table.bytes_of_kind(WRITE), 0.0)
-    moved = 2.0 * np.where(_transposed(table, codes, c.profile) & stored, converted * filled, 0.0)
-    if np.any(apart := in_tensor_kernels(codes) & (filled > 1.0) & (moved == 0)):
-        # Padded groups are what the convolution itself reads and writes, too.
-        moved = np.where(apart, 2.0 * filled * table.bytes_of_kind(READ_ACTIVATION, WRITE), moved)
-    rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
-    return moved / rate + np.where(in_rows, 1.0, 2.0) * c.value("device_launch") * (moved > 0)
-
-
-def _transposed(table: KernelTable, codes: Ints, profile: ArchitectureProfile) -> Masks:
-    """(K,) kernels that cuDNN puts between conversions of their image and their result, where these are not channels-last."""
-    windows: Masks = table.window > 1
-    if copies_by_tensor(profile):
-        windows = windows | (table.stride > 1)
-    return in_tensor_kernels(codes) & windows & (table.strided_bytes > 0)
-
-
-def _in_turn(table: KernelTable) -> Masks:
-    """(K,) convolutions of images in rows whose groups cuDNN does one after the other."""
-    return table.is_family("conv") & (table.batch > 1) & (table.strided_bytes > 0)
-
-
-def _within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
-    """What the host spends on the further kernels of one call: conversions of a convolution's image, weights and result in 16
-    bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
-    # Compiled code leaves recurrent layers to the framework; a replayed graph has all of their kernels.
-    steps = kernels_a_step(table) * table.batch * (runtime != "cudagraphs")
-    if runtime != "eager":
-        return c.value("launch.driver") * steps
-    converted = 3.0 * (_transposed(table, codes, c.profile) & _NARROW[table.dtype])
-    return c.value("launch.driver") * (
-        operands_copied(table) + adds_bias_after(table) + converted + np.where(_in_turn(table), table.batch - 1.0, 0.0) + steps
-    )
-
-
-def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
-    """(..., K) flop/s of contractions in types of `COMPUTE_DTYPES`, by code."""
-    return c.by_dtype(dtypes, _MATRIX)
-
-
-def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where there is
-    only a narrower type, the estimate is that of a quantized model."""
-    c, said = Coefficients(profile), []
-    for dtype in sorted(set(dtypes)):
-        names = _MATRIX[COMPUTE_DTYPES.index(dtype)]
-        rated = next((whose(name) for name in names if c.find(name) is not None), dtype)
-        if BITS[rated] < BITS[dtype]:
-            said.append(
-                f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
-            )
-        elif rated != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
-            said.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {rated}")
-    return tuple(said)
-
-
-def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:
-    """(K,) seconds of each kernel's arithmetic outside of contractions with every unit at its peak."""
-    vector: Floats = table.vector_flops / c.by_dtype(table.dtype, _VECTOR)
-    if c.find(*_SPECIAL[0]) is None:
-        return vector
-    return np.maximum(vector, table.special_flops / c.by_dtype(table.dtype, _SPECIAL))
-
-
-def matrix_peak(c: Coefficients, dtype: str) -> float | np.ndarray:
-    """flop/s of contractions in a type of `COMPUTE_DTYPES`, or of the type that stands in for it."""
-    return c.value(*_MATRIX[COMPUTE_DTYPES.index(dtype)])

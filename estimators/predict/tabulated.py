@@ -19,8 +19,8 @@ from shmoo.estimators.kernel_rows import CONVERSIONS, kernel_tables
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
 from shmoo.estimators.operator_rows import is_operator, operator_table
-from shmoo.estimators.predict.model import AS_STORED
 from shmoo.estimators.table import KernelTable
+from shmoo.estimators.tiling.gpu.threads import AS_STORED
 
 P = ParamSpec("P")
 R = TypeVar("R")

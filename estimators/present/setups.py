@@ -10,8 +10,8 @@ from shmoo.estimators.graph.dtypes import BITS, shown_dtype
 from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES, Graph
 from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import AS_STORED
 from shmoo.estimators.table import KernelTable
+from shmoo.estimators.tiling.gpu.threads import AS_STORED
 from shmoo.estimators.variants import COUNTED
 
 BATCH_STEPS = (4, 16, 64)

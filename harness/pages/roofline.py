@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.model import matrix_peak
+from shmoo.estimators.predict.limits import matrix_peak
 from shmoo.estimators.present.inspection import Inspection
 from shmoo.estimators.units import counted, percent, si
 from shmoo.harness.pages.inspect import COLOURS

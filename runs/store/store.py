@@ -56,9 +56,8 @@ def holds_run(directory: Path, resume: bool) -> bool:
 
 def is_record(path: Path) -> bool:
     """Whether a file is part of a run or of a campaign, so that a result written there would destroy what was measured."""
-    if path.parent.name == GRAPHS and (path.parent.parent / MANIFEST).exists():
-        return True
-    return any(path.name in names and path.with_name(mark).exists() for mark, names in RECORDS.items())
+    of_graphs = path.parent.name == GRAPHS and (path.parent.parent / MANIFEST).exists()
+    return of_graphs or any(path.name in names and path.with_name(mark).exists() for mark, names in RECORDS.items())
 
 
 class Run:
@@ -395,7 +394,7 @@ def _locked(directory: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         raise InputError(f"another process writes into {directory}; wait until it has ended, or name another --out") from None
-    except OSError:
-        os.close(descriptor)  # a file system without locks
+    except OSError:  # a file system without locks
+        os.close(descriptor)
         return None
     return descriptor

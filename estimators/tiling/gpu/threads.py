@@ -22,12 +22,17 @@ import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.coefficients import RECURRENT, Coefficients
+from shmoo.estimators.machine.coefficients import RECURRENT, Coefficients, in_tensor_kernels
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.table import WRITE, Floats, KernelTable, Masks, op_code
+from shmoo.estimators.table import READ_ACTIVATION, WRITE, Floats, Ints, KernelTable, Masks, op_code
 from shmoo.estimators.tiling.base import ceil_div, element_bytes, hit_share
 from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS
 
+_TF32 = COMPUTE_DTYPES.index("tf32")
+NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
+"""By code of a type, whether it has 16 bits."""
+AS_STORED = frozenset({"eager", "cudagraphs"})
+"""Runtimes that hand images to a GPU's library in the order they are stored in."""
 COPY_BYTES = 16.0
 """Widest copy of a thread, and what tensor memory accesses need rows to be multiples of (CUDA C++ Programming Guide, asynchronous
 data copies, 2024)."""
@@ -290,3 +295,47 @@ def keeps_rows(table: KernelTable) -> Masks:
     flops = table.matrix_flops * table.is_family(*CONVOLUTIONS)
     slower: Masks = table.to_kernels(table.of_segments(flops * weights) / np.maximum(table.of_segments(flops), 1.0)) > 1.0
     return slower
+
+
+def transposition_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
+    """What cuDNN spends on images that are not as its tensor-core kernels for windows take them: kernels before and after a
+    convolution read and write them once more. They take them channels-last, and groups whose channels fill whole slices. A window
+    of one point is a product of the images as they are stored, but not for tensor memory accesses where it leaves points out.
+    Kernels for tf32 write results in rows themselves (`sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw_...`).
+    Compiled code keeps images channels-last, but for `keeps_rows`."""
+    stored = True if runtime in AS_STORED else keeps_rows(table)
+    filled = group_filling(table)
+    in_rows = table.dtype == _TF32
+    converted = table.strided_bytes - np.where(in_rows, table.bytes_of_kind(WRITE), 0.0)
+    moved = 2.0 * np.where(_transposed(table, codes, c.profile) & stored, converted * filled, 0.0)
+    if np.any(apart := in_tensor_kernels(codes) & (filled > 1.0) & (moved == 0)):
+        # Padded groups are what the convolution itself reads and writes, too.
+        moved = np.where(apart, 2.0 * filled * table.bytes_of_kind(READ_ACTIVATION, WRITE), moved)
+    rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
+    return moved / rate + np.where(in_rows, 1.0, 2.0) * c.value("device_launch") * (moved > 0)
+
+
+def _transposed(table: KernelTable, codes: Ints, profile: ArchitectureProfile) -> Masks:
+    """(K,) kernels that cuDNN puts between conversions of their image and their result, where these are not channels-last."""
+    windows: Masks = table.window > 1
+    if copies_by_tensor(profile):
+        windows = windows | (table.stride > 1)
+    return in_tensor_kernels(codes) & windows & (table.strided_bytes > 0)
+
+
+def in_turn(table: KernelTable) -> Masks:
+    """(K,) convolutions of images in rows whose groups cuDNN does one after the other."""
+    return table.is_family("conv") & (table.batch > 1) & (table.strided_bytes > 0)
+
+
+def within_call(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
+    """What the host spends on the further kernels of one call: conversions of a convolution's image, weights and result in 16
+    bits, every group but one of a grouped convolution, and the steps of recurrent layers."""
+    # Compiled code leaves recurrent layers to the framework; a replayed graph has all of their kernels.
+    steps = kernels_a_step(table) * table.batch * (runtime != "cudagraphs")
+    if runtime != "eager":
+        return c.value("launch.driver") * steps
+    converted = 3.0 * (_transposed(table, codes, c.profile) & NARROW[table.dtype])
+    return c.value("launch.driver") * (
+        operands_copied(table) + adds_bias_after(table) + converted + np.where(in_turn(table), table.batch - 1.0, 0.0) + steps
+    )

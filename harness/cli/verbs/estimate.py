@@ -101,7 +101,7 @@ def estimate_table(path: str, asked: Question, residual: bool, reduction: Reduct
 
     from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.predict.model import narrowed
+    from shmoo.estimators.predict.limits import narrowed
     from shmoo.estimators.predict.tabular import interval_record, or_reason
     from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
 
