@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -18,6 +19,22 @@ _MM2_IN_M2 = 1e6
 """A prefix of a square metre means its square, so areas read in mm2."""
 _LARGEST = {"s": 0}
 """Units that take no prefix above this power of 1000, as nobody reads kiloseconds."""
+
+
+def positive_int(text: str, what: str) -> int:
+    """A positive whole number; `InputError` names `what` otherwise."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise InputError(f"{what} must be a positive whole number, got {text!r}")
+    return value
+
+
+def shape_of(text: str, what: str) -> tuple[int, ...]:
+    """Extents as "1x3x224x224" or "1,3,224,224"; `InputError` names `what` otherwise."""
+    return tuple(positive_int(part, what) for part in re.split(r"[x×,]", text.strip()))
 
 
 def si(value: float | None, unit: str, digits: int = 3) -> str:

@@ -17,6 +17,7 @@ from shmoo.estimators.errors import InputError, only_one, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
+from shmoo.estimators.units import shape_of
 from shmoo.estimators.variants import with_threads
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.machine.architectures import choose_targets
@@ -45,6 +46,7 @@ class Options(TypedDict, total=False):
         args, kwargs: arguments that a module or function is captured with.
         batch: samples a call processes; the model's own for `None`. Of what is no model by name it only scales throughput.
         dtype: element type; for `None` a user's own model keeps its types, and named ones are float32.
+        input_shape: extents, or their text as on the command line ("1x3x224x224").
         input_shape, seq_len, trust, phase, training, autocast, channels_last: of a model by name.
         quantize: scheme for the weights of linear layers, such as "int4-weight".
         runtime: each architecture's own for `None`.
@@ -56,7 +58,7 @@ class Options(TypedDict, total=False):
     kwargs: Mapping[str, Any] | None
     batch: int | Sequence[int] | None
     dtype: str | Sequence[str] | None
-    input_shape: tuple[int, ...] | None
+    input_shape: tuple[int, ...] | str | None
     seq_len: int | None
     trust: bool
     phase: str | None
@@ -231,6 +233,8 @@ def ask(arch: Architectures, **options: Unpack[Options]) -> Question:
     mode = Mode(**{name: given.pop(name) for name in Mode.__struct_fields__ if name in given})
     batches, runtime = listed(given.pop("batch", None)), listed(given.pop("runtime", None))
     dtypes = tuple(dict.fromkeys(map(compute_dtype, listed(given.pop("dtype", None)))))
+    if isinstance(shape := given.get("input_shape"), str):
+        given["input_shape"] = shape_of(shape, "input_shape")
     return Question(arch=listed(arch), runtime=runtime, batches=batches, dtypes=dtypes, mode=mode, **given)
 
 

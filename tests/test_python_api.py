@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import shmoo
+from shmoo.estimators.errors import InputError
+
 pytest.importorskip("torch")
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -258,3 +261,11 @@ def test_runs_are_compared_by_directory_or_as_they_are(own_home: None) -> None:
     with pytest.warns(DeprecationWarning, match="min_change= of compare is now threshold="):
         older = shmoo.compare("run", "run", min_change=0.5)
     assert older == shmoo.compare("run", "run", threshold=0.5)
+
+
+def test_a_shape_may_be_text_as_on_the_command_line() -> None:
+    """The same estimate; a text that is no shape is refused by name."""
+    text, extents = (shmoo.estimate("resnet18", "kpu_t64", input_shape=shape) for shape in ("1x3x64x64", (1, 3, 64, 64)))
+    assert text.equals(extents)
+    with pytest.raises(InputError, match=r"input_shape must be a positive whole number, got 'three'"):
+        shmoo.estimate("resnet18", "kpu_t64", input_shape="1xthree")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.errors import only_one as only_one
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import EVERY_RUNTIME
-from shmoo.estimators.units import share_of
+from shmoo.estimators.units import positive_int, shape_of, share_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
 
@@ -258,22 +257,11 @@ def alone(ctx: click.Context, as_json: bool) -> bool:
     return ctx.invoked_subcommand is None
 
 
-def positive_int(text: str, what: str) -> int:
-    """A positive whole number; `InputError` names `what` otherwise."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise InputError(f"{what} must be a positive whole number, got {text!r}")
-    return value
-
-
 def parse_shape(text: str | None) -> tuple[int, ...] | None:
     """Extents of "1x3x224x224" or "1,3,224,224"."""
     if text is None:
         return None
-    return tuple(positive_int(part, "--input-shape") for part in re.split(r"[x×,]", text.strip()))
+    return shape_of(text, "--input-shape")
 
 
 def parse_axis(text: str, *, whole: bool) -> tuple[str, tuple[int | float | str, ...]]:

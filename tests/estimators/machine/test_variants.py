@@ -123,6 +123,10 @@ def test_sizes_read_as_people_write_them() -> None:
     """KiB, MiB and GiB are powers of 1024; what is no number stays text."""
     assert amount_of("2MiB") == 2 * 1024**2
     assert amount_of("1.5e9") == 1.5e9
+    assert [amount_of(text) for text in ("400GB/s", "2.8 GHz", "150W", "1.2e3MB", "3pJ/flop", "5us")] == pytest.approx(
+        [400e9, 2.8e9, 150.0, 1.2e9, 3e-12, 5e-6]
+    )
+    assert amount_of("8 parts") == "8 parts"
     assert amount_of("serial") == "serial"
 
 
