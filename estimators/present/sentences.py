@@ -32,7 +32,9 @@ def times(ratio: Interval | None) -> str:
 
 
 def _digits(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+    if ratio < 0.1:
+        return f"{ratio:.2g}"
+    return f"{ratio:.{0 if ratio >= 100 else 1 if ratio >= 10 else 2}f}"
 
 
 def headline(advice: Advice) -> str:
