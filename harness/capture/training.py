@@ -170,8 +170,14 @@ class _JointBackend:
             fw_compiler=run, bw_compiler=run, inference_compiler=run_without_gradients, partition_fn=partition
         )
         compiled = compile_piece(module, inputs)
-        # What AOTAutograd does around a piece, such as updates of running statistics, is in the piece's graph.
-        return lambda *values: self.recorder.run_unseen(compiled, values)
+
+        def run_whole(*values: Any) -> Any:
+            # What AOTAutograd does around a piece, such as updates of running statistics, is in the piece's graph.
+            results = self.recorder.run_unseen(compiled, values)
+            self.origins.flows(results)
+            return results
+
+        return run_whole
 
     def _add_eager_segment(self, module: fx.GraphModule, origins: list[Origin]) -> None:
         graph = FXGraphWalker().walk(module, origins=origins, name=self.name)

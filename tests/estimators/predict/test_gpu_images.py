@@ -12,11 +12,11 @@ from shmoo.estimators.graph.records import CHANNELS_LAST, Graph, OpCall, TensorS
 from shmoo.estimators.kernel_rows import kernel_tables
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.estimators.predict import model
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import strategy_for
+from shmoo.estimators.tiling.gpu import threads
 from shmoo.estimators.tiling.gpu.threads import group_filling, keeps_rows
 
 CARDS = ("gpu_p100", "gpu_v100", "gpu_t4", "gpu_a100_40g", "gpu_l4", "gpu_h100")
@@ -141,7 +141,7 @@ def test_padded_groups_are_copied_around_their_convolution(monkeypatch):
 
     padded, of_rows = prediction(True, 4), prediction(False, 4)
     assert of_rows == pytest.approx(padded)
-    monkeypatch.setattr(model, "group_filling", lambda table: np.ones(len(table)))
+    monkeypatch.setattr(threads, "group_filling", lambda table: np.ones(len(table)))
     copied = 2 * (4 / 3) * 2 * image / rate + 2 * c.value("device_launch")
     assert padded - prediction(True, 4) == pytest.approx(copied)
 
