@@ -12,7 +12,8 @@ from shmoo.estimators.errors import InputError
 UNKNOWN = "unknown"
 """Text of a value that is `None`."""
 
-_PREFIXES = {5: "P", 4: "T", 3: "G", 2: "M", 1: "k", 0: "", -1: "m", -2: "µ", -3: "n", -4: "p", -5: "f"}
+PREFIXES = {5: "P", 4: "T", 3: "G", 2: "M", 1: "k", 0: "", -1: "m", -2: "µ", -3: "n", -4: "p", -5: "f"}
+"""Power of 1000 -> SI prefix."""
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _AREA = "m2"
 _MM2_IN_M2 = 1e6
@@ -60,7 +61,7 @@ def si(value: float | None, unit: str, digits: int = 3) -> str:
         return f"{_significant(value, digits)} {unit}".rstrip() if unit != "1" else _significant(value, digits)
     power = max(min(power, _LARGEST.get(unit, 5), 5), -5)
     number = _significant(value / 1000.0**power, digits)
-    tail = _PREFIXES[power] + ("" if bare else unit)
+    tail = PREFIXES[power] + ("" if bare else unit)
     return f"{number} {tail}".rstrip()
 
 

@@ -25,6 +25,7 @@ from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.machine.validation import changed_problem, power_problem
 from shmoo.estimators.tiling import TILINGS
+from shmoo.estimators.units import PREFIXES
 
 Amount = float | np.ndarray
 COUNTED: Mapping[str, str] = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
@@ -34,8 +35,8 @@ _OWN: Mapping[str, tuple[str, ...]] = {"cpu": ("l1", "l2"), "gpu": ("shared", "r
 _TAKES_AREA = ("count", "size", "rate")
 """Roles of the coefficients that stand for silicon."""
 _SUFFIXES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "mm2": 1e-6}
-_PREFIXES = {"": 0, "p": -12, "n": -9, "u": -6, "µ": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
-_IN_UNITS = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?) ?([pnuµmkMGTP]?)(?:B/s|B|flop/s|Hz|W|s|J/B|J/flop)")
+_POWERS = {"u": 1e-6, **{prefix: 1000.0**power for power, prefix in PREFIXES.items()}}
+_IN_UNITS = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?) ?([fpnuµmkMGTP]?)(?:B/s|B|flop/s|Hz|W|s|J/B|J/flop)")
 """A number, a prefix and a unit of coefficients."""
 
 
@@ -125,10 +126,10 @@ def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
 
 
 def amount_of(text: str) -> float | str:
-    """A number as people write it: "2e9", "64MiB" (KiB, MiB, GiB, mm2), or in a unit, as "400GB/s" or "2.8 GHz". What is none of
-    these stays text."""
+    """A number from text: "2e9", "64MiB" (KiB, MiB, GiB or mm2), or one with an SI unit such as "400GB/s" or "2.8 GHz". Any other
+    text is returned as it is."""
     if scaled := _IN_UNITS.fullmatch(text.strip()):
-        return float(scaled[1]) * 10.0 ** _PREFIXES[scaled[2]]
+        return float(scaled[1]) * _POWERS[scaled[2]]
     stem, factor = text.strip(), 1.0
     for suffix, power in _SUFFIXES.items():
         if stem.endswith(suffix):

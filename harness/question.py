@@ -1,5 +1,5 @@
-"""What is asked of models and machines, from Python and on the command line alike, and the architectures and the captured graphs
-that answer it. Importing this imports neither torch nor pandas."""
+"""One question about models and machines, whether it comes from Python or the command line, and the architectures and captured
+graphs that answer it. Importing this module imports neither torch nor pandas."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
                 with (`validation`; the field is named).
         """
-        # What is wrong with a damaged file is said when all of it is read.
+        # Decoding the whole file reports what is damaged.
         head, builtin = _head(data) or _Head(), Path(where).parent == BUILTIN_DIR
         profile = decode_versioned(_on_base(data, head.base, builtin), cls, PROFILE_FORMAT, "profile", where)
         if head.model_form is None and head.base is msgspec.UNSET:

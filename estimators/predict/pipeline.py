@@ -200,7 +200,7 @@ def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors, asy
     if not np.isnan(errors.of_graphs).all():
         whole = table.of_segments(device if asynchronous else device + launch)
         factor = erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S)
-        # A host that runs ahead is off by as much, beside what is not known of it.
+        # The launches of a host that runs ahead have this error too, besides the ranges of its own coefficients.
         host = np.where(np.isnan(errors.of_graphs), 1.0, errors.graphs) if asynchronous else factor
         device, launch = device * table.to_kernels(factor), launch * table.to_kernels(host)
     return replace(scaled, device_s=device, launch_s=launch)

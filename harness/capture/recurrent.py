@@ -57,7 +57,7 @@ def _define(name: str, gates: int) -> Any:
         grads: Sequence[Tensor], source: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], results: Sequence[Tensor],
         num_layers: int, bidirectional: bool, batch_first: bool,
     ) -> list[Tensor]:  # fmt: skip
-        # Nobody looks at their values.
+        # A capture needs their shapes only.
         return [torch.zeros_like(tensor) for tensor in (source, *hx, *params)]
 
     forward = torch.library.custom_op(f"{OWN_NAMESPACE}::{name}", run, mutates_args=(), schema=_FORWARD)

@@ -57,7 +57,7 @@ def measure_host() -> LocalHost:
         for _ in range(CALLS):
             torch.relu(number)
         seconds.append((time.thread_time() - begin) / CALLS)
-    # The first block pays for what is loaded on first use.
+    # The first block includes the cost of lazy loading.
     low, *_, high = quantiles(seconds[1:], n=20)
     middle = sorted(seconds[1:])[BLOCKS // 2]
     if on_gpu:

@@ -22,9 +22,9 @@ Examples:
   shmoo profiles diff cpu_server_generic cpu_local
 """
 NETWORKS, KERNELS = "networks of others", "kernels of others"
-"""Splits of error cards that the fit has seen no case of, or whose cases taught tensor cores: as others measured them."""
+"""Splits of error cards whose cases others measured: networks that no fit used, and kernels that tensor cores were fitted to."""
 TESTS = {"networks": (NETWORKS,), "operators": (KERNELS, "test", "from published numbers")}
-"""What `list` says of tests -> splits of error cards, of which the first that a profile has counts."""
+"""Kind of case in the list -> splits of error cards that show its error; the first one that a profile has is used."""
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")

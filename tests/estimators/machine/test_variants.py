@@ -127,6 +127,7 @@ def test_sizes_read_as_people_write_them() -> None:
         [400e9, 2.8e9, 150.0, 1.2e9, 3e-12, 5e-6]
     )
     assert amount_of("8 parts") == "8 parts"
+    assert amount_of("1.2.3GB/s") == "1.2.3GB/s"
     assert amount_of("serial") == "serial"
 
 
