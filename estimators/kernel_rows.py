@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields
-from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -18,6 +17,7 @@ from shmoo.estimators.graph.views import StridedView, view_of
 from shmoo.estimators.memory.heap import MAPPED_BYTES, Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances, written_in_place
 from shmoo.estimators.memory.workspace import FEW_CHANNELS
+from shmoo.estimators.registry import name_of
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, NO_KERNEL, READ_ACTIVATION, READ_WEIGHT, WRITE, KernelTable, op_code
 
 Conversion = Literal["none", "kernels", "edges", "edges and weights"]
@@ -308,9 +308,3 @@ def _label(graph: Graph, kernel: Kernel) -> str:
     ops = "+".join([name_of(call.op) for call in calls])
     module = next(filter(None, [call.module for call in calls]), "")
     return f"{module}:{ops}" if module else ops
-
-
-@cache
-def name_of(op: str) -> str:
-    """An operator's name without its namespace."""
-    return op.split(".")[-1].split("::")[-1]

@@ -12,9 +12,10 @@ import numpy as np
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph
-from shmoo.estimators.kernel_rows import name_of, strided_bytes
+from shmoo.estimators.kernel_rows import strided_bytes
 from shmoo.estimators.memory.heap import MAPPED_BYTES, fresh_memory
 from shmoo.estimators.memory.residency import Touch
+from shmoo.estimators.registry import name_of
 from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, op_code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -15,6 +16,17 @@ K = TypeVar("K", bound=Hashable)
 def aten(names: str) -> tuple[str, ...]:
     """Full names of ATen operators: ("aten.add", "aten.sub") for "add sub"."""
     return tuple(f"aten.{name}" for name in names.split())
+
+
+def short_op(op: str) -> str:
+    """An operator's name in tables and coefficients: ATen's without their namespace ("linear"), others in full."""
+    return op.removeprefix("aten.")
+
+
+@cache
+def name_of(op: str) -> str:
+    """An operator's name without its namespace, whoever it is registered by."""
+    return op.split(".")[-1].split("::")[-1]
 
 
 def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:

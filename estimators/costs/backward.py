@@ -14,7 +14,7 @@ from shmoo.estimators.costs.contractions import convolution, gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE, grid_taps
 from shmoo.estimators.costs.reductions import adaptive_windows, pool_rank
 from shmoo.estimators.graph.records import Cost, OpCall
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, short_op
 
 # Contractions -------------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ def nll_loss_backward(call: OpCall) -> Cost:
 def upsample_backward(call: OpCall) -> Cost:
     """Each gradient is weighted and added to each element that its value was interpolated from."""
     grad = tensor(call, "grad_output")
-    taps = TAPS[UPSAMPLE[call.op.removeprefix("aten.").removesuffix("_backward")]]
+    taps = TAPS[UPSAMPLE[short_op(call.op).removesuffix("_backward")]]
     return bill(call, "gather", vector=grad.numel * (2 * taps if taps > 1 else 1), m=result(call).numel, n=taps, window=taps)
 
 

@@ -9,7 +9,7 @@ import math
 
 from shmoo.estimators.costs.base import bill, cost, first, listed, result, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, short_op
 
 # Copies and fills ---------------------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ def _interpolate(call: OpCall, taps: int, vector: float = 0.0) -> Cost:
 @cost(*aten(" ".join(UPSAMPLE)))
 def upsample(call: OpCall) -> Cost:
     """Every value is interpolated from as many elements as its mode takes."""
-    return _interpolate(call, TAPS[UPSAMPLE[call.op.removeprefix("aten.")]])
+    return _interpolate(call, TAPS[UPSAMPLE[short_op(call.op)]])
 
 
 def grid_taps(call: OpCall) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, stretched, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, short_op
 
 ONE_STEP = (
     "mul multiply neg negative abs absolute sign sgn signbit copysign positive square relu threshold floor ceil round trunc fix "
@@ -152,14 +152,14 @@ def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
 @cost(*aten(" ".join(PER_ELEMENT)))
 def per_element(call: OpCall) -> Cost:
     """Vector and special operations for each element of the result."""
-    vector, special = PER_ELEMENT[call.op.removeprefix("aten.")]
+    vector, special = PER_ELEMENT[short_op(call.op)]
     return elementwise(call, vector, special)
 
 
 @cost(*aten(" ".join(PER_INPUT)))
 def per_input(call: OpCall) -> Cost:
     """Vector and special operations for each element of the first input; losses stretch it to others of its type."""
-    family, vector, special = PER_INPUT[call.op.removeprefix("aten.")]
+    family, vector, special = PER_INPUT[short_op(call.op)]
     alike = [spec for spec in call.inputs if spec.dtype == first(call).dtype]
     count = stretched(alike) if family == "pointwise" else first(call).numel
     return bill(call, family, vector=vector * count, special=special * count, m=count)

@@ -7,14 +7,14 @@ import math
 from shmoo.estimators.costs.base import bill, cost, first, listed, number, result, tensor
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, OpCall
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, short_op
 
 GATES = {"aten.lstm": (4, 10, 8), "aten.gru": (3, 9, 5), "aten.rnn_tanh": (1, 0, 1), "aten.rnn_relu": (1, 1, 0)}
 """Name -> gates, then vector and special operations for one hidden unit in one step, beside the products, their sum and biases.
 
 LSTM: three sigmoids of (2, 2), two tanh, f c + i g and o tanh(c). GRU: two sigmoids, one tanh, r h and (1 - z) n + z h."""
 
-GATES_BACKWARD = {f"shmoo.{name.removeprefix('aten.')}_backward": name for name in GATES}
+GATES_BACKWARD = {f"shmoo.{short_op(name)}_backward": name for name in GATES}
 """The whole backward pass of a layer, for which ATen has no name of its own -> the layer."""
 
 

@@ -25,7 +25,7 @@ from shmoo.estimators.costs.base import (
 from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, OpCall
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, short_op
 
 # Softmax -----------------------------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> 
 @cost(*(f"aten.{name}" for name in PER_INPUT if name not in ("max", "min")))
 def reduction(call: OpCall) -> Cost:
     """Operations for each element of the input and for each result."""
-    return reduce_rows(call, *PER_INPUT[call.op.removeprefix("aten.")])
+    return reduce_rows(call, *PER_INPUT[short_op(call.op)])
 
 
 @cost("aten.max", "aten.min")

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from shmoo.estimators.graph.records import OpCall
 from shmoo.estimators.graph.views import RESHAPING, StridedView, permutation
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, short_op
 
 SPECIAL = frozenset(
     aten("exp log log2 log10 log1p sigmoid tanh silu mish softplus log_sigmoid elu celu selu logit glu softmax log_softmax")
@@ -115,7 +115,7 @@ def keeps_memory(call: OpCall) -> bool:
     if call.op in RESHAPING or call.op in ("aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"):
         return True
     shape = call.inputs[0].shape
-    name = call.op.removeprefix("aten.")
+    name = short_op(call.op)
     order = permutation(name, call.attributes, len(shape)) if name in ("permute", "transpose") else None
     if order is None or order in ([0, 2, 3, 1], [0, 3, 1, 2]):
         return order is not None

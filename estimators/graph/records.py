@@ -16,6 +16,7 @@ import msgspec
 from shmoo.estimators.errors import FormatError, NewerFormatError
 from shmoo.estimators.graph.dtypes import bytes_of, operand_dtype
 from shmoo.estimators.graph.validation import first_problem
+from shmoo.estimators.registry import name_of
 
 GRAPH_FORMAT = 1
 """Version of the JSON of `Graph`. 1: first."""
@@ -141,7 +142,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     def operators(self, calls: Sequence[int]) -> str:
         """Operators of some calls as text: "conv2d + relu"."""
-        return " + ".join(self.calls[index].op.rpartition(".")[2] for index in calls)
+        return " + ".join(name_of(self.calls[index].op) for index in calls)
 
     @property
     def params(self) -> int:

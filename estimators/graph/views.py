@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from shmoo.estimators.graph.records import Attribute, Graph, OpCall
-from shmoo.estimators.registry import aten
+from shmoo.estimators.registry import aten, name_of
 
 RESHAPING = frozenset(
     aten("view reshape _unsafe_view view_as reshape_as flatten unflatten ravel squeeze unsqueeze contiguous to type_as alias")
@@ -58,7 +58,7 @@ def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
     shape = call.outputs[result].shape
     if call.op in RESHAPING:
         return _reshaped(view, shape)
-    name, rank, attributes = call.op.rpartition(".")[2], len(view.sizes), call.attributes
+    name, rank, attributes = name_of(call.op), len(view.sizes), call.attributes
     order = permutation(name, attributes, rank)
     if order is not None:
         return StridedView(tuple(view.sizes[d] for d in order), tuple(view.strides[d] for d in order))

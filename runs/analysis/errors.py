@@ -14,7 +14,7 @@ from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.estimators.registry import grouped
+from shmoo.estimators.registry import grouped, name_of
 from shmoo.runs.analysis.error_records import FREE, CallError, CaseError, ErrorReport, Excluded, NetworkError, network_name
 from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
 from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, director_predictor
@@ -149,7 +149,7 @@ def _network_error(whole: CaseError, row: Measurement, graphs: Sequence[Graph], 
     def add(calls: tuple[int, ...], family: str, estimated_s: float) -> None:
         measured_s = sum(times.get(call, 0.0) for call in calls)
         module = next((all_calls[call].module for call in calls if all_calls[call].module), "")
-        operator = "+".join(all_calls[call].op.split(".")[-1].split("::")[-1] for call in calls)
+        operator = "+".join(name_of(all_calls[call].op) for call in calls)
         share = measured_s / total
         entries.append(CallError(network_name(row.case), calls, operator, module, family, measured_s, estimated_s, share))
 

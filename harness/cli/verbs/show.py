@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from shmoo.estimators.columns import Cell, Column, quantity
+from shmoo.estimators.registry import short_op
 from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import View, room_beside
@@ -215,7 +216,7 @@ def show_operators(row: Measurement, records: Sequence[Record]) -> None:
     """Table for people of one network's operators, and what their sum is beside the network."""
     total, whole = row.operators_s, row.latency.value_s if row.timing and row.timing.samples_s else None
     columns = [
-        Column("operator", lambda r: r["op"].removeprefix("aten.")),
+        Column("operator", lambda r: short_op(r["op"])),
         Column("operands", itemgetter("shapes")),
         Column("module", itemgetter("module")),
         Column("calls", itemgetter("calls"), "#"),
