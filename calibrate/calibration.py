@@ -20,8 +20,9 @@ from shmoo.calibrate.fit.residual import fit_residual
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import FAMILIES, Coefficient, Source
-from shmoo.estimators.machine.catalogue import entry, runtime_of, under
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients, on_tensor_cores
+from shmoo.estimators.machine.names import runtime_of, under
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, FittedFrom, Reduction
 from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector

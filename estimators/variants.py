@@ -19,9 +19,10 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient, Interval
-from shmoo.estimators.machine.catalogue import entry, followers, under
+from shmoo.estimators.machine.catalogue import entry, followers, is_count
 from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
-from shmoo.estimators.machine.hosts import check_host, of_host
+from shmoo.estimators.machine.hosts import check_host
+from shmoo.estimators.machine.names import under, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.machine.validation import changed_problem, power_problem
 from shmoo.estimators.tiling import TILINGS
@@ -51,7 +52,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
-    if any(of_host(name) for name in changed):
+    if any(entry(name).of_host for name in changed):
         # A named host's launches become the profile's own, to be changed there.
         profile = profile.replacing(coefficients=dict(profile.listed) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
@@ -112,8 +113,8 @@ def _described(description: str, name: str, before: float, value: Amount) -> str
     """A description in which a count of parts is another one ("256 tiles"), or which names what was changed."""
     if np.ndim(value):
         return description
-    parts = name.removeprefix("count.")
-    counted = re.sub(rf"\b{before:g} {re.escape(parts)}\b", f"{value:g} {parts}", description)
+    parts = re.escape(whose(name))
+    counted = re.sub(rf"\b{before:g} {parts}\b", f"{value:g} {parts}", description) if is_count(name) else description
     return counted if counted != description else f"{description}; {name} = {value:g}"
 
 
@@ -138,11 +139,6 @@ def amount_of(text: str) -> float | str:
         return float(stem) * factor
     except ValueError:
         return text.strip()
-
-
-def is_count(name: str) -> bool:
-    """Whether a coefficient counts parts of the machine, and so is a whole number."""
-    return entry(name).role == "count"
 
 
 def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
@@ -193,7 +189,7 @@ def _added(
     for name in changed:
         if name in ("clock", f"capacity.{main}") or entry(name).role not in _TAKES_AREA:
             continue
-        stem = "area.byte" if name.startswith("capacity.") else "area.bandwidth" if name == f"bandwidth.{main}" else "area.unit"
+        stem = "area.byte" if entry(name).role == "size" else "area.bandwidth" if name == f"bandwidth.{main}" else "area.unit"
         if stem == "area.unit" and name != counted:
             raise InputError(f"the area that {name!r} takes is not known; a profile can state it of memory, {counted} and {main}")
         stems[stem] = name
@@ -228,7 +224,7 @@ def on_chip_bytes(profile: ArchitectureProfile) -> Amount:
     """Bytes of all memories on the chip."""
     total: Amount = 0.0
     for name in under("capacity", profile.coefficients):
-        level = name.removeprefix("capacity.")
+        level = whose(name)
         if level != profile.levels[-1]:
             parts = profile.value(COUNTED[profile.family]) if level in _OWN[profile.family] else 1.0
             total = total + profile.value(name) * parts

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shmoo.estimators.machine.catalogue import CATALOGUE
+
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("estimators", "runs", "calibrate", "harness")
 FLOOR_PLAN = (
@@ -71,6 +73,8 @@ FORBIDDEN = {
     "harness": set(),
 }
 """Libraries that a top-level folder must not import, wherever in a file."""
+TAKE_APART = ("startswith", "removeprefix", "partition", "rpartition", "split", "replace")
+"""Methods of texts that read a part of a name."""
 MOST_FILES = 14
 ROOMY = ("harness/cli/verbs",)
 """Folders that may hold any number of files."""
@@ -147,6 +151,33 @@ def test_rooms_only_look_down(path: Path) -> None:
         floor = floor_of(name)
         if floor is not None:
             assert floor <= own, f"{path.relative_to(ROOT)}:{line} imports {name}: {FLOOR_PLAN[floor]} is above {FLOOR_PLAN[own]}"
+
+
+STEMS = {stem.partition(".")[0] for stem in CATALOGUE}
+NAMES = ROOT / "estimators/machine/names.py"
+
+
+def name_parsing(code: str) -> Iterator[int]:
+    """Lines of code that take the name of a coefficient apart: a method of texts that is given a dotted stem of the
+    catalogue."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TAKE_APART:
+            values = (value.value for arg in node.args for value in ast.walk(arg) if isinstance(value, ast.Constant))
+            if any(isinstance(text, str) and "." in text and text.partition(".")[0] in STEMS for text in values):
+                yield node.lineno
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != NAMES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_of_coefficients_are_taken_apart_in_one_place(path: Path) -> None:
+    """`names.py` and the entries of the catalogue answer what a name says."""
+    lines = list(name_parsing(path.read_text(encoding="utf-8")))
+    assert lines == [], f"{path.relative_to(ROOT)}: ask `machine/names.py` or the coefficient's entry"
+
+
+def test_a_name_that_is_taken_apart_is_seen() -> None:
+    """By its prefix, whichever method; other texts may start as they like."""
+    code = "name.startswith(('efficiency.bandwidth.', 'x'))\nname.removeprefix('capacity.')\nop.removeprefix('aten.')"
+    assert list(name_parsing(code)) == [1, 2]
 
 
 def test_the_floor_plan_has_no_empty_rooms() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.catalogue import TYPICAL, entry
-from shmoo.estimators.machine.hosts import FRAMEWORK, of_host
+from shmoo.estimators.machine.hosts import FRAMEWORK
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile
 from shmoo.estimators.predict.model import ASYNCHRONOUS
 from shmoo.runs.store.records import Machine
@@ -38,7 +38,7 @@ def beside_own_host(base: ArchitectureProfile) -> ArchitectureProfile:
     base = base.replacing(residual=(), host="")
     if base.family not in ASYNCHRONOUS:
         return base
-    device = {name: c for name, c in base.coefficients.items() if not of_host(name)}
+    device = {name: c for name, c in base.coefficients.items() if not entry(name).of_host}
     return base.replacing(coefficients={**device, "launch_tail": FRAMEWORK["launch_tail"]})
 
 

@@ -26,8 +26,9 @@ from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import weights_of
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.catalogue import energy_names, entry
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
+from shmoo.estimators.machine.names import energy_names
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import loop_operations
 from shmoo.estimators.predict.model import issued_flops

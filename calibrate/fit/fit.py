@@ -23,8 +23,8 @@ from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.parameters import MIN_CASES, Parameter
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Source
-from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import ASYNCHRONOUS
 from shmoo.estimators.predict.pipeline import price

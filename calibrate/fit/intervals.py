@@ -17,9 +17,9 @@ from msgspec.structs import astuple, replace
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Interval
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import ALGORITHMS, FAMILY_OF, MANY_KERNELS, Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import without_spreads
 from shmoo.estimators.table import Floats
@@ -120,7 +120,7 @@ def spreads(
     def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:
         why = f"{reference}; {point} % point over {cases.sum()} held-out {kind}"
         # Measurements that a neighbour spoiled can be off by any factor; a profile says so by the widest spread there is.
-        coefficients[name] = Coefficient(min(max(sigma, FLOOR), SHARES["sigma"][1]), "1", "fitted", why)
+        coefficients[name] = Coefficient(min(max(sigma, FLOOR), entry("sigma").range[1]), "1", "fitted", why)
 
     alone, graphs, long = counted & ~several, counted & several, counted & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])

@@ -12,7 +12,7 @@ import numpy as np
 
 from shmoo.calibrate.fit.dataset import Block
 from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES
-from shmoo.estimators.machine.catalogue import DEFAULTS, entry, short_op, whose
+from shmoo.estimators.machine.catalogue import DEFAULTS, entry
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
     TENSOR,
@@ -23,8 +23,10 @@ from shmoo.estimators.machine.coefficients import (
     in_tensor_kernels,
 )
 from shmoo.estimators.machine.entries import Space
+from shmoo.estimators.machine.names import continues, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.model import enters_alone
+from shmoo.estimators.registry import short_op
 from shmoo.estimators.table import Masks, op_names
 from shmoo.estimators.tiling.cpu_calls import by_result
 
@@ -160,7 +162,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         within = allowed(name, profile)
         start = min(max(float(value) or within.start, within.low * 1.01), within.high * 0.99)
         # A dispatch of its own length is no variety of the average one.
-        own = name.startswith(("launch.", "switch.")) and name in DEFAULTS[profile.family]
+        own = continues(name, "launch", "switch") and name in DEFAULTS[profile.family]
         parent = None if own else next((other for other in lookup if other != name and other in parameters), None)
         parameters[name] = Parameter(name, start, within.low, within.high, rule.prior_sd or within.prior_sd, affects, parent)
 
@@ -229,7 +231,7 @@ def allowed(name: str, profile: ArchitectureProfile) -> Space:
     if profile.family != "gpu":
         return found
     if not is_cut(name):
-        return replace(found, high=1.0) if name.startswith(("efficiency.bandwidth.", "efficiency.special")) else found
+        return replace(found, high=1.0) if continues(name, "efficiency.bandwidth", "efficiency.special") else found
     if listed is not entry("efficiency"):
         return found
     dtypes, lanes = (("bfloat16", "float16"), "matrix.lanes") if whose(name) in TENSOR else (("float32",), "vector.lanes")

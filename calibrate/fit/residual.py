@@ -17,9 +17,9 @@ from shmoo.calibrate.fit.fit import log_errors, predicted_latency
 from shmoo.calibrate.fit.intervals import FLOOR, conformal_point
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import NORMAL_90
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup, ResidualTree
-from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, summed, supported, types_of
 
 MIN_FIT, MIN_VALIDATION = 60, 20
@@ -154,7 +154,7 @@ def _fitted(sample: _Sample, seed: int) -> ResidualGroup:
     share = supported(group, sample.logs[held_out])
     # The squared spread with which the interval, mixed with the physical one, just contains each case.
     needed = ((error / NORMAL_90) ** 2 - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
-    spread = min(math.sqrt(max(conformal_point(needed), FLOOR**2)), SHARES["sigma"][1])
+    spread = min(math.sqrt(max(conformal_point(needed), FLOOR**2)), entry("sigma").range[1])
     return replace(group, spread=round(spread, 4))
 
 

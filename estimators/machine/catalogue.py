@@ -1,16 +1,16 @@
-"""The catalogue of coefficients: one entry for each kind. This is also the only module that parses the names of coefficients. A
-name is the stem of an entry and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a
-more particular name falls back to a more general one (`algorithm_names`), in a profile first and then in `DEFAULTS`."""
+"""The catalogue of coefficients: one entry for each kind. A coefficient has the entry of its longest stem (`names.py` says how
+names are made). Values are looked up in a profile first and then in `DEFAULTS`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
 
-from shmoo.estimators.graph.records import EVERY_RUNTIME, RUNTIMES, Coefficient
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient
 from shmoo.estimators.machine.entries import Entry, Guess, Space
+from shmoo.estimators.machine.names import general, under
 
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
@@ -40,12 +40,13 @@ _VOLTAGE = (
     "follows with an exponent of 1.1 to 2; GPUs that were measured have 0.3 to 1.7"
 )
 _LEAST_VOLTAGE = "least voltage of a process 0.67 to 0.92 of the nominal one; squared, 0.46 to 0.88 on GPUs that were measured"
+_COUNTS, _SHARES = (1.0, 1e6), (1e-6, 100.0)
 _GIVEN_CLOCK = ("cpu", "tpu", "kpu")
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
 _EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
-_SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE})
+_SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE}, within=_COUNTS)
 _IN_CYCLES = tuple((name, -1.0) for name in ("device_launch", "tile_overhead", "split_overhead", "fetch.latency"))
 _LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}
 # Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
@@ -56,21 +57,23 @@ _LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "
 _LAUNCH = Space(5e-8, 1e-3, 1.5)
 _STEPS = "(layers of 40 to 168 units, 1000 to 6000 steps; Wang, PyTorch pull request 62143, 2022)"
 CATALOGUE: Mapping[str, Entry] = MappingProxyType({
-    "count.cores": Entry("1", "count", "CPU cores; TPU cores on the chip", brings={"cpu": _CORE}),
-    "count.pipes": Entry("1", "count", "CPU: vector multiply-add pipes of a core"),
-    "count.sms": Entry("1", "count", "GPU multiprocessors", brings={"gpu": (("peak", 1.0), ("bandwidth.shared", 1.0))}),
-    "count.units": Entry("1", "count", "TPU matrix units", brings={"tpu": _UNIT}),
-    "count.alus": Entry("1", "count", "TPU: arithmetic units of a vector lane"),
+    "count.cores": Entry("1", "count", "CPU cores; TPU cores on the chip", brings={"cpu": _CORE}, within=_COUNTS),
+    "count.pipes": Entry("1", "count", "CPU: vector multiply-add pipes of a core", within=_COUNTS),
+    "count.sms": Entry("1", "count", "GPU multiprocessors", brings={"gpu": (("peak", 1.0), ("bandwidth.shared", 1.0))},
+                       within=_COUNTS),
+    "count.units": Entry("1", "count", "TPU matrix units", brings={"tpu": _UNIT}, within=_COUNTS),
+    "count.alus": Entry("1", "count", "TPU: arithmetic units of a vector lane", within=_COUNTS),
     "count.tiles": Entry("1", "count", "KPU tiles", brings={"kpu": (
         *_CORE, ("bandwidth.l3", 1.0), ("capacity.l2", 1.0), ("capacity.l3", 1.0),
-        ("power.static", 1.0), ("power.idle", 1.0), ("power.tdp", 1.0))}),
+        ("power.static", 1.0), ("power.idle", 1.0), ("power.tdp", 1.0))}, within=_COUNTS),
     "array.rows": _SIDE,
     "array.cols": _SIDE,
-    "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)"),
-    "matrix.lanes": Entry("1", "count", "GPU: float16 tensor-core multiply-adds of one multiprocessor and clock"),
-    "compute.capability": Entry("1", "rating", "GPU generation"),
+    "vector.lanes": Entry("1", "count", "float32 lanes of a vector register (CPU), multiprocessor (GPU), core (TPU), tile (KPU)",
+                          within=_COUNTS),
+    "matrix.lanes": Entry("1", "count", "GPU: float16 tensor-core multiply-adds of one multiprocessor and clock", within=_COUNTS),
+    "compute.capability": Entry("1", "rating", "GPU generation", within=(1.0, 1e3)),
     "ecc.share": Entry("1", "rating", "of main memory's bandwidth that error-correcting codes in the same memory leave to data; "
-                       "1 where they have lanes of their own or are off"),
+                       "1 where they have lanes of their own or are off", within=(0.1, 1.0)),
     "clock": Entry("Hz", "rate", "of the units", brings={
         "cpu": (*_CORE, ("clock.highest", 1.0)),
         "gpu": (("peak", 1.0), ("bandwidth.shared", 1.0), ("bandwidth.l2", 1.0), ("clock.highest", 1.0), *_IN_CYCLES),
@@ -119,7 +122,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               ".attention_tensor", "gpu", "literature"),
         Guess(0.4, 0.15, 0.9, "share of the cycles counted on the vector unit or the array, idle columns included: "
               f"{_GUESS}", ".depthwise", "tpu"),
-        *(Guess(0.75, 0.5, 0.95, _COUNTED, f".{name}", "kpu") for name in _COUNTED_ON_KPU))),
+        *(Guess(0.75, 0.5, 0.95, _COUNTED, f".{name}", "kpu") for name in _COUNTED_ON_KPU)), within=_SHARES),
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
                                Space(1e-3, 4.0, 1.0), {"gpu": Space(0.03, 4.0, 0.3)}, (
         Guess(0.5, 0.2, 0.9, f"share of the vector peak in loops: {_GUESS}"),
@@ -127,16 +130,18 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.02, 0.005, 0.08, f"windows point by point, {_XEON}", ".pooling", "cpu"),
         Guess(0.06, 0.02, 0.2, f"compiled windows, {_XEON}", ".inductor.pooling", "cpu"),
         Guess(0.15, 0.05, 0.4, "flops of an instruction: addresses, loads and conversions beside each", "", "gpu"),
-        Guess(0.9, 0.6, 1.0, "arithmetic on registers beside products, as of softmax in the same kernels", ".tensor", "gpu"))),
+        Guess(0.9, 0.6, 1.0, "arithmetic on registers beside products, as of softmax in the same kernels", ".tensor", "gpu")),
+              within=_SHARES),
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), {"gpu": Space(0.05, 4.0, 0.3)}, (
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
         Guess(0.45, 0.2, 0.9, "of its unit, beside 10 to 20 instructions around each", "", "gpu"),
         Guess(0.17, 0.12, 0.25, "40 to 50 instructions: 16 bits on A100 and H100 (Vidur, 2024)", ".gelu", "gpu", "literature"),
-        Guess(2.0, 1.2, 3.0, "an exponential a score, a division a row (Dao, 2023)", ".attention_tensor", "gpu", "literature"))),
+        Guess(2.0, 1.2, 3.0, "an exponential a score, a division a row (Dao, 2023)", ".attention_tensor", "gpu", "literature")),
+              within=_SHARES),
     "efficiency.append": Entry("1", "share", "of main memory's bandwidth that storing new keys and values in a cache reaches",
                                Space(0.05, 4.0, 1.0), assumed=(
-        Guess(0.4, 0.15, 0.9, f"scattered token by token, a few hundred bytes each: {_GUESS}", "", "gpu"),)),
+        Guess(0.4, 0.15, 0.9, f"scattered token by token, a few hundred bytes each: {_GUESS}", "", "gpu"),), within=_SHARES),
     "efficiency.bandwidth": Entry("1", "share", "of every level's bandwidth, by algorithm or operator", Space(0.01, 1.5, 0.7),
                                   {"gpu": Space(0.05, 1.1, 0.3), "tpu": Space(0.01, 1.0, 0.7)}, (
         Guess(0.8, 0.6, 0.95, "share that streaming kernels reach (McCalpin, STREAM)"),
@@ -149,26 +154,29 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               ".depthwise", "gpu"),
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
-              "gpu", "literature"))),
+              "gpu", "literature")), within=_SHARES),
     "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
         Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"),
-        Guess(0.7, 0.5, 1.0, "additions in 16 bits on an A100 and an H100 (Vidur, 2024)", ".pointwise", "gpu", "literature"))),
+        Guess(0.7, 0.5, 1.0, "additions in 16 bits on an A100 and an H100 (Vidur, 2024)", ".pointwise", "gpu", "literature")),
+              within=_SHARES),
     "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(
         Guess(64.0, 64.0, 64.0, "", "", "gpu"),
-        Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature"))),
+        Guess(64.0, 40.0, 100.0, f"a multiprocessor's port to L2 is 64 bytes wide {_LUO}", ".tensor", "gpu", "literature")),
+              within=(1.0, 1e6)),
     "fetch.latency": Entry("s", "share", "from a copy's request to its data under load", Space(2e-7, 5e-6, 0.4), assumed=(
         Guess(8e-7, 8e-7, 8e-7, "", "", "gpu"),
         Guess(8e-7, 5e-7, 1.4e-6, f"480 to 740 clocks {_LUO}, later under load", ".tensor", "gpu", "literature"))),
     "split_overhead": Entry("s", "share", "of adding up the parts of a split reduction", Space(1e-8, 2e-5, 0.7), assumed=(
         Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(1e-6, 0.3e-6, 3e-6, "a second kernel, or waiting blocks", ".tensor", "gpu"))),
     "half.m": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(
-        Guess(1.0, 0.1, 8.0), Guess(35.0, 12.0, 100.0, f"pixels, {_I9}", ".conv", "cpu"))),
-    "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),)),
+        Guess(1.0, 0.1, 8.0), Guess(35.0, 12.0, 100.0, f"pixels, {_I9}", ".conv", "cpu")), within=(0.0, 1e7)),
+    "half.n": Entry("1", "share", _HALF, Space(1e-2, 1e3, 1.5), assumed=(Guess(1.0, 0.1, 8.0),), within=(0.0, 1e7)),
     "half.k": Entry("1", "share", _HALF, Space(1e-2, 2e3, 1.5), {"gpu": Space(1e-1, 1e3, 0.7)}, (
         Guess(16.0, 4.0, 64.0),
         Guess(24.0, 12.0, 48.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
-        Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu"))),
+        Guess(8.0, 2.0, 32.0, "slices of 16 to 64 fill and drain the pipeline; their latency is a block's", ".tensor", "gpu")),
+              within=(0.0, 1e7)),
     "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
                        Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (
         Guess(6.0, 2.0, 15.0, "", "", "gpu"),
@@ -177,17 +185,18 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               ".tensor", "gpu"),
         Guess(16.0, 6.0, 30.0, "implicit products address every copy: rows, columns and channels of a window, and whether they "
               "lie in the image, some 16 instructions (CUTLASS, Implicit GEMM convolution, 2024); ResNet-50 on V100 and T4 "
-              "(NVIDIA, Deep Learning Examples, 2021)", ".conv_tensor", "gpu", "literature"))),
+              "(NVIDIA, Deep Learning Examples, 2021)", ".conv_tensor", "gpu", "literature")), within=(0.0, 1e7)),
     "half.far": Entry("1", "share", f"multiply-adds more per element whose address was not at hand: {_GUESS}",
                       Space(1e-2, 3e2, 1.0), assumed=(
         Guess(5.0, 1.0, 40.0, "", "", "gpu"),
-        Guess(1.0, 0.1, 10.0, f"addresses are made apart from the math {_CUTLASS}: translations hide", ".tensor", "gpu"))),
+        Guess(1.0, 0.1, 10.0, f"addresses are made apart from the math {_CUTLASS}: translations hide", ".tensor", "gpu")),
+              within=(0.0, 1e7)),
     "half.fill": Entry("1", "share", f"outputs at work in a multiprocessor at half of the rate: {_GUESS}",
                        Space(1.0, 1e6, 1.0), {"gpu": Space(1e1, 1e5, 0.7)}, (
         Guess(4096.0, 500.0, 20000.0, "", "", "gpu"),
         Guess(2000.0, 700.0, 7000.0, _DEEPBENCH, ".conv", "gpu", "literature"),
         Guess(1000.0, 200.0, 4000.0, "Little's law: 512 to 2048 multiply-adds a clock, 8 to 16 of an output an instruction, 17 "
-              f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature"))),
+              f"to 33 clocks {_LUO}", ".tensor", "gpu", "literature")), within=(0.0, 1e7)),
     "overlap": Entry("1", "share", "exponent p of (compute^p + memory^p)^(1/p): 1 is none, infinity is full overlap",
                      Space(1.0, 12.0, 0.5), assumed=(
         Guess(3.0, 1.5, 8.0),
@@ -195,9 +204,11 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(3.5, 2.0, 8.0, f"a loop prefetches, {_XEON}", ".pointwise", "cpu"),
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
-        Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu"))),
+        Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu")),
+              within=(1.0, 1e3)),
     "program": Entry("1", "share", "of the time that kernels of a program could hide behind each other which they do", assumed=(
-        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute: {_GUESS}", "", "tpu"),)),
+        Guess(0.7, 0.2, 1.0, f"copies for later kernels start while earlier ones compute: {_GUESS}", "", "tpu"),),
+              within=(0.0, 1.0)),
     "tile_overhead": Entry("s", "share", "of each wave of tiles, by algorithm", Space(1e-10, 1e-4, 2.0, 1e-6),
                            {"gpu": Space(1e-9, 1e-4, 1.0, 1e-6)}, (
         Guess(0.0, 0.0, 0.0, "no cost per wave of tiles is assumed unless measured"),
@@ -205,7 +216,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               f"{_LUO}", ".tensor", "gpu", "literature"),
         Guess(0.0, 0.0, 0.0, "a block goes through all keys: its tiles do not start anew", ".attention_tensor", "gpu"))),
     "vector_share": Entry("1", "share", f"special over vector peak where not known: {_GUESS}",
-                          assumed=(Guess(0.125, 0.05, 0.25),)),
+                          assumed=(Guess(0.125, 0.05, 0.25),), within=(1e-6, 1e3)),
     "launch": Entry("s", "share", "of a kernel, by runtime, then by operator or algorithm", _LAUNCH, assumed=(
         Guess(7e-6, 3e-6, 20e-6, f"dispatch of one operator by a framework, {_XEON}", "", "cpu"),
         *(Guess(t, t / 2.5, t * 2.5, f"without the waking of cores, {_XEON}", f".eager.{of}", "cpu") for of, t in _EAGER.items()),
@@ -214,23 +225,24 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.5e-6, 0.8e-6, 3e-6, "replay of one node of a captured graph", ".cudagraphs", "gpu"),
         Guess(5e-6, 3e-6, 8e-6, "a launch by the driver alone, within a library's call", ".driver", "gpu"),
         Guess(1e-6, 0.5e-6, 3e-6, "start of one fusion inside a program", "", "tpu"),
-        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated"))),
+        Guess(1e-6, 0.2e-6, 5e-6, "loading one domain-flow program: a design target", "", "kpu", "simulated")), of_host=True),
     "dispatch": Entry("1", "share", "an operator's path through the framework, relative to a loop's, by runtime", assumed=(
-        Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),)),
+        Guess(1.0, 1.0, 1.0, "launches of operators that were measured hold their paths already"),),
+              within=(0.0, 1e3), of_host=True),
     "view": Entry("s", "share", "dispatch of a call that only makes a view", _LAUNCH, assumed=(
         Guess(5e-6, 1.5e-6, 12e-6, _XEON, ".eager", "cpu"),
-        Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu"))),
+        Guess(2.5e-6, 1e-6, 8e-6, "host time to dispatch a call that only makes a view", ".eager", "gpu")), of_host=True),
     "module": Entry("s", "share", "CPU: a framework's way into a module and out of it, beside the calls in it", _LAUNCH, assumed=(
         Guess(3e-6, 1e-6, 1e-5, f"layers of Python around a module's forward pass, {_XEON}", ".eager", "cpu"),)),
     "switch": Entry("s", "share", "code and library state come back from a farther cache", Space(5e-8, 2e-4, 0.8),
                     {"gpu": _LAUNCH}, (
         *(Guess(t, t / 4, t * 4, f"a convolution has several generated kernels, {_XEON}", f".eager{of}", "cpu")
           for of, t in _SWITCH.items()),
-        Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu"))),
+        Guess(3e-6, 1e-6, 9e-6, "a call whose code the call before it did not use", ".eager", "gpu")), of_host=True),
     "graph": Entry("s", "share", "entry of a compiled or interpreted graph", Space(5e-8, 2e-3, 1.5), assumed=(
         Guess(20e-6, 5e-6, 80e-6, "", "", "cpu"), Guess(30e-6, 10e-6, 100e-6, "", "", "gpu"),
         Guess(10e-6, 3e-6, 50e-6, "dispatch of a program", "", "tpu"),
-        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated"))),
+        Guess(5e-6, 1e-6, 20e-6, "start of a program: a design target", "", "kpu", "simulated")), of_host=True),
     "gap": Entry("s", "rating", "rest of a device between two calls of a program, where a host waits for each result: no part of "
                  "a call's time, but an operand of the next moves in it", assumed=(
         Guess(0.0, 0.0, 0.0, "calls that follow each other", "", "tpu"),)),
@@ -238,7 +250,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                    "PyTorch on an H200, 0.62e12 points a second of poolings, 1.45e12 of depthwise convolutions, for windows of 3 "
                    "to 14 a side and three types (runs/recorded/h200)", Space(1.0, 200.0, 0.3), assumed=(
         Guess(25.0, 15.0, 45.0, "", "", "gpu", "literature"), Guess(11.5, 6.0, 20.0, "", ".depthwise", "gpu", "literature"),
-        Guess(42.0, 25.0, 65.0, "an element of a product with a column, likewise", ".pointwise", "gpu", "literature"))),
+        Guess(42.0, 25.0, 65.0, "an element of a product with a column, likewise", ".pointwise", "gpu", "literature")),
+              within=(0.0, 1e4)),
     "read.latency": Entry("s", "share", "from a thread's read of the main memory to the next one that waits for it; half of it "
                           "where L2 holds the data", Space(1e-7, 3e-6, 0.4), assumed=(
         Guess(4.2e-7, 2.5e-7, 9e-7, f"480 to 740 clocks of main memory, half of them of L2 {_LUO}", "", "gpu", "literature"),)),
@@ -269,35 +282,36 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
                         Space(2e-12, 2e-8, 1.5, 2e-10), assumed=(
         Guess(0.0, 0.0, 0.0), Guess(4e-10, 1.5e-10, 1.2e-9, f"the system clears each page, {_I9}", "", "cpu"))),
     "heap.returned": Entry("1", "share", "a freed heap goes back or not by what lies at its end: every second time",
-                           Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),)),
+                           Space(0.02, 1.0, 1.0), assumed=(Guess(0.5, 0.1, 1.0),), within=(0.0, 1.0)),
     "launch_tail": Entry("1", "share", f"share of a launch that follows the hand-over to the device: {_GUESS}",
-                         Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),)),
+                         Space(1e-2, 0.99, 0.7), assumed=(Guess(0.3, 0.1, 0.7, "", "", "gpu"),), within=(0.0, 1.0), of_host=True),
     "device_launch": Entry("s", "share", "shortest kernel", Space(5e-7, 3e-5, 0.4), assumed=(
         Guess(2e-6, 1e-6, 4e-6, "", "", "gpu"),
         Guess(2e-6, 1e-6, 4e-6, "the kernel that stores new keys and values", ".append", "gpu"),
         Guess(2e-6, 1e-6, 4e-6, "each of two that bring queries into groups and results back", ".regroup", "gpu"))),
     "allocate": Entry("s", "share", "asking the driver for a block of device memory: engineering range", assumed=(
-        Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),)),
+        Guess(1e-4, 3e-5, 4e-4, "", "", "gpu"),), of_host=True),
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
-                           assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),)),
+                           assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),), of_host=True),
     "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
                            assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),)),
     "throttle.cool": Entry("1", "board", "no board is assumed to save energy while it is cool unless measured",
                            Space(1e-2, 0.8, 1.0, 0.1), assumed=(
-        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(0.0, 0.0, 0.0, "", ".tensor", "gpu"))),
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(0.0, 0.0, 0.0, "", ".tensor", "gpu")), within=(0.0, 1.0)),
     "throttle.cap": Entry("1", "board", "share of the power cap to which the board's controller holds the mean", assumed=(
         Guess(0.98, 0.95, 1.0, "240 of 250 W on an A100, 690 of 700 on an H200, 985 of 1000 on a B200", "", "gpu",
-              "literature"),)),
+              "literature"),), within=(0.1, 1.0)),
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
                           Space(0.1, 10.0, 0.3), assumed=(
-        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu"))),
+        Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu")), within=(0.0, 100.0)),
     "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 of a "
                           "GPU unless measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(
-        Guess(0.0, 0.0, 0.0, "", "", "gpu"), *(Guess(1.4, 0.7, 2.0, _VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK))),
+        Guess(0.0, 0.0, 0.0, "", "", "gpu"), *(Guess(1.4, 0.7, 2.0, _VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK)),
+              within=(0.0, 10.0)),
     "energy.floor": Entry("1", "energy", "least dynamic energy, relative to that at the rated clock: no clock is so low that the "
                           "voltage falls further", assumed=(
         Guess(0.0, 0.0, 0.0, "", "", "gpu"),
-        *(Guess(0.6, 0.45, 0.85, _LEAST_VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK))),
+        *(Guess(0.6, 0.45, 0.85, _LEAST_VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK)), within=(0.0, 1.0)),
     "energy.flop": Entry("J/flop", "energy", "by unit and type; of a warm GPU at its rated clock", typical=(
         Guess(30e-12, 5e-12, 150e-12, _HOROWITZ, ".matrix.float32", "cpu", "literature"),
         Guess(60e-12, 10e-12, 300e-12, _HOROWITZ, ".vector.float32", "cpu", "literature"))),
@@ -323,7 +337,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.081, 0.081, 0.081, "344 networks that keep their device busy, on boards with five chips: root mean square of the "
               f"chips' 90 % points, for a sixth chip {_NETWORKS}", ".whole", "gpu", "literature"),
         Guess(0.37, 0.37, 0.37, f"33 networks on an i9-10940X: their 90 % point, for another CPU {_NETWORKS}", ".whole", "cpu",
-              "literature"))),
+              "literature")), within=(0.0, 3.0)),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
 _UNLISTED = Entry("", "share", "not in the catalogue")
@@ -334,8 +348,13 @@ def entry(name: str) -> Entry:
     """The entry of a coefficient: that of its longest stem; an empty entry for an unknown name."""
     stem = name
     while stem and stem not in CATALOGUE:
-        stem = stem.rpartition(".")[0]
+        stem = general(stem)
     return CATALOGUE.get(stem, _UNLISTED)
+
+
+def is_count(name: str) -> bool:
+    """Whether a coefficient counts parts of the machine, and so is a whole number."""
+    return entry(name).role == "count"
 
 
 def _guessed(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:
@@ -360,32 +379,3 @@ def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str,
     """Which of a machine's coefficients grow with a part of its structure, and with which exponent."""
     brought = entry(name).brings.get(family, ())
     return [(other, exponent) for stem, exponent in brought for other in under(stem, names) if other != name]
-
-
-def energy_names(name: str) -> tuple[str, ...]:
-    """Names to look up for the energy of a unit's flop in a type, or of another coefficient of energy, most specific first."""
-    if not name.startswith("energy.flop."):
-        return (name,)
-    return name, f"{name.rpartition('.')[0]}.float32", "energy.flop"
-
-
-def short_op(op: str) -> str:
-    """An operator's name in coefficients: ATen's without their namespace ("linear"), others in full."""
-    return op.removeprefix("aten.")
-
-
-def whose(name: str) -> str:
-    """The last part of a name: the algorithm, operator, type or level that a coefficient is of."""
-    return name.rpartition(".")[2]
-
-
-def runtime_of(name: str) -> str | None:
-    """The runtime whose launches, or whose entry of a graph, a coefficient is of; `None` where it is of none."""
-    stem, _, rest = name.partition(".")
-    runtime = rest.partition(".")[0]
-    return runtime if stem in ("launch", "graph") and runtime in EVERY_RUNTIME else None
-
-
-def under(stem: str, names: Iterable[str]) -> list[str]:
-    """The names that are a stem or continue it."""
-    return [name for name in names if name == stem or name.startswith(f"{stem}.")]

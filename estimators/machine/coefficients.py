@@ -12,9 +12,11 @@ import numpy as np
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS, STORED_AS
 from shmoo.estimators.graph.records import FAMILIES
-from shmoo.estimators.machine.catalogue import short_op
+from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.names import continues, of_float32
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.workspace import taken_by_onednn
+from shmoo.estimators.registry import short_op
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
 TENSOR = (
@@ -62,12 +64,12 @@ def algorithm_names(prefixes: tuple[str, ...], algorithm: str) -> tuple[str, ...
     """Names to look up for an algorithm, most specific first."""
     names: list[str] = []
     for prefix in prefixes:
-        of_host = prefix.partition(".")[0] in ("launch", "dispatch")
+        of_call = continues(prefix, "launch", "dispatch")
         names.append(f"{prefix}.{algorithm}")
-        if algorithm in _LAYERS and of_host:
+        if algorithm in _LAYERS and of_call:
             continue
         if algorithm in TENSOR:
-            made_alike = algorithm in _PRODUCTS and not (of_host and algorithm == "conv_tensor")
+            made_alike = algorithm in _PRODUCTS and not (of_call and algorithm == "conv_tensor")
             names += [f"{prefix}.narrow_tensor"] * (algorithm == "scaled_tensor")
             names += [f"{prefix}.gemm_tensor"] * made_alike + [f"{prefix}.tensor"]
         if algorithm in FAMILY_OF:
@@ -214,19 +216,19 @@ class Coefficients:
             if name in self._listed:
                 # A coefficient of design points is an array, too.
                 return self._listed[name].value
-            if name.endswith(".float64") and (single := self.find(name.replace(".float64", ".float32"))) is not None:
+            if name.endswith(".float64") and (single := self.find(of_float32(name))) is not None:
                 return single * self._double_share(name)
         return None
 
     def _double_share(self, name: str) -> float:
         """The rate or the cost of float64 beside float32 in a coefficient that a profile states for float32 alone."""
         family = self.profile.family
-        if not name.startswith("peak.") or name.startswith("peak.special"):
+        if entry(name).unit != "flop/s":
             return 1.0
         if family in DOUBLE_ELSEWHERE:
             return DOUBLE_ELSEWHERE[family]
         capability = self._listed.get("compute.capability")
-        tensor = name.startswith("peak.matrix") and capability is not None and capability.value in DOUBLE_TENSOR_CORES
+        tensor = continues(name, "peak.matrix") and capability is not None and capability.value in DOUBLE_TENSOR_CORES
         return 1.0 if tensor else DOUBLE_SHARE.get(None if capability is None else capability.value, DOUBLE_SHARE[None])
 
     def value(self, *names: str) -> float | Floats:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from shmoo.estimators.graph.records import Source
@@ -13,6 +15,16 @@ Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "
 the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
 over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
 drawn even where it was fitted."""
+
+RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        **{"flop/s": (1e6, 1e21), "1/s": (1e6, 1e21), "B/s": (1e5, 1e18), "Hz": (1e5, 1e12)},
+        **{"B": (0.0, 1e18), "s": (0.0, 10.0), "s/B": (0.0, 1e-3)},
+        **{"J/flop": (0.0, 1e-3), "J/B": (0.0, 1e-3), "W": (0.0, 1e7)},
+        **{"m2": (0.0, 1.0), "m2/B": (0.0, 1e-6), "m2 s/B": (0.0, 1e-9)},
+    }
+)
+"""Unit -> least and largest value of its coefficients. The units of rates are divided by, so 0 is no value of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,8 @@ class Entry:
     """Everything the catalogue states about the coefficients whose names begin with one stem.
 
     Attributes:
+        within: least and largest value of coefficients without a unit; `None` where the unit says (`RANGES`).
+        of_host: whether it belongs to the host that launches the kernels of an asynchronous device.
         fit: how far a fit may move them; `None` for coefficients that are never fitted. fit_on: family -> a range for that
             family alone.
         assumed: values without a measurement (`DEFAULTS`). typical: start values of a calibration where the machine's
@@ -61,3 +75,10 @@ class Entry:
     assumed: tuple[Guess, ...] = ()
     typical: tuple[Guess, ...] = ()
     brings: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    within: tuple[float, float] | None = None
+    of_host: bool = False
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and largest value that a profile may hold."""
+        return self.within or RANGES.get(self.unit, (-math.inf, math.inf))

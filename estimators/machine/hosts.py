@@ -1,6 +1,6 @@
 """Hosts: launching a kernel is the work of a host (`launch.<runtime>`) and of its framework (`dispatch.<runtime>.<operator>`),
 whatever device runs it. A measured profile holds the launches of the machine it was measured beside; a named host replaces all of
-them (`of_host`), so that a card measured beside an old server does not inherit it."""
+them (`Entry.of_host`), so that a card measured beside an old server does not inherit it."""
 
 from __future__ import annotations
 
@@ -120,11 +120,6 @@ HOSTS: Mapping[str, Host] = MappingProxyType(_HOSTS)
 def register_host(name: str, host: Host) -> None:
     """Add a host to the catalogue, such as the one that was measured on this machine, or replace it."""
     _HOSTS[name] = host
-
-
-def of_host(name: str) -> bool:
-    """Whether a coefficient of an asynchronous device belongs to the host that launches its kernels."""
-    return name.partition(".")[0] in ("launch", "dispatch", "view", "switch", "graph", "launch_tail", "allocate")
 
 
 def check_host(name: str) -> str:

@@ -15,8 +15,9 @@ from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry, under
-from shmoo.estimators.machine.hosts import HOSTS, of_host
+from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
+from shmoo.estimators.machine.hosts import HOSTS
+from shmoo.estimators.machine.names import continues, under
 from shmoo.estimators.machine.validation import first_problem, valid_name
 
 PROFILE_FORMAT = 2
@@ -162,7 +163,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         host."""
         if not self.host:
             return {**DEFAULTS[self.family], **self.coefficients}
-        device = {name: c for name, c in self.coefficients.items() if not of_host(name)}
+        device = {name: c for name, c in self.coefficients.items() if not entry(name).of_host}
         return {**DEFAULTS[self.family], **device, **HOSTS[self.host].coefficients}
 
     def replacing(self, **changes: Any) -> ArchitectureProfile:
@@ -280,7 +281,7 @@ def _carried_fields(name: str) -> dict[str, Any]:
     """What a machine takes over from a built-in one: what was fitted to that one is transferred, wider; the area is a chip's
     own."""
     base = load_profile(name)
-    carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not n.startswith("area.")}
+    carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not continues(n, "area")}
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
     fields: dict[str, Any] = msgspec.to_builtins(whole)
     return fields

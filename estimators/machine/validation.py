@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient
-from shmoo.estimators.machine.catalogue import entry, under
+from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.names import under
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup
@@ -22,36 +23,6 @@ _NAME = re.compile(r"\w[\w.@=+, -]{0,199}")
 _LEVEL = re.compile(r"[a-z][a-z0-9_]{0,31}")
 MOST_LEVELS = 16
 
-RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        **{"flop/s": (1e6, 1e21), "1/s": (1e6, 1e21), "B/s": (1e5, 1e18), "Hz": (1e5, 1e12)},
-        **{"B": (0.0, 1e18), "s": (0.0, 10.0), "s/B": (0.0, 1e-3)},
-        **{"J/flop": (0.0, 1e-3), "J/B": (0.0, 1e-3), "W": (0.0, 1e7)},
-        **{"m2": (0.0, 1.0), "m2/B": (0.0, 1e-6), "m2 s/B": (0.0, 1e-9)},
-    }
-)
-"""Unit -> least and largest value of its coefficients. The units of rates are divided by, so 0 is no value of theirs."""
-SHARES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        **{"efficiency": (1e-6, 100.0), "vector_share": (1e-6, 1e3), "overlap": (1.0, 1e3), "half": (0.0, 1e7)},
-        **{"fetch": (1.0, 1e6), "program": (0.0, 1.0), "dispatch": (0.0, 1e3), "point": (0.0, 1e4)},
-        **{
-            "heap": (0.0, 1.0),
-            "ecc": (0.1, 1.0),
-            "launch_tail": (0.0, 1.0),
-            "throttle": (0.0, 10.0),
-            "throttle.cool": (0.0, 1.0),
-            "throttle.cool.tensor": (0.0, 1.0),
-            "throttle.cap": (0.1, 1.0),
-            "energy": (0.0, 100.0),
-            "energy.clock": (0.0, 10.0),
-            "energy.floor": (0.0, 1.0),
-            "sigma": (0.0, 3.0),
-        },
-        **{"compute": (1.0, 1e3), "count": (1.0, 1e6), "array": (1.0, 1e6), "vector": (1.0, 1e6), "matrix": (1.0, 1e6)},
-    }
-)
-"""Name, or its first part -> least and largest value of its coefficients without a unit."""
 WIDEST = 1e6
 """The upper end that a standard error alone gives, over the value, at most: beyond, it says nothing."""
 REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -145,7 +116,7 @@ def _coefficient_problem(name: str, c: Coefficient) -> str | None:
     unit = entry(name).unit
     if unit and c.unit != unit:
         return f"is given in {c.unit!r}; its unit is {unit!r}"
-    low, high = RANGES.get(unit) or SHARES.get(name) or SHARES.get(name.partition(".")[0], (-math.inf, math.inf))
+    low, high = entry(name).range
     if not low <= c.value <= high:
         must = "a rate must be positive" if c.value <= 0 < low else f"allowed: {low:g} to {high:g}"
         return f"is {c.value:g} {c.unit}; {must}"
@@ -179,7 +150,7 @@ def _residual_problem(group: ResidualGroup, family: str) -> str | None:
     if not all(low <= high for low, high in zip(group.low, group.high, strict=True)):
         return "has a feature whose range is reversed"
     numbers = (group.spread, *group.low, *group.high, *(value for tree in group.trees for value in tree.values))
-    if not all(map(math.isfinite, numbers)) or not 0 <= group.spread <= SHARES["sigma"][1]:
+    if not all(map(math.isfinite, numbers)) or not 0 <= group.spread <= entry("sigma").range[1]:
         return f"has the spread {group.spread:g}, or a number that is not finite"
     largest = sum(max(map(abs, tree.values)) for tree in group.trees)
     if largest > LARGEST_CORRECTION:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients, algorithm_codes, algorithm_names
+from shmoo.estimators.machine.names import by_runtime, under
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.limits import matrix_peak
 from shmoo.estimators.predict.model import Prediction
@@ -39,7 +39,7 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
     for code in np.unique(codes):
         rows = codes == code
         algorithm = ALGORITHMS[code]
-        launch[rows] = _trust(c.source(*algorithm_names((f"launch.{runtime}", "launch"), algorithm)))
+        launch[rows] = _trust(c.source(*algorithm_names(by_runtime("launch", runtime), algorithm)))
         stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
         compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
         memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)

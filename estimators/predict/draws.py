@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient, Cost, Geometry
-from shmoo.estimators.machine.catalogue import entry, runtime_of, whose
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import (
     ALGORITHMS,
     MANY_KERNELS,
@@ -20,6 +20,7 @@ from shmoo.estimators.machine.coefficients import (
     algorithm_codes,
     algorithm_names,
 )
+from shmoo.estimators.machine.names import runtime_of, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction

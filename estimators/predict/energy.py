@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, COMPUTED_AS
-from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, voltage_factor
+from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.table import Floats, Ints, KernelTable

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
-from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import Coefficients, dot_products, on_tensor_cores
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import bytes_energy, dynamic_energy, flops_energy
 from shmoo.estimators.predict.model import MATRIX, SPECIAL, VECTOR, issued_flops

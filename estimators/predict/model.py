@@ -55,6 +55,7 @@ from shmoo.estimators.machine.coefficients import (
     in_tensor_kernels,
     unpacks_weights,
 )
+from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
 from shmoo.estimators.table import Floats, Ints, KernelTable
@@ -159,12 +160,12 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
     if coefficients.profile.family == "cpu":
         body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
-    launch: Floats = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch")
+    launch: Floats = coefficients.by_kernel(table, codes, *by_runtime("launch", runtime))
     if coefficients.profile.family == "cpu":
         launch = call_by_call(table, launch + waking_seconds(table, coefficients, runtime), coefficients, runtime)
     launch = np.broadcast_arrays(launch, body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
-        launch = launch * coefficients.by_kernel(table, codes, f"dispatch.{runtime}", "dispatch")
+        launch = launch * coefficients.by_kernel(table, codes, *by_runtime("dispatch", runtime))
         launch = launch + within_call(table, coefficients, codes, runtime)
     for name, count in (("view", table.views), ("module", table.modules)):
         if coefficients.find(f"{name}.{runtime}") is not None:
@@ -186,7 +187,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
 
 def entry_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
     """(..., S) seconds that each segment takes to be entered. That of a lone call of an operator is in its launch."""
-    entry = np.atleast_1d(c.value(f"graph.{runtime}", "graph"))
+    entry = np.atleast_1d(c.value(*by_runtime("graph", runtime)))
     return entry if enters_alone(c.profile, runtime) else np.where(table.counts > 1, entry, 0.0)
 
 
@@ -282,7 +283,7 @@ def _compute_time(
         seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
         matrix = np.where(counted, seconds, matrix)
         ramp = np.where(counted, 1.0, ramp)
-    share = c.by_algorithm(codes, f"efficiency.{runtime}", "efficiency")
+    share = c.by_algorithm(codes, *by_runtime("efficiency", runtime))
     worked = table.matrix_flops * done
     if tiling.blocks is not None:
         grouped = in_turn(table) & ~in_tensor_kernels(codes)
@@ -339,7 +340,7 @@ def _compute_time(
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:
     """Prefixes of a loop's efficiency, most specific first: compiled loops differ from the framework's own."""
-    return (stem,) if runtime == "eager" else (f"{stem}.{runtime}", stem)
+    return (stem,) if runtime == "eager" else by_runtime(stem, runtime)
 
 
 def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | Floats]) -> float | Floats:

@@ -14,7 +14,7 @@ import numpy as np
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Interval
-from shmoo.estimators.machine.catalogue import followers
+from shmoo.estimators.machine.catalogue import followers, is_count
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
@@ -228,7 +228,7 @@ def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
         reason = str(error)
     power, cap = what_if.effect.average_power_w, machine.value("power.tdp", 0.0) or None
     if power is not None:
-        if name.startswith("count.") and "power.static" not in follows:
+        if is_count(name) and "power.static" not in follows:
             notes.append("static power as it is")
         if cap and power > cap:
             notes.append(f"{power:.0f} W on average is beyond the cap of {cap:.0f} W")

@@ -9,6 +9,7 @@ import msgspec
 
 from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Interval
+from shmoo.estimators.machine.names import continues
 from shmoo.estimators.predict.tabular import Record, estimate_record, interval_record, memory_record, or_reason
 from shmoo.estimators.present.advice import Advice, Aim, Effect, Lever, Sensitivity, WhatIf, best_of_each_kind
 from shmoo.estimators.present.setups import Setup
@@ -207,7 +208,7 @@ def _lever(lever: Lever) -> str:
         text += f" and {si(effect.average_power_w, 'W')} on average"
     if lever.area_m2 is not None and lever.area_m2.value > 0:
         text += f", for {added_silicon(lever.area_m2)} more silicon"
-    brought = dict.fromkeys("peaks" if name.startswith("peak.") else name for name in lever.follows)
+    brought = dict.fromkeys("peaks" if continues(name, "peak") else name for name in lever.follows)
     notes = [f"with {', '.join(brought)}"] * bool(brought) + [lever.note] * bool(lever.note)
     return f"{text} ({'; '.join(notes)})" if notes else text
 

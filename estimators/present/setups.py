@@ -8,7 +8,8 @@ import msgspec
 
 from shmoo.estimators.graph.dtypes import BITS, shown_dtype
 from shmoo.estimators.graph.records import CONVOLUTIONS, RUNTIMES, Graph
-from shmoo.estimators.machine.catalogue import under
+from shmoo.estimators.machine.catalogue import is_count
+from shmoo.estimators.machine.names import by_runtime, continues, under
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.gpu.threads import AS_STORED
@@ -72,12 +73,12 @@ def parts(profile: ArchitectureProfile, runtime: str) -> list[Change]:
     if not in_cycles:
         changed["peak"] = under("peak", own)
     known = listed if profile.host else own
-    changed |= {name: [name] for name in [name for name in (f"launch.{runtime}", "launch") if name in known][:1]}
+    changed |= {name: [name] for name in [name for name in by_runtime("launch", runtime) if name in known][:1]}
     return [
         Change(
-            "parts" if name.startswith("count.") or (name == "clock" and not in_cycles) else "part",
+            "parts" if is_count(name) or (name == "clock" and not in_cycles) else "part",
             name,
-            coefficients={one: listed[one].value * (1 / FACTOR if name.startswith("launch") else FACTOR) for one in of_part},
+            coefficients={one: listed[one].value * (1 / FACTOR if continues(name, "launch") else FACTOR) for one in of_part},
         )
         for name, of_part in changed.items()
     ]

@@ -13,8 +13,9 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.machine.catalogue import entry, under
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.names import continues
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -197,7 +198,7 @@ def _drawn_alike(axes: Mapping[str, Sequence[AxisValue]]) -> bool:
     """Whether intervals of all points over coefficients come from one set of draws: a coefficient of 0 is not drawn, and rates of
     units and spreads decide from point to point how far a type is known."""
     return bool(axes) and all(
-        entry(name).role != "spread" and not under("peak", (name,)) and all(not isinstance(v, str) and v > 0 for v in values)
+        entry(name).role != "spread" and not continues(name, "peak") and all(not isinstance(v, str) and v > 0 for v in values)
         for name, values in axes.items()
     )
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shmoo.estimators.errors import InputError, not_installed, unknown
+from shmoo.estimators.machine.catalogue import is_count
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.tabulated import Tabulated
 from shmoo.estimators.sweep.controller import blocks_of, rows_of
-from shmoo.estimators.variants import Amount, added_area, is_count, tiling_parameters, variant
+from shmoo.estimators.variants import Amount, added_area, tiling_parameters, variant
 
 PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
 """Quantity of a call that is predicted -> its unit. Of throughput more is better, of everything else less."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from shmoo.estimators.graph.records import CONVOLUTIONS
 from shmoo.estimators.machine.coefficients import Coefficients, converts_layout
+from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import ceil_div
 
@@ -95,7 +96,7 @@ def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: st
         return seconds / cores
     loops = 1.0 * (table.entering_bytes > 0) + (table.leaving_bytes > 0)
     loops = loops + (table.window > 1) * (c.value(f"layout.{runtime}.weights") > 0)
-    each = c.value(f"launch.{runtime}.copy", f"launch.{runtime}", "launch") + team_seconds(c, cores, cores)
+    each = c.value(f"launch.{runtime}.copy", *by_runtime("launch", runtime)) + team_seconds(c, cores, cores)
     return seconds / cores + np.where(table.is_family(*CONVOLUTIONS), loops * each, 0.0)
 
 
@@ -134,6 +135,6 @@ def call_by_call(table: KernelTable, launch: Floats, c: Coefficients, runtime: s
     calls = sum(table.is_op(op) * count for op, count in UNFUSED_CALLS.items())
     if not np.any(calls):
         return launch
-    names = f"launch.{runtime}", "launch"
+    names = by_runtime("launch", runtime)
     product, loop = (c.value(*(f"{names[0]}.{of}" for of in kinds), *names) for kinds in (("linear", "gemm"), ("pointwise",)))
     return np.where(np.greater(calls, 0), product + table.batch * (product + calls * loop), launch)

@@ -310,7 +310,7 @@ def axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple[int | float | 
 
 def machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
     """Axes of an architecture; what counts parts takes whole numbers."""
-    from shmoo.estimators.variants import is_count
+    from shmoo.estimators.machine.catalogue import is_count
 
     found = axes(texts, whole=False)
     return {

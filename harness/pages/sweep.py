@@ -11,11 +11,12 @@ from typing import Any
 from markupsafe import Markup
 
 from shmoo.estimators.columns import Cell, Column, quantity
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.present.results import results, setting
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
 from shmoo.estimators.units import span
-from shmoo.estimators.variants import is_count, tiling_parameters, variant
+from shmoo.estimators.variants import tiling_parameters, variant
 from shmoo.runs.plots.page import page, plot, section, table, write
 from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, THROUGHPUT, Machines, sweep_answer, sweep_figures
 
@@ -79,7 +80,7 @@ def machines_of(profiles: Sequence[ArchitectureProfile], machine_axes: Sequence[
     """What the machines hold on chip with the swept values, and what they are as built."""
     by_name = {profile.name: profile for profile in profiles}
     # Rates and energies do not change how much a chip holds.
-    deciding = [name for name in machine_axes if name.startswith("capacity.") or (name.startswith("count.") and is_count(name))]
+    deciding = [name for name in machine_axes if entry(name).role in ("count", "size")]
 
     @cache
     def capacity(arch: str, *values: float) -> float:

@@ -23,8 +23,8 @@ from shmoo.calibrate.fit.intervals import HeldOut, held_out
 from shmoo.estimators.costs.quantize import quantized
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
-from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import TENSOR
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ResidualGroup, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.heat import mean_decay

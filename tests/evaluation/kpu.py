@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shmoo.estimators.machine.catalogue import under
+from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import KpuWavefront, Tiling, TilingStrategy

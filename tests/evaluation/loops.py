@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources
-from shmoo.estimators.machine.catalogue import entry, whose
+from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from tests.evaluation.transfer import transfer
 

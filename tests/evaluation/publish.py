@@ -14,7 +14,7 @@ import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import whose
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
 

@@ -15,9 +15,9 @@ from types import MappingProxyType
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import read_sources
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import entry, whose
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import TENSOR
-from shmoo.estimators.machine.hosts import of_host
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation.transfer import transfer
 
@@ -65,7 +65,7 @@ def beside_run(fitted: ArchitectureProfile, target: ArchitectureProfile) -> Arch
     carried: dict[str, Coefficient] = {}
     for name, c in transfer([fitted], target).coefficients.items():
         before = target.coefficients.get(name, c)
-        if _from_runs(name) and not of_host(name) and c.source == before.source == "transferred":
+        if _from_runs(name) and not entry(name).of_host and c.source == before.source == "transferred":
             carried[name] = c
     others = {n: c for n, c in target.coefficients.items() if not _errs(n)}
     return target.replacing(coefficients={**others, **{n: c for n, c in fitted.coefficients.items() if _errs(n)}, **carried})

@@ -12,8 +12,8 @@ import pytest
 from shmoo.calibrate.calibration import Calibration
 from shmoo.calibrate.fit.dataset import Sources
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.catalogue import whose
 from shmoo.estimators.machine.coefficients import TENSOR
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from tests.evaluation import kernels
 from tests.evaluation.declared import CONTROLLER, COOL

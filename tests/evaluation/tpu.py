@@ -18,7 +18,7 @@ from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, blocks, re
 from shmoo.calibrate.fit.intervals import held_out
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import FAMILIES, Graph
-from shmoo.estimators.machine.catalogue import under
+from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.tiling import TileShape, TpuWeightStationary

@@ -21,8 +21,9 @@ from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.calibrate.fit.parameters import is_cut, power_wanted
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
-from shmoo.estimators.machine.catalogue import entry, whose
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import TENSOR, Coefficients
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 
 LEAST_SPREAD = 0.15

@@ -11,8 +11,8 @@ from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.intervals import BORROWED, FLOOR, conformal_point, spreads
 from shmoo.estimators.graph.records import NORMAL_90
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
-from shmoo.estimators.machine.validation import SHARES
 from shmoo.estimators.predict.draws import erring, normals
 from shmoo.runs.store.records import CaseSpec
 from tests.build import GraphBuilder
@@ -80,7 +80,7 @@ def test_errors_of_any_factor_give_the_widest_spread_that_a_profile_may_have():
     base = known_cpu()
     (block,) = blocks([c for c in noisy_cases(0) if c.case.workload == "linear"], base)
     errors = np.full(len(block.cases), 9.0)
-    assert spreads([block], errors, np.zeros((errors.size, 2)), base, "")["sigma.gemm"].value == SHARES["sigma"][1]
+    assert spreads([block], errors, np.zeros((errors.size, 2)), base, "")["sigma.gemm"].value == entry("sigma").range[1]
 
 
 def test_measurements_that_say_little_do_not_widen_a_spread():
@@ -146,8 +146,8 @@ def test_intervals_cover_each_operator_family_on_cases_never_seen():
     inside: dict[str, list[float]] = {}
     for seed in range(5):
         profile = calibrate_cases(sources_of(noisy_cases(seed)), base, name="noisy", residual=False).profile
-        for name, entry in profile.error_card["test"].items():
-            inside.setdefault(name, []).extend([entry.coverage] * entry.n)
+        for name, card in profile.error_card["test"].items():
+            inside.setdefault(name, []).extend([card.coverage] * card.n)
     assert {name for name, covered in inside.items() if len(covered) > 20} >= {"gemm", "pointwise"}
     for name, covered in inside.items():
         assert 0.83 <= np.mean(covered) <= 0.98, name

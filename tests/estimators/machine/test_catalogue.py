@@ -1,19 +1,13 @@
-"""The catalogue of coefficients: one entry each, and the names made of them."""
+"""The catalogue of coefficients: one entry each, and what it answers."""
+
+import math
 
 import pytest
 
 from shmoo.calibrate.fit.parameters import allowed
-from shmoo.estimators.machine.catalogue import (
-    CATALOGUE,
-    DEFAULTS,
-    TYPICAL,
-    energy_names,
-    entry,
-    followers,
-    runtime_of,
-    whose,
-)
+from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, TYPICAL, entry, followers, is_count
 from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.draws import names_to_draw
 
@@ -55,10 +49,6 @@ def test_names_fall_back_from_the_particular_to_the_general():
     assert names == (*(f"{prefix}.{of}" for prefix in prefixes for of in ("conv_tensor", "tensor", "conv")), *prefixes)
     names = algorithm_names(("half.k",), "conv_tensor")
     assert names == ("half.k.conv_tensor", "half.k.gemm_tensor", "half.k.tensor", "half.k.conv", "half.k")
-    assert energy_names("energy.flop.vector.int8") == ("energy.flop.vector.int8", "energy.flop.vector.float32", "energy.flop")
-    assert energy_names("energy.byte.l2") == ("energy.byte.l2",)
-    assert whose("half.k.gemm") == "gemm"
-    assert (runtime_of("launch.inductor-freezing.add"), runtime_of("launch.gemm")) == ("inductor-freezing", None)
 
 
 def test_a_part_of_the_structure_brings_what_belongs_to_it():
@@ -76,3 +66,33 @@ def test_intervals_draw_what_is_uncertain_of_this_runtime():
     assert not drawn & {"capacity.l2", "count.sms", "sigma", "launch.cudagraphs", "efficiency.gemm"}
     assert not [name for name in drawn if whose(name) in ("tensor", *TENSOR)]
     assert "half.tile.tensor" in names_to_draw(profile.listed, "inductor", tensor=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("count.sms", (1.0, 1e6)),
+        ("half.k.conv_tensor", (0.0, 1e7)),
+        ("throttle.cool.tensor", (0.0, 1.0)),
+        ("energy.share.gemm", (0.0, 100.0)),
+        ("bandwidth.dram", (1e5, 1e18)),
+        ("launch.eager", (0.0, 10.0)),
+        ("nobody.listed", (-math.inf, math.inf)),
+    ],
+)
+def test_an_entry_knows_the_least_and_the_largest_value(name, ends):
+    """Its own where it has no unit, else that of its unit; nothing is known of an unknown name."""
+    assert entry(name).range == ends
+
+
+def test_an_entry_says_whether_a_coefficient_belongs_to_the_host():
+    """Launches of any runtime or operator do, and so does what follows them; launches by the device itself do not."""
+    names = ("launch", "launch.eager.add", "dispatch.eager.gemm", "launch_tail", "graph.inductor", "allocate.byte")
+    assert all(entry(name).of_host for name in names)
+    assert not any(entry(name).of_host for name in ("device_launch", "device_launch.append", "module.eager", "gap"))
+
+
+def test_a_count_is_a_whole_number_of_parts():
+    """Sides of an array and lanes are counted, too; a clock and a capacity are not."""
+    assert all(map(is_count, ("count.tiles", "array.rows", "vector.lanes")))
+    assert not any(map(is_count, ("clock", "capacity.l2", "compute.capability")))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from shmoo.estimators.errors import FormatError, InputError
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.machine.hosts import HOSTS, OWN, of_host
+from shmoo.estimators.machine.hosts import HOSTS, OWN
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.variants import variant, with_host
@@ -59,8 +60,8 @@ def test_its_own_host_gives_a_measured_card_its_measured_launches_back():
 def test_every_number_of_a_host_belongs_to_hosts():
     """A host replaces launches only: no coefficient of a device is among them."""
     for host in HOSTS.values():
-        assert all(of_host(name) for name in host.coefficients)
-    assert not any(of_host(name) for name in ("bandwidth.dram", "device_launch", "efficiency.gemm", "power.static"))
+        assert all(entry(name).of_host for name in host.coefficients)
+    assert not any(entry(name).of_host for name in ("bandwidth.dram", "device_launch", "efficiency.gemm", "power.static"))
 
 
 def test_a_launch_set_by_hand_counts_on_a_card_with_a_named_host():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.machine.catalogue import CATALOGUE, under
+from shmoo.estimators.machine.catalogue import CATALOGUE
+from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import names_to_draw

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.machine.catalogue import under
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.sweep.on_chip import on_chip_bytes

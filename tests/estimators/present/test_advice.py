@@ -11,8 +11,8 @@ import pytest
 from shmoo.estimators.costs.quantize import quantized, with_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, Interval
+from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.machine.hosts import of_host
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import KEPT_ERROR, draw, kernel_identities, shared_draws
@@ -176,7 +176,7 @@ def test_draws_for_one_runtime_are_shared_with_all() -> None:
     assert {"graph.eager", "graph.inductor"} <= set(shared.factors)
     assert set(alone) <= set(shared.factors)
     for name, values in shared.of(twice).items():
-        if name in profile.coefficients and not (profile.host and of_host(name)):
+        if name in profile.coefficients and not (profile.host and entry(name).of_host):
             assert values == pytest.approx(2.0 * shared.of(profile)[name])
 
 

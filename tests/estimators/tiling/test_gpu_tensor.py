@@ -12,8 +12,9 @@ from shmoo.estimators.costs.quantize import Scheme, quantized
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.machine.catalogue import DEFAULTS, whose
+from shmoo.estimators.machine.catalogue import DEFAULTS
 from shmoo.estimators.machine.coefficients import ALGORITHMS, TENSOR, Coefficients, algorithm_codes, on_tensor_cores
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate

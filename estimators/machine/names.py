@@ -1,0 +1,54 @@
+"""How names of coefficients are made and taken apart: no other module parses one. A name is the stem of an entry of the catalogue
+and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a more particular name falls
+back to a more general one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shmoo.estimators.graph.records import EVERY_RUNTIME
+
+
+def continues(name: str, *stems: str) -> bool:
+    """Whether a name is one of some stems or continues it, as `peak.matrix.float32` continues `peak`."""
+    return any(name == stem or name.startswith(f"{stem}.") for stem in stems)
+
+
+def under(stem: str, names: Iterable[str]) -> list[str]:
+    """The names that are a stem or continue it."""
+    return [name for name in names if continues(name, stem)]
+
+
+def general(name: str) -> str:
+    """The name without its last part; "" for a name of one part."""
+    return name.rpartition(".")[0]
+
+
+def whose(name: str) -> str:
+    """The last part of a name: the algorithm, operator, type, memory level or counted part that a coefficient belongs to."""
+    return name.rpartition(".")[2]
+
+
+def by_runtime(stem: str, runtime: str) -> tuple[str, str]:
+    """Names to look up for what a runtime may have of its own, most specific first."""
+    return f"{stem}.{runtime}", stem
+
+
+def runtime_of(name: str) -> str | None:
+    """The runtime that a launch or an entry of a graph belongs to; `None` for other coefficients and where all runtimes share
+    it."""
+    stem, _, rest = name.partition(".")
+    runtime = rest.partition(".")[0]
+    return runtime if stem in ("launch", "graph") and runtime in EVERY_RUNTIME else None
+
+
+def of_float32(name: str) -> str:
+    """The coefficient of float32 that corresponds to one of another type."""
+    return f"{general(name)}.float32"
+
+
+def energy_names(name: str) -> tuple[str, ...]:
+    """Names to look up for the energy of a unit's flop in a type, or of another coefficient of energy, most specific first."""
+    if name == "energy.flop" or not continues(name, "energy.flop"):
+        return (name,)
+    return name, of_float32(name), "energy.flop"
