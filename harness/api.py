@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype, shown_dtype
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, estimate_on
-from shmoo.estimators.predict.tabular import Record, estimate_record, flatten
+from shmoo.estimators.predict.estimate_records import Record, estimate_record, flatten
 from shmoo.estimators.present.inspection import Inspection, inspect_graphs
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress

@@ -9,7 +9,7 @@ from typing import get_args
 from shmoo.estimators.graph.records import OpCall, Source, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabular import estimate_record
+from shmoo.estimators.predict.estimate_records import estimate_record
 from shmoo.harness.cli.verbs.show import row_record
 from shmoo.harness.models.asked import Mode
 from shmoo.runs.store.records import (

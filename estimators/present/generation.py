@@ -13,7 +13,7 @@ from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
-from shmoo.estimators.predict.tabular import ALL_THREADS, Record, interval_record, memory_record, or_reason
+from shmoo.estimators.predict.estimate_records import ALL_THREADS, Record, interval_record, memory_record, or_reason
 
 MOST_TOKENS = 1_000_000
 """New tokens of a generation; the time of each step is added up."""

@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.graph.dtypes import shown_dtype
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.names import continues
-from shmoo.estimators.predict.tabular import Record, estimate_record, interval_record, memory_record, or_reason
+from shmoo.estimators.predict.estimate_records import Record, estimate_record, interval_record, memory_record, or_reason
 from shmoo.estimators.present.advice import Advice, Aim, Effect, Lever, Sensitivity, WhatIf, best_of_each_kind
 from shmoo.estimators.present.setups import Setup
 from shmoo.estimators.registry import grouped

@@ -19,8 +19,8 @@ from shmoo.estimators.machine.names import continues
 from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, check_runtime
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.estimate_records import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits, possible_watts
-from shmoo.estimators.predict.tabular import BOUNDS, Record, estimate_record, flatten, memory_record
 from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
@@ -95,7 +95,7 @@ class SweepController:
         ]
 
     def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
-        """One row a point: the axes' values, then what `tabular.flatten` gives for the estimate. Workload axes vary slowest, then
+        """One row a point: the axes' values, then what `estimate_records.flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
         Beyond `DRAWN_POINTS` variants of a machine rows hold values without intervals, and say so in "interval_reason".

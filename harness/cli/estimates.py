@@ -13,7 +13,7 @@ from shmoo.harness.cli import output
 from shmoo.harness.cli.layout import View
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.predict.estimate_records import Record
 
 NO_SILICON = "no silicon"
 SHARED = ("model", "batch", "dtype", "runtime")
@@ -50,7 +50,7 @@ OPERATOR_COLUMNS = (
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
     """Table of estimates of models, what was assumed, what does not fit, and operators without a cost."""
-    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.predict.estimate_records import flatten
 
     # Each architecture has its own runtime unless several are compared on one.
     pairs = {(r["arch"], r["runtime"]) for r in records}
@@ -131,6 +131,6 @@ def _request(record: Record) -> tuple[object, ...]:
 
 def show_operators(records: Sequence[Record], view: View) -> None:
     """Table of the rows of an operator table."""
-    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.predict.estimate_records import flatten
 
     output.table(OPERATOR_COLUMNS, map(flatten, records), left=2, view=view)

@@ -15,7 +15,7 @@ from shmoo.estimators.graph.records import FAMILIES, Graph, Interval
 from shmoo.estimators.machine.coefficients import on_tensor_cores
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.predict.tabular import Record, estimate_record
+from shmoo.estimators.predict.estimate_records import Record, estimate_record
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.variants import with_threads

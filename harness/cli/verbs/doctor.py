@@ -44,7 +44,7 @@ def doctor(full: bool, as_json: bool) -> None:
         keep_host(report.host)
     neighbours = watch_neighbours()
     if as_json:
-        from shmoo.estimators.predict.tabular import or_reason
+        from shmoo.estimators.predict.estimate_records import or_reason
 
         asked = {name: getattr(report, name) for name in ("backends", "host")}
         backends = {key: v for n, known in asked.items() for key, v in or_reason(n, known, "not asked for; add --full").items()}

@@ -12,7 +12,7 @@ from shmoo.harness.cli import captures, estimates, options, output
 
 if TYPE_CHECKING:
     from shmoo.estimators.machine.profile import Reduction
-    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.predict.estimate_records import Record
     from shmoo.harness.cli.layout import View
     from shmoo.harness.question import Question
 
@@ -69,7 +69,7 @@ def estimate(
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
-        from shmoo.estimators.predict.tabular import flatten
+        from shmoo.estimators.predict.estimate_records import flatten
 
         output.write_csv(csv_path, [flatten(record) for record in records], "estimates")
     if as_json:
@@ -101,8 +101,8 @@ def estimate_table(path: str, asked: Question, residual: bool, reduction: Reduct
 
     from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
+    from shmoo.estimators.predict.estimate_records import interval_record, or_reason
     from shmoo.estimators.predict.limits import narrowed
-    from shmoo.estimators.predict.tabular import interval_record, or_reason
     from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
 
     if len(asked.arch) != 1:

@@ -16,7 +16,7 @@ from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.predict.estimate_records import Record
     from shmoo.estimators.sweep.explore import Front, Limit, Space
     from shmoo.harness.question import Question
 

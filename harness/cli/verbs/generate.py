@@ -16,7 +16,7 @@ from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display, track
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.predict.estimate_records import Record
     from shmoo.harness.question import Question
 
 EXAMPLES = """\b
@@ -58,7 +58,7 @@ def generate(
     cache lengths and summed over all.
     """
     from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.predict.estimate_records import flatten
     from shmoo.estimators.present.generation import INTERVALS, generation_record
     from shmoo.harness.models.generation import Generator
 
@@ -108,7 +108,7 @@ DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", 
 
 
 def _show(records: Sequence[Record], view: View) -> None:
-    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.predict.estimate_records import flatten
     from shmoo.estimators.present.generation import INTERVALS
 
     output.table(COLUMNS, [flatten(r, INTERVALS) for r in records], left=len(TEXTS), drop=DROP, common=TEXTS, view=view)

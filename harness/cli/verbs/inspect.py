@@ -98,7 +98,7 @@ def inspect(
 
 def _record(row: Row) -> dict[str, object]:
     """A row as plain values; intensity is `None` beside its reason where no byte moves."""
-    from shmoo.estimators.predict.tabular import or_reason
+    from shmoo.estimators.predict.estimate_records import or_reason
 
     record = msgspec.to_builtins(row)
     record |= or_reason("intensity", row.intensity, "no bytes are moved")

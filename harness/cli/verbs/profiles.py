@@ -136,7 +136,7 @@ def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
 @options.view("by name")
 def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     """Coefficients in which two profiles differ."""
-    from shmoo.estimators.predict.tabular import or_reason
+    from shmoo.estimators.predict.estimate_records import or_reason
     from shmoo.harness.machine.architectures import load_architecture
 
     a, b = load_architecture(first), load_architecture(second)

@@ -22,7 +22,7 @@ from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
 from shmoo.runs.store.files import blocks_of, csv_of_blocks, own_folder, replace_file
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.predict.estimate_records import Record
     from shmoo.runs.analysis.error_records import ErrorReport
     from shmoo.runs.store.store import Run
 
@@ -108,7 +108,7 @@ def judged(run: Run, profile: ArchitectureProfile, archs: Sequence[str]) -> tupl
 
 def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> None:
     """Write the files of a report and of estimates into `out`."""
-    from shmoo.estimators.predict.tabular import flatten
+    from shmoo.estimators.predict.estimate_records import flatten
     from shmoo.runs.analysis.predict import network_fusions
     from shmoo.runs.report import write_report
 

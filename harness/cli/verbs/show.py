@@ -73,7 +73,7 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
 
 def row_record(row: Measurement) -> Record:
     """A row as flat plain values; statistics are derived from the samples of its usable visits."""
-    from shmoo.estimators.predict.tabular import or_reason
+    from shmoo.estimators.predict.estimate_records import or_reason
     from shmoo.runs.store.statistics import FEW_CASES, mad
 
     timing = row.timing

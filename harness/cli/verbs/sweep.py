@@ -21,7 +21,7 @@ from shmoo.harness.cli.progress import track
 from shmoo.harness.fleet.array import ARRAYS, run_array
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.tabular import Record
+    from shmoo.estimators.predict.estimate_records import Record
     from shmoo.estimators.sweep.controller import Columns, SweepController
     from shmoo.harness.question import Question
 
@@ -156,7 +156,7 @@ def sweep(
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row an answer of the planner."""
-    from shmoo.estimators.predict.tabular import flatten, memory_record, or_reason
+    from shmoo.estimators.predict.estimate_records import flatten, memory_record, or_reason
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")

@@ -109,7 +109,7 @@ def _recorded(model: str, asked: Question, axes: dict[str, AxisValue], runtime: 
 
 
 def _record(slot: Scheduled) -> dict[str, object]:
-    from shmoo.estimators.predict.tabular import or_reason
+    from shmoo.estimators.predict.estimate_records import or_reason
 
     kernel = msgspec.to_builtins(slot.kernel)
     return {

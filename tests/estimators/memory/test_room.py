@@ -10,7 +10,7 @@ from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room, state_bytes
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabular import estimate_record, flatten
+from shmoo.estimators.predict.estimate_records import estimate_record, flatten
 from shmoo.estimators.sweep.controller import DRAWN_POINTS, SweepController
 from shmoo.runs.plots.sweeps import sweep_figures
 from tests.build import GraphBuilder, with_values

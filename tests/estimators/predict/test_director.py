@@ -9,7 +9,7 @@ from shmoo.estimators.graph.records import OpCall, TensorSpec
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabular import estimate_record, flatten
+from shmoo.estimators.predict.estimate_records import estimate_record, flatten
 from shmoo.estimators.predict.timeline import schedule
 from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.present.savings import fusion_savings

@@ -8,7 +8,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import Estimate
-from shmoo.estimators.predict.tabular import flatten
+from shmoo.estimators.predict.estimate_records import flatten
 from shmoo.estimators.present.generation import INTERVALS, DecodeStep, decode_contexts, generation, generation_record
 
 MEMORY = MemoryRoom(weight_bytes=100.0, cache_bytes=0.0, activation_bytes=0.0, capacity_bytes=2000.0)
