@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
 from shmoo.estimators.present.advice import advise as advise_on
 from shmoo.estimators.present.advice import sensitivity as sensitivity_on

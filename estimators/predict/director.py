@@ -19,10 +19,10 @@ from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
 from shmoo.estimators.predict.estimate_records import estimate_html
+from shmoo.estimators.predict.graph_table import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.predict.limits import narrowed
 from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, possible_watts, price
 from shmoo.estimators.predict.program import elapsed_time
-from shmoo.estimators.predict.tabulated import Origin, Tabulated, tabulate, tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling

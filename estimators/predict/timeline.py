@@ -11,9 +11,9 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.predict.model import ASYNCHRONOUS
 from shmoo.estimators.predict.program import kernel_times
-from shmoo.estimators.predict.tabulated import tabulated
 
 
 class Scheduled(msgspec.Struct, frozen=True):

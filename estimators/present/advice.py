@@ -19,8 +19,8 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
+from shmoo.estimators.predict.graph_table import Tabulated, tabulated
 from shmoo.estimators.predict.pipeline import DRAWS, intervals_of
-from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.present.inspection import inspect_estimates
 from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, parts
 from shmoo.estimators.present.spending import KernelGap, Share, by_bound, by_module, by_unit, kernel_gaps

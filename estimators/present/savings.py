@@ -12,7 +12,7 @@ from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabulated import tabulate
+from shmoo.estimators.predict.graph_table import tabulate
 from shmoo.estimators.units import html_table, percent, si
 
 QUANTITIES = (("kernels", "kernels", ""), ("bytes", "bytes", "B"), ("latency_s", "time", "s"), ("energy_j", "energy", "J"))

@@ -12,9 +12,9 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import Estimate
 from shmoo.estimators.predict.energy import bytes_energy, flops_energy
+from shmoo.estimators.predict.graph_table import Tabulated
 from shmoo.estimators.predict.limits import Roofs, kernel_roofs
 from shmoo.estimators.predict.pipeline import Priced
-from shmoo.estimators.predict.tabulated import Tabulated
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, parent_of
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.units import percent

@@ -20,8 +20,8 @@ from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, chec
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.estimate_records import BOUNDS, Record, estimate_record, flatten, memory_record
+from shmoo.estimators.predict.graph_table import Tabulated, tabulated
 from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits, possible_watts
-from shmoo.estimators.predict.tabulated import Tabulated, tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant

@@ -14,7 +14,7 @@ from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.machine.catalogue import is_count
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabulated import Tabulated
+from shmoo.estimators.predict.graph_table import Tabulated
 from shmoo.estimators.sweep.controller import blocks_of, rows_of
 from shmoo.estimators.variants import Amount, added_area, tiling_parameters, variant
 

@@ -17,7 +17,7 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, room_on
-from shmoo.estimators.predict.tabulated import Tabulated, tabulated
+from shmoo.estimators.predict.graph_table import Tabulated, tabulated
 from shmoo.estimators.sweep.controller import AxisValue, SweepController, product_of
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, resident

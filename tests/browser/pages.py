@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.explore import Space, Workload, explore_grid

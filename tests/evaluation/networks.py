@@ -20,7 +20,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CONVOLUTIONS, NORMAL_90
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.variants import with_host
 from shmoo.harness.cli.verbs.profiles import NETWORKS
 from shmoo.harness.machine.architectures import load_architecture

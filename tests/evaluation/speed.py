@@ -11,7 +11,7 @@ import numpy as np
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, estimate_on
-from shmoo.estimators.predict.tabulated import tabulate
+from shmoo.estimators.predict.graph_table import tabulate
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.units import percent, si

@@ -14,9 +14,9 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
 from shmoo.estimators.predict.energy import Joules, loop_operations
 from shmoo.estimators.predict.energy import capped as power_capped
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.predict.model import Prediction, issued_flops, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
-from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, Tiling
 from shmoo.runs.tables.operators import TABLE_OPERATORS

@@ -16,8 +16,8 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import KEPT_ERROR, draw, kernel_identities, shared_draws
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.predict.limits import kernel_roofs
-from shmoo.estimators.predict.tabulated import tabulated
 from shmoo.estimators.present.advice import Advice, Comparison, Effect, advise, sensitivity
 from shmoo.estimators.present.sentences import advice_record, advice_sentences, headline, sensitivity_sentences
 from shmoo.estimators.present.setups import FACTOR, Change, GraphsOf, Setup, changes, parts

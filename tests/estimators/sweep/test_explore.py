@@ -11,7 +11,7 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.sweep.explore import (
     Limit,
     Space,

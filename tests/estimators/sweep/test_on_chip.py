@@ -8,7 +8,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.on_chip import largest_on_chip, on_chip_bytes, spill_bytes
 from shmoo.estimators.variants import variant

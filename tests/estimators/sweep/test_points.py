@@ -10,7 +10,7 @@ import pytest
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import TilingSpec, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.tabulated import tabulated
+from shmoo.estimators.predict.graph_table import tabulated
 from shmoo.estimators.sweep.controller import BLOCK_NUMBERS, estimate_points
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder
