@@ -1,4 +1,4 @@
-"""Columns of estimates, of their flat records (`predict.tabular.flatten`) and of rows of sweeps."""
+"""Columns of estimates, of their flat records (`predict.estimate_records.flatten`) and of rows of sweeps."""
 
 from __future__ import annotations
 

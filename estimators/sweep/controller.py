@@ -95,7 +95,7 @@ class SweepController:
         ]
 
     def rows(self, *, compute_dtype: str | None = None, threads: int | None = None) -> Iterator[Record]:
-        """One row a point: the axes' values, then what `estimate_records.flatten` gives for the estimate. Workload axes vary slowest, then
+        """One row a point: the axes' values, then what `flatten` gives for the estimate. Workload axes vary slowest, then
         machines, runtimes and fusion, then the machine's axes, coefficients after tiling parameters and the last one fastest.
 
         Beyond `DRAWN_POINTS` variants of a machine rows hold values without intervals, and say so in "interval_reason".
