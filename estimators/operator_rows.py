@@ -1,4 +1,4 @@
-"""Tables of operators by themselves, made column by column: what `kernel_rows` finds out by walking a graph is known of a single
+"""Tables of operators by themselves, made column by column: what `graph_rows` finds out by walking a graph is known of a single
 call on memory of its own."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph
-from shmoo.estimators.kernel_rows import strided_bytes
+from shmoo.estimators.graph_rows import strided_bytes
 from shmoo.estimators.memory.heap import MAPPED_BYTES, fresh_memory
 from shmoo.estimators.memory.residency import Touch
 from shmoo.estimators.registry import name_of
@@ -30,7 +30,7 @@ def is_operator(graph: Graph) -> bool:
 
 
 def operator_table(graphs: Sequence[Graph]) -> KernelTable:
-    """The table of graphs for which `is_operator` holds, at least one, as `kernel_rows.kernel_tables` makes it where nothing
+    """The table of graphs for which `is_operator` holds, at least one, as `graph_rows.kernel_tables` makes it where nothing
     changes its layout."""
     calls = [graph.calls[0] for graph in graphs]
     costs = [cost for graph in graphs for cost in costs_of(graph) if cost is not None]
@@ -38,7 +38,7 @@ def operator_table(graphs: Sequence[Graph]) -> KernelTable:
     extents: dict[str, Any] = {
         name: np.array(of_costs[name], dtype=np.float64) for name in Cost.__struct_fields__[3:] if name != "geometry"
     }
-    # A selection can be empty: see `kernel_rows`.
+    # A selection can be empty: see `graph_rows`.
     extents |= {name: np.where(extents[name] == 0, 1.0, extents[name]) for name in ("batch", "m", "n", "k")}
     geometry = np.array([msgspec.structs.astuple(images) for images in of_costs["geometry"]], dtype=np.float64).T
     extents |= dict(zip(type(costs[0].geometry).__struct_fields__, geometry, strict=True))

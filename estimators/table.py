@@ -87,7 +87,7 @@ class KernelTable:
         leaving_bytes: (K,) bytes of images among the graph's results that the kernel writes, where the graph convolves.
         strided_bytes: (K,) bytes of a convolution's image and result that are not stored channels-last, of operands that a
             framework copies or converts first, of results made from operands of several shapes, and of images in rows that
-            running statistics normalize (`kernel_rows`).
+            running statistics normalize (`graph_rows`).
         segment: (K,) which case or graph the row belongs to; ascending.
         warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from shmoo.estimators.graph.records import Attribute, Graph, Kernel, OpCall, TensorSpec, Value, ValueKind
-from shmoo.estimators.kernel_rows import Conversion, kernel_tables
+from shmoo.estimators.graph_rows import Conversion, kernel_tables
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 

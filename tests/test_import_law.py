@@ -24,7 +24,7 @@ FLOOR_PLAN = (
     "estimators/fusion",
     "estimators/memory",
     "estimators/table",
-    "estimators/kernel_rows",
+    "estimators/graph_rows",
     "estimators/operator_rows",
     "estimators/machine",
     "estimators/tiling",

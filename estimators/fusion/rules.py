@@ -1,6 +1,6 @@
 """Fusion: registered rules, per runtime, decide which calls one launch executes. A rule looks at one edge, a value that one call
 produces and a later one consumes; the engine walks the edges in execution order and merges where a rule allows it and no cycle
-between kernels would arise. Bytes follow from the groups (`kernel_rows.py`), so a new pattern needs only a rule."""
+between kernels would arise. Bytes follow from the groups (`graph_rows.py`), so a new pattern needs only a rule."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import Graph, Kernel, notes_of, weights_of
-from shmoo.estimators.kernel_rows import CONVERSIONS, kernel_tables
+from shmoo.estimators.graph_rows import CONVERSIONS, kernel_tables
 from shmoo.estimators.memory.peak import peak_memory_bytes, resident_weight_bytes
 from shmoo.estimators.memory.room import MemoryRoom, memory_room
 from shmoo.estimators.operator_rows import is_operator, operator_table

@@ -8,7 +8,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import FAMILIES, Kernel
-from shmoo.estimators.kernel_rows import kernel_tables
+from shmoo.estimators.graph_rows import kernel_tables
 from shmoo.estimators.machine.profile import RUNTIMES, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.table import (

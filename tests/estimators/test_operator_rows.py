@@ -10,7 +10,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import CHANNELS_LAST, Graph, OpCall, TensorSpec, Value, single_call_graph
-from shmoo.estimators.kernel_rows import kernel_tables
+from shmoo.estimators.graph_rows import kernel_tables
 from shmoo.estimators.operator_rows import is_operator, operator_table
 from shmoo.estimators.predict.graph_table import tabulate
 from shmoo.estimators.table import KernelTable

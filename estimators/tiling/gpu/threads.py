@@ -214,7 +214,7 @@ def step_seconds(table: KernelTable, c: Coefficients) -> Floats | float:
 
 def operands_copied(table: KernelTable) -> Floats:
     """(K,) operands of products that the framework copies before it multiplies, and of a softmax that it converts first
-    (`kernel_rows`)."""
+    (`graph_rows`)."""
     larger = table.batch * table.k * np.maximum(table.m, table.n) * element_bytes(table)
     converted = table.is_family("softmax") & (table.strided_bytes > 0)
     return np.where(table.is_family("gemm"), np.ceil(table.strided_bytes / larger - 1e-9), converted)

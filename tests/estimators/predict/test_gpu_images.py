@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import CHANNELS_LAST, Graph, OpCall, TensorSpec, single_call_graph
-from shmoo.estimators.kernel_rows import kernel_tables
+from shmoo.estimators.graph_rows import kernel_tables
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector

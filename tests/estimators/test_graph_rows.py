@@ -8,7 +8,7 @@ import pytest
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Graph, OpCall
 from shmoo.estimators.graph.views import view_of
-from shmoo.estimators.kernel_rows import copied_bytes
+from shmoo.estimators.graph_rows import copied_bytes
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.model import predict
