@@ -31,11 +31,11 @@ from shmoo.estimators.predict.draws import (
     point_dimensions,
 )
 from shmoo.estimators.predict.energy import within_cap
+from shmoo.estimators.predict.equal_kernels import find_equal
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.predict.residual import Correction, correction
-from shmoo.estimators.predict.twins import find_twins
 from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Tiling, dependent_steps
 
@@ -138,8 +138,8 @@ def price(
     _keep_freed_memory()
     profile = coefficients.profile
     # `waits` delays the host before single kernels, so equal kernels no longer take the same time.
-    twins = None if seed is None or waits is not None else find_twins(table, tiling)
-    kernels, cut = (table, tiling) if twins is None else (twins.table, twins.tiling)
+    equal = None if seed is None or waits is not None else find_equal(table, tiling)
+    kernels, cut = (table, tiling) if equal is None else (equal.table, equal.tiling)
     change = correction(kernels, cut, profile, runtime) if residual else None
     least = least_time(kernels, cut, Coefficients(profile))
 
@@ -157,9 +157,9 @@ def price(
         if prediction.dynamic_j is not None:
             prediction = replace(prediction, dynamic_j=within_cap(kernels, prediction.device_s, prediction.dynamic_j, c))
         whole = kernels, prediction
-        if twins is not None and profile.family in ASYNCHRONOUS:
+        if equal is not None and profile.family in ASYNCHRONOUS:
             # When a kernel is launched depends on those before it.
-            in_order = replace(prediction, launch_s=twins.spread(prediction.launch_s), device_s=twins.spread(prediction.device_s))
+            in_order = replace(prediction, launch_s=equal.spread(prediction.launch_s), device_s=equal.spread(prediction.device_s))
             whole = table, in_order
         latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * beside, least.segments)
         # A program's kernels run beside each other.
@@ -181,8 +181,8 @@ def price(
     errors = errors.at_points(max(point_dimensions(profile) - 1, 0))
     prediction, times, energies, devices, of_devices = through(Coefficients(profile, values), errors)
     prediction = prediction.nominal()
-    if twins is not None:
-        prediction, change = prediction.each(twins.spread), None if change is None else change.each(twins.spread)
+    if equal is not None:
+        prediction, change = prediction.each(equal.spread), None if change is None else change.each(equal.spread)
     energy_j, drawn_j = (None, None) if energies is None else (energies[0], energies[1:])
     device_j, drawn_device_j = (None, None) if of_devices is None else (of_devices[0], of_devices[1:])
     nominal = times[0], energy_j, devices[0], device_j

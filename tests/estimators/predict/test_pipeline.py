@@ -10,8 +10,8 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import normals
+from shmoo.estimators.predict.equal_kernels import EqualKernels, find_equal
 from shmoo.estimators.predict.pipeline import DRAWS, intervals_of, limits, price
-from shmoo.estimators.predict.twins import Twins, find_twins
 from shmoo.estimators.table import KernelTable
 from tests.build import GraphBuilder, kernel_table
 
@@ -122,11 +122,11 @@ def test_equal_layers_are_priced_once(name: str, monkeypatch: pytest.MonkeyPatch
     director = AnalysisDirector(load_profile(name))
     runtime, family = director.profile.default_runtime, director.profile.family
     table = KernelTable.concat([kernel_table(layers, fuse(layers, runtime, family)), two_models()])
-    twins = find_twins(table, director.tile(table))
-    assert len(twins.table) < len(table) / 2
-    assert twins.table.counts.tolist() == table.counts.tolist()
+    equal = find_equal(table, director.tile(table))
+    assert len(equal.table) < len(table) / 2
+    assert equal.table.counts.tolist() == table.counts.tolist()
     once = director.price(table, runtime, seed=0)
-    monkeypatch.setattr(pipeline, "find_twins", lambda table, tiling: Twins(np.arange(len(table)), table, tiling))
+    monkeypatch.setattr(pipeline, "find_equal", lambda table, tiling: EqualKernels(np.arange(len(table)), table, tiling))
     each = director.price(table, runtime, seed=0)
     for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j", "drawn_device_s"):
         assert getattr(once, field) == pytest.approx(getattr(each, field), rel=1e-12), field

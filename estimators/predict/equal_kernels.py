@@ -38,7 +38,7 @@ class KernelKinds(KernelTable):
 
 
 @dataclass(frozen=True, slots=True)
-class Twins:
+class EqualKernels:
     """The distinct kernels of a table of K: equal kernels of one segment share a kind.
 
     Attributes:
@@ -55,18 +55,18 @@ class Twins:
         return amounts if len(self.table) == len(self.kind) else np.take(amounts, self.kind, axis=-1)
 
 
-def find_twins(table: KernelTable, tiling: Tiling) -> Twins:
+def find_equal(table: KernelTable, tiling: Tiling) -> EqualKernels:
     """Kernels of the same numbers, in the table, in the bytes of each kind of access, and in their tiling on one machine."""
     columns = [getattr(table, f.name) for f in fields(table) if f.name != "labels" and not f.name.startswith("access_")]
     columns += [table.bytes_of_kind(kind) for kind in (READ_WEIGHT, READ_ACTIVATION, WRITE)]
     columns += _columns(tiling, len(table))
     rows, kind = alike(columns)
     if len(rows) == len(table):
-        return Twins(kind, table, tiling)
+        return EqualKernels(kind, table, tiling)
     one = table.take(rows)
     times = np.bincount(kind).astype(np.float64)
     kinds = KernelKinds(**{f.name: getattr(one, f.name) for f in fields(one)}, times=times)
-    return Twins(kind, kinds, _taken(tiling, rows, len(table)))
+    return EqualKernels(kind, kinds, _taken(tiling, rows, len(table)))
 
 
 def _columns(part: object, count: int) -> list[np.ndarray]:
