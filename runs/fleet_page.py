@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.graph.records import Coefficient
+from shmoo.estimators.shown_columns import Cell, quantity
 from shmoo.estimators.units import counted, percent, span
 from shmoo.runs.analysis.fleet import Drift, Family, FleetReport, NetworkEnergy, Specimen, Speed
 from shmoo.runs.plots.page import Table, page, render

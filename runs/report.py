@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.machine.profile import Coefficient, ErrorCardEntry
 from shmoo.estimators.present.savings import QUANTITIES, FusionSummary
+from shmoo.estimators.shown_columns import Cell, quantity
 from shmoo.estimators.units import UNKNOWN, counted, percent, si, size, span, yes_or_no
 from shmoo.runs.analysis.error_records import CaseError, ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import write_errors_csv

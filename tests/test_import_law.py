@@ -19,7 +19,7 @@ FLOOR_PLAN = (
     "estimators/progress",
     "estimators/graph",
     "estimators/units",
-    "estimators/columns",
+    "estimators/shown_columns",
     "estimators/costs",
     "estimators/fusion",
     "estimators/memory",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
 
-from shmoo.estimators.columns import Cell, Column
+from shmoo.estimators.shown_columns import Cell, Column
 from shmoo.estimators.units import amount, span, yes_or_no
 
 

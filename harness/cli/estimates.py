@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.present.results import interval, results
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import output
 from shmoo.harness.cli.layout import View

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from shmoo.estimators.columns import Cell
 from shmoo.estimators.errors import unknown
+from shmoo.estimators.shown_columns import Cell
 
 PROSE = 40
 """Columns of longer cells are text, wherever they stand."""

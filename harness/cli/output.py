@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.shown_columns import Column
 from shmoo.harness.cli.layout import GAP, View, columns_of, fitted, grid, order_of, total_width, with_room, wrapped
 from shmoo.harness.defaults import own_folders
 from shmoo.runs.store.files import blocks_of, csv_of_blocks, replace_file

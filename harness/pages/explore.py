@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.spending import by_bound
+from shmoo.estimators.shown_columns import Cell
 from shmoo.estimators.sweep.explore import Front, Space, front_rows
 from shmoo.estimators.units import amount, counted, percent, si
 from shmoo.estimators.variants import variant

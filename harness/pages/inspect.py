@@ -9,9 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.predict.director import KernelEstimate
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, KernelNode, Row, parent_of
+from shmoo.estimators.shown_columns import Cell, quantity
 from shmoo.estimators.units import percent, si
 from shmoo.runs.plots.page import page, section, table, write
 

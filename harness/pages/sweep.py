@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell, Column, quantity
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.present.results import results, setting
+from shmoo.estimators.shown_columns import Cell, Column, quantity
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
 from shmoo.estimators.units import span
 from shmoo.estimators.variants import tiling_parameters, variant

@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.graph.records import NORMAL_90
+from shmoo.estimators.shown_columns import Cell, quantity
 from shmoo.estimators.units import counted, percent, si
 from shmoo.runs.analysis.history import ChangePoint, History, Series
 from shmoo.runs.plots.page import TEMPLATES, Table, cards, page, render

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell
+from shmoo.estimators.shown_columns import Cell
 from shmoo.runs.plots.chart import Figure, figures_json, script_json
 from shmoo.runs.store.files import replace_file
 

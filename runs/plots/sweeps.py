@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import structs
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.present.results import results
 from shmoo.estimators.registry import grouped
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import amount, percent, si, size, span
 from shmoo.runs.plots import chart
 

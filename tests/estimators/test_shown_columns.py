@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shmoo.estimators.columns import Cell, Column, quantity
+from shmoo.estimators.shown_columns import Cell, Column, quantity
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 import pytest
 from markupsafe import Markup
 
-from shmoo.estimators.columns import Cell
+from shmoo.estimators.shown_columns import Cell
 from shmoo.runs.plots.chart import Points, figure, log_axis
 from shmoo.runs.plots.page import TEMPLATES, cards, page, plot, section, table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.columns import Column
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import amount, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shmoo.estimators.columns import quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Reduction, builtin_names
 from shmoo.estimators.machine.validation import check_name
 from shmoo.estimators.progress import Standing
+from shmoo.estimators.shown_columns import quantity
 from shmoo.estimators.units import counted, percent, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.progress import Display

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 import msgspec
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import unknown
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
 

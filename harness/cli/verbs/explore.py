@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.present.results import setting
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import captures, options, output
 

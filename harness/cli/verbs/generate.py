@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.present.results import interval, results
+from shmoo.estimators.shown_columns import Column
 from shmoo.harness.cli import captures, estimates, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display, track

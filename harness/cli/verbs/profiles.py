@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from shmoo.estimators.columns import Cell, quantity
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.shown_columns import Cell, quantity
 from shmoo.estimators.units import percent, si, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import View

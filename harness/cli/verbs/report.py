@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import counted, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.estimates import show_models

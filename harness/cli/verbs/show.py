@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from shmoo.estimators.columns import Cell, Column, quantity
 from shmoo.estimators.registry import short_op
+from shmoo.estimators.shown_columns import Cell, Column, quantity
 from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import View, room_beside

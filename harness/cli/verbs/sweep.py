@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.present.results import results, setting
+from shmoo.estimators.shown_columns import Column
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.cli.layout import View

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shmoo.estimators.columns import Column
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View

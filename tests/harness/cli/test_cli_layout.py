@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shmoo.estimators.columns import Cell
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.shown_columns import Cell
 from shmoo.harness.cli.layout import (
     NARROWEST,
     View,
