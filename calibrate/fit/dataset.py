@@ -38,7 +38,7 @@ class MeasuredCase:
         energy_sd_j: standard deviation of the energy, from the spread of its windows; `None` where unknown, as in tables.
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
-        warm: how warm the board was (`estimators/predict/heat.py`); `None` where unknown.
+        warm: how warm the board was (`estimators/predict/energy.py`); `None` where unknown.
         clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
         time: what `latency_s` is of.
         other_release: measured with another release of the library than the machine's other cases. The physics is not fitted to

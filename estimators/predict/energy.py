@@ -1,4 +1,9 @@
-"""Energy of kernels: one set of joules prices them and meets a board's power cap (`model.py` has the equations)."""
+"""Energy of kernels: one set of joules prices them and meets a board's power cap (`model.py` has the equations).
+
+What a cap leaves for work depends on the warmth of the board, from 0 (idle) to 1 (under load for long). A die under load warms
+within seconds, a warm one leaks more, and a power cap then leaves less for work: a board computes faster right after a pause than
+under sustained load. Warmth follows load with one time constant, like the temperature of one body (Newton's law of cooling).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,6 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES, COMPUTED_AS
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, in_tensor_kernels, voltage_factor
 from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.heat import repeated
 from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Tiling
 
@@ -29,6 +33,12 @@ LEAST_BUDGET = 0.01
 """Share of a power cap that is left for work however much of it static power takes."""
 IN_REGISTERS = 0.1
 """Energy of an operation on registers relative to that of a loop over memory: one instruction of about ten."""
+WARM_UP_S = 20.0
+"""Time constant of warmth. On a T4, products of more than 5 ms ran faster after little load than after much; 10 to 30 s describe
+these measurements equally well (docs/model.md, "Tried")."""
+CALLS, FASTEST = 25, 5
+"""Repetitions of a call, and how many of them count: the fastest, which on a board that warms are the first. The tables and
+models that the coefficients of GPUs come from were measured so (Lee et al., ASPLOS 2025)."""
 _FALLBACK_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """Where a unit has no rate for a type, nor for a wider one (`COMPUTED_AS`), its rate for the first of these that it has: XLA
 multiplies float32 in bfloat16 by default, and a machine with integer units only runs a quantized model."""
@@ -132,7 +142,7 @@ def capped(
         tensor = in_tensor_kernels(codes)
         contracting = np.maximum(table.of_segments(body * (table.matrix_flops > 0)), 1e-12)
         sustained = table.of_segments(body * tensor) / contracting * (table.of_segments(1.0 * tensor) > 1.0)
-        warm = np.where(np.isnan(warm), table.to_kernels(sustained + (1.0 - sustained) * repeated(busy)), warm)
+        warm = np.where(np.isnan(warm), table.to_kernels(sustained + (1.0 - sustained) * warmth_of_repeats(busy)), warm)
     cool = 1.0 - c.by_algorithm(codes, "throttle.cool") * (1.0 - warm)
     of_chip, of_memory = (table.of_segments(np.broadcast_arrays(of * cool, body)[0]) for of in joules)
     needed = np.clip(clocked / np.maximum(body, 1e-30), LEAST_NEEDED, 1.0)
@@ -242,3 +252,14 @@ def _meeting_cap(
         if np.abs(clock - before).max() < SETTLED:
             break
     return np.asarray(np.exp(clock))
+
+
+def warmth_of_repeats(call_s: np.ndarray) -> np.ndarray:
+    """Mean warmth during the measured repetitions, for calls of these seconds that start on a cool board."""
+    return 1.0 - mean_decay(FASTEST * call_s)
+
+
+def mean_decay(seconds: np.ndarray) -> np.ndarray:
+    """Share of a difference in warmth that remains, averaged over periods of these lengths."""
+    times = np.maximum(seconds / WARM_UP_S, 1e-9)
+    return -np.expm1(-times) / times

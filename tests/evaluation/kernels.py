@@ -27,7 +27,7 @@ from shmoo.estimators.machine.coefficients import TENSOR
 from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ResidualGroup, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.heat import mean_decay
+from shmoo.estimators.predict.energy import mean_decay
 from shmoo.harness.cli.verbs.profiles import KERNELS
 from shmoo.runs.tables.operators import TABLE_OPERATORS
 from shmoo.runs.tables.reading import TableRow

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shmoo.estimators.predict.heat import CALLS, FASTEST, WARM_UP_S, mean_decay
+from shmoo.estimators.predict.energy import CALLS, FASTEST, WARM_UP_S, mean_decay
 
 PAUSE_S = 0.03
 """Pause between two operators of a campaign: an engineering value, for allocation and set-up."""

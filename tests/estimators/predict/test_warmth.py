@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from shmoo.estimators.predict.heat import CALLS, FASTEST, WARM_UP_S, repeated
+from shmoo.estimators.predict.energy import CALLS, FASTEST, WARM_UP_S, warmth_of_repeats
 from tests.evaluation.warmth import warmth_in_turn
 
 
 def test_a_call_that_is_repeated_warms_the_board_while_it_counts():
     """The mean over five calls of a fifth of the time constant each is 1 - (1 - 1/e) = 1/e; short calls find it cool."""
     calls = np.asarray([1e-4, WARM_UP_S / FASTEST, 1e6])
-    assert repeated(calls) == pytest.approx([FASTEST * 1e-4 / WARM_UP_S / 2, np.exp(-1), 1.0], rel=1e-4)
+    assert warmth_of_repeats(calls) == pytest.approx([FASTEST * 1e-4 / WARM_UP_S / 2, np.exp(-1), 1.0], rel=1e-4)
 
 
 def test_an_operator_finds_the_board_as_those_before_left_it():
