@@ -132,7 +132,7 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     are multiplied by the units of float32, in which libraries accumulate them anyway, and so are `dot_products`."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
-    known = {name for name in COMPUTE_DTYPES if name != "float32" and f"peak.matrix.{name}" in profile.coefficients}
+    known = profile.multiplied_types - {"float32"}
     rated = [not known.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
     contracts: Masks = np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
     return contracts & ~dot_products(table)
@@ -151,7 +151,7 @@ def as_multiplied(table: KernelTable, profile: ArchitectureProfile) -> KernelTab
     float32, whatever they are allowed (`torch.backends.cuda.matmul.allow_tf32` has no effect before compute capability 8)."""
     for way, stored in STORED_AS.items():
         here = table.dtype == COMPUTE_DTYPES.index(way)
-        if f"peak.matrix.{way}" not in profile.coefficients and here.any():
+        if way not in profile.multiplied_types and here.any():
             table = replace(table, dtype=np.where(here, COMPUTE_DTYPES.index(stored), table.dtype))
     return table
 

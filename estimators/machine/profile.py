@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from shmoo.estimators.errors import FormatError, InputError, unknown
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
@@ -165,6 +166,11 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
             return {**DEFAULTS[self.family], **self.coefficients}
         device = {name: c for name, c in self.coefficients.items() if not entry(name).of_host}
         return {**DEFAULTS[self.family], **device, **HOSTS[self.host].coefficients}
+
+    @cached_property
+    def multiplied_types(self) -> frozenset[str]:
+        """Compute types that it has a rate of contractions for."""
+        return frozenset(name for name in COMPUTE_DTYPES if f"peak.matrix.{name}" in self.coefficients)
 
     def replacing(self, **changes: Any) -> ArchitectureProfile:
         """A copy with other fields."""

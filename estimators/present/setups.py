@@ -87,7 +87,7 @@ def parts(profile: ArchitectureProfile, runtime: str) -> list[Change]:
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
     """What a model's user could change on a machine, by what the machine and its runtimes have. `dtype` is the type that most of
     the model's work is in, `table` its kernels as they are."""
-    rated = {name for name in BITS if f"peak.matrix.{name}" in profile.coefficients}
+    rated = profile.multiplied_types
     found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
         narrower = [name for name in _NARROWER if name in rated and BITS[name] < BITS[dtype]]

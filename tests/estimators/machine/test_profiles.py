@@ -436,3 +436,12 @@ def test_a_lower_clock_moves_peak_power_and_energy():
     assert at["slow"].average_power_w.value < 0.9 * at["fast"].average_power_w.value
     dynamic = {name: e.energy_j.value - fast.value("power.static") * e.latency_s.value for name, e in at.items()}
     assert dynamic["slow"] < dynamic["fast"]
+
+
+def test_a_machine_multiplies_the_types_that_it_has_a_rate_for():
+    """A T4 has no bfloat16 and no TF32; a copy with a rate of one has it, and the machine itself does not."""
+    machine = load_profile("gpu_t4")
+    assert machine.multiplied_types == {"float32", "float16", "int8", "int4"}
+    rate = machine.coefficients["peak.matrix.float16"]
+    more = machine.replacing(coefficients={**machine.coefficients, "peak.matrix.bfloat16": rate})
+    assert more.multiplied_types - machine.multiplied_types == {"bfloat16"}
