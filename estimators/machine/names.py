@@ -16,7 +16,8 @@ def continues(name: str, *stems: str) -> bool:
 
 def under(stem: str, names: Iterable[str]) -> list[str]:
     """The names that are a stem or continue it."""
-    return [name for name in names if continues(name, stem)]
+    start = f"{stem}."
+    return [name for name in names if name == stem or name.startswith(start)]
 
 
 def general(name: str) -> str:
