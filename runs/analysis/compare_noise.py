@@ -24,8 +24,10 @@ from shmoo.runs.store.statistics import (
     Variance,
     deviation_of_cases,
     error_sizes,
+    latencies_of,
     pooled,
     typical_deviation,
+    visit_deviations,
 )
 from shmoo.runs.store.store import Run
 
@@ -95,6 +97,38 @@ class Pair(NamedTuple):
         return all(row.latency.visits > 1 or row.visit_sd is not None for row in (*self.bases, self.new))
 
 
+def told_alone(runs: Sequence[Run], usable: Sequence[Mapping[str, Measurement]], *, paired: bool) -> frozenset[str]:
+    """Identities of the cases to compare by their times alone: at least half of the visits of every run that can use the case met
+    a quiet machine, and in both runs of a duel at least half of the pairs did. Only counts decide it, so that the choice says
+    nothing of the ratio.
+
+    Args:
+        usable: of each run, identity -> row that can be used; the new run is the last.
+    """
+    chosen = []
+    for identity in usable[-1]:
+        having = [run for run, rows in zip(runs, usable, strict=True) if identity in rows]
+        seen = [{line.visit for line in run.visits[identity] if line.timed} for run in having]
+        quiet = [run.alone.get(identity, {}).keys() for run in having]
+        if paired and len(having) > 1:
+            seen, quiet = [seen[0] & seen[1]], [quiet[0] & quiet[1]]
+        if all(len(met) > 1 and 2 * len(met) >= len(all_visits) for met, all_visits in zip(quiet, seen, strict=True)):
+            chosen.append(identity)
+    return frozenset(chosen)
+
+
+def rows_alone(run: Run, rows: Mapping[str, Measurement], alone: frozenset[str]) -> dict[str, Measurement]:
+    """The rows, those of the cases in `alone` with the time alone as their latency."""
+    chosen = [row for identity, row in rows.items() if identity in alone]
+    visits = [[(seconds,) for seconds in run.alone[row.case.identity].values()] for row in chosen]
+    deviations = visit_deviations([row.case.device for row in chosen], visits)
+    latencies = latencies_of(visits, deviations)
+    return dict(rows) | {
+        row.case.identity: msgspec.structs.replace(row, prevailing=latency, visit_sd=deviation)
+        for row, latency, deviation in zip(chosen, latencies, deviations, strict=True)
+    }
+
+
 def own_growth(pair: Pair, apart: float | None) -> Growth:
     """By what the runs know of themselves.
 
@@ -149,8 +183,8 @@ class PairedDifferences(NamedTuple):
     by_process: bool
 
 
-def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> PairedDifferences:
-    """The differences of a duel.
+def paired_differences(base: Run, new: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> PairedDifferences:
+    """The differences of a duel, of the cases in `alone` between times alone.
 
     A neighbour that begins between the visits of a pair moves it by a factor: means leave out the fifth of the pairs at either
     end. Where pairs of visits count on their own, they are moved so that their mean is the trimmed one and their deviation that
@@ -159,7 +193,7 @@ def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> Paired
     by_process = any(line.process is not None for line in base.lines)
     values: dict[str, dict[int, float]] = {}
     for identity in identities:
-        before, after = _rates(base.visits[identity]), _rates(new.visits[identity])
+        before, after = (_rates(run, identity, identity in alone) for run in (base, new))
         shared = {visit: rate - after[visit] for visit, rate in before.items() if visit in after}
         if not by_process:
             values[identity] = dict(zip(shared, _winsorized(np.array(list(shared.values()))).tolist(), strict=True))
@@ -206,11 +240,13 @@ def _cut(count: int) -> int:
     return int(TRIMMED * count)
 
 
-def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
-    """Visit -> logarithm of its rate."""
+def _rates(run: Run, identity: str, alone: bool) -> dict[int, float]:
+    """Visit -> logarithm of its rate, or of that while nothing else ran."""
+    if alone:
+        return {visit: -math.log(seconds) for visit, seconds in run.alone[identity].items()}
     return {
         line.visit: -math.log(sum(line.timing.samples_s) / len(line.timing.samples_s))
-        for line in lines
+        for line in run.visits[identity]
         if line.timed and line.timing is not None
     }
 
@@ -257,11 +293,12 @@ def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> Varian
     return Variance(float(np.var(means, ddof=1)) * (1 + 1 / len(bases)), len(bases) - 1.0)
 
 
-def drift_variance(run: Run, identities: Iterable[str]) -> Variance | None:
-    """Variance of the mean of a run over cases by its batch means; `None` for a run of few visits."""
+def drift_variance(run: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> Variance | None:
+    """Variance of the mean of a run over cases, of those in `alone` by their times alone, by its batch means; `None` for a run of
+    few visits."""
     visited = Counter(line.case.identity for line in run.lines)
     repeated = [identity for identity in identities if visited[identity] > 1]
-    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in repeated}) if repeated else None
+    return _batch_means(run, {identity: _rates(run, identity, identity in alone) for identity in repeated}) if repeated else None
 
 
 def paired_drift_variance(base: Run, differences: PairedDifferences) -> Variance | None:

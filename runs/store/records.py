@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal, get_args
@@ -298,8 +299,13 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def alone(self) -> Latency | None:
         """What a call takes while nothing else runs; `None` where too few blocks met such a moment."""
+        return latency_alone(self.blocks_by_visit)
+
+    @property
+    def blocks_by_visit(self) -> list[tuple[Sequence[float], Sequence[float], Sequence[int]]]:
+        """Samples, slowdowns and context switches of the blocks of each visit."""
         visits = self.visits or (() if self.timing is None else (self.timing,))
-        return latency_alone([(v.samples_s, v.slowdowns, v.switches) for v in visits])
+        return [(visit.samples_s, visit.slowdowns, visit.switches) for visit in visits]
 
     @property
     def why(self) -> str:

@@ -27,6 +27,7 @@ CHANGED_CASES = (
     Column("B", attrgetter("b_s"), "s"),
     Column("B/A", lambda c: f"{c.ratio.value:.3f}"),
     Column("90 %", lambda c: f"{c.ratio.low:.3f} to {c.ratio.high:.3f}"),
+    Column("by time", lambda c: "alone" if c.alone else "prevailing"),
 )
 SHOWN = 20
 EXAMPLES = """\b
@@ -182,6 +183,9 @@ def _show(comparison: Comparison, min_change: float) -> None:
         shift, word = comparison.shift, "all cases together moved" if comparison.shifted else "no common shift"
         output.result(f"common ratio B/A {shift.value:.3f} ({shift.low:.3f} to {shift.high:.3f}): {word}")
     output.result(_noise(comparison))
+    alone = sum(case.alone for case in comparison.cases)
+    if alone:
+        output.result(f"compared by the time alone, while nothing else ran: {alone} of {counted(len(comparison.cases), 'case')}")
     for name, counts in comparison.statuses.items():
         output.result(f"rows of {name.upper()}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows decide nothing")
