@@ -165,8 +165,8 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         suite = compare_noise.suite_growth(times, _sum_of_drifts(drifts), compare_noise.mean_variance_between(bases, pairs))
     energies = compare_noise.energy_growths(pairs)
     cases = [
-        _case_change(*found, pair.new.case.identity in alone, len(pairs), min_change)
-        for pair, *found in zip(pairs, prevailing, times, energies, strict=True)
+        _case_change(pair, time, energy, pair.new.case.identity in alone, len(pairs), min_change)
+        for pair, time, energy in zip(prevailing, times, energies, strict=True)
     ]
     shift, shifted = _common_shift(logs, min_change)
     canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]

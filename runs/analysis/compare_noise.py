@@ -109,7 +109,7 @@ def told_alone(runs: Sequence[Run], usable: Sequence[Mapping[str, Measurement]],
     for identity in usable[-1]:
         having = [run for run, rows in zip(runs, usable, strict=True) if identity in rows]
         seen = [{line.visit for line in run.visits[identity] if line.timed} for run in having]
-        quiet = [run.alone.get(identity, {}).keys() for run in having]
+        quiet = [set(run.alone.get(identity, ())) for run in having]
         if paired and len(having) > 1:
             seen, quiet = [seen[0] & seen[1]], [quiet[0] & quiet[1]]
         if all(len(met) > 1 and 2 * len(met) >= len(all_visits) for met, all_visits in zip(quiet, seen, strict=True)):
