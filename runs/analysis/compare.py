@@ -14,7 +14,7 @@ import numpy as np
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import NORMAL_90, Interval
 from shmoo.runs.analysis import compare_noise
-from shmoo.runs.analysis.compare_noise import Growth, Pair
+from shmoo.runs.analysis.compare_noise import Growth, Pair, Undisturbed
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
@@ -44,6 +44,8 @@ class CaseChange(msgspec.Struct, frozen=True):
         spread: |a - b| / min(a, b).
         within_errors: the logs of both differ by less than half the 90 % interval of their combined standard error.
         changed: the ratio differs from 1 by more than noise and by more than the smallest change.
+        unequal: a neighbour ran for most of the visits of one run and not of another, and may be the difference; the case then is
+            too noisy to decide and takes no part in the geometric mean.
         alone: the ratio and the growth of the time are of what a call takes while nothing else runs, which both runs tell.
         time, energy: growth of the time and of the energy of a call, as the verdicts use them; no energy where a run lacks it.
     """
@@ -60,6 +62,7 @@ class CaseChange(msgspec.Struct, frozen=True):
     within_errors: bool
     changed: bool
     alone: bool
+    unequal: bool
     time: Growth
     energy: Growth | None = None
 
@@ -144,7 +147,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
             f"no case has a usable row in both: {counts}; "
             "measure the same suite twice, and see `shmoo check` for what is wrong with a run"
         )
-    alone = compare_noise.told_alone((*bases, new), usable, paired=paired)
+    alone, unequal = beside = compare_noise.undisturbed((*bases, new), usable, paired=paired)
     pairs = _pairs([compare_noise.rows_alone(run, side, alone) for run, side in zip((*bases, new), usable, strict=True)])
     logs = np.array([pair.log_ratio for pair in pairs])
     apart = deviation_of_cases(logs)
@@ -157,15 +160,23 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     else:
         times = compare_noise.between_runs(pairs, [compare_noise.own_growth(pair, apart) for pair in pairs])
         noise_from = "runs" if len(bases) > 1 else noise_from
+        times = [
+            msgspec.structs.replace(time, known=time.known and pair.new.case.identity not in unequal)
+            for pair, time in zip(pairs, times, strict=True)
+        ]
+        # Where all of them are unequal, their mean is too noisy as well.
+        identities = identities - unequal or identities
+        told = [(pair, time) for pair, time in zip(pairs, times, strict=True) if pair.new.case.identity in identities]
         # The drifts of two runs are independent, so that their variances add up.
         drifts = [
             compare_noise.drift_variance(run, side.keys() & identities, alone)
             for run, side in zip((*bases, new), usable, strict=True)
         ]
-        suite = compare_noise.suite_growth(times, _sum_of_drifts(drifts), compare_noise.mean_variance_between(bases, pairs))
+        between = compare_noise.mean_variance_between(bases, [pair for pair, _ in told])
+        suite = compare_noise.suite_growth([time for _, time in told], _sum_of_drifts(drifts), between)
     energies = compare_noise.energy_growths(pairs)
     cases = [
-        _case_change(pair, time, energy, pair.new.case.identity in alone, len(pairs), min_change)
+        _case_change(pair, time, energy, len(pairs), min_change, beside)
         for pair, time, energy in zip(prevailing, times, energies, strict=True)
     ]
     shift, shifted = _common_shift(logs, min_change)
@@ -246,7 +257,9 @@ def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | No
     return (None, "") if apart is None else (apart / math.sqrt(2), "cases")
 
 
-def _case_change(pair: Pair, time: Growth, energy: Growth | None, alone: bool, looked_at: int, min_change: float) -> CaseChange:
+def _case_change(
+    pair: Pair, time: Growth, energy: Growth | None, looked_at: int, min_change: float, beside: Undisturbed
+) -> CaseChange:
     new, base_s = pair.new.latency, pair.base_s
     own_error = math.hypot(pair.base_se, new.relative_se)
     return CaseChange(
@@ -261,7 +274,8 @@ def _case_change(pair: Pair, time: Growth, energy: Growth | None, alone: bool, l
         spread=repeat_spread(base_s, new.value_s),
         within_errors=abs(pair.log_ratio) <= NORMAL_90 * own_error,
         changed=is_certain(time, looked_at) and beyond(time.log_ratio, min_change),
-        alone=alone,
+        alone=pair.new.case.identity in beside.alone,
+        unequal=pair.new.case.identity in beside.unequal,
         time=time,
         energy=energy,
     )

@@ -97,24 +97,35 @@ class Pair(NamedTuple):
         return all(row.latency.visits > 1 or row.visit_sd is not None for row in (*self.bases, self.new))
 
 
-def told_alone(runs: Sequence[Run], usable: Sequence[Mapping[str, Measurement]], *, paired: bool) -> frozenset[str]:
-    """Identities of the cases to compare by their times alone: at least half of the visits of every run that can use the case met
-    a quiet machine, and in both runs of a duel at least half of the pairs did. Only counts decide it, so that the choice says
-    nothing of the ratio.
+class Undisturbed(NamedTuple):
+    """Identities of cases by what they met beside them. Only counts of visits decide it, which say nothing of the ratio.
 
-    Args:
-        usable: of each run, identity -> row that can be used; the new run is the last.
+    Attributes:
+        alone: to compare by their times alone: at least half of the visits of every run that can use the case met a quiet
+            machine, and in both runs of a duel at least half of the pairs did.
+        unequal: at least half of the visits met a quiet machine in one run, and fewer in another, so that the neighbour may be
+            the difference; none of a duel, whose pairs share it.
     """
-    chosen = []
+
+    alone: frozenset[str]
+    unequal: frozenset[str]
+
+
+def undisturbed(runs: Sequence[Run], usable: Sequence[Mapping[str, Measurement]], *, paired: bool) -> Undisturbed:
+    """Args: usable: of each run, identity -> row that can be used; the new run is the last."""
+    alone, unequal = [], []
     for identity in usable[-1]:
         having = [run for run, rows in zip(runs, usable, strict=True) if identity in rows]
-        seen = [{line.visit for line in run.visits[identity] if line.timed} for run in having]
+        visited = [{line.visit for line in run.visits[identity] if line.timed} for run in having]
         quiet = [set(run.alone.get(identity, ())) for run in having]
         if paired and len(having) > 1:
-            seen, quiet = [seen[0] & seen[1]], [quiet[0] & quiet[1]]
-        if all(len(met) > 1 and 2 * len(met) >= len(all_visits) for met, all_visits in zip(quiet, seen, strict=True)):
-            chosen.append(identity)
-    return frozenset(chosen)
+            visited, quiet = [visited[0] & visited[1]], [quiet[0] & quiet[1]]
+        enough = [len(met) > 1 and 2 * len(met) >= len(met_any) for met, met_any in zip(quiet, visited, strict=True)]
+        if all(enough):
+            alone.append(identity)
+        elif any(enough) and all(identity in run.alone for run in having):
+            unequal.append(identity)
+    return Undisturbed(frozenset(alone), frozenset(unequal))
 
 
 def rows_alone(run: Run, rows: Mapping[str, Measurement], alone: frozenset[str]) -> dict[str, Measurement]:

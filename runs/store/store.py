@@ -171,7 +171,8 @@ class Run:
 
     @cached_property
     def alone(self) -> dict[str, dict[int, float]]:
-        """Case identity -> number of a visit -> seconds of a call while nothing else ran, for the cases that tell it."""
+        """Case identity -> number of a visit -> seconds of a call while nothing else ran, for the cases whose cores were
+        watched; empty where too few blocks were quiet."""
         return visits_alone(self.lines, self.rows)
 
     @property

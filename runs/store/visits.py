@@ -149,7 +149,8 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
 
 
 def visits_alone(lines: Iterable[Measurement], rows: Iterable[Measurement]) -> dict[str, dict[int, float]]:
-    """Case identity -> number of a visit -> seconds of a call while nothing else ran, for the rows that tell their time alone.
+    """Case identity -> number of a visit -> seconds of a call while nothing else ran, for rows whose cores were watched; empty where
+    too few blocks were quiet to tell it.
 
     Args:
         lines: of the run, with or without their samples. rows: the lines merged, with the samples of each visit.
@@ -157,10 +158,10 @@ def visits_alone(lines: Iterable[Measurement], rows: Iterable[Measurement]) -> d
     numbers: dict[str, list[int]] = grouped((line.case.identity, line.visit) for line in lines if line.timed)
     alone = {}
     for row in rows:
-        quiet = quiet_visits(row.blocks_by_visit) if len(row.visits) > 1 else {}
         of_case = numbers.get(row.case.identity, [])
         # A line that itself holds several visits does not number them.
-        if quiet and len(of_case) == len(row.visits):
+        if len(row.visits) > 1 and len(of_case) == len(row.visits) and all(visit.slowdowns for visit in row.visits):
+            quiet = quiet_visits(row.blocks_by_visit)
             alone[row.case.identity] = {of_case[index]: float(np.median(times)) for index, times in quiet.items()}
     return alone
 

@@ -186,6 +186,12 @@ def _show(comparison: Comparison, min_change: float) -> None:
     alone = sum(case.alone for case in comparison.cases)
     if alone:
         output.result(f"compared by the time alone, while nothing else ran: {alone} of {counted(len(comparison.cases), 'case')}")
+    unequal = [case.case.label for case in comparison.cases if case.unequal]
+    if unequal:
+        more = f"; and {len(unequal) - SHOWN} more" if len(unequal) > SHOWN else ""
+        output.result(
+            f"a neighbor ran beside one side only, too noisy: {counted(len(unequal), 'case')}: {'; '.join(unequal[:SHOWN])}{more}"
+        )
     for name, counts in comparison.statuses.items():
         output.result(f"rows of {name.upper()}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows decide nothing")

@@ -73,8 +73,28 @@ def test_cases_with_few_quiet_visits_on_a_side_are_compared_by_all_their_samples
         for line in busy
     ]
     for paired in (False, True):
-        assert not any(c.alone for c in compare_runs(in_memory(watched), in_memory(few), paired=paired).cases)
+        found = compare_runs(in_memory(watched), in_memory(few), paired=paired).cases
+        assert not any(c.alone for c in found)
+        assert all(c.unequal != paired for c in found)
         assert all(c.alone for c in compare_runs(in_memory(watched), in_memory(busy), paired=paired).cases)
+
+
+def test_a_neighbour_beside_one_run_only_is_no_change():
+    """It slows every block of some cases in the new run: those are too noisy, and the others tell the geometric mean."""
+    base, new = list(lines(1)), list(lines(2))
+    slowed = [
+        msgspec.structs.replace(line, timing=Timing(tuple(2 * s for s in line.timing.samples_s), (2.0,) * 12))
+        if line.case in CASES[:3]
+        else line
+        for line in new
+    ]
+    found = compare_runs(in_memory(base), in_memory(slowed))
+    verdict = found.answer("slower")
+    assert (verdict.yes, set(verdict.noisy)) == ((), {spec.label for spec in CASES[:3]})
+    assert verdict.suite == "no"
+    assert {c.case.label for c in found.cases if c.unequal} == {spec.label for spec in CASES[:3]}
+    throughout = [msgspec.structs.replace(line, timing=Timing(line.timing.samples_s, (2.0,) * 12)) for line in new]
+    assert compare_runs(in_memory(base), in_memory(throughout)).answer("slower").suite == "too noisy"
 
 
 def test_spreads_remain_those_of_the_prevailing_times():
