@@ -149,8 +149,8 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
 
 
 def visits_alone(lines: Iterable[Measurement], rows: Iterable[Measurement]) -> dict[str, dict[int, float]]:
-    """Case identity -> number of a visit -> seconds of a call while nothing else ran, for rows whose cores were watched; empty where
-    too few blocks were quiet to tell it.
+    """Case identity -> number of a visit -> seconds of a call while nothing else ran, for rows whose cores were watched; empty
+    where too few blocks were quiet to tell it.
 
     Args:
         lines: of the run, with or without their samples. rows: the lines merged, with the samples of each visit.
