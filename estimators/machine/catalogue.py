@@ -326,7 +326,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "literature"))),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
-_UNLISTED = Entry("", "share", "not in the catalogue")
+UNLISTED = Entry("", "share", "not in the catalogue")
 
 
 @cache
@@ -335,7 +335,7 @@ def entry(name: str) -> Entry:
     stem = name
     while stem and stem not in CATALOGUE:
         stem = stem.rpartition(".")[0]
-    return CATALOGUE.get(stem, _UNLISTED)
+    return CATALOGUE.get(stem, UNLISTED)
 
 
 def _guessed(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:

@@ -21,7 +21,7 @@ import msgspec
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.campaign.sides import Side, environment
-from shmoo.harness.measuring.chatter import CHATTER
+from shmoo.harness.runtimes.chatter import CHATTER
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, utc_now
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"

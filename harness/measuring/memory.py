@@ -12,8 +12,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from shmoo.harness.machine.doctor import available_bytes, process_bytes
-from shmoo.harness.measuring.chatter import without_chatter
 from shmoo.harness.module import Built
+from shmoo.harness.runtimes.chatter import without_chatter
 from shmoo.runs.store.records import CaseSpec
 
 if TYPE_CHECKING:

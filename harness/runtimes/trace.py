@@ -15,7 +15,7 @@ import torch
 
 from shmoo.estimators.predict.director import Estimate
 from shmoo.estimators.predict.timeline import Scheduled
-from shmoo.harness.measuring.chatter import without_chatter
+from shmoo.harness.runtimes.chatter import without_chatter
 
 Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2

@@ -82,7 +82,7 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         threads = "" if self.threads is None else f" threads={self.threads}"
-        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}{threads}"
+        return f"{self.workload}{f'[{axes}]' if axes else ''} {self.dtype} {self.runtime}{state}{threads}"
 
 
 _DEFAULTS = {
