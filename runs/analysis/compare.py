@@ -38,6 +38,7 @@ class CaseChange(msgspec.Struct, frozen=True):
 
     Attributes:
         a_s, b_s: time of a call in each run, from all usable visits.
+        compared_s: the times that were compared: those alone where `alone`, else `a_s` and `b_s`.
         a_relative_se, b_relative_se: standard errors, relative to them.
         a_status, b_status: "ok" or "noisy".
         ratio: b over a with its 90 % interval, noise between visits included.
@@ -53,6 +54,7 @@ class CaseChange(msgspec.Struct, frozen=True):
     case: CaseSpec
     a_s: float
     b_s: float
+    compared_s: tuple[float, float]
     a_relative_se: float
     b_relative_se: float
     a_status: Status
@@ -159,6 +161,11 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         suite = compare_noise.suite_growth(times, compare_noise.paired_drift_variance(bases[0], differences))
     else:
         times = compare_noise.between_runs(pairs, [compare_noise.own_growth(pair, apart) for pair in pairs])
+        if len(bases) == 1:
+            times = [
+                compare_noise.between_processes(time) if pair.new.case.identity in alone else time
+                for pair, time in zip(pairs, times, strict=True)
+            ]
         noise_from = "runs" if len(bases) > 1 else noise_from
         times = [
             msgspec.structs.replace(time, known=time.known and pair.new.case.identity not in unequal)
@@ -172,12 +179,12 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
             compare_noise.drift_variance(run, side.keys() & identities, alone)
             for run, side in zip((*bases, new), usable, strict=True)
         ]
-        between = compare_noise.mean_variance_between(bases, [pair for pair, _ in told])
+        between = compare_noise.mean_variance_between(bases, [pair for pair, _ in told], alone)
         suite = compare_noise.suite_growth([time for _, time in told], _sum_of_drifts(drifts), between)
     energies = compare_noise.energy_growths(pairs)
     cases = [
-        _case_change(pair, time, energy, len(pairs), min_change, beside)
-        for pair, time, energy in zip(prevailing, times, energies, strict=True)
+        _case_change(pair, judged, time, energy, len(pairs), min_change, beside)
+        for pair, judged, time, energy in zip(prevailing, pairs, times, energies, strict=True)
     ]
     shift, shifted = _common_shift(logs, min_change)
     canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]
@@ -258,7 +265,7 @@ def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | No
 
 
 def _case_change(
-    pair: Pair, time: Growth, energy: Growth | None, looked_at: int, min_change: float, beside: Undisturbed
+    pair: Pair, judged: Pair, time: Growth, energy: Growth | None, looked_at: int, min_change: float, beside: Undisturbed
 ) -> CaseChange:
     new, base_s = pair.new.latency, pair.base_s
     own_error = math.hypot(pair.base_se, new.relative_se)
@@ -266,6 +273,7 @@ def _case_change(
         case=pair.new.case,
         a_s=base_s,
         b_s=new.value_s,
+        compared_s=(judged.base_s, judged.new.latency.value_s),
         a_relative_se=pair.base_se,
         b_relative_se=new.relative_se,
         a_status="noisy" if any(row.status == "noisy" for row in pair.bases) else "ok",

@@ -43,6 +43,11 @@ BATCHES = 5
 """Consecutive parts of a run whose means show the drift that all cases share: few, so that they are longer than it lasts."""
 
 
+PROCESS_SD, CASE_SD = 0.01, 0.02
+"""Standard deviations of the log time of equal code between two processes: of all cases together, and of each besides (docs/gate.md).
+Times alone agree so well within a run that this is what equal runs differ by."""
+
+
 class Growth(msgspec.Struct, frozen=True):
     """New over base of one quantity: of one case, or the geometric mean over cases.
 
@@ -156,6 +161,12 @@ def own_growth(pair: Pair, apart: float | None) -> Growth:
         for row in rows
     ]
     return Growth(pair.log_ratio, deviation, _freedom_of_sum(parts))
+
+
+def between_processes(growth: Growth) -> Growth:
+    """The growth of a time alone between two runs, each measured by a process of its own."""
+    error = math.hypot(growth.standard_error, math.sqrt(2) * math.hypot(PROCESS_SD, CASE_SD))
+    return msgspec.structs.replace(growth, standard_error=error)
 
 
 def _freedom_of_sum(parts: Iterable[Variance]) -> float:
@@ -294,11 +305,13 @@ def suite_growth(growths: Sequence[Growth], drift: Variance | None = None, betwe
     return Growth(centre, math.sqrt(whole.value), whole.freedom, all(growth.known for growth in growths))
 
 
-def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> Variance | None:
-    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use; `None` for a
-    single base run."""
+def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair], alone: frozenset[str]) -> Variance | None:
+    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use. For a single
+    base run, what two processes differ by where cases are compared by their times alone, and otherwise `None`."""
+    if len(bases) < 2:
+        return Variance(2 * PROCESS_SD**2, NORMAL_FROM) if any(pair.new.case.identity in alone for pair in pairs) else None
     complete = [[row.latency.value_s for row in pair.bases] for pair in pairs if len(pair.bases) == len(bases)]
-    if len(bases) < 2 or not complete:
+    if not complete:
         return None
     means = np.log(np.array(complete)).mean(axis=0)
     return Variance(float(np.var(means, ddof=1)) * (1 + 1 / len(bases)), len(bases) - 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 CHANGED, TOO_NOISY = 1, 4
 CHANGED_CASES = (
     Column("changed", lambda c: f"{c.case.label} {c.case.cache_state}"),
-    Column("A", attrgetter("a_s"), "s"),
-    Column("B", attrgetter("b_s"), "s"),
+    Column("A", lambda c: c.compared_s[0], "s"),
+    Column("B", lambda c: c.compared_s[1], "s"),
     Column("B/A", lambda c: f"{c.ratio.value:.3f}"),
     Column("90 %", lambda c: f"{c.ratio.low:.3f} to {c.ratio.high:.3f}"),
     Column("by time", lambda c: "alone" if c.alone else "prevailing"),
