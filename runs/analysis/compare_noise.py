@@ -44,8 +44,8 @@ BATCHES = 5
 
 
 PROCESS_SD, CASE_SD = 0.01, 0.02
-"""Standard deviations of the log time of equal code between two processes: of all cases together, and of each besides (docs/gate.md).
-Times alone agree so well within a run that this is what equal runs differ by."""
+"""Standard deviations of the log time of equal code between two processes: of all cases together, and of each besides
+(docs/gate.md). Times alone agree so well within a run that this is what equal runs differ by."""
 
 
 class Growth(msgspec.Struct, frozen=True):
