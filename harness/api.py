@@ -19,6 +19,7 @@ from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue
+from shmoo.estimators.units import shape_of
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.harness.models.asked import Mode
@@ -249,6 +250,8 @@ def measure(
     threads: int | Sequence[int] | None = None,
     visits: int = VISITS,
     budget_s: float | None = None,
+    input_shape: Sequence[int] | str | None = None,
+    seq_len: int | None = None,
     operators: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
@@ -259,6 +262,7 @@ def measure(
 
     Args:
         models: networks by name; the suite "quick" where neither a model nor a suite is named.
+        input_shape, seq_len: of the networks by name, as in `Options`.
         threads: CPU threads of each operator; of several numbers, each case is measured with each.
         budget_s: no visit to a case starts after this time; `None` for no limit.
         out: directory of the run; a new one under ./shmoo-runs for `None`.
@@ -279,7 +283,19 @@ def measure(
     counts = listed(threads)
     machine = probe_machine(max(counts, default=None))
     check_device(device, machine)
-    cases = plan_cases(suite, listed(models), machine, device, listed(runtime), listed(dtype), listed(batch), trust, progress)
+    cases = plan_cases(
+        suite,
+        listed(models),
+        machine,
+        device,
+        listed(runtime),
+        listed(dtype),
+        listed(batch),
+        trust,
+        progress,
+        input_shape=shape_of(input_shape, "input_shape") if isinstance(input_shape, str) else input_shape,
+        seq_len=seq_len,
+    )
     cases = on_threads(cases, counts)
     label = suite or ("models" if models else "quick")
     target = run_directory(out, resume, label)

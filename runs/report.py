@@ -246,6 +246,7 @@ def _energy_cells(case: CaseError, shown: bool) -> dict[str, Cell]:
     return {
         "energy": quantity(case.energy_measured_j, "J"),
         "energy estimated": quantity(None if estimate is None else estimate.value, "J"),
+        "energy error": _error(case.energy_error),
     }
 
 

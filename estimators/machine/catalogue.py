@@ -340,7 +340,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "literature")), within=(0.0, 3.0)),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
-_UNLISTED = Entry("", "share", "not in the catalogue")
+UNLISTED = Entry("", "share", "not in the catalogue")
 
 
 @cache
@@ -349,7 +349,7 @@ def entry(name: str) -> Entry:
     stem = name
     while stem and stem not in CATALOGUE:
         stem = general(stem)
-    return CATALOGUE.get(stem, _UNLISTED)
+    return CATALOGUE.get(stem, UNLISTED)
 
 
 def is_count(name: str) -> bool:

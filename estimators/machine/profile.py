@@ -19,7 +19,7 @@ from shmoo.estimators.graph.records import decode_versioned
 from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.names import continues, under
-from shmoo.estimators.machine.validation import first_problem, valid_name
+from shmoo.estimators.machine.validation import first_problem, first_wrong_key, valid_name
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
@@ -200,6 +200,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         """
         # Decoding the whole file reports what is damaged.
         head, builtin = _head(data) or _Head(), Path(where).parent == BUILTIN_DIR
+        if not builtin and (wrong := _wrong_key(data)):
+            raise FormatError(f"profile {where}: {wrong}")
         profile = decode_versioned(_on_base(data, head.base, builtin), cls, PROFILE_FORMAT, "profile", where)
         if head.model_form is None and head.base is msgspec.UNSET:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
@@ -218,6 +220,16 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         if problem is not None:
             raise FormatError(f"profile {profile.name!r} {where}: {problem}")
         return profile
+
+
+def _wrong_key(data: bytes | str) -> str | None:
+    """What the keys of a file written by hand say wrong; `None` also where it is no JSON object."""
+    try:
+        described = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        return None
+    fields = [*ArchitectureProfile.__struct_fields__, "base"]
+    return first_wrong_key(described, fields, _builtin_coefficients) if isinstance(described, dict) else None
 
 
 class _Head(msgspec.Struct):

@@ -3,17 +3,18 @@ not negative. Ranges are wide: they exclude slips of sign, unit and exponent, no
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
-from shmoo.estimators.errors import InputError
+from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.graph.records import RUNTIMES, Coefficient
-from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Source
+from shmoo.estimators.machine.catalogue import UNLISTED, entry
 from shmoo.estimators.machine.names import under
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _names(profile: ArchitectureProfile) -> Iterator[str]:
             yield f"level {level!r} stands twice in 'levels'"
         for stem in ("bandwidth", "capacity"):
             if f"{stem}.{level}" not in profile.coefficients:
-                yield f"level {level!r} has no coefficient '{stem}.{level}'"
+                yield f"level {level!r} has no coefficient '{stem}.{level}'; add it, or take the level out of 'levels'"
     for name in REQUIRED[profile.family]:
         if name not in profile.coefficients:
             yield f"it has no coefficient {name!r}, which every {profile.family} needs"
@@ -156,3 +157,66 @@ def _residual_problem(group: ResidualGroup, family: str) -> str | None:
     if largest > LARGEST_CORRECTION:
         return f"corrects times by a factor of up to e^{largest:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
     return None
+
+
+WRITTEN = ("name", "family", "description", "levels", "tiling", "coefficients")
+"""Keys that a profile without a `base` must have."""
+EXAMPLE = '{"value": 1e12, "unit": "B/s", "source": "datasheet"}'
+
+
+def first_wrong_key(described: Mapping[str, Any], fields: Collection[str], known: Callable[[], Collection[str]]) -> str | None:
+    """What is wrong with the keys and plain values of a profile's JSON, with what is allowed; `None` for nothing. Keys that
+    resemble no other are a reader's notes.
+
+    Args:
+        fields: keys of a profile. known: names of coefficients to suggest.
+    """
+    if wrong := _misspelt(described, fields):
+        return wrong
+    if "base" not in described and (missing := [key for key in WRITTEN if key not in described]):
+        return (
+            f"it lacks {', '.join(map(repr, missing))}; a profile has {', '.join(WRITTEN)}, "
+            'or takes what it lacks from a built-in one: "base": "gpu_h100"'
+        )
+    if (family := described.get("family", "cpu")) not in RUNTIMES:
+        return f"its family is {family!r}; allowed: {', '.join(RUNTIMES)}"
+    coefficients = described.get("coefficients", {})
+    if not isinstance(coefficients, dict):
+        return f'its coefficients are {_kind(coefficients)}; write an object, such as {{"bandwidth.dram": {EXAMPLE}}}'
+    for name, written in coefficients.items():
+        problem = None if written is None and "base" in described else _wrong_coefficient(written)
+        if problem:
+            return f"coefficient {name!r} {problem}"
+        if entry(name) is UNLISTED:
+            return str(unknown("coefficient", name, known()))
+    return None
+
+
+def _wrong_coefficient(written: Any) -> str | None:
+    keys = Coefficient.__struct_fields__
+    if not isinstance(written, dict):
+        return f"is {_kind(written)}; write an object, such as {EXAMPLE}"
+    if wrong := _misspelt(written, keys):
+        return f"is wrong: {wrong}"
+    if missing := [key for key in ("value", "unit", "source") if key not in written]:
+        return f"lacks {', '.join(map(repr, missing))}; write an object, such as {EXAMPLE}"
+    for key in ("value", "stderr", "low", "high"):
+        value = written.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float | None) or (value is None and key == "value"):
+            return f"has the {key} {value!r}; write a number in SI units, such as 300e9"
+    if written["source"] not in (sources := get_args(Source)):
+        return f"has the source {written['source']!r}; allowed: {', '.join(sources)}"
+    return None
+
+
+def _misspelt(written: Mapping[str, Any], allowed: Collection[str]) -> str | None:
+    """What a key that nearly is another should be; `None` where there is none."""
+    for key in written:
+        near = [] if key in allowed else difflib.get_close_matches(key, [name for name in allowed if name not in written])
+        if near:
+            return f"no key is called {key!r}: did you mean {near[0]!r}? allowed: {', '.join(allowed)}"
+    return None
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, list | dict | str) else repr(value)

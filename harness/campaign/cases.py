@@ -17,7 +17,7 @@ from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.module import STORAGE_DTYPES
 from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, runtimes_on
-from shmoo.harness.workloads.loading import resolve_model
+from shmoo.harness.workloads.loading import INPUT_SHAPE, resolve_model
 from shmoo.harness.workloads.suites import PLANNED, captured, plan_suite
 from shmoo.runs.store.records import CACHE_STATES, AxisValue, CaseSpec, Machine
 from shmoo.runs.store.store import Run
@@ -67,10 +67,20 @@ def plan_cases(
     batches: Sequence[int],
     trust: bool = False,
     progress: Progress | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    seq_len: int | None = None,
 ) -> tuple[CaseSpec, ...]:
     """Cases of a suite, of named networks, or of both; `progress` is told while a suite is planned. `InputError`
     for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
-    batch without a network."""
+    batch, an input's shape or a sequence length without a network.
+
+    Args:
+        input_shape, seq_len, trust: of the named networks, as for `resolve_model`.
+    """
+    for option, value in (("--input-shape", input_shape), ("--seq-len", seq_len)):
+        if value is not None and not models:
+            raise InputError(f"{option} applies to models by name, and none is measured; name one with --model")
     here = runtimes_on(device)
     for runtime in runtimes:
         if device not in TORCH_RUNTIMES[runtime].devices:
@@ -83,7 +93,7 @@ def plan_cases(
             raise InputError(
                 f"dtype {shown_dtype(dtype)!r} cannot be measured on {device!r}; allowed there: {', '.join(measurable)}"
             )
-    sizes = tuple(batches) or (1,)
+    sizes = tuple(batches) or (1 if input_shape is None else input_shape[0],)
     cases: list[CaseSpec] = []
     if suite is not None or not models:
         planned = plan_suite(
@@ -100,11 +110,13 @@ def plan_cases(
             of_network = sizes if case.kind == "network" else (None,)
             cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
     for text in models:
-        module = resolve_model(text, trust=trust)
+        module = resolve_model(text, input_shape=input_shape, seq_len=seq_len, trust=trust)
         batched = any(axis.name == "batch" for axis in module.axes)
         for size in sizes if batched else (None,):
             axes: dict[str, AxisValue] = {} if size is None else {"batch": size}
+            axes |= {} if seq_len is None else {"seq_len": seq_len}
             module.resolve(axes)
+            axes |= {} if input_shape is None else {INPUT_SHAPE: "x".join(map(str, (size, *input_shape[1:])))}
             cases += [CaseSpec(text, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
     if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
         raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")

@@ -21,11 +21,10 @@ import msgspec
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.campaign.sides import Side, environment
+from shmoo.harness.runtimes.chatter import CHATTER
 from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, utc_now
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
-CHATTER = ("USDT:", "ActivityProfilerHandler")
-"""Words by which lines that torch's profiler writes on its own are known; they are nobody's last words."""
 START_S = 120.0
 """Importing torch from a cold disk takes tens of seconds; this much is added to the first case's time limit."""
 

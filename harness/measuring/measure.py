@@ -13,6 +13,7 @@ import torch
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.units import shape_of
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.workload import capture_operator
 from shmoo.harness.energy import available_probes
@@ -51,9 +52,16 @@ BETWEEN_CALLS = 4.0
 def build_case(case: CaseSpec) -> Built:
     """The workload of a case, built; `InputError` as for `resolve_model`. Whoever planned a case of a file that can run code has
     decided to trust it."""
-    from shmoo.harness.workloads import resolve_model
+    from shmoo.harness.workloads.loading import INPUT_SHAPE, resolve_model
 
-    return resolve_model(case.workload, trust=True).build(case.axes, case.dtype, case.device)
+    axes = dict(case.axes)
+    # A factory's own parameter of that name is a number.
+    shape = axes.get(INPUT_SHAPE)
+    if not isinstance(shape, str):
+        return resolve_model(case.workload, trust=True).build(axes, case.dtype, case.device)
+    del axes[INPUT_SHAPE]
+    module = resolve_model(case.workload, input_shape=shape_of(shape, INPUT_SHAPE), trust=True)
+    return module.build(axes, case.dtype, case.device)
 
 
 class Measurer:

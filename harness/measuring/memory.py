@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.harness.machine.doctor import available_bytes, process_bytes
 from shmoo.harness.module import Built
+from shmoo.harness.runtimes.chatter import without_chatter
 from shmoo.runs.store.records import CaseSpec
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def peak_cpu_bytes(call: Callable[[], object], resident: float) -> tuple[float |
     """
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as session:
+    with without_chatter(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as session:
         call()
     results = getattr(session.profiler, "kineto_results", None)
     if results is None:

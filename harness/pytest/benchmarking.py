@@ -18,7 +18,7 @@ import pytest
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
-from shmoo.estimators.units import percent, si
+from shmoo.estimators.units import counted, percent, si
 from shmoo.harness.campaign.campaign import CampaignSettings, machine_lock
 from shmoo.harness.campaign.schedule import Schedule
 from shmoo.harness.defaults import new_run_directory
@@ -202,7 +202,8 @@ class BenchmarkRun:
         if self._not_alone:
             lines.append(f"shmoo: not measured alone: {self._not_alone}")
         said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        lines.append(f"shmoo: {len(rows)} rows in {self.path} ({said}; {len(self._lines)} visits); see `shmoo show {self.path}`")
+        visits = counted(len(self._lines), "visit")
+        lines.append(f"shmoo: {counted(len(rows), 'row')} in {self.path} ({said}; {visits}); see `shmoo show {self.path}`")
         return lines
 
     def close(self) -> None:

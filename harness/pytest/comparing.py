@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import NothingMeasuredError, ShmooError, unknown
-from shmoo.estimators.units import percent, share_of
+from shmoo.estimators.units import counted, percent, share_of
 from shmoo.runs.analysis.compare import compare_runs
 from shmoo.runs.analysis.compare_text import growth_text, suspects
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict
@@ -72,7 +72,7 @@ def _reason(verdict: Verdict, threshold: float) -> str:
         return ""
     lines = [
         f"{verdict.question} by more than {percent(threshold)}? {verdict.answer}",
-        f"geometric mean of {verdict.looked_at} cases {growth_text(verdict.growth)}: {verdict.suite}",
+        f"geometric mean of {counted(verdict.looked_at, 'case')} {growth_text(verdict.growth)}: {verdict.suite}",
     ]
     lines += [f"{label}: yes" for label in verdict.yes[:SHOWN]]
     lines += [f"{label}: too noisy to decide" for label in verdict.noisy[:SHOWN]]

@@ -142,7 +142,10 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     referee = session.config.stash.get(REFEREE, None)
     if referee is not None:
         # Here a failed report still counts for the session's exit code.
-        for report in referee.reports(None if run is None else run.path):
+        reports = list(referee.reports(None if run is None else run.path))
+        # The terminal shows progress as a share of the tests collected.
+        session.testscollected += len(reports)
+        for report in reports:
             session.config.hook.pytest_runtest_logreport(report=report)
     return result
 

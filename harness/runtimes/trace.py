@@ -15,6 +15,7 @@ import torch
 
 from shmoo.estimators.predict.director import Estimate
 from shmoo.estimators.predict.timeline import Scheduled
+from shmoo.harness.runtimes.chatter import without_chatter
 
 Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2
@@ -49,7 +50,7 @@ def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
     with torch.no_grad():
         for _ in range(WARMUP):
             once()
-        with torch.profiler.profile(activities=activities) as profiler:
+        with without_chatter(), torch.profiler.profile(activities=activities) as profiler:
             for _ in range(CALLS):
                 with torch.profiler.record_function(_CALL):
                     once()

@@ -18,6 +18,8 @@ from shmoo.harness.workloads.zoo import DIFFUSION, find_network, quantized_names
 REGISTERED_BY = (operators, synthetic)
 """The modules whose import fills `WORKLOADS`."""
 HF_PREFIX = "hf:"
+INPUT_SHAPE = "input_shape"
+"""Axis of a measured case whose input was replaced: the shape as text, its batch first."""
 
 
 def find_workload(name: str) -> DNNModule:

@@ -110,7 +110,8 @@ def _completeness(run: Run) -> Iterator[Finding]:
         return
     if skipped := run.skipped:
         labels = tuple(dict.fromkeys(item.case.label for item in skipped))
-        yield Finding("not reached", f"{len(labels)} cases: {skipped[0].reason}", "fault", _resume(run), labels)
+        found = f"{len(labels)} of the last campaign's cases: {skipped[0].reason}"
+        yield Finding("not reached", found, "fault", _resume(run), labels)
     settings = run.manifest.settings
     wanted = settings.get("visits", settings.get("passes"))
     if isinstance(wanted, int):

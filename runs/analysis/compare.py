@@ -14,7 +14,7 @@ import numpy as np
 from shmoo.estimators.errors import NothingMeasuredError
 from shmoo.estimators.graph.records import NORMAL_90, Interval
 from shmoo.runs.analysis import compare_noise
-from shmoo.runs.analysis.compare_noise import Growth, Pair
+from shmoo.runs.analysis.compare_noise import Growth, Pair, Undisturbed
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict, beyond, is_certain, verdict
 from shmoo.runs.analysis.metrics import repeat_spread
 from shmoo.runs.store.records import CANONICAL_STATE, FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, RunManifest, Status
@@ -38,18 +38,23 @@ class CaseChange(msgspec.Struct, frozen=True):
 
     Attributes:
         a_s, b_s: time of a call in each run, from all usable visits.
+        compared_s: the times that were compared: those alone where `alone`, else `a_s` and `b_s`.
         a_relative_se, b_relative_se: standard errors, relative to them.
         a_status, b_status: "ok" or "noisy".
         ratio: b over a with its 90 % interval, noise between visits included.
         spread: |a - b| / min(a, b).
         within_errors: the logs of both differ by less than half the 90 % interval of their combined standard error.
         changed: the ratio differs from 1 by more than noise and by more than the smallest change.
+        unequal: a neighbour ran for most of the visits of one run and not of another, and may be the difference; the case then is
+            too noisy to decide and takes no part in the geometric mean.
+        alone: the ratio and the growth of the time are of what a call takes while nothing else runs, which both runs tell.
         time, energy: growth of the time and of the energy of a call, as the verdicts use them; no energy where a run lacks it.
     """
 
     case: CaseSpec
     a_s: float
     b_s: float
+    compared_s: tuple[float, float]
     a_relative_se: float
     b_relative_se: float
     a_status: Status
@@ -58,6 +63,8 @@ class CaseChange(msgspec.Struct, frozen=True):
     spread: float
     within_errors: bool
     changed: bool
+    alone: bool
+    unequal: bool
     time: Growth
     energy: Growth | None = None
 
@@ -135,35 +142,50 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     bases = (base,) if isinstance(base, Run) else tuple(base)
     rows = [{row.case.identity: row for row in run.rows} for run in (*bases, new)]
     usable = [{identity: row for identity, row in side.items() if row.timed} for side in rows]
-    pairs = [
-        Pair(held, row)
-        for identity, row in usable[-1].items()
-        if (held := tuple(side[identity] for side in usable[:-1] if identity in side))
-    ]
-    if not pairs:
+    prevailing = _pairs(usable)
+    if not prevailing:
         counts = " and ".join(f"{run.path} ({len(side)} such cases)" for run, side in zip((*bases, new), usable, strict=True))
         raise NothingMeasuredError(
             f"no case has a usable row in both: {counts}; "
             "measure the same suite twice, and see `shmoo check` for what is wrong with a run"
         )
+    alone, unequal = beside = compare_noise.undisturbed((*bases, new), usable, paired=paired)
+    pairs = _pairs([compare_noise.rows_alone(run, side, alone) for run, side in zip((*bases, new), usable, strict=True)])
     logs = np.array([pair.log_ratio for pair in pairs])
     apart = deviation_of_cases(logs)
     noise, noise_from = _visit_noise(pairs, apart)
     identities = {pair.new.case.identity for pair in pairs}
     if paired:
-        differences = compare_noise.paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs))
+        differences = compare_noise.paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs), alone)
         times, noise_from = compare_noise.paired_growths(pairs, differences), "pairs"
         suite = compare_noise.suite_growth(times, compare_noise.paired_drift_variance(bases[0], differences))
     else:
         times = compare_noise.between_runs(pairs, [compare_noise.own_growth(pair, apart) for pair in pairs])
+        if len(bases) == 1:
+            times = [
+                compare_noise.between_processes(time) if pair.new.case.identity in alone else time
+                for pair, time in zip(pairs, times, strict=True)
+            ]
         noise_from = "runs" if len(bases) > 1 else noise_from
+        times = [
+            msgspec.structs.replace(time, known=time.known and pair.new.case.identity not in unequal)
+            for pair, time in zip(pairs, times, strict=True)
+        ]
+        # Where all of them are unequal, their mean is too noisy as well.
+        identities = identities - unequal or identities
+        told = [(pair, time) for pair, time in zip(pairs, times, strict=True) if pair.new.case.identity in identities]
         # The drifts of two runs are independent, so that their variances add up.
         drifts = [
-            compare_noise.drift_variance(run, side.keys() & identities) for run, side in zip((*bases, new), usable, strict=True)
+            compare_noise.drift_variance(run, side.keys() & identities, alone)
+            for run, side in zip((*bases, new), usable, strict=True)
         ]
-        suite = compare_noise.suite_growth(times, _sum_of_drifts(drifts), compare_noise.mean_variance_between(bases, pairs))
+        between = compare_noise.mean_variance_between(bases, [pair for pair, _ in told], alone)
+        suite = compare_noise.suite_growth([time for _, time in told], _sum_of_drifts(drifts), between)
     energies = compare_noise.energy_growths(pairs)
-    cases = [_case_change(*found, len(pairs), min_change) for found in zip(pairs, times, energies, strict=True)]
+    cases = [
+        _case_change(pair, judged, time, energy, len(pairs), min_change, beside)
+        for pair, judged, time, energy in zip(prevailing, pairs, times, energies, strict=True)
+    ]
     shift, shifted = _common_shift(logs, min_change)
     canonical = [number for number, case in enumerate(cases) if case.case.cache_state == CANONICAL_STATE]
     groups = {name: [n for n in canonical if cases[n].case.kind == kind] for kind, name in GROUPS.items()}
@@ -195,6 +217,15 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         noise_from=noise_from,
         suite={name: growth for name, growth in suites.items() if growth is not None},
     )
+
+
+def _pairs(usable: Sequence[dict[str, Measurement]]) -> list[Pair]:
+    """The rows of the cases that the new run, the last one, and a base run at least can use."""
+    return [
+        Pair(held, row)
+        for identity, row in usable[-1].items()
+        if (held := tuple(side[identity] for side in usable[:-1] if identity in side))
+    ]
 
 
 def _sum_of_drifts(drifts: Sequence[Variance | None]) -> Variance | None:
@@ -233,13 +264,16 @@ def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | No
     return (None, "") if apart is None else (apart / math.sqrt(2), "cases")
 
 
-def _case_change(pair: Pair, time: Growth, energy: Growth | None, looked_at: int, min_change: float) -> CaseChange:
+def _case_change(
+    pair: Pair, judged: Pair, time: Growth, energy: Growth | None, looked_at: int, min_change: float, beside: Undisturbed
+) -> CaseChange:
     new, base_s = pair.new.latency, pair.base_s
     own_error = math.hypot(pair.base_se, new.relative_se)
     return CaseChange(
         case=pair.new.case,
         a_s=base_s,
         b_s=new.value_s,
+        compared_s=(judged.base_s, judged.new.latency.value_s),
         a_relative_se=pair.base_se,
         b_relative_se=new.relative_se,
         a_status="noisy" if any(row.status == "noisy" for row in pair.bases) else "ok",
@@ -248,6 +282,8 @@ def _case_change(pair: Pair, time: Growth, energy: Growth | None, looked_at: int
         spread=repeat_spread(base_s, new.value_s),
         within_errors=abs(pair.log_ratio) <= NORMAL_90 * own_error,
         changed=is_certain(time, looked_at) and beyond(time.log_ratio, min_change),
+        alone=pair.new.case.identity in beside.alone,
+        unequal=pair.new.case.identity in beside.unequal,
         time=time,
         energy=energy,
     )

@@ -24,8 +24,10 @@ from shmoo.runs.store.statistics import (
     Variance,
     deviation_of_cases,
     error_sizes,
+    latencies_of,
     pooled,
     typical_deviation,
+    visit_deviations,
 )
 from shmoo.runs.store.store import Run
 
@@ -39,6 +41,11 @@ LARGEST_ERROR = 100.0
 """Relative error of an energy from which on it tells nothing."""
 BATCHES = 5
 """Consecutive parts of a run whose means show the drift that all cases share: few, so that they are longer than it lasts."""
+
+
+PROCESS_SD, CASE_SD = 0.01, 0.02
+"""Standard deviations of the log time of equal code between two processes: of all cases together, and of each besides
+(docs/gate.md). Times alone agree so well within a run that this is what equal runs differ by."""
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -95,6 +102,49 @@ class Pair(NamedTuple):
         return all(row.latency.visits > 1 or row.visit_sd is not None for row in (*self.bases, self.new))
 
 
+class Undisturbed(NamedTuple):
+    """Identities of cases by what they met beside them. Only counts of visits decide it, which say nothing of the ratio.
+
+    Attributes:
+        alone: to compare by their times alone: at least half of the visits of every run that can use the case met a quiet
+            machine, and in both runs of a duel at least half of the pairs did.
+        unequal: at least half of the visits met a quiet machine in one run, and fewer in another, so that the neighbour may be
+            the difference; none of a duel, whose pairs share it.
+    """
+
+    alone: frozenset[str]
+    unequal: frozenset[str]
+
+
+def undisturbed(runs: Sequence[Run], usable: Sequence[Mapping[str, Measurement]], *, paired: bool) -> Undisturbed:
+    """Args: usable: of each run, identity -> row that can be used; the new run is the last."""
+    alone, unequal = [], []
+    for identity in usable[-1]:
+        having = [run for run, rows in zip(runs, usable, strict=True) if identity in rows]
+        visited = [{line.visit for line in run.visits[identity] if line.timed} for run in having]
+        quiet = [set(run.alone.get(identity, ())) for run in having]
+        if paired and len(having) > 1:
+            visited, quiet = [visited[0] & visited[1]], [quiet[0] & quiet[1]]
+        enough = [len(met) > 1 and 2 * len(met) >= len(met_any) for met, met_any in zip(quiet, visited, strict=True)]
+        if all(enough):
+            alone.append(identity)
+        elif any(enough) and all(identity in run.alone for run in having):
+            unequal.append(identity)
+    return Undisturbed(frozenset(alone), frozenset(unequal))
+
+
+def rows_alone(run: Run, rows: Mapping[str, Measurement], alone: frozenset[str]) -> dict[str, Measurement]:
+    """The rows, those of the cases in `alone` with the time alone as their latency."""
+    chosen = [row for identity, row in rows.items() if identity in alone]
+    visits = [[(seconds,) for seconds in run.alone[row.case.identity].values()] for row in chosen]
+    deviations = visit_deviations([row.case.device for row in chosen], visits)
+    latencies = latencies_of(visits, deviations)
+    return dict(rows) | {
+        row.case.identity: msgspec.structs.replace(row, prevailing=latency, visit_sd=deviation)
+        for row, latency, deviation in zip(chosen, latencies, deviations, strict=True)
+    }
+
+
 def own_growth(pair: Pair, apart: float | None) -> Growth:
     """By what the runs know of themselves.
 
@@ -111,6 +161,12 @@ def own_growth(pair: Pair, apart: float | None) -> Growth:
         for row in rows
     ]
     return Growth(pair.log_ratio, deviation, _freedom_of_sum(parts))
+
+
+def between_processes(growth: Growth) -> Growth:
+    """The growth of a time alone between two runs, each measured by a process of its own."""
+    error = math.hypot(growth.standard_error, math.sqrt(2) * math.hypot(PROCESS_SD, CASE_SD))
+    return msgspec.structs.replace(growth, standard_error=error)
 
 
 def _freedom_of_sum(parts: Iterable[Variance]) -> float:
@@ -149,8 +205,8 @@ class PairedDifferences(NamedTuple):
     by_process: bool
 
 
-def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> PairedDifferences:
-    """The differences of a duel.
+def paired_differences(base: Run, new: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> PairedDifferences:
+    """The differences of a duel, of the cases in `alone` between times alone.
 
     A neighbour that begins between the visits of a pair moves it by a factor: means leave out the fifth of the pairs at either
     end. Where pairs of visits count on their own, they are moved so that their mean is the trimmed one and their deviation that
@@ -159,7 +215,7 @@ def paired_differences(base: Run, new: Run, identities: Iterable[str]) -> Paired
     by_process = any(line.process is not None for line in base.lines)
     values: dict[str, dict[int, float]] = {}
     for identity in identities:
-        before, after = _rates(base.visits[identity]), _rates(new.visits[identity])
+        before, after = (_rates(run, identity, identity in alone) for run in (base, new))
         shared = {visit: rate - after[visit] for visit, rate in before.items() if visit in after}
         if not by_process:
             values[identity] = dict(zip(shared, _winsorized(np.array(list(shared.values()))).tolist(), strict=True))
@@ -206,11 +262,13 @@ def _cut(count: int) -> int:
     return int(TRIMMED * count)
 
 
-def _rates(lines: Iterable[Measurement]) -> dict[int, float]:
-    """Visit -> logarithm of its rate."""
+def _rates(run: Run, identity: str, alone: bool) -> dict[int, float]:
+    """Visit -> logarithm of its rate, or of that while nothing else ran."""
+    if alone:
+        return {visit: -math.log(seconds) for visit, seconds in run.alone[identity].items()}
     return {
         line.visit: -math.log(sum(line.timing.samples_s) / len(line.timing.samples_s))
-        for line in lines
+        for line in run.visits[identity]
         if line.timed and line.timing is not None
     }
 
@@ -247,21 +305,24 @@ def suite_growth(growths: Sequence[Growth], drift: Variance | None = None, betwe
     return Growth(centre, math.sqrt(whole.value), whole.freedom, all(growth.known for growth in growths))
 
 
-def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair]) -> Variance | None:
-    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use; `None` for a
-    single base run."""
+def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair], alone: frozenset[str]) -> Variance | None:
+    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use. For a single
+    base run, what two processes differ by where cases are compared by their times alone, and otherwise `None`."""
+    if len(bases) < 2:
+        return Variance(2 * PROCESS_SD**2, NORMAL_FROM) if any(pair.new.case.identity in alone for pair in pairs) else None
     complete = [[row.latency.value_s for row in pair.bases] for pair in pairs if len(pair.bases) == len(bases)]
-    if len(bases) < 2 or not complete:
+    if not complete:
         return None
     means = np.log(np.array(complete)).mean(axis=0)
     return Variance(float(np.var(means, ddof=1)) * (1 + 1 / len(bases)), len(bases) - 1.0)
 
 
-def drift_variance(run: Run, identities: Iterable[str]) -> Variance | None:
-    """Variance of the mean of a run over cases by its batch means; `None` for a run of few visits."""
+def drift_variance(run: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> Variance | None:
+    """Variance of the mean of a run over cases, of those in `alone` by their times alone, by its batch means; `None` for a run of
+    few visits."""
     visited = Counter(line.case.identity for line in run.lines)
     repeated = [identity for identity in identities if visited[identity] > 1]
-    return _batch_means(run, {identity: _rates(run.visits[identity]) for identity in repeated}) if repeated else None
+    return _batch_means(run, {identity: _rates(run, identity, identity in alone) for identity in repeated}) if repeated else None
 
 
 def paired_drift_variance(base: Run, differences: PairedDifferences) -> Variance | None:

@@ -59,6 +59,13 @@ class CaseError(msgspec.Struct, frozen=True):
         """Whether the measurement lies in the 90 % interval."""
         return self.estimate_s.low <= self.measured_s <= self.estimate_s.high
 
+    @property
+    def energy_error(self) -> float | None:
+        """Signed relative error of the energy; `None` where it was not read or is not estimated."""
+        if self.energy_measured_j is None or self.energy_estimate_j is None:
+            return None
+        return (self.energy_estimate_j.value - self.energy_measured_j) / self.energy_measured_j
+
 
 class CallError(msgspec.Struct, frozen=True):
     """One kernel of a network: measured and estimated time inside its calls; `share` is relative to all measured child time."""

@@ -66,15 +66,30 @@ def error_report(run: Run, profile: ArchitectureProfile, predict: Predictor | No
 
 def case_metrics(cases: Sequence[CaseError]) -> dict[str, dict[str, ErrorCardEntry]]:
     """Split -> group -> errors, in the order fit, validation, test."""
-    metrics = {}
+    return {
+        split: {group: _error_card(members) for group, members in groups.items()} for split, groups in _by_group(cases).items()
+    }
+
+
+def energy_errors(cases: Sequence[CaseError]) -> dict[str, dict[str, float]]:
+    """Split -> group -> mean error of the energy, of the cases that have one measured and one estimated."""
+    known = _by_group([case for case in cases if case.energy_error is not None])
+    return {
+        split: {group: fmean(abs(case.energy_error or 0.0) for case in members) for group, members in groups.items()}
+        for split, groups in known.items()
+    }
+
+
+def _by_group(cases: Sequence[CaseError]) -> dict[str, dict[str, list[CaseError]]]:
+    splits = {}
     for split in ("fit", "validation", "test"):
         groups = grouped((case.group, case) for case in cases if case.split == split)
         operators = [c for c in cases if c.split == split and c.case.kind == "operator" and c.case.runtime == "eager"]
         if operators:
             groups["operators"] = operators
         if groups:
-            metrics[split] = {group: _error_card(members) for group, members in groups.items()}
-    return metrics
+            splits[split] = groups
+    return splits
 
 
 def _error_card(cases: Sequence[CaseError]) -> ErrorCardEntry:

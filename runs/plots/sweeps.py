@@ -24,6 +24,7 @@ Units = Mapping[str, str]
 DASHES = ("solid", "dash", "dot", "dashdot", "12 4", "12 4 2 4")
 SHMOO_VALUES = 3
 """Fewest values on each axis of a heat map; fewer are easier to compare as curves."""
+BATCH = "batch"
 OUTGROWN = "does not fit the machine's memory"
 LEAVES = "working set leaves the chip"
 AS_BUILT = "as built"
@@ -76,7 +77,10 @@ def sweep_figures(
 
 
 def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({})) -> str:
-    """What a sweep found, in two sentences: its fastest and its most frugal point, and the machine that wins most points."""
+    """What a sweep found, in two sentences: its fastest and its most frugal point, and the machine that wins most points.
+
+    Points of different work are not set against each other by their times: over batches, it is the range, and the points with the
+    best throughput and the least energy a sample."""
     axes = [axis for axis in axes if len(_values(rows, axis)) > 1]
 
     def place(row: Row) -> str:
@@ -85,10 +89,21 @@ def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
 
     fastest = min(rows, key=lambda row: row["latency_s"])
     slowest = max(rows, key=lambda row: row["latency_s"])
-    told = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)} (slowest: {si(slowest['latency_s'], 's')})"]
-    frugal = min((row for row in rows if row["energy_j"] is not None), key=lambda row: row["energy_j"], default=None)
+    batched = BATCH in axes
+    if batched:
+        most = max(rows, key=THROUGHPUT.of)
+        ends = " to ".join(f"{si(row['latency_s'], 's')} on {place(row)}" for row in (fastest, slowest))
+        told = [f"Best throughput: {si(most['throughput_per_s'], '/s')} ({si(most['latency_s'], 's')} a call) on {place(most)}"]
+        told.append(f"latency from {ends}")
+    else:
+        told = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)} (slowest: {si(slowest['latency_s'], 's')})"]
+
+    def joules(row: Row) -> float:
+        return float(row["energy_j"]) / (row[BATCH] if batched else 1)
+
+    frugal = min((row for row in rows if row["energy_j"] is not None), key=joules, default=None)
     if frugal is not None:
-        told.append(f"least energy: {si(frugal['energy_j'], 'J')} on {place(frugal)}")
+        told.append(f"least energy: {si(joules(frugal), 'J')}{' a sample' if batched else ''} on {place(frugal)}")
     sentences = ["; ".join(told) + "."]
     points = list(_grouped(rows, axes).values())
     if len(_values(rows, "arch")) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal, get_args
@@ -81,7 +82,7 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         threads = "" if self.threads is None else f" threads={self.threads}"
-        return f"{self.workload}[{axes}] {self.dtype} {self.runtime}{state}{threads}"
+        return f"{self.workload}{f'[{axes}]' if axes else ''} {self.dtype} {self.runtime}{state}{threads}"
 
 
 _DEFAULTS = {
@@ -298,8 +299,13 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def alone(self) -> Latency | None:
         """What a call takes while nothing else runs; `None` where too few blocks met such a moment."""
+        return latency_alone(self.blocks_by_visit)
+
+    @property
+    def blocks_by_visit(self) -> list[tuple[Sequence[float], Sequence[float], Sequence[int]]]:
+        """Samples, slowdowns and context switches of the blocks of each visit."""
         visits = self.visits or (() if self.timing is None else (self.timing,))
-        return latency_alone([(v.samples_s, v.slowdowns, v.switches) for v in visits])
+        return [(visit.samples_s, visit.slowdowns, visit.switches) for visit in visits]
 
     @property
     def why(self) -> str:

@@ -115,23 +115,32 @@ def latency_alone(visits: Iterable[tuple[Sequence[float], Sequence[float], Seque
 
     Args:
         visits: samples, slowdowns and context switches of the blocks of each visit, as `Timing` has them."""
-    quiet = []
-    for samples, slowdowns, switches in visits:
-        if len(slowdowns) != len(samples):
-            continue
-        times, mask = np.asarray(samples, dtype=float), np.asarray(slowdowns, dtype=float) <= QUIET
-        if len(switches) == len(samples):
-            mask &= np.asarray(switches) == 0
-        if mask.any():
-            quiet.append(times[mask])
-    blocks = np.concatenate(quiet) if quiet else np.empty(0)
-    if len(quiet) < 2 or blocks.size < QUIET_BLOCKS:
+    quiet = list(quiet_visits(visits).values())
+    if not quiet:
         return None
+    blocks = np.concatenate(quiet)
     logs = np.log([float(np.median(times)) for times in quiet])
     # Standard error of a median: 1.2533 standard deviations over the root of the number of values (normal data).
     within = 1.2533 * iqr(np.log(blocks)) / (2 * MAD_OF_NORMAL) / math.sqrt(blocks.size)
     between = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
     return Latency(float(np.median(blocks)), max(within, between), len(quiet))
+
+
+def quiet_visits(visits: Iterable[tuple[Sequence[float], Sequence[float], Sequence[int]]]) -> dict[int, np.ndarray]:
+    """Index of a visit -> its samples that met a quiet machine; empty where fewer than 8 of at least two visits did.
+
+    Args:
+        visits: as of `latency_alone`."""
+    quiet = {}
+    for index, (samples, slowdowns, switches) in enumerate(visits):
+        if not len(slowdowns) or len(slowdowns) != len(samples):
+            continue
+        times, mask = np.asarray(samples, dtype=float), np.asarray(slowdowns, dtype=float) <= QUIET
+        if len(switches) == len(samples):
+            mask &= np.asarray(switches) == 0
+        if mask.any():
+            quiet[index] = times[mask]
+    return quiet if len(quiet) > 1 and sum(times.size for times in quiet.values()) >= QUIET_BLOCKS else {}
 
 
 def visit_deviations(groups: Sequence[Hashable], visits: Sequence[Sequence[Sequence[float]]]) -> list[float | None]:

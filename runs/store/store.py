@@ -22,7 +22,7 @@ from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import counted
 from shmoo.runs.store import files
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, RUN_FORMAT, CaseSpec, Machine, Measurement, RunManifest, WholeCase
-from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, without_samples
+from shmoo.runs.store.visits import decode_row, for_latency, merge_visits, visits_alone, without_samples
 
 MANIFEST = "run.json"
 ROWS = "rows.jsonl"
@@ -88,7 +88,7 @@ class Run:
             self.lines = tuple(decoded)
             self.rows = merge_visits(self.lines)
         else:
-            self.lines, self.rows = _without_samples(decoded, cases)
+            self.lines, self.rows, self.alone = _without_samples(decoded, cases)
         self.copied = tuple(copied)
         self.rows_hash = digest.hexdigest()[:16]
         self._folder = str(path / GRAPHS)
@@ -168,6 +168,12 @@ class Run:
     def visits(self) -> dict[str, list[Measurement]]:
         """Case identity -> its lines in order."""
         return grouped((line.case.identity, line) for line in self.lines)
+
+    @cached_property
+    def alone(self) -> dict[str, dict[int, float]]:
+        """Case identity -> number of a visit -> seconds of a call while nothing else ran, for the cases whose cores were
+        watched; empty where too few blocks were quiet."""
+        return visits_alone(self.lines, self.rows)
 
     @property
     def skipped(self) -> tuple[SkippedCase, ...]:
@@ -292,22 +298,25 @@ class RunWriter:
 
 def _without_samples(
     lines: Iterable[Measurement], cases: dict[str, CaseSpec]
-) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...]]:
-    """Lines and rows without samples. Until they are merged, lines have what tells the prevailing time, and nothing else."""
+) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...], dict[str, dict[int, float]]]:
+    """Lines and rows without samples, and the times alone of their visits. Until they are merged, lines have what tells these
+    times and the prevailing one, and nothing else."""
     kept: list[Measurement] = []
+    slowdowns: dict[float, float] = {}
 
     def noted() -> Iterator[Measurement]:
         for line in lines:
             kept.append(without_samples(line, cases))
-            yield for_latency(line, kept[-1].case)
+            yield for_latency(line, kept[-1].case, slowdowns)
 
     rows = list(merge_visits(noted()))
+    alone = visits_alone(kept, rows)
     for place, row in enumerate(rows):
         rows[place] = without_samples(row, cases)
     # The line of a case that was visited once says no more than its row.
     visited = Counter(line.case.identity for line in kept)
     once = {row.case.identity: row for row in rows if visited[row.case.identity] == 1}
-    return tuple(once.get(line.case.identity, line) for line in kept), tuple(rows)
+    return tuple(once.get(line.case.identity, line) for line in kept), tuple(rows), alone
 
 
 def read_manifest(directory: Path) -> RunManifest:

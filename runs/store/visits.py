@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from shmoo.estimators.errors import FormatError
 from shmoo.estimators.graph.records import UNREADABLE, Version, decode_versioned
@@ -24,7 +25,7 @@ from shmoo.runs.store.records import (
     Reason,
     Timing,
 )
-from shmoo.runs.store.statistics import Latency, median
+from shmoo.runs.store.statistics import Latency, median, quiet_visits
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
 """Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
@@ -113,13 +114,20 @@ def _without_trials(reading: EnergyReading) -> EnergyReading:
     return EnergyReading(sys.intern(reading.domain), reading.energy_j, "", *limits)
 
 
-def for_latency(line: Measurement, case: CaseSpec) -> Measurement:
-    """A line with what its time and its status follow from: no slowdowns of cores, which tell the time alone, and no details. Its
-    case is one that the lines of several runs share."""
-    timing = line.timing
-    if timing is not None:
-        timing = msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
-    visits = tuple(msgspec.structs.replace(visit, slowdowns=(), quiet_s=()) for visit in line.visits)
+def for_latency(line: Measurement, case: CaseSpec, slowdowns: dict[float, float] | None = None) -> Measurement:
+    """A line with what its time and its status follow from, and no details. Its case is one that the lines of several runs share.
+
+    Args:
+        slowdowns: of cores, which tell the time alone, those in memory already, which is added to; `None` leaves them out.
+    """
+
+    def lean(timing: Timing) -> Timing:
+        if slowdowns is None:
+            return msgspec.structs.replace(timing, slowdowns=(), quiet_s=())
+        return msgspec.structs.replace(timing, slowdowns=tuple(slowdowns.setdefault(s, s) for s in timing.slowdowns))
+
+    timing = None if line.timing is None else lean(line.timing)
+    visits = tuple(map(lean, line.visits))
     energy = tuple(map(_without_trials, line.energy))
     return msgspec.structs.replace(
         line, case=case, graph_hashes=(), timing=timing, visits=visits, energy=energy, children=(), operators=(), host=_NO_HOST
@@ -138,6 +146,24 @@ def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
     for place, row in enumerate(rows):
         rows[place] = _judged(row, *known.get(row.case.identity, (None, None)))
     return tuple(rows)
+
+
+def visits_alone(lines: Iterable[Measurement], rows: Iterable[Measurement]) -> dict[str, dict[int, float]]:
+    """Case identity -> number of a visit -> seconds of a call while nothing else ran, for rows whose cores were watched; empty
+    where too few blocks were quiet to tell it.
+
+    Args:
+        lines: of the run, with or without their samples. rows: the lines merged, with the samples of each visit.
+    """
+    numbers: dict[str, list[int]] = grouped((line.case.identity, line.visit) for line in lines if line.timed)
+    alone = {}
+    for row in rows:
+        of_case = numbers.get(row.case.identity, [])
+        # A line that itself holds several visits does not number them.
+        if len(row.visits) > 1 and len(of_case) == len(row.visits) and all(visit.slowdowns for visit in row.visits):
+            quiet = quiet_visits(row.blocks_by_visit)
+            alone[row.case.identity] = {of_case[index]: float(np.median(times)) for index, times in quiet.items()}
+    return alone
 
 
 def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -23,10 +22,11 @@ if TYPE_CHECKING:
 CHANGED, TOO_NOISY = 1, 4
 CHANGED_CASES = (
     Column("changed", lambda c: f"{c.case.label} {c.case.cache_state}"),
-    Column("A", attrgetter("a_s"), "s"),
-    Column("B", attrgetter("b_s"), "s"),
+    Column("A", lambda c: c.compared_s[0], "s"),
+    Column("B", lambda c: c.compared_s[1], "s"),
     Column("B/A", lambda c: f"{c.ratio.value:.3f}"),
     Column("90 %", lambda c: f"{c.ratio.low:.3f} to {c.ratio.high:.3f}"),
+    Column("by time", lambda c: "alone" if c.alone else "prevailing"),
 )
 SHOWN = 20
 EXAMPLES = """\b
@@ -182,6 +182,15 @@ def _show(comparison: Comparison, min_change: float) -> None:
         shift, word = comparison.shift, "all cases together moved" if comparison.shifted else "no common shift"
         output.result(f"common ratio B/A {shift.value:.3f} ({shift.low:.3f} to {shift.high:.3f}): {word}")
     output.result(_noise(comparison))
+    alone = sum(case.alone for case in comparison.cases)
+    if alone:
+        output.result(f"compared by the time alone, while nothing else ran: {alone} of {counted(len(comparison.cases), 'case')}")
+    unequal = [case.case.label for case in comparison.cases if case.unequal]
+    if unequal:
+        more = f"; and {len(unequal) - SHOWN} more" if len(unequal) > SHOWN else ""
+        output.result(
+            f"a neighbor ran beside one side only, too noisy: {counted(len(unequal), 'case')}: {'; '.join(unequal[:SHOWN])}{more}"
+        )
     for name, counts in comparison.statuses.items():
         output.result(f"rows of {name.upper()}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows decide nothing")

@@ -64,7 +64,15 @@ def duel(
     output.tell_of_code(asked["model"])
     with output.only_results_on_stdout():
         options_of_cases = (asked[name] for name in ("runtime", "dtype", "batch", "trust"))
-        cases = plan_cases(asked["suite"], asked["model"], machine, asked["device"], *options_of_cases)
+        cases = plan_cases(
+            asked["suite"],
+            asked["model"],
+            machine,
+            asked["device"],
+            *options_of_cases,
+            input_shape=options.parse_shape(asked["input_shape"]),
+            seq_len=asked["seq_len"],
+        )
     cases = on_threads(in_states(cases, asked["cache_state"]), asked["threads"])
     pairs, suite = asked["visits"] or PAIRS, asked["suite"] or "duel"
     settings = CampaignSettings(visits=pairs, most_visits=pairs, budget_s=asked["budget"] and 60 * asked["budget"])

@@ -21,7 +21,7 @@ from shmoo.harness.fleet.hosts import read_hosts
 if TYPE_CHECKING:
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.harness.fleet.status import HostStatus
-    from shmoo.runs.analysis.fleet import Specimen
+    from shmoo.runs.analysis.fleet import Specimen, Speed
 
 NOT_ALL = 1
 """Exit code where a host failed or is missing."""
@@ -79,7 +79,7 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     listed = read_hosts(hosts)
     check_command(command)
     # A slip is told here, and not by every host.
-    asked = cli.commands[command[0]].make_context(command[0], arguments_of(command)[1:]).params
+    asked = cli.commands[command[0]].make_context(f"shmoo {command[0]}", arguments_of(command)[1:]).params
     if asked.get("suite") is not None:
         check_suite(asked["suite"])
     campaign = Campaign.create(target, listed, command, resume)
@@ -186,7 +186,9 @@ def fetch(campaign: Path, as_json: bool) -> None:
     else:
         count, size = sum(one.files for one in fetched), sum(one.size for one in fetched)
         hosts = sum(one.files > 0 for one in fetched)
-        output.message(f"fetched {count} files ({size} bytes) from {hosts} hosts into {opened.path / 'hosts'}")
+        output.message(
+            f"fetched {counted(count, 'file')} ({size} bytes) from {counted(hosts, 'host')} into {opened.path / 'hosts'}"
+        )
     if any(one.problem for one in fetched):
         raise click.exceptions.Exit(NOT_ALL)
 
@@ -221,7 +223,7 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
         [
             family.title,
             s.name,
-            f"{counted(s.cases, 'shared case')}, too few" if s.ratio is None else percent(s.ratio - 1, signed=True),
+            beside_equals(s, len(family.speeds)),
             "" if s.z is None else f"{s.z:+.1f}",
             "outlier" if s.outlier else "",
         ]
@@ -256,3 +258,12 @@ def _specimen(known: HostStatus, fetched: Path) -> Specimen:
     changed = "; ".join(f"the machine changed during the campaign: {change}" for change in known.changed)
     reason = "; ".join(part for part in (known.reason, changed) if part)
     return Specimen(known.name, "changed" if changed else known.standing, reason, run, profile, facts)
+
+
+def beside_equals(speed: Speed, machines: int) -> str:
+    """How much slower a machine is than its equals, or why nobody knows."""
+    if machines < 2:
+        return "no equal machine"
+    if speed.ratio is None:
+        return f"{counted(speed.cases, 'shared case')}, too few"
+    return percent(speed.ratio - 1, signed=True)

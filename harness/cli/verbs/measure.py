@@ -28,7 +28,7 @@ Examples:
   shmoo measure --suite quick --cache-state warm,cold
   shmoo measure --model resnet18 --model vit_b_16 --batch 1,8 --runtime eager,inductor
   shmoo measure --model resnet18 --threads 1,2,4
-  shmoo measure --model my_package.models:build
+  shmoo measure --model my_package.models:build --input-shape 1x3x128x128
   shmoo measure --suite micro --out runs-of-mine/first --resume
 """
 
@@ -57,6 +57,8 @@ Examples:
     help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
     "uncertain are visited further. Default: 3, planned: 1.",
 )
+@options.input_shape
+@options.seq_len
 @options.operators
 @options.budget("none; for the suite planned 4")
 @options.out(options.NEW_RUN)
@@ -73,6 +75,8 @@ def measure(
     threads: tuple[int, ...],
     cache_state: tuple[str, ...],
     visits: int | None,
+    input_shape: str | None,
+    seq_len: int | None,
     operators: bool,
     budget: float | None,
     out: Path | None,
@@ -93,7 +97,10 @@ def measure(
     output.tell_of_code(model)
     planned = suite == PLANNED
     with output.only_results_on_stdout(), Display() as display:
-        cases = plan_cases(suite, model, machine, device, runtime, dtype, batch, trust, display)
+        shape = options.parse_shape(input_shape)
+        cases = plan_cases(
+            suite, model, machine, device, runtime, dtype, batch, trust, display, input_shape=shape, seq_len=seq_len
+        )
     cases = on_threads(in_states(cases, cache_state), threads)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")

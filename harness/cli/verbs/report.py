@@ -35,6 +35,8 @@ NETWORKS = (
     Column("estimated", attrgetter("whole.estimate_s.value"), "s"),
     Column("90 % interval", lambda n: span(n.whole.estimate_s.low, n.whole.estimate_s.high, "s", "-")),
     Column("error", attrgetter("whole.error"), "+%"),
+    Column("energy", attrgetter("whole.energy_measured_j"), "J", ""),
+    Column("energy error", attrgetter("whole.energy_error"), "+%", ""),
     Column("operators", attrgetter("weighted_error"), "%", ""),
 )
 GROUPS = (
@@ -46,6 +48,7 @@ GROUPS = (
     Column("within 20 %", lambda item: item[1].within_20, "0%"),
     Column("bias", lambda item: item[1].bias, "+%"),
     Column("noise floor", lambda item: item[1].noise, "%", ""),
+    Column("energy error", itemgetter(2), "%", ""),
 )
 EXAMPLES = """\b
 Examples:
@@ -124,12 +127,15 @@ def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> No
 
 def report_record(made: ErrorReport) -> dict[str, object]:
     """Figures of merit as plain types."""
+    from shmoo.runs.analysis.errors import energy_errors
+
     networks = [
         {
             "network": n.name,
             "measured_s": n.whole.measured_s,
             "estimated_s": msgspec.structs.asdict(n.whole.estimate_s),
             **{name: getattr(n.whole, name) for name in ("error", "standard_error", "inside")},
+            **{name: value for name in ("energy_measured_j", "energy_error") if (value := getattr(n.whole, name)) is not None},
             "weighted_operator_error": n.weighted_error,
             "spread": n.whole.spread,
             "children_s": n.children_s,
@@ -141,6 +147,7 @@ def report_record(made: ErrorReport) -> dict[str, object]:
         "format": 1,
         "profile": made.profile.name,
         "metrics": msgspec.to_builtins(made.metrics),
+        "mean_energy_errors": energy_errors(made.cases),
         "networks": networks,
         "excluded": len(made.excluded),
         "median_ratio": made.median_ratio,
@@ -162,15 +169,22 @@ def _basis(made: ErrorReport) -> str:
 
 def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
+    from shmoo.runs.analysis.errors import energy_errors
     from shmoo.runs.report import shift_text
 
+    energy = energy_errors(made.cases)
     if made.networks:
         title = f"Networks, estimated by {made.profile.name} ({_basis(made)})"
-        output.table(NETWORKS, made.networks, title, drop=("operators", "±", "90 % interval"), view=view)
+        dropped = ("operators", "±", "90 % interval")
+        output.table(_with_energy(NETWORKS, energy), made.networks, title, drop=dropped, view=view)
         output.result("")
-    rows = [(f"{split}: {group}", e) for split, groups in made.metrics.items() for group, e in groups.items()]
+    rows = [
+        (f"{split}: {group}", card, energy.get(split, {}).get(group))
+        for split, groups in made.metrics.items()
+        for group, card in groups.items()
+    ]
     if rows:
-        output.table(GROUPS, rows, drop=("p90", "within 20 %", "noise floor", "bias"), view=view)
+        output.table(_with_energy(GROUPS, energy), rows, drop=("p90", "within 20 %", "noise floor", "bias"), view=view)
     if made.shifted:
         output.message(shift_text(made))
     if made.excluded:
@@ -179,3 +193,8 @@ def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View 
         if made.networks or rows:
             output.result("")
         show_models(estimates, view)
+
+
+def _with_energy(columns: Sequence[Column], energy: object) -> list[Column]:
+    """The columns, those of energies only in a report that has any."""
+    return [column for column in columns if energy or not column.name.startswith("energy")]

@@ -12,7 +12,14 @@ import pytest
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, entry
-from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec, builtin_names, load_profile, means_profile
+from shmoo.estimators.machine.profile import (
+    BUILTIN_DIR,
+    ArchitectureProfile,
+    TilingSpec,
+    builtin_names,
+    load_profile,
+    means_profile,
+)
 from shmoo.estimators.machine.validation import check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
@@ -187,3 +194,54 @@ def test_json_of_others_is_no_profile(tmp_path):
     """Also where it has a key of that name."""
     (tmp_path / "stray.json").write_text('{"coefficients": [1, 2]}')
     assert not means_profile(tmp_path / "stray.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("family",), None, "it lacks 'family'; a profile has name, family"),
+        (("coefficients",), None, "it lacks 'coefficients'"),
+        (("family",), "gppu", "its family is 'gppu'; allowed: cpu, gpu, tpu, kpu"),
+        (("coefficients",), [], "its coefficients are a list; write an object"),
+        (("illustrativ",), True, "no key is called 'illustrativ': did you mean 'illustrative'"),
+        (("coefficients", "bandwidth.dram"), 300e9, "coefficient 'bandwidth.dram' is 300000000000.0; write an object"),
+        (("coefficients", "bandwidth.dram", "value"), None, "coefficient 'bandwidth.dram' lacks 'value'"),
+        (("coefficients", "bandwidth.dram", "unit"), None, "coefficient 'bandwidth.dram' lacks 'unit'"),
+        (("coefficients", "bandwidth.dram", "value"), "300e9", "has the value '300e9'; write a number in SI units"),
+        (("coefficients", "bandwidth.dram", "value"), True, "has the value True; write a number"),
+        (("coefficients", "bandwidth.dram", "source"), "guess", "has the source 'guess'; allowed: fitted"),
+        (("coefficients", "bandwidth.dram", "stdder"), 1.0, "no key is called 'stdder': did you mean 'stderr'"),
+        (
+            ("coefficients", "bandwith.dram"),
+            {"value": 1.0, "unit": "B/s", "source": "datasheet"},
+            "unknown coefficient 'bandwith.dram': did you mean 'bandwidth.dram'",
+        ),
+        (("coefficients", "bandwidth.dram"), None, "level 'dram' has no coefficient 'bandwidth.dram'; add it"),
+    ],
+)
+def test_a_file_written_by_hand_is_told_what_is_wrong(tmp_path, place, value, said):
+    """The key or the value, what is allowed, and what to write; `None` takes the key out."""
+    described = json.loads((BUILTIN_DIR / "gpu_h100.json").read_text())
+    *outer, key = place
+    home = described
+    for name in outer:
+        home = home[name]
+    if value is None:
+        del home[key]
+    else:
+        home[key] = value
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(described))
+    with pytest.raises(FormatError) as error:
+        load_profile(path)
+    assert said in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_notes_in_a_profile_are_no_fault(tmp_path):
+    """Keys that resemble no other, at the top or of a coefficient."""
+    described = json.loads((BUILTIN_DIR / "gpu_l4.json").read_text())
+    described["reviewed by"] = "somebody"
+    described["coefficients"]["bandwidth.dram"]["page"] = 7
+    (tmp_path / "mine.json").write_text(json.dumps(described))
+    assert load_profile(tmp_path / "mine.json") == load_profile("gpu_l4")

@@ -241,6 +241,18 @@ def test_the_winner_of_each_cell_is_on_the_page() -> None:
     assert f"on {least['arch']} at n {least['n']}, m {least['m']}" in answer
 
 
+def test_a_sweep_over_batches_is_told_by_its_best_throughput() -> None:
+    """A batch of one always takes least time and energy: that is the range's end, and energy is that of a sample."""
+    rows = [
+        {"arch": "gpu_h100", "batch": batch, "latency_s": time_s, "energy_j": energy_j, "throughput_per_s": batch / time_s}
+        for batch, time_s, energy_j in ((1, 1e-3, 1.0), (8, 2e-3, 2.0), (64, 0.032, 32.0))
+    ]
+    assert sweep_answer(rows, ["batch"]) == (
+        "Best throughput: 4.00 k/s (2.00 ms a call) on gpu_h100 at batch 8; latency from 1.00 ms on gpu_h100 at batch 1 to "
+        "32.0 ms on gpu_h100 at batch 64; least energy: 250 mJ a sample on gpu_h100 at batch 8."
+    )
+
+
 def test_runtimes_of_one_machine_are_curves_of_their_own() -> None:
     """Eager and inductor of two machines: four curves of latency, a colour a machine and a dash a runtime."""
     rows = list(SweepController("linear", linear, PROFILES, {"n": (64, 128)}, runtimes=("eager", "inductor")).rows())

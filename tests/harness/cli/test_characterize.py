@@ -36,10 +36,11 @@ from shmoo.harness.cli.verbs.characterize import (
     plan,
     weakness,
 )
-from shmoo.harness.cli.verbs.report import show_report
+from shmoo.harness.cli.verbs.report import report_record, show_report
 from shmoo.harness.machine import doctor as machine_doctor
 from shmoo.harness.measuring.watch import corewatch
 from shmoo.runs.analysis.error_records import CaseError, ErrorReport, NetworkError
+from shmoo.runs.analysis.errors import case_metrics
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
@@ -456,4 +457,50 @@ def test_a_table_says_what_its_profile_was_fitted_to(
         metrics={},
     )
     show_report(made)
-    assert f"Networks, estimated by cpu_server_generic ({said})" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"Networks, estimated by cpu_server_generic ({said})" in shown
+    assert "energy" not in shown
+
+
+def test_a_report_sets_the_error_of_energy_beside_that_of_latency(capsys: pytest.CaptureFixture[str]) -> None:
+    """For each network and for each group; a case without a counter takes no part."""
+    time_s, energy_j = Interval(1.1e-3, 0.5e-3, 2e-3), Interval(0.8, 0.5, 1.0)
+    cases = [
+        CaseError(
+            CaseSpec(name, "network"),
+            "conv",
+            "networks",
+            "test",
+            "ok",
+            1e-3,
+            0.01,
+            None,
+            time_s,
+            8,
+            2,
+            None,
+            1.0,
+            1.0,
+            1.0,
+            *energy,
+        )
+        for name, energy in (("resnet18", (1.0, energy_j)), ("resnet50", (0.64, energy_j)), ("vgg11", (None, None)))
+    ]
+    made = ErrorReport(
+        machine=MACHINE,
+        suite="quick",
+        started_at="",
+        profile=load_profile("cpu_server_generic"),
+        cases=tuple(cases),
+        networks=tuple(map(NetworkError, cases)),
+        excluded=(),
+        metrics=case_metrics(cases),
+    )
+    show_report(made)
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["resnet18"].rstrip().endswith("-20.0 %")
+    assert "1.00 J" in lines["resnet18"]
+    assert lines["test: networks"].rstrip().endswith("22.5 %")
+    record = report_record(made)
+    assert record["mean_energy_errors"] == {"test": {"networks": pytest.approx(0.225)}}
+    assert [network.get("energy_error") for network in record["networks"]] == [pytest.approx(-0.2), pytest.approx(0.25), None]

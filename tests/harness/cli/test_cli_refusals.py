@@ -252,3 +252,24 @@ def test_a_runtime_that_the_device_lacks_is_refused_before_a_run_is_made(tmp_pat
     assert result.exit_code == 2
     assert "allowed there: eager, inductor, inductor-freezing" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_can_be_measured_at_another_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--input-shape as of estimates: its first size is the batch unless --batch names others; the case tells the whole shape."""
+    (tmp_path / "bare_factory.py").write_text(FACTORY.replace(", (torch.rand(batch, width),)", ""))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (own,) = plan_cases(None, ("bare_factory:build",), MACHINE, "cpu", (), (), (), input_shape=(5, 3, 8))
+    assert own.axes == {"batch": 5, "input_shape": "5x3x8"}
+    assert build_case(own)().shape == (5, 3, 4)
+    (batched,) = plan_cases(None, ("resnet18",), MACHINE, "cpu", (), (), (2,), input_shape=(1, 3, 32, 32))
+    assert build_case(batched).args[0].shape == (2, 3, 32, 32)
+    with pytest.raises(InputError, match="--input-shape applies to models"):
+        plan_cases("quick", (), MACHINE, "cpu", (), (), (), input_shape=(1, 3, 32, 32))
+
+
+def test_a_sequence_can_be_measured_at_another_length() -> None:
+    """As of estimates; a model without sequences has no such axis."""
+    (case,) = plan_cases(None, ("bert_base",), MACHINE, "cpu", (), (), (), seq_len=16)
+    assert case.axes == {"batch": 1, "seq_len": 16}
+    with pytest.raises(InputError, match="no axis 'seq_len'"):
+        plan_cases(None, ("resnet18",), MACHINE, "cpu", (), (), (), seq_len=16)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shmoo.harness.cli.verbs.fleet import beside_equals
+from shmoo.runs.analysis.fleet import Speed
 from tests.cli_runner import shmoo
 from tests.harness.fleet.stand_in import host
 
@@ -54,6 +56,20 @@ def test_a_campaign_over_the_command_line(tmp_path: Path) -> None:
     assert "fetched 0 files" in shmoo("fleet", "fetch", str(campaign)).stderr
     again = shmoo("fleet", "run", str(hosts), "--out", str(campaign), "--resume", "--", "measure", "--suite", "quick")
     assert "on 0 of 2 hosts" in again.stderr
+
+
+@pytest.mark.usefixtures("own_home")
+def test_a_machine_alone_has_no_equal(tmp_path: Path) -> None:
+    """The table says so, where cases that machines share would be counted; a wrong option names the whole command."""
+    hosts, campaign = hosts_file(tmp_path, "a"), tmp_path / "campaign"
+    refused = shmoo("fleet", "run", str(hosts), "--out", str(campaign), "--", "measure", "--budget", "0")
+    assert "Usage: shmoo measure" in refused.stderr
+    shmoo("fleet", "run", str(hosts), "--out", str(campaign), "--", "measure")
+    until_finished(campaign)
+    assert "from 1 host into" in shmoo("fleet", "fetch", str(campaign)).stderr
+    assert beside_equals(Speed("a", None, 0), machines=1) == "no equal machine"
+    assert beside_equals(Speed("a", None, 3), machines=2) == "3 shared cases, too few"
+    assert beside_equals(Speed("a", 1.05, 30), machines=2) == "+5.0 %"
 
 
 @pytest.mark.usefixtures("own_home")

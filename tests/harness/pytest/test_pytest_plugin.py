@@ -145,7 +145,7 @@ def test_a_session_that_stops_early_visits_nothing_again(pytester: pytest.Pytest
     )
     result = pytester.runpytest_subprocess("--benchmark", "-x", *QUICK)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["shmoo: 1 rows in out (*; 1 visits)*"])
+    result.stdout.fnmatch_lines(["shmoo: 1 row in out (*; 1 visit)*"])
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "soon"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.timeline import schedule
-from shmoo.harness.runtimes.trace import MEASURED, PREDICTED, median_call, record_call, trace_document
+from shmoo.harness.runtimes.chatter import without_chatter
+from shmoo.harness.runtimes.trace import CALLS, MEASURED, PREDICTED, WARMUP, median_call, record_call, trace_document
 from tests.estimators.sweep.test_points import network
 
 
@@ -79,3 +81,16 @@ def test_the_call_of_median_length_is_kept() -> None:
     found = median_call(events)
     assert found.latency_s == pytest.approx(20e-6)
     assert [(e["name"], e["ts"]) for e in found.events if e.get("cat") == "cpu_op"] == [("op of 20.0", 1.0)]
+
+
+def test_the_profiler_says_nothing_of_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    """What the model itself writes to stderr stays there, whole and in order."""
+    record_call(lambda: os.write(2, b"mine\n"))
+    assert capfd.readouterr().err == "mine\n" * (WARMUP + CALLS)
+
+
+def test_nothing_is_filtered_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a daemon."""
+    monkeypatch.setattr(os, "dup", lambda descriptor: os.close(-1))
+    with without_chatter():
+        pass
