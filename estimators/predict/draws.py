@@ -20,6 +20,7 @@ from shmoo.estimators.machine.coefficients import (
     algorithm_codes,
     algorithm_names,
 )
+from shmoo.estimators.machine.hosts import of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.basis import measured_type
 from shmoo.estimators.predict.residual import Correction
@@ -129,6 +130,9 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
     ranged = {name: (c.value, *ends) for name, c in uncertain if (ends := _drawn_between(c)) is not None}
     # Whichever machine they are of, the first coefficient has the same values, and so on.
     laws = dict(zip(ranged, normals(seed, draws, _OF_ERRORS + len(ranged)).T[_OF_ERRORS:], strict=True))
+    # A host is fast or slow in whatever it does.
+    of_one_host = [name for name in ranged if profile.host and of_host(name)]
+    laws |= {name: laws[of_one_host[0]] for name in of_one_host}
     single = [name for name, numbers in ranged.items() if not any(isinstance(number, np.ndarray) for number in numbers)]
     columns = np.asarray([ranged[name] for name in single]).reshape(-1, 3).T[:, :, None]
     together = _log_normal(np.asarray([laws[name] for name in single]).reshape(-1, 1 + draws), *columns)
