@@ -296,6 +296,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(1.0, 0.42, 1.0, "constants switch few wires: 440 W beside 690 on an H200, 610 to 690 beside 985 on a B200 at equal "
               "traffic (NVIDIA's AIConfigurator, 2026, memory as it was allocated) "
               f"{_HE}", "", "gpu", "literature"),)),
+    "energy.meter": Entry("1", "energy", "what a meter reads of the energy that is drawn", assumed=(
+        Guess(1.0, 0.95, 1.05, "NVIDIA's boards, against a meter at the supply (Yang, Adamek and Armour, Part-time power "
+              "measurements, 2023)", "", "gpu", "literature"),)),
     "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 of a "
                           "GPU unless measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(
         Guess(0.0, 0.0, 0.0, "", "", "gpu"), *(Guess(1.4, 0.7, 2.0, _VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK))),
