@@ -151,7 +151,8 @@ def _last_call(graph: Graph) -> Graph:
 
 def _attention(x: Mapping[str, str]) -> Row | None:
     """TensorRT-LLM's operator is of a group of its own: its kernels are others than those that PyTorch and vLLM call, and where
-    they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first."""
+    they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first, and before that
+    of a prefill a kernel that sums up the lengths of its sequences."""
     prefill, other = x["phase"] == "prefill", x["framework"].startswith("trtllm")
     axes: dict[str, int | float | str | bool] = {
         "b": int(x["batch"]), "m": int(x["q_len"]), "n": int(x["kv_len"]), "k": int(x["head_dim"]),
@@ -164,8 +165,9 @@ def _attention(x: Mapping[str, str]) -> Row | None:
     case = row.case
     if prefill or x["device"] == "b200_sxm":
         width = (int(x["heads"]) + 2 * int(x["kv_heads"])) * int(x["head_dim"])
-        first = _table_row("add_scalar", {"shape": f"{int(x['batch']) * int(x['q_len'])}x{width}"}, "bfloat16", case.latency_s)
-        case = replace(case, graphs=(first.graph(), *case.graphs))
+        shapes = [f"{x['batch']}x1"] * prefill + [f"{int(x['batch']) * int(x['q_len'])}x{width}"]
+        first = (_table_row("add_scalar", {"shape": shape}, "bfloat16", case.latency_s) for shape in shapes)
+        case = replace(case, graphs=(*(row.graph() for row in first), *case.graphs))
     return Row(row.profile, f"TensorRT-LLM {row.group}", case)
 
 
