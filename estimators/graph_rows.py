@@ -12,7 +12,7 @@ import numpy as np
 
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError
-from shmoo.estimators.graph.records import CHANNELS_LAST, CONTRACTIONS, CONVOLUTIONS, Cost, Graph, Kernel, OpCall
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONTRACTIONS, CONVOLUTIONS, OTHER_LIBRARY, Cost, Graph, Kernel, OpCall
 from shmoo.estimators.graph.views import StridedView, view_of
 from shmoo.estimators.memory.heap import MAPPED_BYTES, Temporary, fresh_memory
 from shmoo.estimators.memory.residency import Touch, code_distances, reuse_distances, written_in_place
@@ -128,6 +128,7 @@ def _add_rows(
             costs[done:last].count(None), sum(entered[done : last + 1]), code[row],
             work.entering_bytes, work.result_bytes, work.leaving_bytes,
             strided_bytes(graph, work.call, cost.family, near, producers, in_rows), segment, np.nan,
+            OTHER_LIBRARY in work.call.attributes,
         ))  # fmt: skip
         done = max(done, last + 1)
 

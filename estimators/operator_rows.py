@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from shmoo.estimators.costs import costs_of
-from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, Cost, Graph
+from shmoo.estimators.graph.records import CHANNELS_LAST, CONVOLUTIONS, OTHER_LIBRARY, Cost, Graph
 from shmoo.estimators.graph_rows import strided_bytes
 from shmoo.estimators.memory.heap import MAPPED_BYTES, fresh_memory
 from shmoo.estimators.memory.residency import Touch
@@ -88,6 +88,7 @@ def operator_table(graphs: Sequence[Graph]) -> KernelTable:
         ),
         segment=np.arange(len(graphs)),
         warm=none + np.nan,
+        other_library=np.array([float(OTHER_LIBRARY in call.attributes) for call in calls]),
         access_kernel=kernel[moved],
         access_bytes=nbytes[moved],
         access_distance=touched[kernel][moved],

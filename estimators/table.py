@@ -90,6 +90,7 @@ class KernelTable:
             running statistics normalize (`graph_rows`).
         segment: (K,) which case or graph the row belongs to; ascending.
         warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
+        other_library: (K,) 1 where the kernel is named as one of another library than the machine was measured with, else 0.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.
         labels: K names for people.
@@ -130,6 +131,7 @@ class KernelTable:
     strided_bytes: Floats
     segment: Ints
     warm: Floats
+    other_library: Floats
     access_kernel: Ints
     access_bytes: Floats
     access_distance: Floats

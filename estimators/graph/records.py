@@ -66,6 +66,10 @@ _SCALED_PRODUCTS = frozenset(
 )
 
 
+OTHER_LIBRARY = "other_library"
+"""Attribute of a call that runs in another library than the one whose kernels machines were measured with."""
+
+
 class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call of one ATen operator, normalized.
 

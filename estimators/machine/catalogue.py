@@ -304,6 +304,14 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
                           Space(0.1, 10.0, 0.3), assumed=(
         Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu")), within=(0.0, 100.0)),
+    "energy.operands": Entry("1", "energy", "what the values of a product's operands leave of its dynamic energy, 1 for random "
+                             "numbers: of a product by itself nobody knows them, those of networks are near random", assumed=(
+        Guess(1.0, 0.42, 1.0, "constants switch few wires: 440 W beside 690 on an H200, 610 to 690 beside 985 on a B200 at equal "
+              "traffic (NVIDIA's AIConfigurator, 2026, memory as it was allocated) "
+              f"{_HE}", "", "gpu", "literature"),), within=(0.01, 2.0)),
+    "energy.meter": Entry("1", "energy", "what a meter reads of the energy that is drawn", assumed=(
+        Guess(1.0, 0.95, 1.05, "NVIDIA's boards, against a meter at the supply (Yang, Adamek and Armour, Part-time power "
+              "measurements, 2023)", "", "gpu", "literature"),), within=(0.1, 10.0)),
     "energy.clock": Entry("1", "board", "exponent with which dynamic energy follows the clock, as the voltage squared; 0 of a "
                           "GPU unless measured", Space(1e-2, 3.0, 1.0, 0.3), assumed=(
         Guess(0.0, 0.0, 0.0, "", "", "gpu"), *(Guess(1.4, 0.7, 2.0, _VOLTAGE, "", on, "literature") for on in _GIVEN_CLOCK)),

@@ -116,7 +116,10 @@ def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coeff
 def segment_energy(
     table: KernelTable, prediction: Prediction, latency_s: np.ndarray, coefficients: Coefficients
 ) -> np.ndarray | None:
-    """Energy of each segment, (S,) or (D, S): what its kernels spend on flops and bytes, and static power over its whole time."""
+    """Energy of each segment, (S,) or (D, S), as a meter reads it: what its kernels spend on flops and bytes, and static power
+    over its whole time."""
     if prediction.dynamic_j is None:
         return None
-    return table.of_segments(prediction.dynamic_j) + coefficients.value("power.static") * latency_s
+    drawn = table.of_segments(prediction.dynamic_j) + coefficients.value("power.static") * latency_s
+    meter = coefficients.find("energy.meter")
+    return drawn if meter is None else drawn * meter

@@ -14,7 +14,7 @@ import msgspec
 from shmoo.estimators.costs.quantize import SMALL_TYPES, STANDARD, Scheme, quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, operator_dtype, resolved, shown_dtype
-from shmoo.estimators.graph.records import Graph, single_call_graph
+from shmoo.estimators.graph.records import OTHER_LIBRARY, Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
 from shmoo.runs.store import records
 from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
@@ -23,10 +23,12 @@ ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "cop
 """Names of published tables -> operators of the vocabulary."""
 
 State = Literal["warm", "cold_weights"]
+Library = Literal["measured", "other"]
 W = TypeVar("W", bound=str)
 HEADS = ("heads", "kv_heads", "causal")
 TIMES: tuple[records.Time, ...] = get_args(records.Time)
 STATES: tuple[State, ...] = get_args(State)
+LIBRARIES: tuple[Library, ...] = get_args(Library)
 _BY_ROW = Scheme("float8-dynamic", "float8", (1, 0), "float32")
 WEIGHTS = MappingProxyType(
     {"int8": STANDARD["int8-weight"], "int4": STANDARD["int4-weight"], "float8": _BY_ROW, "float4": STANDARD["float4-dynamic"]}
@@ -34,7 +36,7 @@ WEIGHTS = MappingProxyType(
 """Type of a weight -> scheme that quantizes a layer. Float8 has a scale a row, as the vendor's kernels of products take it."""
 COLUMNS = frozenset(
     {"op", "dtype", *GEMM, *CONV, *HEADS, "rows", "cols", "shape", "kernel"}
-    | {"latency_s", "energy_j", "power_w", "time", "state", "weights"}
+    | {"latency_s", "energy_j", "power_w", "time", "state", "weights", "library"}
 )
 """Columns that are read."""
 
@@ -60,7 +62,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
         op: name of the vocabulary, a key of `TABLE_OPERATORS`.
         axes: the operator's extents by column name; `shape` as text for those that take a shape.
         latency_s, energy_j: measured per call, `None` where the table gives none.
-        time, state, weights: as the columns say; "" for weights stored in `dtype`.
+        time, state, weights, library: as the columns say; "" for weights stored in `dtype`.
         kernel: main kernel that ran, "" where not known.
         device, runtime, reduction: as passed to `read_table`.
     """
@@ -78,11 +80,13 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
     time: records.Time = "call"
     state: State = "warm"
     weights: str = ""
+    library: Library = "measured"
 
     @property
     def case(self) -> records.CaseSpec:
         """The row's case, whose identity decides its split."""
         axes = self.axes | ({"weights": self.weights} if self.weights else {})
+        axes |= {"library": self.library} if self.library != "measured" else {}
         state: records.CacheState = "cold" if self.cold_weights else "warm"
         return records.CaseSpec(self.op, "operator", axes, self.dtype, self.runtime, self.device, cache_state=state)
 
@@ -107,6 +111,8 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
                 extents["n"], extents["k"] = extents["k"], extents["n"]
             # A quantized layer is measured without its bias, which would be a kernel of its own.
             call, weights = operator.build(extents | ({"bias": 0} if self.weights else {}), self.dtype)
+        if self.library == "other":
+            call = msgspec.structs.replace(call, attributes={**call.attributes, OTHER_LIBRARY: True})
         graph = single_call_graph(call, weights, name=self.op)
         return quantized([graph], WEIGHTS[self.weights])[0] if self.weights else graph
 
@@ -179,7 +185,8 @@ def _row(
     time, state = _one_of(cells, "time", TIMES, where), _one_of(cells, "state", STATES, where)
     weights = _weights(cells, op, dtype, where)
     kernel = cells.get("kernel", "")
-    return TableRow(line, op, axes, dtype, latency, energy, kernel, device, runtime, reduction, time, state, weights)
+    library = _one_of(cells, "library", LIBRARIES, where)
+    return TableRow(line, op, axes, dtype, latency, energy, kernel, device, runtime, reduction, time, state, weights, library)
 
 
 def _energy(cells: dict[str, str], latency: float | None, where: str) -> float | None:

@@ -73,6 +73,8 @@ ROUNDED_BEFORE = ("fp8_block",)
 DEEPBENCH_PRODUCTS, DEEPBENCH_CALLS = 1e11, 10
 """Multiply-adds that DeepBench repeats a call for, and the fewest calls (gemm_bench.cu). It fills new matrices before each case,
 so that a board starts cool."""
+OLD_CUDA = ("p100_pcie",)
+"""Devices that DeepBench measured with CUDA 8, whose products have other tiles than the CUDA 12 that the card is fitted to."""
 OF_VLLM = ("rms_norm",)
 """Operators of Vidur that run in kernels of vLLM, whose threads read one element of 2 bytes at a time; others are PyTorch's."""
 TWICE = (("add", "phi-2"),)
@@ -102,10 +104,16 @@ def _case(row: TableRow) -> MeasuredCase:
 
 
 def _table_row(
-    op: str, axes: dict[str, int | float | str | bool], dtype: str, latency_s: float, cold: bool = False, weights: str = ""
+    op: str,
+    axes: dict[str, int | float | str | bool],
+    dtype: str,
+    latency_s: float,
+    cold: bool = False,
+    weights: str = "",
+    other: bool = False,
 ) -> TableRow:
-    state = "cold_weights" if cold else "warm"
-    return TableRow(0, op, axes, dtype, latency_s, None, "", "cuda", RUNTIME, "k", "device", state, weights)
+    state, library = "cold_weights" if cold else "warm", "other" if other else "measured"
+    return TableRow(0, op, axes, dtype, latency_s, None, "", "cuda", RUNTIME, "k", "device", state, weights, library)
 
 
 def _extents(x: Mapping[str, str], m: str = "m", n: str = "n", k: str = "k") -> dict[str, int | float | str | bool]:
@@ -143,20 +151,23 @@ def _last_call(graph: Graph) -> Graph:
 
 def _attention(x: Mapping[str, str]) -> Row | None:
     """TensorRT-LLM's operator is of a group of its own: its kernels are others than those that PyTorch and vLLM call, and where
-    they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first."""
+    they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first, and before that
+    of a prefill a kernel that sums up the lengths of its sequences."""
     prefill, other = x["phase"] == "prefill", x["framework"].startswith("trtllm")
     axes: dict[str, int | float | str | bool] = {
         "b": int(x["batch"]), "m": int(x["q_len"]), "n": int(x["kv_len"]), "k": int(x["head_dim"]),
         "heads": int(x["heads"]), "kv_heads": int(x["kv_heads"]), "causal": int(prefill),
     }  # fmt: skip
-    row = _row(x["device"], f"attention {x['phase']}", _table_row("attention", axes, "bfloat16", float(x["latency_s"])))
+    call = _table_row("attention", axes, "bfloat16", float(x["latency_s"]), other=other)
+    row = _row(x["device"], f"attention {x['phase']}", call)
     if row is None or not other:
         return row
     case = row.case
     if prefill or x["device"] == "b200_sxm":
         width = (int(x["heads"]) + 2 * int(x["kv_heads"])) * int(x["head_dim"])
-        first = _table_row("add_scalar", {"shape": f"{int(x['batch']) * int(x['q_len'])}x{width}"}, "bfloat16", case.latency_s)
-        case = replace(case, graphs=(first.graph(), *case.graphs))
+        shapes = [f"{x['batch']}x1"] * prefill + [f"{int(x['batch']) * int(x['q_len'])}x{width}"]
+        first = (_table_row("add_scalar", {"shape": shape}, "bfloat16", case.latency_s) for shape in shapes)
+        case = replace(case, graphs=(*(row.graph() for row in first), *case.graphs))
     return Row(row.profile, f"TensorRT-LLM {row.group}", case)
 
 
@@ -171,7 +182,8 @@ def _vidur(x: Mapping[str, str]) -> Row | None:
     if x["op"] not in ("add", "gelu", "layer_norm", "rms_norm"):
         return None
     group = f"{'vLLM' if x['op'] in OF_VLLM else 'LLM'} loops float16"
-    found = _row(x["device"], group, _table_row(x["op"], {"shape": f"{x['m_tokens']}x{x['n_out']}"}, "float16", latency))
+    axes: dict[str, int | float | str | bool] = {"shape": f"{x['m_tokens']}x{x['n_out']}"}
+    found = _row(x["device"], group, _table_row(x["op"], axes, "float16", latency, other=x["op"] in OF_VLLM))
     if found is None or (x["op"], x["models"]) not in TWICE:
         return found
     return replace(found, case=replace(found.case, graphs=found.case.graphs * 2))
@@ -184,7 +196,8 @@ def _deepbench(x: Mapping[str, str]) -> Row | None:
     # Matrices lie column by column, so a transposed first one is a linear layer's weight and others are products of two rows.
     op = "linear" if x["a_transposed"] == "T" else "matmul"
     seconds = float(x["latency_s"])
-    row = _row(x["device"], f"DeepBench {dtype}", _table_row(op, _extents(x, "n", "m"), dtype, seconds))
+    product = _table_row(op, _extents(x, "n", "m"), dtype, seconds, other=x["device"] in OLD_CUDA)
+    row = _row(x["device"], f"DeepBench {dtype}", product)
     if row is None:
         return None
     calls = max(math.ceil(DEEPBENCH_PRODUCTS / (int(x["m"]) * int(x["n"]) * int(x["k"]))), DEEPBENCH_CALLS)

@@ -152,3 +152,19 @@ def test_a_complex_multiply_add_is_four_of_reals_and_eight_flops(tmp_path: Path,
     cost = graph_cost(product.graph())
     assert (cost.macs, cost.flops) == (4 * 8 * 16 * 32, 8 * 8 * 16 * 32)
     assert graph_cost(loop.graph()).flops == 2 * 16
+
+
+def test_kernels_of_another_library_keep_their_estimate_and_widen_its_interval(tmp_path: Path) -> None:
+    """TensorRT-LLM's attention takes about as long as the one that was measured; how long exactly is known less well."""
+    header = "op,dtype,b,m,n,k,heads,kv_heads,time,library,latency_s"
+    cells = "attention,bf16,4,1,4096,128,32,8,device,{},1e-5"
+    rows = read(tmp_path / "t.csv", header, *(cells.format(library) for library in ("", "measured", "other")))
+    assert len({row.case.identity for row in rows}) == 2
+    priced = AnalysisDirector(H100).price_cases([row.graph() for row in rows], runtime="cudagraphs")
+    own, named, other = (time for part in priced for time, _ in part.device_intervals())
+    assert own == named
+    assert other.value == own.value
+    assert other.low < 0.8 * own.low
+    assert other.high > 1.2 * own.high
+    with pytest.raises(InputError, match="unknown library 'trtllm'"):
+        read(tmp_path / "t.csv", header, cells.format("trtllm"))
