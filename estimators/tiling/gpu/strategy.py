@@ -24,6 +24,7 @@ from shmoo.estimators.machine.coefficients import (
     algorithm_codes,
     batched_product,
     dense_3x3,
+    dot_products,
     on_tensor_cores,
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -55,6 +56,7 @@ from shmoo.estimators.tiling.gpu.blocks import (
     Seconds,
     blocks_per_multiprocessor,
     fastest,
+    level_speeds,
     longest_extent,
     under_cap,
     unit_seconds,
@@ -62,6 +64,9 @@ from shmoo.estimators.tiling.gpu.blocks import (
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
 from shmoo.estimators.tiling.gpu.library import (
     BLOCK_TILES,
+    BYTEWISE,
+    BYTEWISE_FEW,
+    BYTEWISE_ROWS,
     DIRECT,
     LIBRARIES,
     STREAMED,
@@ -190,15 +195,19 @@ class GpuThreadBlocks:
         # Of a recurrent layer one step runs at a time: a product of few rows, and no batch of products side by side.
         recurrent = table.is_op(*RECURRENT) & ~tensor
         library, own = self._library, ~tensor & ~recurrent & (self.library is not None)
-        product, several = own & table.is_family("gemm"), batched_product(table, "gpu")
+        bytewise = own & dot_products(table)
+        product, several = own & table.is_family("gemm") & ~bytewise, batched_product(table, "gpu")
         conv = own & table.is_family("conv") & (table.batch == 1)
         yield product & ~several, library.products, SPLITS
         # Small products of a batch are all that was seen of these kernels; a large one alone has the larger tiles too.
         yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
         yield product & (table.batch > 1), library.batched, (1,)
         yield conv, DIRECT, (1,)
+        few = np.minimum(table.m, table.n) <= BYTEWISE_FEW
+        yield bytewise & ~few, BYTEWISE, (1,)
+        yield bytewise & few, BYTEWISE_ROWS, (1,)
         yield recurrent, (*STREAMED, *BLOCK_TILES), (1,)
-        yield ~(product | conv | tensor | recurrent), BLOCK_TILES, SPLITS
+        yield ~(product | bytewise | conv | tensor | recurrent), BLOCK_TILES, SPLITS
         kernels = self._tensor_kernels
         gemm, attends = tensor & table.is_family("gemm"), tensor & table.is_family("attention")
         streams = gemm & (np.minimum(table.m, table.n) <= 2)
@@ -303,9 +312,7 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     """
     c = Coefficients(profile)
     own = partial(c.by_algorithm, algorithm_codes(table, profile))
-    share = own("efficiency.bandwidth")
-    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
-    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    speeds = level_speeds(profile, own)
     once = compulsory_traffic(table, profile)
     flop_j = (c.find("energy.flop.matrix.float32", "energy.flop") or 0.0) * own("energy.share")
     byte_j = {level: c.find(f"energy.byte.{level}") or 0.0 for level in profile.levels}

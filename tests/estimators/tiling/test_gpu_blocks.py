@@ -199,9 +199,18 @@ def test_a_reduction_is_split_as_far_as_its_partial_sums_fit_the_workspace(dtype
     """Sums of 1 MiB come in parts, those of more than half of an A100's 8 MiB in one, however few blocks there are."""
     profile = load_profile("gpu_a100_40g")
     strategy = strategy_for(profile)
-    parts = {n: np.ceil(16384 / strategy.choose(linear(512, n, 16384, dtype), profile).k[0]) for n in (512, 2304, 4096)}
+    parts = {n: np.ceil(5120 / strategy.choose(linear(512, n, 5120, dtype), profile).k[0]) for n in (512, 2304, 4096)}
     assert parts[512] > 1
     assert parts[2304] == parts[4096] == 1
+
+
+def test_parts_of_a_long_reduction_need_no_workspace() -> None:
+    """On tensor cores of an A100 from 3072 elements on: 36 blocks of 256 x 128 over 9216 are split, over 5120 they are not."""
+    profile = load_profile("gpu_a100_40g")
+    strategy = strategy_for(profile)
+    shapes = {k: strategy.choose(linear(512, 2304, k, "bfloat16"), profile) for k in (5120, 9216)}
+    assert shapes[5120].k[0] == 5120
+    assert 3072 <= shapes[9216].k[0] < 9216
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("gpu_t4", None), ("gpu_h100", "tf32")])
