@@ -99,6 +99,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "multiplication background user's guide, 2023, figures of alignment)", ".unaligned", "gpu", "literature"),
         Guess(0.3, 0.15, 0.6, "the same with kernels of a generation without tensor memory accesses: on an H200 "
               "(runs/recorded/h200)", ".unaligned.older", "gpu", "literature"),
+        Guess(0.65, 0.5, 0.85, "float32 products of 8 rows over 500,000 read weights so at 0.69 (V100) and 0.71 (T4) of the rate "
+              "of others (DeepBench, 2019); batches of up to 32 columns read rows of 600 elements at 0.64 of the rate of 96 on "
+              "a V100 (Lee et al., ASPLOS 2025)", ".walk", "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
         Guess(0.65, 0.45, 1.0, f"of the base clock, which wide vectors do not hold on all cores, {_I9}", "", "cpu"),

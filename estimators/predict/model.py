@@ -223,6 +223,9 @@ def _each_alone(
         moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
         if "l2" in moved:
             moved["l2"] = moved["l2"] + bytes_read_near(table)
+    if tiling.blocks is not None and np.any(np.greater(tiling.blocks.walked, 0.0)):
+        last = c.profile.levels[-1]
+        moved = {**moved, last: moved[last] + tiling.blocks.walked * (1.0 / c.value("efficiency.walk") - 1.0)}
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     # One core reads the caches at its own rate, and the main memory as fast as several.
     levels = [*(seconds * idle for seconds in levels[:-1]), levels[-1]] if c.profile.family == "cpu" else levels

@@ -85,6 +85,8 @@ SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
 _USUAL_SPLITS = 4
 """Up to so many parts are taken where each has a few slices, more only where parts stay long (`Library.long_part`)."""
+_PAGE_BYTES = 2048.0
+"""Of main memory that are open at once in a bank: 1 to 2 KB (JEDEC, HBM2 and GDDR6)."""
 _STATE_SLICE = 32
 """Extent of k that is staged at once, at most, for the memory that tiles occupy."""
 
@@ -257,8 +259,9 @@ class GpuThreadBlocks:
         staged = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
         state = np.where(contracts, staged + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
-        traffic = _traffic(table, profile, shape, load, compulsory_traffic(_seen_by_loops(table, profile), profile))
-        blocks = _blocks(load, _far(table, work, shape, load))
+        once = compulsory_traffic(_seen_by_loops(table, profile), profile)
+        traffic = _traffic(table, profile, shape, load, once)
+        blocks = _blocks(load, _far(table, work, shape, load), _walked(table, profile, once))
         if tensor.any():
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
@@ -330,13 +333,27 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     return seconds
 
 
-def _blocks(load: Load, far: Floats | float = 0.0) -> Blocks:
+def _blocks(load: Load, far: Floats | float = 0.0, walked: Floats | float = 0.0) -> Blocks:
     """What a multiprocessor works on at once in kernels of the float32 units."""
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
+    return Blocks(load.reuse, load.depth, load.at_work, load.filled, far, walked=walked)
 
 
 def _far(table: KernelTable, work: Products, shape: TileShape, load: Load) -> Floats:
     return np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
+
+
+def _walked(table: KernelTable, profile: ArchitectureProfile, once: dict[str, np.ndarray]) -> Floats:
+    """(K,) bytes of products that main memory gives in slices of the reduction, 32 bytes of each row, beside others that it gives
+    in whole rows: those of the first operand. The longer a row, the likelier each slice opens a page.
+
+    Args:
+        once: `compulsory_traffic` of the kernels.
+    """
+    near, last = profile.levels[-2:]
+    missed = np.minimum(once[last] / np.maximum(once[near], 1.0), 1.0)
+    pages = np.minimum(table.k * element_bytes(table) / _PAGE_BYTES, 1.0)
+    across = table.is_family("gemm") & batched_product(table, "gpu")
+    return np.where(across, operands(table).a * missed * pages, 0.0)
 
 
 def _traffic(

@@ -185,6 +185,18 @@ def test_long_rows_outreach_the_translations_at_hand():
     assert short < 0.01
 
 
+def test_rows_are_walked_along_the_reduction():
+    """The first operand's, as far as L2 does not hold them; rows of 256 elements of 4 bytes share pages. A linear layer walks
+    both operands alike, and tensor cores copy wider slices."""
+    profile = load_profile("gpu_v100")
+    b, m, n = 64, 4096, 16
+    for k, pages in ((4096, 1.0), (256, 0.5)):
+        walked = cut(bmm(b, m, n, k), profile).blocks.walked[0]
+        assert walked == pytest.approx(4 * b * m * k * pages, rel=0.1)
+    for dtype in ("float32", "float16"):
+        assert cut(linear(64, 65536, 4096, dtype), profile).blocks.walked[0] == 0.0
+
+
 def test_a_reduction_of_half_a_million_is_split_into_many_parts():
     """8 x 1024 results keep few multiprocessors busy with four parts. Parts stay long, so usual reductions have four at most."""
     profile = load_profile("gpu_v100")
