@@ -86,8 +86,7 @@ PUBLISHED: tuple[Rate, ...] = (
 def predicted(rate: Rate) -> Interval:
     """flop/s of the device over the whole row of products, with the 90 % interval, by the physics alone."""
     profile = load_profile(rate.arch)
-    board = dict(rate.changed)
-    board["throttle.time"] = REPLAYED * profile.value("throttle.time")
+    board = {"throttle.time": REPLAYED * profile.value("throttle.time"), **rate.changed}
     director = AnalysisDirector(with_values(profile, board))
     graph = TableRow(0, "linear", {"b": 1, "m": rate.m, "n": rate.n, "k": rate.k}, rate.dtype).graph()
     one, _ = director.tabulate((graph,), RUNTIME, matrix_dtype(rate.dtype))
