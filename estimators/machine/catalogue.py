@@ -102,6 +102,9 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "multiplication background user's guide, 2023, figures of alignment)", ".unaligned", "gpu", "literature"),
         Guess(0.3, 0.15, 0.6, "the same with kernels of a generation without tensor memory accesses: on an H200 "
               "(runs/recorded/h200)", ".unaligned.older", "gpu", "literature"),
+        Guess(0.65, 0.5, 0.85, "float32 products of 8 rows over 500,000 read weights so at 0.69 (V100) and 0.71 (T4) of the rate "
+              "of others (DeepBench, 2019); batches of up to 32 columns read rows of 600 elements at 0.64 of the rate of 96 on "
+              "a V100 (Lee et al., ASPLOS 2025)", ".walk", "gpu", "literature"),
         Guess(0.05, 0.02, 0.2, "cuDNN's float32 kernels of grouped convolutions of images in rows: 0.03 and 0.06 of the peak of "
               "an H200 (runs/recorded/h200)", ".conv_grouped", "gpu", "literature"),
         Guess(0.65, 0.45, 1.0, f"of the base clock, which wide vectors do not hold on all cores, {_I9}", "", "cpu"),
@@ -153,6 +156,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.9, 0.7, 1.0, "a loop over results: caches hold the rows of a window until the next results have read them",
               ".depthwise", "gpu"),
         Guess(0.7, 0.5, 0.9, f"a strided copy of an image, one side of it scattered: {_GUESS}", ".transposition", "gpu"),
+        Guess(0.92, 0.8, 1.0, "a T4 streams 244 to 277 GB/s of 288 in products of 8-bit integers with few rows (DeepBench, 2019)",
+              ".gemm_dot", "gpu", "literature"),
         Guess(0.92, 0.75, 1.0, "streams: V100 and A100 0.9 (Deakin et al., BabelStream), T4 0.75 (Jia et al., 2019)", ".tensor",
               "gpu", "literature")), within=_SHARES),
     "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
@@ -204,6 +209,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(3.5, 2.0, 8.0, f"a loop prefetches, {_XEON}", ".pointwise", "cpu"),
         Guess(8.0, 4.0, 12.0, f"copies run ahead of the math {_CUTLASS}; the A100 above leaves 5 % for what they hold up",
               ".tensor", "gpu"),
+        Guess(6.0, 3.0, 10.0, "the streams of a T4's products of 8-bit integers hardly wait for the math (DeepBench, 2019)",
+              ".gemm_dot", "gpu", "literature"),
         Guess(1.2, 1.0, 4.0, "a fusion's operands are copied to the vector memory, used, and copied back in turn", "", "tpu")),
               within=(1.0, 1e3)),
     "program": Entry("1", "share", "of the time that kernels of a program could hide behind each other which they do", assumed=(

@@ -32,11 +32,12 @@ _PRODUCTS = (
 )  # fmt: skip
 """Products on tensor cores that use the coefficients of 16-bit products where they have none of their own; convolutions are
 implicit products in kernels of the same make."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "gemm_dot", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
 stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
-products of recurrent layers, step after step, and contractions on tensor cores."""
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, products of
+8-bit integers on the lanes of a GPU (`dot_products`), those of recurrent layers, step after step, and contractions on tensor
+cores."""
 _LAYER_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RECURRENT = (*(f"aten.{kind}" for kind in _LAYER_KINDS), *(f"shmoo.{kind}_backward" for kind in _LAYER_KINDS))
 """Calls whose products are the steps of recurrent layers."""
@@ -44,7 +45,7 @@ _LAYERS = ("recurrent", "recurrent_tensor")
 """Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
 FAMILY_OF = MappingProxyType(
     {
-        **dict.fromkeys(("gemv", "gemm_batched", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
+        **dict.fromkeys(("gemv", "gemm_batched", "gemm_dot", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
         **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_tensor"), "conv"),
         "attention_tensor": "attention",
     }
@@ -103,6 +104,8 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
+    if family == "gpu":
+        codes = np.where(dot_products(table), _CODE["gemm_dot"], codes)
     if family in ("cpu", "gpu"):
         codes = np.where(table.is_op(*RECURRENT), _CODE["recurrent"], codes)
     tensor = on_tensor_cores(table, profile)

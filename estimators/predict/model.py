@@ -212,7 +212,7 @@ def _each_alone(
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
     if c.profile.family == "gpu" and "l2" in shares:
-        shares["l2"] = share * own("efficiency.l2")
+        shares |= {"l2": share * own("efficiency.l2"), "shared": 1.0}
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
@@ -224,6 +224,9 @@ def _each_alone(
         moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
         if "l2" in moved:
             moved["l2"] = moved["l2"] + bytes_read_near(table)
+    if tiling.blocks is not None and np.any(np.greater(tiling.blocks.walked, 0.0)):
+        last = c.profile.levels[-1]
+        moved = {**moved, last: moved[last] + tiling.blocks.walked * (1.0 / c.value("efficiency.walk") - 1.0)}
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
     # One core reads the caches at its own rate, and the main memory as fast as several.
     levels = [*(seconds * idle for seconds in levels[:-1]), levels[-1]] if c.profile.family == "cpu" else levels
@@ -288,7 +291,7 @@ def _compute_time(
     if tiling.blocks is not None:
         grouped = in_turn(table) & ~in_tensor_kernels(codes)
         share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
-        words = copies_of_words(table) & in_tensor_kernels(codes)
+        words = copies_of_words(table, c.profile) & in_tensor_kernels(codes)
         share = share * np.where(words, c.value(*rate_of_words(c.profile)), 1.0)
         # The overhang of a tensor core's tile is zeros, which switch hardly anything: on an H200, products of 16 rows draw less
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).

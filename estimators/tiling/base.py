@@ -49,6 +49,7 @@ class Blocks:
         skipped: share of the counted work that the kernel leaves out (scores behind a causal mask).
         stored: bytes of new keys and values that go to a cache first.
         regrouped: bytes of queries that are brought into the order of their groups, and their results back into that of heads.
+        walked: bytes from main memory that come a few at a time, down rows that lie pages apart.
         pace: rate of a multiprocessor's units relative to the one that its kernels were written for. Slower units lose less to
             what takes its own time beside them: filling and draining a block, issuing copies, hiding latency.
     """
@@ -65,6 +66,7 @@ class Blocks:
     stored: Floats | float = 0.0
     regrouped: Floats | float = 0.0
     pace: Floats | float = 1.0
+    walked: Floats | float = 0.0
 
     def replaced(self, rows: Masks, others: Blocks) -> Blocks:
         """These blocks, with `others` at the rows of a mask."""

@@ -127,6 +127,14 @@ def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blo
     return load.queue * shape.m * shape.n * load.padded_k * blocks.ramp(value) / rate
 
 
+def level_speeds(profile: ArchitectureProfile, own: Value) -> dict[str, float | Floats]:
+    """Bytes a second of each memory level, with an algorithm's coefficients. Shared memory answers a bank's word at every clock;
+    what keeps kernels from the bandwidth of main memory and L2 lies outside of a multiprocessor."""
+    share = own("efficiency.bandwidth")
+    shares = {"l2": share * own("efficiency.l2"), "shared": 1.0}
+    return {level: own(f"bandwidth.{level}") * shares.get(level, share) for level in profile.levels}
+
+
 def under_cap(seconds: Floats, joules: Floats, profile: ArchitectureProfile) -> Floats:
     """Seconds of kernels that a power cap slows, each by itself on a warm board: those of `predict.energy.capped` where all
     joules are the chip's, whose voltage falls with its clock down to a floor."""

@@ -27,7 +27,7 @@ from shmoo.estimators.tiling.base import (
     element_bytes,
     overlapped,
 )
-from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, fastest
+from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, fastest, level_speeds
 from shmoo.estimators.tiling.gpu.library import TensorKernels
 from shmoo.estimators.tiling.gpu.tensor import unit_peaks
 
@@ -131,9 +131,7 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
     c = Coefficients(profile)
     own = partial(c.by_algorithm, algorithm_codes(table, profile))
     rate = unit_peaks("matrix", table.dtype, profile) * own("efficiency")
-    share = own("efficiency.bandwidth")
-    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
-    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    speeds = level_speeds(profile, own)
     once, pace = compulsory_traffic(table, profile), kernels.pace(profile)
 
     def offer(rows: Floats, split: Floats) -> tuple[Floats, Floats]:

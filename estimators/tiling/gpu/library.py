@@ -59,6 +59,12 @@ BLOCK_TILES: tuple[Tile, ...] = (
 )  # fmt: skip
 """Output tiles of a thread block where the library's are not known (CUTLASS's default tiles and smaller); the last four are those
 of products with few rows or columns, which stream one operand."""
+BYTEWISE: tuple[Tile, ...] = ((128, 128),)
+BYTEWISE_ROWS: tuple[Tile, ...] = ((32, 32),)
+BYTEWISE_FEW = 4
+"""Tiles of 8-bit integers that the lanes multiply (`dot_products`), and of those of so few rows or columns, never in parts of the
+reduction: on a T4 products of 700 and 1,500 rows with 35 columns take as long as blocks of 128 x 128 do, six and twelve of them,
+and those of 1 to 4 rows over 500,000 what a few blocks take that walk all of it (DeepBench, 2019)."""
 UNKNOWN = Library(products=BLOCK_TILES, batched=BLOCK_TILES, transformed=BLOCK_TILES, patches=_LONG)
 """Kernels of a generation that is not named."""
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
@@ -110,7 +116,11 @@ class TensorKernels:
         workspace: bytes for the partial sums of a split reduction.
         whole_rounds: whether the library compares tiles as if multiprocessors were full in every round but the first. cuBLAS for
             Ampere takes 47 us for 4096 x 1024 x 768 on an A100 (128 blocks of 256 x 128, two rounds), 68 us for a reduction of
-            2560 with 768 columns (96 blocks, one round), though its smaller tiles would leave less of the second round idle.
+            2560 with 768 columns (96 blocks, one round), though its smaller tiles would leave less of the second round idle. In
+            float16 it does not: 2048 cubed runs at 215 Tflop/s on an A100 of 250 W, and at 138 in bfloat16 (zzc0721/
+            torch-performance-test-data, 2025-26).
+        long_part: a reduction is split beyond the workspace where its parts stay this long. An A100's products in bfloat16 do so
+            from 7168 on and not at 5120 (NVIDIA AIConfigurator, 2026).
         packs: whether heads that share keys fill blocks of attention together, however many queries each has.
         regroups: whether copies bring single queries of several such groups together first, and their results back.
         lanes: 16-bit multiply-adds of a multiprocessor and clock that the kernels were written for: those of V100, T4, A100, H100
@@ -129,6 +139,12 @@ class TensorKernels:
     regroups: bool = False
     workspace: float = WORKSPACE
     whole_rounds: bool = False
+    long_part: float = math.inf
+
+    @property
+    def through_registers(self) -> bool:
+        """Whether operands go through registers on their way to shared memory, which then holds two slices: until Turing."""
+        return self.stages <= 2
 
     def pace(self, profile: ArchitectureProfile) -> float | Floats:
         """Rate of a card's units relative to the one that the kernels were written for."""
@@ -151,7 +167,7 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
         ),
         "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True),
         "ampere": TensorKernels(
-            _SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, regroups=True, whole_rounds=True
+            _SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, regroups=True, whole_rounds=True, long_part=3072
         ),
         "hopper": TensorKernels(
             (

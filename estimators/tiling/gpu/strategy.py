@@ -24,6 +24,7 @@ from shmoo.estimators.machine.coefficients import (
     algorithm_codes,
     batched_product,
     dense_3x3,
+    dot_products,
     on_tensor_cores,
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -55,6 +56,7 @@ from shmoo.estimators.tiling.gpu.blocks import (
     Seconds,
     blocks_per_multiprocessor,
     fastest,
+    level_speeds,
     longest_extent,
     under_cap,
     unit_seconds,
@@ -62,6 +64,9 @@ from shmoo.estimators.tiling.gpu.blocks import (
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
 from shmoo.estimators.tiling.gpu.library import (
     BLOCK_TILES,
+    BYTEWISE,
+    BYTEWISE_FEW,
+    BYTEWISE_ROWS,
     DIRECT,
     LIBRARIES,
     STREAMED,
@@ -80,6 +85,8 @@ SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
 _USUAL_SPLITS = 4
 """Up to so many parts are taken where each has a few slices, more only where parts stay long (`Library.long_part`)."""
+_PAGE_BYTES = 2048.0
+"""Of main memory that are open at once in a bank: 1 to 2 KB (JEDEC, HBM2 and GDDR6)."""
 _STATE_SLICE = 32
 """Extent of k that is staged at once, at most, for the memory that tiles occupy."""
 
@@ -190,15 +197,19 @@ class GpuThreadBlocks:
         # Of a recurrent layer one step runs at a time: a product of few rows, and no batch of products side by side.
         recurrent = table.is_op(*RECURRENT) & ~tensor
         library, own = self._library, ~tensor & ~recurrent & (self.library is not None)
-        product, several = own & table.is_family("gemm"), batched_product(table, "gpu")
+        bytewise = own & dot_products(table)
+        product, several = own & table.is_family("gemm") & ~bytewise, batched_product(table, "gpu")
         conv = own & table.is_family("conv") & (table.batch == 1)
         yield product & ~several, library.products, SPLITS
         # Small products of a batch are all that was seen of these kernels; a large one alone has the larger tiles too.
         yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
         yield product & (table.batch > 1), library.batched, (1,)
         yield conv, DIRECT, (1,)
+        few = np.minimum(table.m, table.n) <= BYTEWISE_FEW
+        yield bytewise & ~few, BYTEWISE, (1,)
+        yield bytewise & few, BYTEWISE_ROWS, (1,)
         yield recurrent, (*STREAMED, *BLOCK_TILES), (1,)
-        yield ~(product | conv | tensor | recurrent), BLOCK_TILES, SPLITS
+        yield ~(product | bytewise | conv | tensor | recurrent), BLOCK_TILES, SPLITS
         kernels = self._tensor_kernels
         gemm, attends = tensor & table.is_family("gemm"), tensor & table.is_family("attention")
         streams = gemm & (np.minimum(table.m, table.n) <= 2)
@@ -248,8 +259,9 @@ class GpuThreadBlocks:
         staged = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
         state = np.where(contracts, staged + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
-        traffic = _traffic(table, profile, shape, load, compulsory_traffic(_seen_by_loops(table, profile), profile))
-        blocks = _blocks(load, _far(table, work, shape, load))
+        once = compulsory_traffic(_seen_by_loops(table, profile), profile)
+        traffic = _traffic(table, profile, shape, load, once)
+        blocks = _blocks(load, _far(table, work, shape, load), _walked(table, profile, once))
         if tensor.any():
             there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
             traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
@@ -303,9 +315,7 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     """
     c = Coefficients(profile)
     own = partial(c.by_algorithm, algorithm_codes(table, profile))
-    share = own("efficiency.bandwidth")
-    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
-    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    speeds = level_speeds(profile, own)
     once = compulsory_traffic(table, profile)
     flop_j = (c.find("energy.flop.matrix.float32", "energy.flop") or 0.0) * own("energy.share")
     byte_j = {level: c.find(f"energy.byte.{level}") or 0.0 for level in profile.levels}
@@ -323,13 +333,27 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     return seconds
 
 
-def _blocks(load: Load, far: Floats | float = 0.0) -> Blocks:
+def _blocks(load: Load, far: Floats | float = 0.0, walked: Floats | float = 0.0) -> Blocks:
     """What a multiprocessor works on at once in kernels of the float32 units."""
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, far)
+    return Blocks(load.reuse, load.depth, load.at_work, load.filled, far, walked=walked)
 
 
 def _far(table: KernelTable, work: Products, shape: TileShape, load: Load) -> Floats:
     return np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
+
+
+def _walked(table: KernelTable, profile: ArchitectureProfile, once: dict[str, np.ndarray]) -> Floats:
+    """(K,) bytes of products that main memory gives in slices of the reduction, 32 bytes of each row, beside others that it gives
+    in whole rows: those of the first operand. The longer a row, the likelier each slice opens a page.
+
+    Args:
+        once: `compulsory_traffic` of the kernels.
+    """
+    near, last = profile.levels[-2:]
+    missed = np.minimum(once[last] / np.maximum(once[near], 1.0), 1.0)
+    pages = np.minimum(table.k * element_bytes(table) / _PAGE_BYTES, 1.0)
+    across = table.is_family("gemm") & batched_product(table, "gpu")
+    return np.where(across, operands(table).a * missed * pages, 0.0)
 
 
 def _traffic(

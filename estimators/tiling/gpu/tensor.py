@@ -28,12 +28,19 @@ from shmoo.estimators.tiling.base import (
     passes,
     resident,
 )
-from shmoo.estimators.tiling.gpu.blocks import ACCUMULATOR_BYTES, Load, Products, blocks_per_multiprocessor, fastest
+from shmoo.estimators.tiling.gpu.blocks import (
+    ACCUMULATOR_BYTES,
+    Load,
+    Products,
+    blocks_per_multiprocessor,
+    fastest,
+    level_speeds,
+)
 from shmoo.estimators.tiling.gpu.library import TensorKernels, Tile
 
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Parts into which a reduction may be split."""
-_FLOAT4 = COMPUTE_DTYPES.index("float4")
+_FLOAT4, _FLOAT16 = map(COMPUTE_DTYPES.index, ("float4", "float16"))
 _LEAST_SLICES = 4.0
 """Slices of a part of a split reduction, at least: fewer would only fill and drain the pipeline."""
 
@@ -53,9 +60,7 @@ def choose_tensor(
     codes = algorithm_codes(table, profile)
     own = partial(c.by_algorithm, codes)
     rate = unit_peaks("matrix", table.dtype, profile) * own("efficiency")
-    share = own("efficiency.bandwidth")
-    speeds = {level: own(f"bandwidth.{level}") * share for level in profile.levels}
-    speeds["l2"] = speeds["l2"] * own("efficiency.l2")
+    speeds = level_speeds(profile, own)
     once = compulsory_traffic(table, profile)
     # Libraries have no kernels that split the reduction of operands with scales by groups: products of few rows over 65536 take
     # 2 ns an element of it in float4 on a B200, 1 ns in float8 with groups of 128 on an H100 (NVIDIA AIConfigurator, 2026).
@@ -64,14 +69,14 @@ def choose_tensor(
     pace = kernels.pace(profile)
     # Those that unpack weights are no kernels of cuBLAS: TensorRT-LLM tries each, with as many bytes as its splits take.
     workspace = np.where(unpacks, np.inf, kernels.workspace)
-    whole_rounds = kernels.whole_rounds & ~unpacks
+    whole_rounds = kernels.whole_rounds & ~unpacks & (table.dtype != _FLOAT16)
     in_one_piece = (table.dtype == _FLOAT4) | (table.is_family("gemm") & (table.group > 1.0))
 
     def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
         fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
         whole, part = ceil_div(work.m, tile_m) * ceil_div(work.n, tile_n) * work.batch, np.ceil(work.k / split)
         splits_here = (whole < 2 * multiprocessors) & (part >= _LEAST_SLICES * work.slices) & ~in_one_piece
-        splits_here = splits_here & (ACCUMULATOR_BYTES * split * work.outputs <= workspace)
+        splits_here = splits_here & ((ACCUMULATOR_BYTES * split * work.outputs <= workspace) | (part >= kernels.long_part))
         offered = fits & ((split == 1) | splits_here)
         shape = TileShape(tile_m, tile_n, part)
         load = work.load(profile, tile_m, tile_n, part)

@@ -185,6 +185,18 @@ def test_long_rows_outreach_the_translations_at_hand():
     assert short < 0.01
 
 
+def test_rows_are_walked_along_the_reduction():
+    """The first operand's, as far as L2 does not hold them; rows of 256 elements of 4 bytes share pages. A linear layer walks
+    both operands alike, and tensor cores copy wider slices."""
+    profile = load_profile("gpu_v100")
+    b, m, n = 64, 4096, 16
+    for k, pages in ((4096, 1.0), (256, 0.5)):
+        walked = cut(bmm(b, m, n, k), profile).blocks.walked[0]
+        assert walked == pytest.approx(4 * b * m * k * pages, rel=0.1)
+    for dtype in ("float32", "float16"):
+        assert cut(linear(64, 65536, 4096, dtype), profile).blocks.walked[0] == 0.0
+
+
 def test_a_reduction_of_half_a_million_is_split_into_many_parts():
     """8 x 1024 results keep few multiprocessors busy with four parts. Parts stay long, so usual reductions have four at most."""
     profile = load_profile("gpu_v100")
@@ -199,9 +211,18 @@ def test_a_reduction_is_split_as_far_as_its_partial_sums_fit_the_workspace(dtype
     """Sums of 1 MiB come in parts, those of more than half of an A100's 8 MiB in one, however few blocks there are."""
     profile = load_profile("gpu_a100_40g")
     strategy = strategy_for(profile)
-    parts = {n: np.ceil(16384 / strategy.choose(linear(512, n, 16384, dtype), profile).k[0]) for n in (512, 2304, 4096)}
+    parts = {n: np.ceil(5120 / strategy.choose(linear(512, n, 5120, dtype), profile).k[0]) for n in (512, 2304, 4096)}
     assert parts[512] > 1
     assert parts[2304] == parts[4096] == 1
+
+
+def test_parts_of_a_long_reduction_need_no_workspace() -> None:
+    """On tensor cores of an A100 from 3072 elements on: 36 blocks of 256 x 128 over 9216 are split, over 5120 they are not."""
+    profile = load_profile("gpu_a100_40g")
+    strategy = strategy_for(profile)
+    shapes = {k: strategy.choose(linear(512, 2304, k, "bfloat16"), profile) for k in (5120, 9216)}
+    assert shapes[5120].k[0] == 5120
+    assert 3072 <= shapes[9216].k[0] < 9216
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("gpu_t4", None), ("gpu_h100", "tf32")])

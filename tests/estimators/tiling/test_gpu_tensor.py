@@ -23,6 +23,7 @@ from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.sweep.controller import estimate_points
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import GpuThreadBlocks, TileShape, Tiling, strategy_for
+from shmoo.estimators.tiling.gpu.blocks import level_speeds
 from shmoo.estimators.tiling.gpu.library import STREAMED, TENSOR_KERNELS
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.variants import variant
@@ -375,6 +376,34 @@ def test_bytes_that_lie_across_the_reduction_are_multiplied_by_lanes():
     least = 2 * side**3 / (8 * 64 * 40 * 1.59e9)
     assert compute[0] < least
     assert 0.9 * least < compute[1] < 1.6 * least
+
+
+def test_bytes_across_the_reduction_come_in_large_blocks_that_walk_all_of_it():
+    """Six blocks of 128 x 128 do 700 rows of 35 columns, however many multiprocessors they leave idle; a few rows have smaller
+    ones. Neither is split, and both have coefficients of their own."""
+    profile = load_profile("gpu_t4")
+    for m, n, k, tile in ((700, 35, 2048, (128, 128)), (4, 512, 500_000, (32, 32))):
+        graph = TableRow(0, "matmul", {"b": 1, "m": m, "n": n, "k": k}, "int8").graph()
+        table = kernel_table(graph, fuse(graph))
+        shape = strategy_for(profile).choose(table, profile)
+        assert (shape.m[0], shape.n[0], shape.k[0]) == (*tile, k)
+        assert [ALGORITHMS[code] for code in algorithm_codes(table, profile)] == ["gemm_dot"]
+
+
+def test_ampere_counts_whole_rounds_in_bfloat16_alone():
+    """256 blocks of 128 x 128 leave less of three rounds on 108 multiprocessors idle than 128 of 256 x 128 of two."""
+    profile = load_profile("gpu_a100_40g")
+    shapes = [strategy_for(profile).choose(linear(2048, 2048, 2048, dtype), profile) for dtype in ("bfloat16", "float16")]
+    assert [shape.m[0] * shape.n[0] for shape in shapes] == [256 * 128, 128 * 128]
+
+
+def test_shared_memory_answers_at_its_own_rate():
+    """What main memory and L2 leave of their bandwidths is none of a multiprocessor's own."""
+    profile = load_profile("gpu_a100_40g")
+    shares = {"efficiency.bandwidth": 0.5, "efficiency.l2": 0.8}
+    speeds = level_speeds(profile, lambda name: shares.get(name) or profile.value(name))
+    rated = {level: profile.value(f"bandwidth.{level}") for level in ("shared", "l2", "dram")}
+    assert speeds == {"shared": rated["shared"], "l2": 0.4 * rated["l2"], "dram": 0.5 * rated["dram"]}
 
 
 def test_addresses_of_convolutions_hold_up_slow_tensor_cores_less():

@@ -102,6 +102,13 @@ def test_rows_that_are_no_multiple_of_16_bytes_are_copied_by_words():
     )
 
 
+def test_words_cost_nothing_on_their_way_through_registers():
+    """Before Ampere every operand takes that way."""
+    for card in ("gpu_v100", "gpu_t4"):
+        words, wide = (device_s(card, product(4096, k, "float16")) for k in (4094, 4096))
+        assert words == pytest.approx(wide, rel=0.02)
+
+
 def test_narrow_copies_cost_most_where_they_fall_back_to_an_older_generation():
     """Hopper's kernels are built on tensor memory accesses: without them its products lose more of their rate than an A100's."""
     slower = {card: device_s(card, product(4096, 4094)) / device_s(card, product(4096, 4096)) for card in CARDS[1:]}
