@@ -47,7 +47,7 @@ _UNIT = (("peak.matrix", 1.0),)
 _EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
 _SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE})
 _IN_CYCLES = tuple((name, -1.0) for name in ("device_launch", "tile_overhead", "split_overhead", "fetch.latency"))
-_LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}
+_LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 0.2)}
 # Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
 # than one call through Python, a power controller acts within a few tens of milliseconds, voltage falls at most in proportion to
 # the clock, and energy with its square. Blocks and transforms are counted on a GPU, so only a clock above the nominal one lets
