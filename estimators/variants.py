@@ -19,7 +19,7 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient, Interval
-from shmoo.estimators.machine.catalogue import entry, followers, under
+from shmoo.estimators.machine.catalogue import bring_along, entry, under
 from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
 from shmoo.estimators.machine.hosts import check_host, of_host
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
@@ -60,10 +60,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         if before is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
         coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
-        known = profile.listed
-        for follower, exponent in followers(name, profile.family, known):
-            if follower not in changed:
-                coefficients[follower] = coefficients.get(follower, known[follower]).scaled((value / before.value) ** exponent)
+        bring_along(coefficients, name, value / before.value, profile.family, profile.listed, changed)
     if "clock" in changed:
         _supplied(coefficients, profile, changed)
     tiling = profile.tiling

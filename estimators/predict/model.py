@@ -56,7 +56,7 @@ from shmoo.estimators.machine.coefficients import (
     unpacks_weights,
 )
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
+from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy, has_cap
 from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.cpu_calls import (
@@ -155,8 +155,10 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     dynamic = None
     if joules is not None:
         dynamic = joules.chip + joules.memory
-        if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
+        if has_cap(coefficients):
+            uncapped = np.maximum(body, 1e-30)
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
+            compute = compute * (body / uncapped)
     if coefficients.profile.family == "cpu":
         body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
     launch: Floats = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch")
