@@ -156,9 +156,11 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     if joules is not None:
         dynamic = joules.chip + joules.memory
         if has_cap(coefficients):
-            uncapped = np.maximum(body, 1e-30)
+            alone = np.maximum(body, 1e-30)
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
-            compute = compute * (body / uncapped)
+            if coefficients.profile.family not in ASYNCHRONOUS:
+                # A program hides copies behind arithmetic, not the lower clock.
+                compute = compute * (body / alone)
     if coefficients.profile.family == "cpu":
         body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
     launch: Floats = coefficients.by_kernel(table, codes, f"launch.{runtime}", "launch")
