@@ -165,10 +165,10 @@ def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coeff
     return held - beyond + room * table.to_kernels(filled)
 
 
-def least_at_cap(table: KernelTable, dynamic_j: Floats | None, c: Coefficients) -> Floats | float:
-    """(..., S) seconds that segments take at least to draw their dynamic joules: kernels that run beside each other share the
-    cap."""
-    return 0.0 if dynamic_j is None or not has_cap(c) else table.of_segments(dynamic_j) / _budget(c)
+def least_at_cap(table: KernelTable, dynamic_j: Floats, c: Coefficients) -> Floats | float:
+    """(..., S) seconds in which a power cap lets segments draw their dynamic joules, whose kernels may run beside each other; 0
+    without a cap."""
+    return table.of_segments(dynamic_j) / _budget(c) if has_cap(c) else 0.0
 
 
 def _budget(c: Coefficients) -> float | Floats:

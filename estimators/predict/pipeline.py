@@ -161,7 +161,9 @@ def price(
             # When a kernel is launched depends on those before it.
             in_order = replace(prediction, launch_s=twins.spread(prediction.launch_s), device_s=twins.spread(prediction.device_s))
             whole = table, in_order
-        shortest = np.maximum(least.segments, least_at_cap(kernels, prediction.dynamic_j, c))
+        shortest = least.segments
+        if profile.family not in ASYNCHRONOUS and prediction.dynamic_j is not None:
+            shortest = np.maximum(shortest, least_at_cap(kernels, prediction.dynamic_j, c))
         latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * beside, shortest)
         # A program's kernels run beside each other.
         device = np.clip(kernels.of_segments(prediction.device_s) * beside, shortest, latency)
