@@ -166,9 +166,9 @@ def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coeff
 
 
 def least_at_cap(table: KernelTable, dynamic_j: Floats, c: Coefficients) -> Floats | float:
-    """(..., S) seconds in which a power cap lets segments draw their dynamic joules, whose kernels may run beside each other; 0
-    without a cap."""
-    return table.of_segments(dynamic_j) / _budget(c) if has_cap(c) else 0.0
+    """(..., S) seconds in which a power cap lets segments draw their dynamic joules, whose kernels may run beside each other,
+    less those before a program begins in which an operand has moved; 0 without a cap."""
+    return table.of_segments(dynamic_j) / _budget(c) - (c.find("gap") or 0.0) if has_cap(c) else 0.0
 
 
 def _budget(c: Coefficients) -> float | Floats:

@@ -27,8 +27,8 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of
 fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up.
 
-The same joules meet a board's power cap. Those of flops and bytes on the chip follow the clock as the voltage squared does,
-those of main memory do not:
+The same joules meet the power cap of a GPU's board, a TPU or a KPU. Those of flops and bytes on the chip follow the clock as the
+voltage squared does, those of main memory do not:
 
     e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
 
