@@ -60,7 +60,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         if before is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
         coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
-        bring_along(coefficients, name, value / before.value, profile.family, profile.listed, changed)
+        bring_along(coefficients, name, before.value, value, profile.family, profile.listed, changed)
     if "clock" in changed:
         _supplied(coefficients, profile, changed)
     tiling = profile.tiling

@@ -368,21 +368,22 @@ def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str,
 def bring_along(
     coefficients: dict[str, Coefficient],
     name: str,
-    factor: Any,
+    before: Any,
+    after: Any,
     family: str,
     listed: Mapping[str, Coefficient],
     given: Collection[str],
 ) -> None:
-    """Scale what grows with a part of a machine's structure, of which there is `factor` times as much now, in place.
+    """Scale what grows with a part of a machine's structure, in place.
 
     Args:
-        factor: a number, or an array of design points.
+        before, after: how much of the part there was and is, which may be an array of design points.
         listed: all coefficients of the machine; those that `coefficients` lacks are scaled from here.
         given: names that keep the values they have.
     """
     for follower, exponent in followers(name, family, listed):
         if follower not in given:
-            coefficients[follower] = coefficients.get(follower, listed[follower]).scaled(factor**exponent)
+            coefficients[follower] = coefficients.get(follower, listed[follower]).scaled((after / before) ** exponent)
 
 
 def energy_names(name: str) -> tuple[str, ...]:

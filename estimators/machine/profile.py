@@ -266,7 +266,7 @@ def _brought(fields: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     for name in (name for name in own if name in carried and entry(name).role == "count"):
         count = own[name].get("value") if isinstance(own[name], dict) else None
         if isinstance(count, int | float) and 0 < count < math.inf:
-            bring_along(scaled, name, count / carried[name].value, fields["family"], carried, own)
+            bring_along(scaled, name, carried[name].value, count, fields["family"], carried, own)
     return cast("dict[str, Any]", msgspec.to_builtins(scaled))
 
 

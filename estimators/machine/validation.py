@@ -117,7 +117,7 @@ def _values(profile: ArchitectureProfile) -> Iterator[str]:
 def power_problem(profile: ArchitectureProfile) -> str | None:
     """A cap that idle power leaves nothing of, at one design point at least."""
     cap, static = profile.get("power.tdp"), profile.get("power.static")
-    if cap is None or static is None or profile.family == "cpu" or not under("energy.flop", profile.coefficients):
+    if cap is None or static is None or profile.family != "gpu" or not under("energy.flop", profile.coefficients):
         return None
     pairs = [(static.value, cap.value)]
     if not isinstance(static.value, int | float) or not isinstance(cap.value, int | float):

@@ -102,7 +102,8 @@ def test_blocks_do_not_show() -> None:
         profile, work.table, profile.default_runtime, {"clock": tuple(clocks), "bandwidth.dram": tuple(bandwidths)}
     )
     grid = points["latency_s"].reshape(side, side)
-    assert np.all(np.diff(grid, axis=0) <= 0)  # a faster clock never takes longer
+    # A faster clock never takes longer, to the rounding of the clock at which a cap is met.
+    assert np.all(np.diff(grid, axis=0) <= 1e-9 * grid[1:])
     assert np.all(np.diff(grid, axis=1) <= 0)
     one = variant(profile, {"clock": float(clocks[-2]), "bandwidth.dram": float(bandwidths[1])})
     expected = AnalysisDirector(one).estimate_tabulated(work, profile.default_runtime).latency_s.value
