@@ -95,6 +95,8 @@ def test_other_modes_of_a_strategy_take_points_too() -> None:
 def test_blocks_do_not_show() -> None:
     """More points than one block holds: the last axis is fastest, and every value stands where it belongs."""
     profile = load_profile("kpu_t64")
+    # Without a cap, at which a memory that keeps the units busy may cost up to a hundredth of the clock.
+    profile = profile.replacing(coefficients={name: c for name, c in profile.coefficients.items() if name != "power.tdp"})
     work = tabulated((network(),), profile.default_runtime, profile.family)
     side = int((BLOCK_NUMBERS / len(work.table)) ** 0.5) + 3
     clocks, bandwidths = np.geomspace(1e8, 1e9, side), np.geomspace(1e9, 1e12, side)
@@ -102,8 +104,7 @@ def test_blocks_do_not_show() -> None:
         profile, work.table, profile.default_runtime, {"clock": tuple(clocks), "bandwidth.dram": tuple(bandwidths)}
     )
     grid = points["latency_s"].reshape(side, side)
-    # A faster clock never takes longer, to the rounding of the clock at which a cap is met.
-    assert np.all(np.diff(grid, axis=0) <= 1e-9 * grid[1:])
+    assert np.all(np.diff(grid, axis=0) <= 0)  # a faster clock never takes longer
     assert np.all(np.diff(grid, axis=1) <= 0)
     one = variant(profile, {"clock": float(clocks[-2]), "bandwidth.dram": float(bandwidths[1])})
     expected = AnalysisDirector(one).estimate_tabulated(work, profile.default_runtime).latency_s.value
