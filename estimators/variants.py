@@ -19,7 +19,7 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient, Interval
-from shmoo.estimators.machine.catalogue import entry, followers, is_count
+from shmoo.estimators.machine.catalogue import bring_along, entry, is_count
 from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
 from shmoo.estimators.machine.hosts import check_host
 from shmoo.estimators.machine.names import under, whose
@@ -61,10 +61,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
         if before is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
         coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
-        known = profile.listed
-        for follower, exponent in followers(name, profile.family, known):
-            if follower not in changed:
-                coefficients[follower] = coefficients.get(follower, known[follower]).scaled((value / before.value) ** exponent)
+        bring_along(coefficients, name, before.value, value, profile.family, profile.listed, changed)
     if "clock" in changed:
         _supplied(coefficients, profile, changed)
     tiling = profile.tiling

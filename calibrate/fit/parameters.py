@@ -281,8 +281,8 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "far": every & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
         "regroups": every & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups
         "stores": every & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
-        "capped": every & (power_wanted(profile) > 0),
-        "slowed": every & (power_wanted(profile) > SLOWED),
+        "capped": every & (family == "gpu") & (power_wanted(profile) > 0),
+        "slowed": every & (family == "gpu") & (power_wanted(profile) > SLOWED),
         "warmth_known": np.asarray([case.warm is not None for case in block.cases])[table.segment],
     }
 

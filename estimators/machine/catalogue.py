@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient
 from shmoo.estimators.machine.entries import Entry, Guess, Space
@@ -42,13 +42,14 @@ _VOLTAGE = (
 _LEAST_VOLTAGE = "least voltage of a process 0.67 to 0.92 of the nominal one; squared, 0.46 to 0.88 on GPUs that were measured"
 _COUNTS, _SHARES = (1.0, 1e6), (1e-6, 100.0)
 _GIVEN_CLOCK = ("cpu", "tpu", "kpu")
+_BUILT_FOR_CAP = ("tpu", "kpu")
 _CORE = (("peak", 1.0), ("bandwidth.l1", 1.0), ("bandwidth.l2", 1.0))
 _UNIT = (("peak.matrix", 1.0),)
 # An array is fed at its edges, which grow with the root of its area.
 _EDGE = (("peak", 1.0), ("bandwidth.l1", 0.5))
 _SIDE = Entry("1", "count", "of a TPU matrix unit or a KPU tile", brings={"tpu": _UNIT, "kpu": _EDGE}, within=_COUNTS)
 _IN_CYCLES = tuple((name, -1.0) for name in ("device_launch", "tile_overhead", "split_overhead", "fetch.latency"))
-_LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 1.0)}
+_LEAST_AND_MOST = {"gpu": Space(0.2, 1.1, 0.1), "cpu": Space(0.05, 1.6, 0.08), "tpu": Space(0.05, 1.0, 0.2)}
 # Bounds of a fit are physical: an efficiency above 1.6 is more than Winograd's transform can save, a launch below 50 ns is less
 # than one call through Python, a power controller acts within a few tens of milliseconds, voltage falls at most in proportion to
 # the clock, and energy with its square. Blocks and transforms are counted on a GPU, so only a clock above the nominal one lets
@@ -301,13 +302,16 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "allocate.byte": Entry("s/B", "share", "mapping it in pages of 2 MiB, about 0.6 us each: engineering range",
                            assumed=(Guess(3e-13, 1e-13, 1e-12, "", "", "gpu"),), of_host=True),
     "throttle.time": Entry("s", "board", "time after which half of a power cap's effect is there", Space(1e-5, 2e-2, 1.5),
-                           assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),)),
+                           assumed=(Guess(1e-3, 1e-3, 1e-3, "", "", "gpu"),
+                                    *(Guess(0.0, 0.0, 0.0, "", "", on) for on in _BUILT_FOR_CAP))),
     "throttle.cool": Entry("1", "board", "no board is assumed to save energy while it is cool unless measured",
                            Space(1e-2, 0.8, 1.0, 0.1), assumed=(
-        Guess(0.0, 0.0, 0.0, "", "", "gpu"), Guess(0.0, 0.0, 0.0, "", ".tensor", "gpu")), within=(0.0, 1.0)),
+        Guess(0.0, 0.0, 0.0, "", ".tensor", "gpu"), *(Guess(0.0, 0.0, 0.0, "", "", on) for on in ("gpu", *_BUILT_FOR_CAP))),
+              within=(0.0, 1.0)),
     "throttle.cap": Entry("1", "board", "share of the power cap to which the board's controller holds the mean", assumed=(
         Guess(0.98, 0.95, 1.0, "240 of 250 W on an A100, 690 of 700 on an H200, 985 of 1000 on a B200", "", "gpu",
-              "literature"),), within=(0.1, 1.0)),
+              "literature"),
+        *(Guess(1.0, 1.0, 1.0, "", "", on) for on in _BUILT_FOR_CAP)), within=(0.1, 1.0)),
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
                           Space(0.1, 10.0, 0.3), assumed=(
         Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu")), within=(0.0, 100.0)),
@@ -394,3 +398,24 @@ def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str,
     """Which of a machine's coefficients grow with a part of its structure, and with which exponent."""
     brought = entry(name).brings.get(family, ())
     return [(other, exponent) for stem, exponent in brought for other in under(stem, names) if other != name]
+
+
+def bring_along(
+    coefficients: dict[str, Coefficient],
+    name: str,
+    before: Any,
+    after: Any,
+    family: str,
+    listed: Mapping[str, Coefficient],
+    given: Collection[str],
+) -> None:
+    """Scale what grows with a part of a machine's structure, in place.
+
+    Args:
+        before, after: how much of the part there was and is, which may be an array of design points.
+        listed: all coefficients of the machine; those that `coefficients` lacks are scaled from here.
+        given: names that keep the values they have.
+    """
+    for follower, exponent in followers(name, family, listed):
+        if follower not in given:
+            coefficients[follower] = coefficients.get(follower, listed[follower]).scaled((after / before) ** exponent)

@@ -3,11 +3,12 @@ source."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -16,7 +17,7 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
+from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, bring_along, entry
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.names import continues, under
 from shmoo.estimators.machine.validation import first_problem, first_wrong_key, valid_name
@@ -263,8 +264,8 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
         raise unknown(f"base of profile {described.get('name')!r}", str(base), builtin_names())
     if not builtin:
         _check_names(described, load_profile(base))
-    fields = _carried_fields(base)
-    coefficients = fields["coefficients"] | described.pop("coefficients", {})
+    fields, own = _carried_fields(base), described.pop("coefficients", {})
+    coefficients = fields["coefficients"] | _brought(fields, own) | own
     # Shares of the bandwidth are of what codes beside the data leave of it.
     left = _left_by_codes(coefficients) / _left_by_codes(fields["coefficients"])
     for name in under("efficiency.bandwidth", fields["coefficients"]):
@@ -274,6 +275,18 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
             coefficients[name] = carried | numbers
     del described["base"]
     return msgspec.json.encode(fields | described | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
+
+
+def _brought(fields: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What another count of parts brings along of what a file does not give. A count that is no positive number brings nothing;
+    validation of the whole profile reports it."""
+    carried = msgspec.convert(fields["coefficients"], dict[str, Coefficient])
+    scaled: dict[str, Coefficient] = {}
+    for name in (name for name in own if name in carried and entry(name).role == "count"):
+        count = own[name].get("value") if isinstance(own[name], dict) else None
+        if isinstance(count, int | float) and 0 < count < math.inf:
+            bring_along(scaled, name, carried[name].value, count, fields["family"], carried, own)
+    return cast("dict[str, Any]", msgspec.to_builtins(scaled))
 
 
 def _left_by_codes(coefficients: Mapping[str, Any]) -> float:

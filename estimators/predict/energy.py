@@ -71,6 +71,11 @@ def has_energy(profile: ArchitectureProfile) -> bool:
     return bool(flop) and f"energy.byte.{profile.levels[-1]}" in names and "power.static" in names
 
 
+def has_cap(c: Coefficients) -> bool:
+    """Whether the machine holds a power cap."""
+    return c.find("throttle.cap") is not None and c.find("power.tdp") is not None
+
+
 def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, issued: Floats) -> Joules | None:
     """Joules of kernels at the machine's clock; `None` where the profile has no energy coefficients.
 
@@ -167,7 +172,7 @@ def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coeff
     """Dynamic joules of kernels that take these seconds: measured back to back, even a short segment draws no more than the cap,
     and a board that the cap slows draws the cap. No kernel draws more than that either: what one asks for beyond it is drawn from
     what the board can store, and counts to the kernels of its segment that leave power. As they are on machines without a cap."""
-    if c.find("throttle.cap") is None or c.find("power.tdp") is None:
+    if not has_cap(c):
         return dynamic_j
     most = _budget(c) * device_s
     share = np.minimum(1.0, table.of_segments(most) / np.maximum(table.of_segments(dynamic_j), 1e-30))
@@ -178,6 +183,12 @@ def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coeff
     room = np.maximum(most - held, 0.0)
     filled = np.minimum(table.of_segments(beyond) / np.maximum(table.of_segments(room), 1e-30), 1.0)
     return held - beyond + room * table.to_kernels(filled)
+
+
+def least_at_cap(table: KernelTable, dynamic_j: Floats, c: Coefficients) -> Floats | float:
+    """(..., S) seconds in which a power cap lets segments draw their dynamic joules, whose kernels may run beside each other,
+    less those before a program begins in which an operand has moved; 0 without a cap."""
+    return table.of_segments(dynamic_j) / _budget(c) - (c.find("gap") or 0.0) if has_cap(c) else 0.0
 
 
 def _budget(c: Coefficients) -> float | Floats:

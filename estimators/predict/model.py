@@ -27,8 +27,8 @@ Where blocks share multiprocessors (GPU), the factors after t_matrix are those o
 on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of
 fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up.
 
-The same joules meet a board's power cap. Those of flops and bytes on the chip follow the clock as the voltage squared does,
-those of main memory do not:
+The same joules meet the power cap of a GPU's board, a TPU or a KPU. Those of flops and bytes on the chip follow the clock as the
+voltage squared does, those of main memory do not:
 
     e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
 
@@ -57,7 +57,7 @@ from shmoo.estimators.machine.coefficients import (
 )
 from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy
+from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy, has_cap
 from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.cpu_calls import (
@@ -156,8 +156,12 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     dynamic = None
     if joules is not None:
         dynamic = joules.chip + joules.memory
-        if coefficients.profile.family in ASYNCHRONOUS and coefficients.find("power.tdp") is not None:
+        if has_cap(coefficients):
+            alone = np.maximum(body, 1e-30)
             body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
+            if coefficients.profile.family not in ASYNCHRONOUS:
+                # A program hides copies behind arithmetic, not the lower clock.
+                compute = compute * (body / alone)
     if coefficients.profile.family == "cpu":
         body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
     launch: Floats = coefficients.by_kernel(table, codes, *by_runtime("launch", runtime))

@@ -30,7 +30,7 @@ from shmoo.estimators.predict.draws import (
     names_to_draw,
     point_dimensions,
 )
-from shmoo.estimators.predict.energy import within_cap
+from shmoo.estimators.predict.energy import least_at_cap, within_cap
 from shmoo.estimators.predict.equal_kernels import find_equal
 from shmoo.estimators.predict.limits import least_time
 from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, predict
@@ -161,9 +161,12 @@ def price(
             # When a kernel is launched depends on those before it.
             in_order = replace(prediction, launch_s=equal.spread(prediction.launch_s), device_s=equal.spread(prediction.device_s))
             whole = table, in_order
-        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * beside, least.segments)
+        shortest = least.segments
+        if profile.family not in ASYNCHRONOUS and prediction.dynamic_j is not None:
+            shortest = np.maximum(shortest, least_at_cap(kernels, prediction.dynamic_j, c))
+        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * beside, shortest)
         # A program's kernels run beside each other.
-        device = np.clip(kernels.of_segments(prediction.device_s) * beside, least.segments, latency)
+        device = np.clip(kernels.of_segments(prediction.device_s) * beside, shortest, latency)
         energies = (segment_energy(kernels, prediction, seconds, c) for seconds in (latency, device))
         return prediction, latency, next(energies), device, next(energies)
 

@@ -91,9 +91,9 @@ class KpuWavefront:
         # A tile set by hand that is larger than the array takes several passes of it.
         folds = ceil_div(shape.m, rows) * ceil_div(shape.n, cols)
         rounds = ceil_div(outputs * folds, fabric)
-        skew = np.minimum(np.minimum(rows, shape.m), table.m) + np.minimum(np.minimum(cols, shape.n), table.n) - 2.0
-        # Outputs of a single column fill the array, whose corners are as far apart as ever.
-        skew = np.minimum(skew, array_rows + array_cols - 2.0)
+        along_m, along_n = np.minimum(np.minimum(rows, shape.m), table.m), np.minimum(np.minimum(cols, shape.n), table.n)
+        # Outputs of a single column lie in the rows of as many columns of the array as they need.
+        skew = np.where(table.n > 1, along_m + along_n, np.minimum(along_m, array_rows) + ceil_div(along_m, array_rows)) - 2.0
         lanes = fabric * array_rows * array_cols
         steps = rounds * table.k if self.tile_k else _reduced(table.k, outputs * folds, fabric, most_rounds=1)
         steps, live = _factorized(table, steps + over_k * skew, lanes)
@@ -281,10 +281,11 @@ def _folded(triangles: int, m: int, n: int, copies: int, lanes: int) -> tuple[in
 
 def _extents(table: KernelTable, profile: ArchitectureProfile) -> tuple[np.ndarray, np.ndarray]:
     """(K,) outputs along m and n that one tile of the fabric computes at once. With a single output column a group (depthwise)
-    every element chains the window of its own output, so the columns take further rows."""
+    every element chains the window of its own output, so the columns take further rows, where other tiles have no room left."""
     rows, cols = profile.value("array.rows"), profile.value("array.cols")
     wide = table.n > 1
-    return np.where(wide, rows, rows * cols), np.where(wide, cols, 1.0)
+    further = np.clip(ceil_div(table.batch * ceil_div(table.m, rows), profile.value("count.tiles", 1.0)), 1.0, cols)
+    return np.where(wide, rows, rows * further), np.where(wide, cols, 1.0)
 
 
 def _output_stationary(table: KernelTable, shape: TileShape, capacity: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from shmoo.estimators.errors import unknown
+from shmoo.estimators.machine.coefficients import RECURRENT
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable
 from shmoo.estimators.tiling.base import (
@@ -134,7 +135,7 @@ class TpuWeightStationary:
         vector = profile.value("vector.lanes", 1.0) * profile.value("count.cores", 1.0)
         if self.mode == "overlapped":
             # Groups of one output column fill one column of the array: compilers then use the vector unit where it is faster.
-            alone = table.batch * table.m * table.k * 2.0 / (vector * profile.value("count.alus", 1.0))
+            alone = ceil_div(table.batch * table.m, vector) * table.k * 2.0 / profile.value("count.alus", 1.0)
             fold_cycles = np.where(table.is_family("depthwise"), np.minimum(fold_cycles, alone), fold_cycles)
         cycles = np.where(contracts, passes(table) * fold_cycles, np.nan)
         elements = table.batch * table.m * table.n
@@ -222,7 +223,10 @@ class TpuWeightStationary:
         far = np.where(weight, 1.0, np.where(read, *outside) if self.edges == "memory" else 0.0)
         statistics = takes_statistics(table)
         reads = np.where(statistics[table.access_kernel] & read, 1.0 + _STATISTICS, 1.0)
-        reads = np.where(weight, _stored_whole(table, profile)[..., table.access_kernel], reads)
+        # Biases beside the matrix are stored as they are.
+        matrix = operands(table).b / np.maximum(table.bytes_of_kind(READ_WEIGHT), 1.0)
+        stored = 1.0 + (_stored_whole(table, profile) - 1.0) * np.minimum(matrix, 1.0)
+        reads = np.where(weight, stored[..., table.access_kernel], reads)
         nbytes = table.access_bytes * reads
         # Each access as two: what crosses the program's edge, and what stays inside it.
         return replace(
@@ -281,7 +285,9 @@ def _stored_whole(table: KernelTable, profile: ArchitectureProfile) -> np.ndarra
     """(K,) bytes that a kernel's weights occupy over their own: both extents in whole tiles, groups of a convolution packed."""
     rows, cols = profile.value("array.rows"), profile.value("array.cols")
     tiles = ceil_div(table.k, rows) * rows * ceil_div(table.n, cols) * cols
-    tiled = (table.matrix_flops > 0) & (table.batch == 1) & table.is_family("gemm", "conv")
+    # The steps of a recurrent layer share its weights; a batch of products has none.
+    shared = (table.batch == 1) | table.is_op(*RECURRENT)
+    tiled = (table.matrix_flops > 0) & shared & table.is_family("gemm", "conv")
     return np.where(tiled, tiles / (table.k * table.n), 1.0)
 
 

@@ -368,6 +368,23 @@ def test_a_machine_is_described_by_what_differs_from_another():
     assert ArchitectureProfile.from_json(board.to_json()) == board
 
 
+@pytest.mark.parametrize(
+    ("base", "count", "given"),
+    [("kpu_t256", "count.tiles", ()), ("kpu_t256", "array.rows", ("peak.matrix.int8",)), ("tpu_v5e", "count.units", ())],
+)
+def test_another_count_of_parts_brings_along_what_it_does_in_a_variant(base, count, given):
+    """Twice the parts in a file: what the file gives stays, the rest grows as in `NAME@count=`."""
+    machine = load_profile(base)
+    own = {count: 2 * machine.value(count), **{name: machine.value(name) for name in given}}
+    stated = {name: {"value": value, "unit": machine.coefficients[name].unit, "source": "simulated", "reference": "of a test"}
+              for name, value in own.items()}  # fmt: skip
+    read = ArchitectureProfile.from_json(described(base=base, coefficients=stated))
+    grown = variant(machine, own)
+    values = {name: c.value for name, c in read.coefficients.items() if not name.startswith("sigma.")}
+    assert values == pytest.approx({name: grown.value(name) for name in values})
+    assert read.value("peak.matrix.bfloat16") == pytest.approx(2 * machine.value("peak.matrix.bfloat16"))
+
+
 def test_shares_of_bandwidth_are_of_what_codes_leave_on_a_base_too():
     """A board whose error-correcting codes take a tenth of the bandwidth reaches 0.9 of the share of one without."""
     codes = {"value": 0.9, "unit": "1", "source": "literature", "reference": "test"}

@@ -107,7 +107,6 @@ def test_intervals_of_measured_gpus_hold_nine_of_ten_rows(tmp_path):
     assert 0.85 <= np.mean(inside) <= 0.95
 
 
-@pytest.mark.xfail(reason="80 % of 20 loops inside, 85 wanted: narrower since spreads hold all of the error", strict=True)
 def test_operators_of_a_tpu_v4_are_estimated_within_their_bounds(tmp_path):
     """Products 4 %, others 5 % off on average, in intervals that hold them."""
     rows = rows_of("tpu_v4.csv", tmp_path, "tpu", "xla")

@@ -486,6 +486,12 @@ def test_kpu_traffic_lies_between_the_minimum_and_the_simulator():
         assert table.bytes[0] * (1 - 1e-9) <= dram <= max(float(row["dram_bytes"]), table.bytes[0]) * 1.01
 
 
+def test_a_single_column_takes_no_longer_than_two():
+    """56 rows by 33 on 256 tiles: columns of the array take further rows only where other tiles have no room left."""
+    one, two = (cut(KpuWavefront(), products(56, n, 33), fabric(256, 16)).cycles[0] for n in (1, 2))
+    assert one < two
+
+
 def test_depthwise_fills_the_array_with_rows():
     """One output column a group would leave 15 of 16 columns empty; every element takes an output of its own instead."""
     tiling = cut(KpuWavefront(), products(4096, 1, 9, batch=64, family="depthwise"), fabric(64, 16))

@@ -15,6 +15,7 @@ from shmoo.estimators.predict.model import predict
 from shmoo.estimators.predict.program import graph_latency
 from shmoo.estimators.tiling import TpuWeightStationary
 from tests.build import GraphBuilder
+from tests.estimators.predict.test_recurrent import lstm
 
 TPU = AnalysisDirector(load_profile("tpu_v4"))
 
@@ -29,6 +30,19 @@ def test_a_program_of_one_kernel_finds_nothing_on_chip():
     b = GraphBuilder()
     x, y = b.tensor((64, 128)), b.tensor((64, 128))
     assert dram(b.graph(b.add(x, y))) == [3 * 4 * 64 * 128]
+
+
+def test_a_bias_is_stored_as_it_is_and_its_matrix_in_whole_tiles():
+    """A column of 512 weights fills the first rows of four tiles of 128 x 128; 512 biases are 2 KB."""
+    b = GraphBuilder()
+    operands = {"input": b.tensor((8, 1)), "weight": b.tensor((512, 1), "parameter"), "bias": b.tensor((512,), "parameter")}
+    assert dram(b.graph(b.call("linear", operands, (8, 512)))) == [4 * (8 + 128 * 512 + 512 + 8 * 512)]
+
+
+def test_steps_of_a_recurrent_layer_read_the_same_tiles():
+    """One step or many: four gates of 64 units by 128 inputs are two tiles, once."""
+    weights = [dram(lstm(steps, 64))[0] - 4 * (2 * steps * 64 + 4 * 64) for steps in (1, 50)]
+    assert weights[0] == pytest.approx(weights[1], rel=0.02)
 
 
 def test_parameters_come_from_the_main_memory_and_activations_stay():
