@@ -14,7 +14,7 @@ from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, COMPUTED_AS, STO
 from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.catalogue import short_op
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.memory.workspace import taken_by_onednn
+from shmoo.estimators.memory.workspace import CHANNEL_BLOCK, taken_by_onednn
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
 TENSOR = (
@@ -30,11 +30,11 @@ _PRODUCTS = (
 )  # fmt: skip
 """Products on tensor cores that use the coefficients of 16-bit products where they have none of their own; convolutions are
 implicit products in kernels of the same make."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "conv_columns", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
-products of recurrent layers, step after step, and contractions on tensor cores."""
+stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product,
+some along one dimension as the library's own), matrix products with a single row, which stream the weights, batches of them,
+whose kernels are chosen by other rules, the products of recurrent layers, step after step, and contractions on tensor cores."""
 _LAYER_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RECURRENT = (*(f"aten.{kind}" for kind in _LAYER_KINDS), *(f"shmoo.{kind}_backward" for kind in _LAYER_KINDS))
 """Calls whose products are the steps of recurrent layers."""
@@ -43,7 +43,7 @@ _LAYERS = ("recurrent", "recurrent_tensor")
 FAMILY_OF = MappingProxyType(
     {
         **dict.fromkeys(("gemv", "gemm_batched", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
-        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_tensor"), "conv"),
+        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_columns", "conv_tensor"), "conv"),
         "attention_tensor": "attention",
     }
 )
@@ -99,6 +99,8 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         window = table.window_height, table.window_width
         given = taken_by_onednn(table.batch, table.images, *window, table.image_elements)
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
+        given = (conv & given) | table.is_family("depthwise")
+        codes = np.where(given & pads_beyond_registers(table), _CODE["conv_columns"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
     if family in ("cpu", "gpu"):
@@ -111,6 +113,20 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     codes = np.where(tensor & gemm & (table.group > 1), _CODE["scaled_tensor"], codes)
     codes = np.where(tensor & gemm & (table.dtype == _FLOAT4), _CODE["float4_tensor"], codes)
     return np.where(tensor & unpacks_weights(table), _CODE["packed_tensor"], codes)
+
+
+def pads_beyond_registers(table: KernelTable) -> Masks:
+    """(K,) convolutions along one dimension with more zeros at an end than results that oneDNN's kernels over blocks of channels
+    keep in registers at once, and so does not use these kernels for (ONEDNN_VERBOSE, padding of 4 to 17 in 16 to 512 channels):
+    of a dilated window as many as 30 vectors hold beside one for the image and one for each of up to four blocks of channels,
+    of another eight, of a depthwise one six."""
+    blocks = np.clip(np.ceil(table.channels_out / CHANNEL_BLOCK), 1.0, 4.0)
+    kept = np.where(table.dilation > 1, np.floor(30.0 / (blocks + 1.0)), 8.0)
+    kept = np.where(table.is_family("depthwise"), 6.0, kept)
+    length = table.image_elements / np.maximum(table.channels_in * table.batch, 1.0)
+    zeros = (table.width - 1.0) * table.stride + (table.window - 1.0) * table.dilation + 1.0 - length
+    beyond: Masks = table.is_op("aten.conv1d") & (zeros / 2.0 > kept)
+    return beyond
 
 
 def unpacks_weights(table: KernelTable) -> np.ndarray:
@@ -162,6 +178,11 @@ def _runs_as(codes: np.ndarray, algorithms: Sequence[str]) -> np.ndarray:
 def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms are those of tensor cores."""
     return _runs_as(codes, TENSOR)
+
+
+def in_columns(codes: np.ndarray, *algorithms: str) -> np.ndarray:
+    """(K,) whether kernels of these algorithms, or only of those named, unroll images into columns."""
+    return _runs_as(codes, algorithms or ("conv_native", "conv_columns"))
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:

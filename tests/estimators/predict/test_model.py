@@ -317,6 +317,42 @@ def test_a_cpu_gives_its_library_what_is_worth_it(images, channels, side, window
     assert ALGORITHMS[algorithm_codes(table, machine("cpu"))[0]] == algorithm
 
 
+@pytest.mark.parametrize(
+    ("images", "channels", "groups", "kernel", "dilation", "algorithm"),
+    [
+        (4, 16, 1, 3, 8, "conv"),
+        (4, 16, 1, 3, 16, "conv_columns"),
+        (1, 64, 1, 3, 4, "conv"),
+        (1, 64, 1, 3, 8, "conv_columns"),
+        (1, 512, 1, 3, 8, "conv_columns"),
+        (1, 64, 8, 3, 8, "conv"),
+        (1, 64, 8, 3, 16, "conv_columns"),
+        (1, 128, 4, 3, 8, "conv"),
+        (1, 128, 4, 3, 16, "conv_columns"),
+        (1, 64, 64, 3, 4, "depthwise"),
+        (1, 64, 64, 3, 8, "conv_columns"),
+        (1, 256, 256, 31, 1, "conv_columns"),
+        (2, 48, 1, 3, 7, "conv"),
+        (2, 48, 1, 3, 8, "conv_columns"),
+        (2, 512, 1, 17, 1, "conv"),
+        (2, 16, 1, 19, 1, "conv_columns"),
+        (1, 16, 1, 3, 32, "conv_native"),
+    ],
+)
+def test_a_sequence_padded_beyond_registers_is_unrolled(images, channels, groups, kernel, dilation, algorithm):
+    """Which implementation ONEDNN_VERBOSE names for sequences of 1024, padded to keep their length, with PyTorch 2.13 on a Xeon:
+    `jit:avx512_core`, `jit_dw:avx512_core` or `x64:gemm:jit`, or none, where PyTorch does it itself."""
+    b = GraphBuilder()
+    operands = {
+        "input": b.tensor((images, channels, 1024)),
+        "weight": b.tensor((channels, channels // groups, kernel), "parameter"),
+    }
+    padding = dilation * (kernel // 2)
+    shape = (images, channels, 1024)
+    call = b.call("conv1d", operands, shape, groups=groups, stride=[1], dilation=[dilation], padding=[padding])
+    assert ALGORITHMS[algorithm_codes(kernel_table(b.graph(call), [Kernel((0,))]), machine("cpu"))[0]] == algorithm
+
+
 def test_draws_have_the_range_they_come_from():
     """90 % of the draws lie between low and high."""
     profile = machine().replacing(
