@@ -30,11 +30,11 @@ _PRODUCTS = (
 )  # fmt: skip
 """Products on tensor cores that use the coefficients of 16-bit products where they have none of their own; convolutions are
 implicit products in kernels of the same make."""
-ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "conv_columns", "gemv", "gemm_batched", "recurrent", *TENSOR)
+ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product,
-some along one dimension as the library's own), matrix products with a single row, which stream the weights, batches of them,
-whose kernels are chosen by other rules, the products of recurrent layers, step after step, and contractions on tensor cores."""
+stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product),
+matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, the
+products of recurrent layers, step after step, and contractions on tensor cores."""
 _LAYER_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RECURRENT = (*(f"aten.{kind}" for kind in _LAYER_KINDS), *(f"shmoo.{kind}_backward" for kind in _LAYER_KINDS))
 """Calls whose products are the steps of recurrent layers."""
@@ -43,7 +43,7 @@ _LAYERS = ("recurrent", "recurrent_tensor")
 FAMILY_OF = MappingProxyType(
     {
         **dict.fromkeys(("gemv", "gemm_batched", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
-        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_columns", "conv_tensor"), "conv"),
+        **dict.fromkeys(("conv_1x1", "conv_3x3", "conv_native", "conv_tensor"), "conv"),
         "attention_tensor": "attention",
     }
 )
@@ -99,8 +99,6 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
         window = table.window_height, table.window_width
         given = taken_by_onednn(table.batch, table.images, *window, table.image_elements)
         codes = np.where(conv & ~given, _CODE["conv_native"], codes)
-        given = (conv & given) | table.is_family("depthwise")
-        codes = np.where(given & pads_beyond_registers(table), _CODE["conv_columns"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
     if family in ("cpu", "gpu"):
@@ -180,11 +178,6 @@ def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
     return _runs_as(codes, TENSOR)
 
 
-def in_columns(codes: np.ndarray, *algorithms: str) -> np.ndarray:
-    """(K,) whether kernels of these algorithms, or only of those named, unroll images into columns."""
-    return _runs_as(codes, algorithms or ("conv_native", "conv_columns"))
-
-
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
     """(K,) products that run in the library's kernels for batches. A GPU's library has kernels for each way an operand lies in
     memory: those of a batch read both as they are multiplied, and so do single products, but for linear layers, whose weights are
@@ -193,9 +186,15 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
     return several | (table.op != op_code("aten.linear")) if family == "gpu" else several
 
 
-def converts_layout(codes: np.ndarray) -> np.ndarray:
+def converts_layout(table: KernelTable, codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
-    return _runs_as(codes, ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose"))
+    return _runs_as(codes, ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")) & ~pads_beyond_registers(table)
+
+
+def unrolls_image(table: KernelTable, codes: np.ndarray) -> tuple[Masks, Masks]:
+    """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those of which oneDNN does."""
+    own = _runs_as(codes, ("conv_native",))
+    return own & (table.window > 1), ~own & pads_beyond_registers(table)
 
 
 MANY_KERNELS = 30

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.coefficients import Coefficients, converts_layout, in_columns
+from shmoo.estimators.machine.coefficients import Coefficients, converts_layout, unrolls_image
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
 from shmoo.estimators.tiling.base import ceil_div, element_bytes
 
@@ -117,7 +117,7 @@ def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: st
 def _blocked(table: KernelTable, c: Coefficients, codes: Ints) -> dict[str, Floats]:
     """(K,) bytes that a library brings into its layout, by the last part of the coefficient's name."""
     lanes = c.profile.value("vector.lanes", 1.0)
-    blocked = converts_layout(codes)
+    blocked = converts_layout(table, codes)
     channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
     moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
     aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
@@ -130,11 +130,11 @@ def _blocked(table: KernelTable, c: Coefficients, codes: Ints) -> dict[str, Floa
 
 
 def _columns(table: KernelTable, codes: Ints) -> Floats:
-    """(K,) bytes of the columns into which an image is unrolled for a product, of windows of more than a point. PyTorch's own
-    loop for dilated windows tests each element against the image's borders (`im2col` in ATen/native/im2col.h)."""
-    unrolled = in_columns(codes) & (table.window > 1)
-    tested = in_columns(codes, "conv_native") & (table.dilation > 1)
-    return np.where(unrolled, table.batch * table.m * table.k * element_bytes(table), 0.0) * np.where(tested, BORDER_TESTS, 1.0)
+    """(K,) bytes of the columns into which an image is unrolled for a product. PyTorch's own loop for dilated windows tests each
+    element against the image's borders (`im2col` in ATen/native/im2col.h)."""
+    own, of_library = unrolls_image(table, codes)
+    times = of_library + own * np.where(table.dilation > 1, BORDER_TESTS, 1.0)
+    return times * table.batch * table.m * table.k * element_bytes(table)
 
 
 def fresh_seconds(table: KernelTable, c: Coefficients) -> Floats:
