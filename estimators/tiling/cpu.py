@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 
+from shmoo.estimators.machine.coefficients import RECURRENT
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
@@ -102,11 +103,26 @@ class CpuL2Blocking:
             traffic[level] = traffic[level] + missed
             missed = missed * (1.0 - hit_share(used.a + used.b, capacities.get(level, 0.0)))
         traffic[last] = np.minimum(traffic[last], once[last] + bound * share)
+        _read_in_every_step(table, capacities, traffic)
         tiles = np.where(
             contracts, independent * over_k, ceil_div(table.bytes, BUFFERED_OPERANDS // 2 * shape.m * shape.n * size)
         )
         state = BUFFERED_OPERANDS / 3 * size * (shape.m * shape.k + shape.k * shape.n + shape.m * shape.n)
         return Tiling(shape, tiles, np.where(contracts, waves * over_k, ceil_div(tiles, cores)), utilisation, traffic, state)
+
+
+def _read_in_every_step(table: KernelTable, capacities: dict[str, float], traffic: dict[str, Floats]) -> None:
+    """Add what recurrent layers read of their weights after the first step. Those of the state, about half of all, are needed
+    again in each step and come from the nearest memory that holds them between steps; those of the input multiply all steps at
+    once."""
+    recurrent = table.is_op(*RECURRENT)
+    if not recurrent.any():
+        return
+    state = np.where(recurrent, element_bytes(table) * table.n * table.k / 2.0, 0.0)
+    moved = state * np.maximum(table.batch - 1.0, 0.0)
+    for level in traffic:
+        traffic[level] = traffic[level] + moved
+        moved = moved * (1.0 - hit_share(state, capacities.get(level, 0.0)))
 
 
 def _lanes(table: KernelTable, profile: ArchitectureProfile) -> Floats:
