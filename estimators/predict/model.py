@@ -223,9 +223,9 @@ def _each_alone(
     busy: Floats = np.ones(len(table))
     if c.profile.family == "cpu":
         # One core reads the caches at its own rate, and the main memory as fast as several.
-        *near, last = levels
-        busy, idle = _at_work(table, tiling, c, np.maximum.reduce(np.broadcast_arrays(compute, *near)), runtime)
-        compute, levels = compute * idle, [*(seconds * idle for seconds in near), last]
+        nearer = levels[:-1]
+        busy, idle = _at_work(table, tiling, c, np.maximum.reduce(np.broadcast_arrays(compute, *nearer)), runtime)
+        compute, levels = compute * idle, [*(seconds * idle for seconds in nearer), levels[-1]]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
     memory = levels[0]
