@@ -32,7 +32,7 @@ from shmoo.estimators.tiling.base import (
 
 BUFFERED_OPERANDS = 3 * 2
 """Three operand blocks resident at once, each double-buffered."""
-_SHRINKS = tuple(product((1, 2, 4, 8, 16, 32), repeat=2))
+_SHRINKS = tuple(product((1, 2, 3, 4, 8, 16, 32), repeat=2))
 """Divisors of a block's m and n extent that are tried when blocks are fewer than cores, down to a few registers."""
 _HALF_EXTENT = 8.0
 """Extent of a block at which half of the time goes to filling and draining register blocks (6 to 14 rows in common kernels)."""
