@@ -21,6 +21,7 @@ from shmoo.estimators.machine.coefficients import (
     algorithm_names,
     converts_layout,
     in_tensor_kernels,
+    unrolls_image,
 )
 from shmoo.estimators.machine.entries import Space
 from shmoo.estimators.machine.names import continues, whose
@@ -276,7 +277,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "loops": vector | special,
         "given_bandwidth": algorithm == ALGORITHMS.index(given),
         "convolves": table.is_family(*CONVOLUTIONS),
-        "converts": converts_layout(algorithm),
+        "converts": np.any([converts_layout(table, algorithm), *unrolls_image(table, algorithm)], axis=0),
         "away": table.code_distance > profile.value("capacity.l2", math.inf) / 4,
         "far": every & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
         "regroups": every & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups

@@ -15,7 +15,7 @@ from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.names import continues, of_float32
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.memory.workspace import taken_by_onednn
+from shmoo.estimators.memory.workspace import CHANNEL_BLOCK, taken_by_onednn
 from shmoo.estimators.registry import short_op
 from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
 
@@ -34,7 +34,7 @@ _PRODUCTS = (
 implicit products in kernels of the same make."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "gemm_dot", "recurrent", *TENSOR)
 """What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product)
+stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product),
 matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, products of
 8-bit integers on the lanes of a GPU (`dot_products`), those of recurrent layers, step after step, and contractions on tensor
 cores."""
@@ -118,6 +118,20 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     return np.where(tensor & unpacks_weights(table), _CODE["packed_tensor"], codes)
 
 
+def pads_beyond_registers(table: KernelTable) -> Masks:
+    """(K,) convolutions along one dimension with more zeros at an end than results that oneDNN's kernels over blocks of channels
+    keep in registers at once, and so does not use these kernels for (ONEDNN_VERBOSE, padding of 4 to 17 in 16 to 512 channels):
+    of a dilated window as many as 30 vectors hold beside one for the image and one for each of up to four blocks of channels,
+    of another eight, of a depthwise one six."""
+    blocks = np.clip(np.ceil(table.channels_out / CHANNEL_BLOCK), 1.0, 4.0)
+    kept = np.where(table.dilation > 1, np.floor(30.0 / (blocks + 1.0)), 8.0)
+    kept = np.where(table.is_family("depthwise"), 6.0, kept)
+    length = table.image_elements / np.maximum(table.channels_in * table.batch, 1.0)
+    zeros = (table.width - 1.0) * table.stride + (table.window - 1.0) * table.dilation + 1.0 - length
+    beyond: Masks = table.is_op("aten.conv1d") & (zeros / 2.0 > kept)
+    return beyond
+
+
 def unpacks_weights(table: KernelTable) -> np.ndarray:
     """(K,) products whose weights are stored in fewer bits than they are multiplied in."""
     return table.is_op("aten._weight_int8pack_mm", "aten._weight_int4pack_mm")
@@ -177,9 +191,15 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
     return several | (table.op != op_code("aten.linear")) if family == "gpu" else several
 
 
-def converts_layout(codes: np.ndarray) -> np.ndarray:
+def converts_layout(table: KernelTable, codes: np.ndarray) -> np.ndarray:
     """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
-    return _runs_as(codes, ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose"))
+    return _runs_as(codes, ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")) & ~pads_beyond_registers(table)
+
+
+def unrolls_image(table: KernelTable, codes: np.ndarray) -> tuple[Masks, Masks]:
+    """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those of which oneDNN does."""
+    own = _runs_as(codes, ("conv_native",))
+    return own & (table.window > 1), ~own & pads_beyond_registers(table)
 
 
 MANY_KERNELS = 30

@@ -68,6 +68,7 @@ from shmoo.estimators.tiling.cpu_calls import (
     fresh_seconds,
     layout_seconds,
     waking_seconds,
+    worth_waking,
 )
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
@@ -149,7 +150,7 @@ class Prediction:
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
     """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
     codes = algorithm_codes(table, coefficients.profile)
-    compute, memory, body, clocked, joules, early = _each_alone(table, tiling, coefficients, codes, runtime)
+    compute, memory, body, clocked, joules, early, busy = _each_alone(table, tiling, coefficients, codes, runtime)
     if early is not None:
         # The entry of a program, and the device's rest before it, belong to its first kernel.
         early = np.minimum(early, table.to_kernels(entry_seconds(table, coefficients, runtime) + coefficients.value("gap")))
@@ -166,7 +167,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
         body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
     launch: Floats = coefficients.by_kernel(table, codes, *by_runtime("launch", runtime))
     if coefficients.profile.family == "cpu":
-        launch = call_by_call(table, launch + waking_seconds(table, coefficients, runtime), coefficients, runtime)
+        launch = call_by_call(table, launch + waking_seconds(table, coefficients, busy), coefficients, runtime)
     launch = np.broadcast_arrays(launch, body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, *by_runtime("dispatch", runtime))
@@ -203,16 +204,11 @@ def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
 
 def _each_alone(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: Ints, runtime: str
-) -> tuple[Floats, Floats, Floats, Floats, Joules | None, Floats | None]:
+) -> tuple[Floats, Floats, Floats, Floats, Joules | None, Floats | None, Floats]:
     """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
-    but the main memory; joules; and the seconds fewer that it takes where `early_bytes` have moved before."""
+    but the main memory; joules; the seconds fewer that it takes where `early_bytes` have moved before; and the cores at work."""
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
-    cores = c.profile.value("count.cores", 1.0)
-    # A contraction's library cuts it for all cores: `utilisation`.
-    loops = (table.matrix_flops == 0) & (c.profile.family == "cpu")
-    idle = np.where(loops, cores / busy_cores(table, cores, runtime), 1.0)
-    compute = compute * idle
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
     if c.profile.family == "gpu" and "l2" in shares:
@@ -232,8 +228,12 @@ def _each_alone(
         last = c.profile.levels[-1]
         moved = {**moved, last: moved[last] + tiling.blocks.walked * (1.0 / c.value("efficiency.walk") - 1.0)}
     levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
-    # One core reads the caches at its own rate, and the main memory as fast as several.
-    levels = [*(seconds * idle for seconds in levels[:-1]), levels[-1]] if c.profile.family == "cpu" else levels
+    busy: Floats = np.ones(len(table))
+    if c.profile.family == "cpu":
+        # One core reads the caches at its own rate, and the main memory as fast as several.
+        nearer = levels[:-1]
+        busy, idle = _at_work(table, tiling, c, np.maximum.reduce(np.broadcast_arrays(compute, *nearer)), runtime)
+        compute, levels = compute * idle, [*(seconds * idle for seconds in nearer), levels[-1]]
     if tiling.blocks is not None:
         levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
     memory = levels[0]
@@ -268,7 +268,17 @@ def _each_alone(
         body = np.maximum(body, c.value("step") * dependent_steps(table))
     if c.profile.family == "gpu":
         body = np.maximum(body, step_seconds(table, c))
-    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked), early
+    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked), early, busy
+
+
+def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Floats, runtime: str) -> tuple[Floats, Floats]:
+    """(..., K) cores of a CPU at work, and the factor by which units and caches take longer than with all cores; of a
+    contraction, than with all that have a block, which take `seconds`."""
+    cores = c.profile.value("count.cores", 1.0)
+    given = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
+    contracts = table.matrix_flops > 0
+    busy = np.where(contracts, worth_waking(c, seconds * given, given), busy_cores(table, cores, runtime))
+    return busy, np.where(contracts, given, cores) / busy
 
 
 def _compute_time(

@@ -8,9 +8,11 @@ by cache level). Where there are too few blocks to keep the cores busy, smaller 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
+from shmoo.estimators.machine.coefficients import RECURRENT
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
@@ -30,8 +32,8 @@ from shmoo.estimators.tiling.base import (
 
 BUFFERED_OPERANDS = 3 * 2
 """Three operand blocks resident at once, each double-buffered."""
-_SHRINKS = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4), (8, 8), (16, 8), (16, 16))
-"""Divisors of a block's m and n extent that are tried when blocks are fewer than cores."""
+_SHRINKS = tuple(product((1, 2, 3, 4, 8, 16, 32), repeat=2))
+"""Divisors of a block's m and n extent that are tried when blocks are fewer than cores, down to a few registers."""
 _HALF_EXTENT = 8.0
 """Extent of a block at which half of the time goes to filling and draining register blocks (6 to 14 rows in common kernels)."""
 
@@ -61,9 +63,12 @@ class CpuL2Blocking:
         best_m, best_n, best = side, side, np.full(len(table), np.inf)
         for by_m, by_n in _SHRINKS:
             shape = clip_shape(table, self.tile_m or np.ceil(side / by_m), self.tile_n or _multiple(side / by_n, lanes), side)
-            tiles = ceil_div(table.m, shape.m) * ceil_div(table.n, shape.n) * table.batch
-            work = shape.m * shape.n * (1.0 + _HALF_EXTENT / shape.m) * (1.0 + _HALF_EXTENT / shape.n)
-            time = ceil_div(tiles, cores) * work
+            over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
+            time = (
+                ceil_div(over_m * over_n * table.batch, cores)
+                * (table.m / over_m + _HALF_EXTENT)
+                * (table.n / over_n + _HALF_EXTENT)
+            )
             better = time < best
             best = np.where(better, time, best)
             best_m, best_n = np.where(better, shape.m, best_m), np.where(better, shape.n, best_n)
@@ -98,6 +103,7 @@ class CpuL2Blocking:
             traffic[level] = traffic[level] + missed
             missed = missed * (1.0 - hit_share(used.a + used.b, capacities.get(level, 0.0)))
         traffic[last] = np.minimum(traffic[last], once[last] + bound * share)
+        _read_in_every_step(table, capacities, traffic)
         tiles = np.where(
             contracts, independent * over_k, ceil_div(table.bytes, BUFFERED_OPERANDS // 2 * shape.m * shape.n * size)
         )
@@ -105,9 +111,24 @@ class CpuL2Blocking:
         return Tiling(shape, tiles, np.where(contracts, waves * over_k, ceil_div(tiles, cores)), utilisation, traffic, state)
 
 
+def _read_in_every_step(table: KernelTable, capacities: dict[str, float], traffic: dict[str, Floats]) -> None:
+    """Add what recurrent layers read of their weights after the first step. Those of the state, about half of all, are needed
+    again in each step and come from the nearest memory that holds them between steps; those of the input multiply all steps at
+    once."""
+    recurrent = table.is_op(*RECURRENT)
+    if not recurrent.any():
+        return
+    state = np.where(recurrent, element_bytes(table) * table.n * table.k / 2.0, 0.0)
+    moved = state * np.maximum(table.batch - 1.0, 0.0)
+    for level in traffic:
+        traffic[level] = traffic[level] + moved
+        moved = moved * (1.0 - hit_share(state, capacities.get(level, 0.0)))
+
+
 def _lanes(table: KernelTable, profile: ArchitectureProfile) -> Floats:
-    """(K,) elements of one vector register: the profile counts float32 lanes."""
-    return profile.value("vector.lanes", 1.0) * 4.0 / np.maximum(element_bytes(table), 1.0)
+    """(K,) results of one vector register: the profile counts float32 lanes. Narrower types are accumulated in 32 bits, two or
+    four products along the reduction in each lane (VDPBF16PS, VPDPBUSD; Arm's BFMMLA and SMMLA)."""
+    return profile.value("vector.lanes", 1.0) * 4.0 / np.maximum(element_bytes(table), 4.0)
 
 
 def _multiple(extent: Floats, of: Floats) -> Floats:

@@ -9,30 +9,30 @@ from types import MappingProxyType
 import numpy as np
 
 from shmoo.estimators.graph.records import CONVOLUTIONS
-from shmoo.estimators.machine.coefficients import Coefficients, converts_layout
+from shmoo.estimators.machine.coefficients import Coefficients, converts_layout, unrolls_image
 from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, Ints, KernelTable, Masks
-from shmoo.estimators.tiling.base import ceil_div
+from shmoo.estimators.tiling.base import ceil_div, element_bytes
 
 GRAIN = 32768.0
 """Elements that PyTorch's loops give a core at least (`at::internal::GRAIN_SIZE` of version 2.13, in ATen/TensorIterator.h)."""
 SOFTMAX_GRAIN = GRAIN / 16.0
 """The same of rows of a softmax (`vec_softmax_lastdim_kernel` in ATen/native/cpu/SoftMaxKernel.cpp)."""
-LEAST_FLOPS = 1e5
-"""Flops of a contraction for which a library wakes another core: what one does in a microsecond or two. oneDNN counts likewise: a
-core more must save more clocks than waking it takes (`adjust_thread_count` in src/cpu/x64/gemm/gemm_driver.cpp)."""
 COMPILED_GRAIN = 512.0
 """Elements that Inductor gives each core at least (`cpp.min_chunk_size` in torch/_inductor/config.py, version 2.13)."""
 RESULT_POINTS = 16.0
 """Points of a window that take as long as a result's bounds, index and store: on two cores of a Xeon maxima of 4 and 9 points
 take 10 ns a result and 0.7 ns a point, means 4 and 0.2 ns."""
+BORDER_TESTS = 3.0
+"""Times that an element of a column takes longer where each is tested against the borders of the image: 1.45 ns of a core of a
+Xeon instead of 0.25 to 0.7 where rows are copied, beside the product."""
 UNFUSED_CALLS: Mapping[str, float] = MappingProxyType({"aten.gru": 10.0, "aten.rnn_tanh": 2.0, "aten.rnn_relu": 2.0})
 """Element-wise calls of each step beside its product, of recurrent layers that PyTorch runs call by call (`GRUCell`, `SimpleCell`
 in ATen/native/RNN.cpp). oneDNN runs all steps of an LSTM in one call."""
 
 
 def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
-    """(..., K) cores that a kernel uses: too little work is not worth waking others. Norms give a row to a core, pooling over
+    """(..., K) cores that a loop uses: too little work is not worth waking others. Norms give a row to a core, pooling over
     windows a part of its results, and all other loops of the framework a part of their elements."""
     elements = table.batch * table.m * table.n
     if runtime == "eager":
@@ -42,16 +42,23 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
         parts = np.where(by_result(table, runtime), table.m, parts)
     else:
         parts = np.where(elements >= COMPILED_GRAIN * cores, cores, 1.0)
-    parts = np.where(table.matrix_flops > 0, ceil_div(table.matrix_flops, LEAST_FLOPS), parts)
     return np.minimum(parts, cores)
 
 
-def waking_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
-    """(..., K) what it takes to wake a kernel's cores and to wait for the last of them. The framework's own loops wake all cores
-    as soon as two have work (`invoke_parallel` in ATen/ParallelOpenMP.h of PyTorch 2.13)."""
-    cores = c.profile.value("count.cores", 1.0)
-    busy = busy_cores(table, cores, runtime)
-    team = np.where((busy > 1) & (table.matrix_flops == 0), cores, busy)
+def worth_waking(c: Coefficients, core_seconds: Floats, most: Floats) -> Floats:
+    """(..., K) cores, of at most `most`, that a library cuts a contraction of so many seconds of one core for: a core more must
+    save more than waking it takes, as oneDNN reckons (`adjust_thread_count` in src/cpu/x64/gemm/gemm_driver.cpp). The time that
+    n of them take, core_seconds / n + join (n - 1) + skew (H(n) - 1), is least where join n^2 + skew n = core_seconds."""
+    join, skew = c.value("join"), c.value("skew")
+    each = skew + np.sqrt(skew**2 + 4.0 * join * core_seconds)
+    best = np.where(each > 0.0, 2.0 * core_seconds / np.where(each > 0.0, each, 1.0), most)
+    return np.clip(best, 1.0, most)
+
+
+def waking_seconds(table: KernelTable, c: Coefficients, busy: Floats) -> Floats:
+    """(..., K) what it takes to wake a kernel's cores and to wait for the last of the `busy` ones. The framework's own loops wake
+    all cores as soon as two have work (`invoke_parallel` in ATen/ParallelOpenMP.h of PyTorch 2.13)."""
+    team = np.where((busy > 1) & (table.matrix_flops == 0), c.profile.value("count.cores", 1.0), busy)
     return team_seconds(c, team, busy)
 
 
@@ -85,41 +92,50 @@ def by_result(table: KernelTable, runtime: str) -> Masks:
 
 def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> Floats | float:
     """(..., K) what a library's cores together spend on converting a convolution's operands to blocks of channels and back
-    (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"). Channels that fill whole vectors take a fast path, others
-    a slow one. A few input channels are read in place. Compiled code keeps images in one layout from kernel to kernel; what it
-    converts itself is a loop of its own each."""
+    (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"), or on unrolling its image into columns. Channels that
+    fill whole vectors take a fast path, others a slow one. A few input channels are read in place. Compiled code keeps images in
+    one layout from kernel to kernel; what it converts itself is a loop of its own each. It leaves sequences as they are."""
     if c.find(f"layout.{runtime}.edge", f"layout.{runtime}.aligned") is None:
         return 0.0
     cores = c.profile.value("count.cores", 1.0)
-    seconds = sum(c.value(f"layout.{runtime}.{of}") * nbytes for of, nbytes in _converted(table, c, codes, runtime).items())
+    as_stored: Masks = table.is_op("aten.conv1d") | (runtime == "eager")
+    moved = _blocked(table, c, codes)
+    seconds = sum(c.value(f"layout.eager.{of}") * nbytes * as_stored for of, nbytes in moved.items())
     if runtime == "eager":
         return seconds / cores
+    # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at every
+    # call, and the library puts all weights into blocks.
+    images = table.is_family(*CONVOLUTIONS) & ~as_stored
+    crossing = np.where(images, table.entering_bytes, 0.0) + table.leaving_bytes
+    weights = np.where(images, table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1)), 0.0)
+    seconds = seconds + c.value(f"layout.{runtime}.edge") * crossing + c.value(f"layout.{runtime}.weights") * weights
     loops = 1.0 * (table.entering_bytes > 0) + (table.leaving_bytes > 0)
     loops = loops + (table.window > 1) * (c.value(f"layout.{runtime}.weights") > 0)
     each = c.value(f"launch.{runtime}.copy", *by_runtime("launch", runtime)) + team_seconds(c, cores, cores)
-    return seconds / cores + np.where(table.is_family(*CONVOLUTIONS), loops * each, 0.0)
+    return seconds / cores + np.where(images, loops * each, 0.0)
 
 
-def _converted(table: KernelTable, c: Coefficients, codes: Ints, runtime: str) -> dict[str, Floats]:
-    """(K,) bytes that change their layout, by the last part of the coefficient's name."""
-    if runtime != "eager":
-        # Compiled code keeps images channels-last: what enters and leaves is converted. So are kernels of more than a point, at
-        # every call, and the library puts all weights into blocks.
-        convolves = table.is_family(*CONVOLUTIONS)
-        weights = table.bytes_of_kind(READ_WEIGHT) * (1.0 + (table.window > 1))
-        crossing = np.where(convolves, table.entering_bytes, 0.0) + table.leaving_bytes
-        return {"edge": crossing, "weights": np.where(convolves, weights, 0.0)}
+def _blocked(table: KernelTable, c: Coefficients, codes: Ints) -> dict[str, Floats]:
+    """(K,) bytes that a library brings into its layout, by the last part of the coefficient's name."""
     lanes = c.profile.value("vector.lanes", 1.0)
-    blocked = converts_layout(codes)
+    blocked = converts_layout(table, codes)
     channels_in, channels_out = table.channels_in * table.batch, table.channels_out * table.batch
     moved = {READ_ACTIVATION: (channels_in, channels_in > lanes / 4), WRITE: (channels_out, channels_out > 0)}
     aligned: Floats = table.bytes_of_kind(READ_WEIGHT) * blocked
-    tail = np.zeros(len(table))
+    tail = _columns(table, codes)
     for kind, (channels, counts) in moved.items():
         nbytes = np.where(blocked & counts, table.bytes_of_kind(kind), 0.0)
         fits: Masks = channels % lanes == 0
         aligned, tail = aligned + nbytes * fits, tail + nbytes * ~fits
     return {"aligned": aligned, "tail": tail}
+
+
+def _columns(table: KernelTable, codes: Ints) -> Floats:
+    """(K,) bytes of the columns into which an image is unrolled for a product. PyTorch's own loop for dilated windows tests each
+    element against the image's borders (`im2col` in ATen/native/im2col.h)."""
+    own, of_library = unrolls_image(table, codes)
+    times = of_library + own * np.where(table.dilation > 1, BORDER_TESTS, 1.0)
+    return times * table.batch * table.m * table.k * element_bytes(table)
 
 
 def fresh_seconds(table: KernelTable, c: Coefficients) -> Floats:

@@ -20,8 +20,10 @@ BROADCAST = Axis(
 N = dim("n", 1, "batch")
 C = dim("c", 64, "channels")
 SIZE = dim("size", 56, "height and width of the input")
+STRIDE = dim("stride", 1, "step of the window")
 DILATION = dim("dilation", 1, "distance between kernel elements")
 GROUPS = dim("groups", 1, "channel groups; c_in for a depthwise convolution")
+CONV_BIAS = Axis("bias", False, "whether a bias is added")
 IMAGE = (N, C, SIZE)
 
 operator = partial(workload, kind="operator")
@@ -56,12 +58,15 @@ _CONV_AXES = (
     dim("c_out", 64, "output channels"),
     SIZE,
     dim("kernel", 3, "height and width of the kernel"),
-    dim("stride", 1, "step of the window"),
+    STRIDE,
     dim("padding", 1, "zeros added on every side", low=0),
+    DILATION,
+    GROUPS,
+    CONV_BIAS,
 )
 
 
-@operator("conv", axes=(*_CONV_AXES, DILATION, GROUPS, Axis("bias", False, "whether a bias is added")))
+@operator("conv", axes=_CONV_AXES)
 def conv(
     make: Maker, *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, dilation: int, groups: int,
     bias: bool,
@@ -69,6 +74,30 @@ def conv(
     """Two-dimensional convolution of a square image: plain, strided, padded, dilated, grouped, depthwise, 1x1 by its axes."""
     layer = make.module(lambda: make.torch.nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias))
     return Built(layer, (make.tensor(n, c_in, size, size),))
+
+
+_CONV1D_AXES = (
+    N,
+    dim("c_in", 64, "input channels"),
+    dim("c_out", 64, "output channels"),
+    dim("length", 1024, "length of the input"),
+    dim("kernel", 3, "length of the kernel"),
+    STRIDE,
+    dim("padding", 1, "zeros added at both ends", low=0),
+    DILATION,
+    GROUPS,
+    CONV_BIAS,
+)
+
+
+@operator("conv1d", axes=_CONV1D_AXES)
+def conv1d(
+    make: Maker, *, n: int, c_in: int, c_out: int, length: int, kernel: int, stride: int, padding: int, dilation: int,
+    groups: int, bias: bool,
+) -> Built:  # fmt: skip
+    """One-dimensional convolution of a sequence: plain, strided, padded, dilated, grouped, depthwise, 1x1 by its axes."""
+    layer = make.module(lambda: make.torch.nn.Conv1d(c_in, c_out, kernel, stride, padding, dilation, groups, bias))
+    return Built(layer, (make.tensor(n, c_in, length),))
 
 
 _CONV_TRANSPOSE_AXES = (

@@ -130,6 +130,24 @@ def _conv_grouped(rng: Random) -> Axes:
     return {**_conv((3,), (1, 1, 2))(rng), "c_in": width * groups, "c_out": width * groups, "groups": groups}
 
 
+_SEQUENCES = {"n": _batch, "c_in": size(16, 512, 16), "c_out": size(16, 512, 16), "length": size(64, 4096)}
+
+
+def _conv1d(rng: Random) -> Axes:
+    """Stems and layers of networks of audio and text."""
+    kernel, stride, dilation = rng.choice(((1, 1, 1), (3, 1, 1), (3, 2, 1), (10, 5, 1), (3, 1, 2), (3, 1, 8), (5, 1, 4)))
+    groups, padding = rng.choice((1, 1, 1, 1, 8)), 0 if stride > 2 else dilation * (kernel // 2)
+    drawn = each(_SEQUENCES)(rng)
+    return {**drawn, "kernel": kernel, "stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
+
+
+def _conv1d_depthwise(rng: Random) -> Axes:
+    drawn, kernel, dilation = each(_SEQUENCES)(rng), *rng.choice(((3, 1), (3, 8), (5, 1), (31, 1)))
+    channels = drawn["c_in"]
+    shape = {"kernel": kernel, "dilation": dilation, "padding": dilation * (kernel // 2)}
+    return {**drawn, "c_out": channels, "groups": channels, **shape}
+
+
 def _window(choices: Sequence[tuple[int, int, int]], draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
     """Kernel, stride and padding that go together, then the rest."""
     return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | each(draws)(rng)
@@ -177,32 +195,32 @@ def _convnet_wide(rng: Random) -> Axes:
 
 
 FAMILIES = (
-    Family("linear", "linear", _linear, 32, 4),
+    Family("linear", "linear", _linear, 31, 4),
     Family("bmm", "bmm", each({"b": size(1, 96), "m": size(4, 1024), "n": size(4, 1024), "k": size(8, 1024, 8)}), 16, 2),
-    Family("conv 1x1", "conv", _conv((1,), (1,)), 24, 3, compiled=4),
+    Family("conv 1x1", "conv", _conv((1,), (1,)), 23, 3, compiled=3),
     Family("conv 1x1 strided", "conv", _conv((1,), (2,)), 6, 0),
     Family("conv 3x3", "conv", _conv((3,), (1,)), 20, 3, compiled=4),
     Family("conv 3x3 strided", "conv", _conv((3,), (2,)), 8, compiled=2),
     Family("conv 5x5", "conv", _conv((5,), (1, 2)), 5, 0),
     Family("conv stem", "conv", _conv_stem, 7, compiled=2),
     Family("conv dilated", "conv", _conv_dilated, 4, 0),
-    Family("conv depthwise", "conv", _conv_depthwise, 22, 3, compiled=4),
+    Family("conv depthwise", "conv", _conv_depthwise, 22, 3, compiled=3),
     Family("conv grouped", "conv", _conv_grouped, 12, 1, compiled=3),
     Family("conv_transpose", "conv_transpose", _conv_transpose, 7),
-    Family("batch_norm", "batch_norm", each(_CHANNELS), 11, compiled=1),
-    Family("layer_norm", "layer_norm", each(_ROWS), 10, compiled=2),
+    Family("batch_norm", "batch_norm", each(_CHANNELS), 9, compiled=1),
+    Family("layer_norm", "layer_norm", each(_ROWS), 9, compiled=2),
     Family("group_norm", "group_norm", each({**_CHANNELS, "groups": one_of(1, 4, 8, 16)}), 6, 0, compiled=1),
     Family("rms_norm", "rms_norm", each(_ROWS), 6, 0),
     Family("softmax", "softmax", each(_ROWS), 9, compiled=2),
-    Family("add", "add", each(_BINARY), 10, compiled=1),
-    Family("mul", "mul", each(_BINARY), 8),
+    Family("add", "add", each(_BINARY), 9, compiled=1),
+    Family("mul", "mul", each(_BINARY), 7),
     Family("sub", "sub", each(_BINARY), 4, 0),
     Family("div", "div", each(_BINARY), 5, 0),
     Family("add_scalar", "add_scalar", each(_ROWS), 5, 0),
-    *(Family(name, name, each(_ROWS), 7 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
-    Family("cat", "cat", each({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 8),
+    *(Family(name, name, each(_ROWS), 6 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
+    Family("cat", "cat", each({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 7),
     Family("copy", "copy", each(_ROWS), 7),
-    Family("max_pool", "max_pool", _pool, 9, compiled=3),
+    Family("max_pool", "max_pool", _pool, 8, compiled=3),
     Family("avg_pool", "avg_pool", _pool, 7, 0, compiled=2),
     Family("adaptive_avg_pool", "adaptive_avg_pool", _adaptive_pool, 8, compiled=2),
     Family("interpolate", "interpolate", each(_RESAMPLED), 5, 0, compiled=1),
@@ -217,5 +235,7 @@ FAMILIES = (
     Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),
     Family("convnet wide", "convnet", _convnet_wide, 8, 0, banded=False, compiled=2),
+    Family("conv1d", "conv1d", _conv1d, 9, 1, compiled=2),
+    Family("conv1d depthwise", "conv1d", _conv1d_depthwise, 4, 0),
 )
 """Families of cases in the suites "quick", "micro" and "compiled"."""

@@ -17,6 +17,7 @@ from shmoo.estimators.machine.names import under
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.sweep.on_chip import on_chip_bytes
+from shmoo.estimators.tiling.cpu_calls import COMPILED_GRAIN, team_seconds
 from shmoo.estimators.variants import variant
 from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder
@@ -26,6 +27,8 @@ CASES = 60
 MORE_WORK, MORE_MACHINE = 0.02, 0.01
 """What an estimate may fall by with more work, or rise by on a better machine: cuts of a product fit one size better than the
 next."""
+EVEN_BLOCKS = 0.15
+"""The same on a CPU, whose blocks fall on its cores more or less evenly."""
 GROWN = {"m": MORE_WORK, "n": MORE_WORK, "k": 0.35}
 """What a product on a GPU may fall by as one extent grows. A longer reduction may be split where a shorter one is not: libraries
 split those with a few slices in each part."""
@@ -105,6 +108,77 @@ def test_more_bandwidth_or_clock_is_not_slower(name: str) -> None:
         for changed in (*better, *({"clock"} & set(profile.coefficients))):
             after = seconds(variant(profile, {changed: 2 * profile.value(changed)}), graphs)
             assert np.all(after <= before * (1 + MORE_MACHINE)), changed
+
+
+CPUS = [name for name in builtin_names() if load_profile(name).family == "cpu"]
+ON_CPU = {
+    "products": lambda m, n, k: product(m, n, k, "float32"),
+    "rows": lambda m, n, k: rows(m, n, "float32"),
+    "additions": lambda m, n, k: elementwise(m, n),
+    "convolutions": lambda m, n, k: convolution(m, n, k),
+}
+"""Kinds of work on a CPU, of three random extents."""
+
+
+def elementwise(m: int, n: int) -> Graph:
+    b = GraphBuilder()
+    return b.graph(b.add(b.tensor((m, n)), b.tensor((m, n))))
+
+
+def convolution(m: int, n: int, k: int) -> Graph:
+    """3 by 3, from up to 512 channels to as many, of images of up to 112 by 112, at most 16 of them."""
+    b = GraphBuilder()
+    side, images = 1 + m % 112, 1 + m % 16
+    return b.graph(b.conv(b.tensor((images, 1 + k % 512, side, side)), 1 + n % 512))
+
+
+def seconds_in(profile: ArchitectureProfile, graphs: list[Graph], runtime: str) -> np.ndarray:
+    director = AnalysisDirector(profile, residual=False)
+    table, _ = director.tabulate(graphs, runtime)
+    return director.price(table, runtime).latency_s
+
+
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("runtime", ["eager", "inductor"])
+def test_twice_the_cores_take_no_longer_than_waking_them(name: str, runtime: str) -> None:
+    """Frameworks hand loops of some size to all threads, and libraries cut convolutions for all, so that more cores may take
+    longer, by what more threads take to wake and to wait for: once a kernel, and for each of up to three conversions around a
+    convolution in compiled code. A product takes as many cores as are worth waking. Compiled loops that are too short for twice
+    the cores stay on one and are left out."""
+    profile = load_profile(name)
+    cores = profile.value("count.cores")
+    twice, c = variant(profile, {"count.cores": 2 * cores}), Coefficients(profile)
+    waking = team_seconds(c, 2 * cores, 2 * cores) - team_seconds(c, cores, cores)
+    regions = {"products": 0, "rows": 1, "additions": 1, "convolutions": 4 if runtime == "inductor" else 1}
+    for kind, make in ON_CPU.items():
+        listed = [s for s in shapes(profile) if not 1 <= s[0] * s[1] / (COMPILED_GRAIN * cores) < 2]
+        graphs = [make(*shape) for shape in listed]
+        before, after = (seconds_in(p, graphs, runtime) for p in (profile, twice))
+        tolerance = EVEN_BLOCKS if kind in ("products", "convolutions") else MORE_MACHINE
+        assert np.all(after <= before * (1 + tolerance) + regions[kind] * waking), kind
+
+
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("runtime", ["eager", "inductor"])
+def test_more_work_is_not_faster_on_a_cpu(name: str, runtime: str) -> None:
+    """A random growth of each extent of a product in turn, up to how evenly blocks fall on cores."""
+    profile, rng = load_profile(name), np.random.default_rng(7)
+    before = seconds_in(profile, [product(*shape, "float32") for shape in shapes(profile)], runtime)
+    for axis in range(3):
+        grown = [[math.ceil(x * rng.uniform(1, 2)) if i == axis else x for i, x in enumerate(s)] for s in shapes(profile)]
+        after = seconds_in(profile, [product(*shape, "float32") for shape in grown], runtime)
+        assert np.all(after >= before * (1 - EVEN_BLOCKS)), "mnk"[axis]
+
+
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_narrow_types_are_not_slower_than_float32_on_a_cpu(name: str, dtype: str) -> None:
+    """Products of any shape, where the instruction set multiplies the type at least as fast: AMX, AVX512-BF16, VNNI, MMLA."""
+    profile = load_profile(name)
+    if profile.value(f"peak.matrix.{dtype}", 0.0) < profile.value("peak.matrix.float32"):
+        pytest.skip("no instructions for it")
+    wide, narrow = (seconds_in(profile, [product(*s, t) for s in shapes(profile)], "eager") for t in ("float32", dtype))
+    assert np.all(narrow <= wide * (1 + EVEN_BLOCKS))
 
 
 @pytest.mark.parametrize(("name", "units"), UNITS)

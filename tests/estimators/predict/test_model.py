@@ -8,7 +8,7 @@ import pytest
 
 from shmoo.estimators.fusion.rules import fuse
 from shmoo.estimators.graph.records import Kernel, single_call_graph
-from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients, algorithm_codes
+from shmoo.estimators.machine.coefficients import ALGORITHMS, Coefficients, algorithm_codes, converts_layout, unrolls_image
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, TilingSpec, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
@@ -315,6 +315,42 @@ def test_a_cpu_gives_its_library_what_is_worth_it(images, channels, side, window
     shape = (images, 8, side - window[0] + 1, side - window[1] + 1)
     table = kernel_table(b.graph(b.call("conv2d", operands, shape, groups=1, stride=[1, 1], dilation=[1, 1])), [Kernel((0,))])
     assert ALGORITHMS[algorithm_codes(table, machine("cpu"))[0]] == algorithm
+
+
+@pytest.mark.parametrize(
+    ("images", "channels", "groups", "kernel", "dilation", "unrolled"),
+    [
+        (4, 16, 1, 3, 8, False),
+        (4, 16, 1, 3, 16, True),
+        (1, 64, 1, 3, 4, False),
+        (1, 64, 1, 3, 8, True),
+        (1, 512, 1, 3, 8, True),
+        (1, 64, 8, 3, 8, False),
+        (1, 64, 8, 3, 16, True),
+        (1, 128, 4, 3, 8, False),
+        (1, 128, 4, 3, 16, True),
+        (1, 64, 64, 3, 4, False),
+        (1, 64, 64, 3, 8, True),
+        (1, 256, 256, 31, 1, True),
+        (2, 48, 1, 3, 7, False),
+        (2, 48, 1, 3, 8, True),
+        (2, 512, 1, 17, 1, False),
+        (2, 16, 1, 19, 1, True),
+    ],
+)
+def test_a_sequence_padded_beyond_registers_is_unrolled(images, channels, groups, kernel, dilation, unrolled):
+    """Which implementation ONEDNN_VERBOSE names for sequences of 1024, padded to keep their length, with PyTorch 2.13 on a Xeon:
+    `x64:gemm:jit`, or `jit:avx512_core` and `jit_dw:avx512_core`."""
+    b = GraphBuilder()
+    weight = b.tensor((channels, channels // groups, kernel), "parameter")
+    shape, padding = (images, channels, 1024), dilation * (kernel // 2)
+    operands = {"input": b.tensor(shape), "weight": weight}
+    call = b.call("conv1d", operands, shape, groups=groups, stride=[1], dilation=[dilation], padding=[padding])
+    table = kernel_table(b.graph(call), [Kernel((0,))])
+    codes = algorithm_codes(table, machine("cpu"))
+    own, of_library = unrolls_image(table, codes)
+    assert (own.tolist(), of_library.tolist()) == ([False], [unrolled])
+    assert converts_layout(table, codes).tolist() == [not unrolled]
 
 
 def test_draws_have_the_range_they_come_from():

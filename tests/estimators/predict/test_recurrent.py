@@ -1,4 +1,4 @@
-"""Recurrent layers on GPUs: their steps wait for each other, whatever the type and the generation."""
+"""Recurrent layers: their steps wait for each other, and read the weights of the state anew."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from shmoo.estimators.costs.quantize import with_dtype
 from shmoo.estimators.graph.records import Graph, OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
+from shmoo.estimators.variants import variant
+from tests.build import GraphBuilder
 
 GPUS = [name for name in builtin_names() if load_profile(name).family == "gpu"]
 
@@ -77,3 +79,15 @@ def test_no_kernel_draws_more_than_the_board_may(name: str) -> None:
     for kernel in estimate.breakdown:
         assert kernel.energy_j is not None
         assert kernel.energy_j <= 1.001 * load_profile(name).value("power.tdp") * max(kernel.elapsed_s, kernel.latency_s)
+
+
+@pytest.mark.parametrize("name", [name for name in builtin_names() if load_profile(name).family == "cpu"])
+def test_steps_on_a_core_read_the_weights_of_the_state_as_often_as_products_would(name: str) -> None:
+    """200 steps of 512 units take as long as 200 products of a row with 4 MB of weights, which no core's own caches hold, and at
+    most twice that: the weights of the input multiply all steps at once."""
+    core = AnalysisDirector(variant(load_profile(name), {"count.cores": 1}), residual=False)
+    b = GraphBuilder()
+    graphs = [lstm(200, 512), b.graph(b.linear(b.tensor((1, 512)), 2048))]
+    table, _ = core.tabulate(graphs, "eager")
+    layer, step = core.price(table, "eager").prediction.device_s
+    assert 0.9 * 200 * step < layer < 2 * 200 * step

@@ -13,7 +13,15 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import KernelTable
-from shmoo.estimators.tiling.cpu_calls import RESULT_POINTS, busy_cores, by_result, call_by_call, team_seconds, waking_seconds
+from shmoo.estimators.tiling.cpu_calls import (
+    RESULT_POINTS,
+    busy_cores,
+    by_result,
+    call_by_call,
+    team_seconds,
+    waking_seconds,
+    worth_waking,
+)
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder, kernel_table
 
@@ -60,7 +68,7 @@ def seconds(table: KernelTable, values: dict[str, float]) -> Prediction:
 def test_waking_takes_as_long_as_there_are_cores_to_wake():
     """Three beside the first."""
     c = Coefficients(MACHINE, {"join": 2e-6, "skew": 0.0})
-    assert waking_seconds(table_of("relu", (1024, 1024)), c, "eager").tolist() == [6e-6]
+    assert waking_seconds(table_of("relu", (1024, 1024)), c, np.array([4.0])).tolist() == [6e-6]
 
 
 @pytest.mark.parametrize(("rows", "working"), [(32, 1), (33, 2), (65, 3), (1024, 4)])
@@ -69,15 +77,24 @@ def test_loops_of_the_framework_wake_all_cores_and_wait_for_those_with_work(rows
     c = Coefficients(MACHINE, {"join": 1e-6, "skew": 6e-6})
     longest = 6e-6 * sum(1 / k for k in range(2, working + 1))
     expected = 3e-6 + longest if working > 1 else 0.0
-    assert waking_seconds(table_of("relu", (rows, 1024)), c, "eager").tolist() == pytest.approx([expected], rel=1e-3)
+    table = table_of("relu", (rows, 1024))
+    assert waking_seconds(table, c, busy_cores(table, CORES, "eager")).tolist() == pytest.approx([expected], rel=1e-3)
 
 
-def test_a_library_wakes_the_cores_that_it_cuts_a_product_for():
-    """Two of four for 2e5 flops."""
-    b = GraphBuilder()
-    graph = b.graph(b.call("mm", {"self": b.tensor((10, 100)), "mat2": b.tensor((100, 100))}, (10, 100)))
-    table = kernel_table(graph, fuse(graph))
-    assert waking_seconds(table, Coefficients(MACHINE, {"join": 1e-6, "skew": 0.0}), "eager").tolist() == [1e-6]
+def test_a_library_wakes_the_cores_that_save_more_than_waking_them_takes():
+    """With 1 us for a core, 4 and 16 us of work are worth 2 and 4 cores, and no more than there are; without, all of them."""
+    c, work = Coefficients(MACHINE, {"join": 1e-6, "skew": 0.0}), np.array([1e-7, 4e-6, 1.6e-5, 1e-3])
+    assert worth_waking(c, work, np.full(4, 8.0)).tolist() == pytest.approx([1.0, 2.0, 4.0, 8.0])
+    free = Coefficients(MACHINE, {"join": 0.0, "skew": 0.0})
+    assert worth_waking(free, work, np.full(4, 8.0)).tolist() == [8.0] * 4
+
+
+def test_no_other_number_of_cores_does_a_product_sooner():
+    """Over 1 to 64 cores and products of 1 us to 10 ms, up to what the sum 1/2 + ... + 1/n differs from its logarithm."""
+    c, cores = Coefficients(MACHINE), np.arange(1.0, 65.0)
+    for work in np.geomspace(1e-6, 1e-2, 30):
+        best = worth_waking(c, np.array([work]), np.array([64.0]))
+        assert work / best + team_seconds(c, best, best) <= 1.05 * (work / cores + team_seconds(c, cores, cores)).min()
 
 
 EMPTY_REGIONS = {2: 1.39e-6, 4: 1.89e-6, 8: 2.78e-6, 16: 5.72e-6, 32: 9.11e-6}

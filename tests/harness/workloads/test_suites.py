@@ -155,6 +155,23 @@ def test_sizes_vary_independently() -> None:
     assert sum(count for (_, _, grouped), count in kinds.items() if grouped) >= 25
 
 
+@pytest.mark.parametrize("machine", [DESKTOP, SERVER])
+def test_kinds_that_libraries_treat_apart_are_measured(machine: Machine) -> None:
+    """Convolutions of sequences, plain, dilated, grouped and depthwise; of images also depthwise ones of several; recurrent
+    layers, one of them two deep."""
+    cases = plan_suite("micro", machine)
+    sequences = [case.axes for case in cases if case.workload == "conv1d"]
+    images = [case.axes for case in cases if case.workload == "conv"]
+    for axes, dilated, grouped, depthwise in ((sequences, 2, 1, 3), (images, 4, 10, 15)):
+        assert sum(x["dilation"] > 1 for x in axes) >= dilated
+        assert sum(1 < x["groups"] < x["c_in"] for x in axes) >= grouped
+        assert sum(1 < x["groups"] == x["c_in"] for x in axes) >= depthwise
+    assert sum(x["groups"] == x["c_in"] > 1 and x["n"] > 2 for x in images) >= 4
+    recurrent = [case.axes["layers"] for case in cases if case.workload in ("lstm", "gru")]
+    assert len(recurrent) >= 12
+    assert 2 in recurrent
+
+
 def test_a_sweep_is_dense_and_passes_every_level() -> None:
     """The shmoo has two points for each doubling, from inside the first cache to beyond the last."""
     sizes = sorted(case.axes["rows"] for case in plan_suite("shmoo", DESKTOP) if case.workload == "relu")

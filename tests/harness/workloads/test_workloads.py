@@ -71,6 +71,16 @@ def test_one_conv_is_every_conv() -> None:
     assert conv.build({**shape, "kernel": 1, "padding": 0}, device="meta").model.weight.shape == (8, 8, 1, 1)
 
 
+def test_one_conv1d_is_every_convolution_of_a_sequence() -> None:
+    """Stride, dilation, kernel and groups are axes."""
+    conv = find_workload("conv1d")
+    shape = {"n": 2, "c_in": 8, "c_out": 8, "length": 21}
+    assert conv.build(shape, device="meta")().shape == (2, 8, 21)
+    assert conv.build({**shape, "stride": 2}, device="meta")().shape == (2, 8, 11)
+    assert conv.build({**shape, "dilation": 4, "kernel": 5, "padding": 0}, device="meta")().shape == (2, 8, 5)
+    assert conv.build({**shape, "groups": 8}, device="meta").model.weight.shape == (8, 1, 3)
+
+
 def test_the_residual_block_of_the_example() -> None:
     """32 x 64 x 56 x 56 through 3 x 3 convolutions to 128 channels."""
     built = find_workload("resnet_block").build(device="meta")
