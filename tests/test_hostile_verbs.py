@@ -91,7 +91,7 @@ def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for call in (["compare", *runs, "--markdown"], ["history", *runs, "--out"]):
         assert survives(*call, str(pipe)).exit_code == 2
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         replace_file(pipe, b"")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

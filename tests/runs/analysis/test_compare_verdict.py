@@ -227,7 +227,7 @@ def test_markdown_and_junit_say_what_decided():
     assert "relu\\[m=3\\] float32 eager" in text
     assert "&lt;b&gt;\\|\\`x\\`" in text
     assert "<b>" not in text
-    assert "1 suspect rows decide nothing" in text
+    assert "1 suspect rows were not used" in text
     root = ElementTree.fromstring(junit(found, verdicts, 0.03))
     (suite,) = root
     assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
