@@ -21,7 +21,7 @@ from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
 from shmoo.harness.machine.architectures import load_architecture as load_profile
-from shmoo.harness.models.asked import Mode
+from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Capture
 from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, ask, listed, renamed
 from shmoo.harness.sweeps import controllers, plan_sweep

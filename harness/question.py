@@ -21,8 +21,8 @@ from shmoo.estimators.units import shape_of
 from shmoo.estimators.variants import with_threads
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.machine.architectures import choose_targets
-from shmoo.harness.models.asked import Asked, Mode, Point, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.models.request import Mode, ModelRequest, Point, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Capture, DNNModule
 from shmoo.runs.store.records import AxisValue
 
@@ -95,7 +95,7 @@ class Question:
     mode: Mode = PLAIN
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
-    open_source: Callable[[Asked], ModelSource] = ModelSource
+    open_source: Callable[[ModelRequest], ModelSource] = ModelSource
     tell: Callable[[str, Capture], None] = lambda model, found: None
 
     @property
@@ -134,11 +134,11 @@ class Question:
         (machine,) = self.usually(LOCAL).machines()
         return machine
 
-    def request(self, model: str, dtype: str | None, points: Sequence[Point] = ()) -> Asked:
+    def request(self, model: str, dtype: str | None, points: Sequence[Point] = ()) -> ModelRequest:
         """What is asked of a model by name, in one type and at the points to come; `InputError` where inputs are given, too."""
         if self.args or self.kwargs:
             raise InputError(f"{model!r} brings its own inputs; leave args and kwargs out, or pass the model itself")
-        return Asked(model, dtype, self.input_shape, self.seq_len, self.trust, self.mode, tuple(points))
+        return ModelRequest(model, dtype, self.input_shape, self.seq_len, self.trust, self.mode, tuple(points))
 
     def points(self, settings: Mapping[str, AxisValue] = {}) -> tuple[Point, ...]:
         """`settings` of a model's axes with each batch size asked for; `InputError` where they name one, too."""

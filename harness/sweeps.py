@@ -11,8 +11,8 @@ from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, chec
 from shmoo.estimators.sweep.controller import AxisValue, GraphSource, SweepController
 from shmoo.estimators.variants import tiling_parameters
 from shmoo.harness.machine.architectures import choose_targets
-from shmoo.harness.models.asked import at_ends
 from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.models.request import at_ends
 from shmoo.harness.question import Question
 
 Axes = Mapping[str, Sequence[AxisValue]]

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
+from shmoo.harness.capture.fx.aten_trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.introspect import CaptureError, calling_module, first_line, model_frame, relative_path, result_nodes
-from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, Traced, source_of
 
 

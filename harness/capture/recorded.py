@@ -15,10 +15,10 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_only
 
-from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, module_paths, result_nodes
+from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights, with_notes
 from shmoo.harness.module import Capture
 

@@ -51,7 +51,7 @@ _COPIES = frozenset({"clone", "_to_copy", "expand_copy", "repeat"})
 """Operators other than views whose results repeat the elements of their operand."""
 
 
-class _Known(NamedTuple):
+class _KnownValues(NamedTuple):
     """Known values of a fake tensor: its elements on the CPU, and whether they depend on data."""
 
     elements: torch.Tensor
@@ -111,18 +111,18 @@ class StandIns(TorchDispatchMode):
 
     # Values of a tensor -------------------------------------------------------------------------------------------------
 
-    def _known(self, tensor: torch.Tensor) -> _Known | None:
+    def _known(self, tensor: torch.Tensor) -> _KnownValues | None:
         """The tensor's elements where they are known; a tensor with memory has them."""
         if isinstance(tensor, FakeTensor):
             return self._elements_of.get(tensor)
-        return None if tensor.is_meta else _Known(tensor, False)
+        return None if tensor.is_meta else _KnownValues(tensor, False)
 
     def _from_data(self, tensor: torch.Tensor) -> bool:
         known = self._known(tensor)
         return known is None or known.from_data
 
     def _store(self, tensor: torch.Tensor, elements: torch.Tensor, from_data: bool) -> torch.Tensor:
-        self._elements_of[tensor] = _Known(elements, from_data)
+        self._elements_of[tensor] = _KnownValues(elements, from_data)
         return tensor
 
     def _number(self, tensor: torch.Tensor) -> torch.Tensor:

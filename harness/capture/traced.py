@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.exported import Place
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, environment, guarded
 from shmoo.harness.capture.fx.introspect import (
@@ -31,7 +32,6 @@ from shmoo.harness.capture.fx.introspect import (
     tensors_in,
     with_tensors,
 )
-from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Traced, weight_origins, with_all_weights
 from shmoo.harness.capture.standins import StandIns
 from shmoo.harness.module import Capture

@@ -13,9 +13,9 @@ from torch import fx
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.graph.records import Graph, OpCall
 from shmoo.harness.capture.compiled import EagerRecorder, compiled_apart, placeholder_origins
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line
-from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, with_all_weights
 from shmoo.harness.capture.recurrent import keep_recurrent_layers
 from shmoo.harness.module import Capture

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.exported import FunctionModule, exportable
-from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
+from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off
 from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.module import Built, Capture, DNNModule
 from shmoo.runs.store.records import AxisValue

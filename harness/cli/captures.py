@@ -13,8 +13,8 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
-    from shmoo.harness.models.asked import Asked
     from shmoo.harness.models.capture_cache import ModelSource
+    from shmoo.harness.models.request import ModelRequest
     from shmoo.harness.module import Capture
     from shmoo.harness.question import Question
 
@@ -73,7 +73,7 @@ def _question(arch: tuple[str, ...], no_cache: bool, input_shape: str | None = N
     cache = None if known is None else CaptureCache(capture_folder(), known)
     told = click.get_current_context().meta.setdefault(__name__, set())
 
-    def open_source(request: Asked) -> ModelSource:
+    def open_source(request: ModelRequest) -> ModelSource:
         def before_capture() -> None:
             if request.model not in told:
                 told.add(request.model)

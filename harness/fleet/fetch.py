@@ -23,7 +23,7 @@ COPY_TIME_S = 600.0
 """Time for the hashes of a large run."""
 
 
-class Fetched(msgspec.Struct, frozen=True):
+class FetchResult(msgspec.Struct, frozen=True):
     """What came from one host: files that are new or longer, their bytes, and why nothing came where nothing did."""
 
     name: str
@@ -32,15 +32,15 @@ class Fetched(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-def fetch(campaign: Campaign) -> tuple[Fetched, ...]:
+def fetch(campaign: Campaign) -> tuple[FetchResult, ...]:
     """Bring what every host has; hosts that cannot be reached are listed with the reason."""
     results = campaign.each(lambda host: _fetch(campaign, host), campaign.file.hosts)
     return tuple(
-        Fetched(name, problem=str(result)) if isinstance(result, ShmooError) else result for name, result in results.items()
+        FetchResult(name, problem=str(result)) if isinstance(result, ShmooError) else result for name, result in results.items()
     )
 
 
-def _fetch(campaign: Campaign, host: Host) -> Fetched:
+def _fetch(campaign: Campaign, host: Host) -> FetchResult:
     target = campaign.fetched(host.name)
     told, channel = campaign.reach(host)
     folder = campaign.folder(host, told.directory)
@@ -51,7 +51,7 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
             raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
     wanted = [name for name, (_, digest) in listed.items() if _digest(target / name) != digest]
     if not wanted:
-        return Fetched(host.name)
+        return FetchResult(host.name)
     for part in (target.parent, target, target / INCOMING):
         own_folder(part)
     incoming = target / INCOMING
@@ -61,7 +61,7 @@ def _fetch(campaign: Campaign, host: Host) -> Fetched:
     # Graphs come before the rows that name them.
     for name in sorted(contents, key=lambda name: (PurePosixPath(name).name == ROWS, name)):
         _put(contents[name], target / name)
-    return Fetched(host.name, len(contents), sum(map(len, contents.values())))
+    return FetchResult(host.name, len(contents), sum(map(len, contents.values())))
 
 
 def _digest(path: Path) -> str:

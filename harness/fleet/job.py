@@ -43,7 +43,7 @@ UV_FOLDERS = (".local/bin", ".cargo/bin")
 """Where uv installs itself, below the home folder."""
 MOST_SHOWN = 3
 """Processes that are named where others use the machine."""
-Say = Callable[..., None]
+SetPhase = Callable[..., None]
 
 
 def run(folder: str) -> int:
@@ -109,7 +109,7 @@ def _own_lock(path: str) -> int | None:
     return None
 
 
-def _wait_for_machine(job: remote.Request, say: Say) -> int:
+def _wait_for_machine(job: remote.Request, say: SetPhase) -> int:
     """The machine's lock, once others are gone; a descriptor that holds it."""
     deadline = time.monotonic() + 60 * job["wait_minutes"]
     say("waiting", "for the machine's lock")

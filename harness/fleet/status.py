@@ -47,7 +47,7 @@ class JobState(msgspec.Struct, frozen=True):
     environment: str = ""
 
 
-class Told(msgspec.Struct, frozen=True):
+class HostReport(msgspec.Struct, frozen=True):
     """What a host answers to `remote.status`.
 
     Attributes:
@@ -95,9 +95,9 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 def status(campaign: Campaign) -> tuple[HostStatus, ...]:
     """Ask all machines; what they say is kept for those that cannot be reached later."""
 
-    def answer(host: Host) -> Told:
+    def answer(host: Host) -> HostReport:
         channel = campaign.engine_of(host).channel(host)
-        return ask(channel, host.python, "status", Told, folder=campaign.folder(host, host.directory))
+        return ask(channel, host.python, "status", HostReport, folder=campaign.folder(host, host.directory))
 
     before, jobs = last_known(campaign), _jobs(campaign)
     answers = campaign.each(answer, campaign.file.hosts)
@@ -115,7 +115,9 @@ def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
     return jobs
 
 
-def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus) -> HostStatus:
+def judge(
+    command: tuple[str, ...], answer: HostReport | ShmooError, job: Job | ShmooError | None, before: HostStatus
+) -> HostStatus:
     """A host's standing from what its files tell, what its engine knows of its `job` (`None` where only the files tell), and what
     was last known."""
     if isinstance(answer, ShmooError):

@@ -29,7 +29,7 @@ TYPICAL_CACHE = {"cpu": 64 << 20, "cuda": 128 << 20}
 SEED = 11
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class PreparedCall(msgspec.Struct, frozen=True):
     """A call without arguments, made ready for a cache state; what runs untimed `before` each call, `None` where calls are back
     to back; and the method, for the row's host observations."""
 
@@ -45,7 +45,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
 def prepare(
     state: str, built: Built, forward: Callable[..., object], device: str, cache_bytes: int | None, *, copies_allowed: bool
-) -> Prepared:
+) -> PreparedCall:
     """Make `forward(*built.args, **built.kwargs)` ready to be timed in a cache state; `InputError` for an unknown one.
 
     Args:
@@ -55,17 +55,17 @@ def prepare(
     """
     call = functools.partial(forward, *built.args, **built.kwargs)
     if state == "warm":
-        return Prepared(call)
+        return PreparedCall(call)
     if state == "interleaved":
-        return Prepared(call, other_work(device, SEED), {"between": "other work"})
+        return PreparedCall(call, other_work(device, SEED), {"between": "other work"})
     if state != "cold":
         raise unknown("cache state", state, CACHE_STATES)
     past = TIMES_CACHE * (cache_bytes or TYPICAL_CACHE[device.split(":")[0]])
     resident = resident_bytes(built)
     count = math.ceil(past / resident) + 1 if resident > 0 else MOST_COPIES + 1
     if copies_allowed and count <= MOST_COPIES:
-        return Prepared(rotate(built, count), None, {"between": "rotation", "copies": count})
-    return Prepared(call, flusher(past, device), {"between": "flush", "flushed_bytes": past})
+        return PreparedCall(rotate(built, count), None, {"between": "rotation", "copies": count})
+    return PreparedCall(call, flusher(past, device), {"between": "flush", "flushed_bytes": past})
 
 
 def rotate(built: Built, count: int) -> Callable[[], object]:

@@ -16,7 +16,7 @@ from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec
 
 if TYPE_CHECKING:
-    from shmoo.harness.measuring.cachestate import Prepared
+    from shmoo.harness.measuring.cachestate import PreparedCall
 
 UNFREED_SHARE = 0.25
 """Growth of this process, as a share of the room for waiting cases, after which garbage among frozen objects is looked for: that
@@ -33,7 +33,7 @@ class Session:
 
     case: CaseSpec
     built: Built
-    prepared: Prepared
+    prepared: PreparedCall
     first_call_s: float
     compile_s: float | None
     call_blocks: int | None

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shmoo.harness.models.asked import Asked, Point
-from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+from shmoo.harness.models.dependencies import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+from shmoo.harness.models.request import ModelRequest, Point
 from shmoo.harness.module import Capture
 from shmoo.runs.store.files import replace_file
 from shmoo.runs.store.records import AxisValue
@@ -35,10 +35,10 @@ _SUFFIX = ".json.gz"
 _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
-class Kept(msgspec.Struct, frozen=True):
+class CachedCapture(msgspec.Struct, frozen=True):
     """One capture as its file holds it: the size of these graphs, `None` where only the default of every axis is kept."""
 
-    asked: Asked
+    asked: ModelRequest
     point: Point | None
     axes: Point
     inputs: Inputs
@@ -46,11 +46,11 @@ class Kept(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a cache: what it answers, its size, and when it was last used (seconds since 1970)."""
 
     path: str = ""
-    asked: Asked
+    asked: ModelRequest
     point: Point | None
     nbytes: int = 0
     used_at_s: float = 0.0
@@ -68,11 +68,11 @@ class CaptureCache:
         if (started := main_file()) is not None:
             self._recorder.add_file(started)
 
-    def find(self, asked: Asked, point: Point | None) -> Kept | None:
+    def find(self, asked: ModelRequest, point: Point | None) -> CachedCapture | None:
         """What a capture of the model would give now, if it is kept."""
         path = self._path(asked, point)
         try:
-            kept = msgspec.json.decode(_read(path), type=Kept)
+            kept = msgspec.json.decode(_read(path), type=CachedCapture)
         except FileNotFoundError:
             return None
         except _UNREADABLE as error:
@@ -94,7 +94,7 @@ class CaptureCache:
             self._recorder.add_file(os.path.abspath(path))
         return self._recorder.recording()
 
-    def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
+    def keep(self, asked: ModelRequest, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
         """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
         capture are not known, or the folder cannot be written to."""
         inputs = self._recorder.inputs()
@@ -102,7 +102,7 @@ class CaptureCache:
             logger.info("the capture of %s is not kept: %s", asked.model, self._recorder.unseen)
             return
         path = self._path(asked, point)
-        kept = Kept(asked, point, axes, inputs, graphs)
+        kept = CachedCapture(asked, point, axes, inputs, graphs)
         data = gzip.compress(msgspec.json.encode(kept), compresslevel=1, mtime=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ class CaptureCache:
         except OSError as error:
             logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
 
-    def _path(self, asked: Asked, point: Point | None) -> Path:
+    def _path(self, asked: ModelRequest, point: Point | None) -> Path:
         # Names of files and functions mean something in their folder only.
         place = os.getcwd() if ":" in asked.model or asked.model.endswith(".pt2") else ""
         key = msgspec.json.encode([asked, point, place, self._software], order="deterministic")
@@ -130,7 +130,9 @@ class ModelSource:
         before_capture: called before the model is captured, and not where everything is read.
     """
 
-    def __init__(self, asked: Asked, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, asked: ModelRequest, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None
+    ) -> None:
         self._asked = asked
         self._cache = cache
         self._before_capture = before_capture
@@ -165,12 +167,12 @@ class ModelSource:
         return axes, graphs
 
 
-def list_captures(folder: Path) -> list[Listed]:
+def list_captures(folder: Path) -> list[CacheEntry]:
     """The captures in a folder, last used first; damaged files are left out."""
     listed = []
     for path, status in _files(folder):
         with suppress(*_UNREADABLE):
-            head = msgspec.json.decode(_read(path), type=Listed)
+            head = msgspec.json.decode(_read(path), type=CacheEntry)
             beside = {"path": str(path), "nbytes": status.st_size, "used_at_s": status.st_mtime}
             listed.append(msgspec.structs.replace(head, **beside))
     return sorted(listed, key=lambda one: one.used_at_s, reverse=True)

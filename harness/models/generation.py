@@ -10,8 +10,8 @@ from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.generation import DecodeStep, GenerationEstimate, cache_bytes, decode_contexts, generation
 from shmoo.estimators.progress import Progress, Standing, silent
-from shmoo.harness.models.asked import Asked, Point
 from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.models.request import ModelRequest, Point
 from shmoo.harness.module import Capture
 
 
@@ -28,11 +28,11 @@ class Generator:
 
     def __init__(
         self,
-        asked: Asked,
+        asked: ModelRequest,
         prompts: Sequence[int],
         new_tokens: int,
         batch: int = 1,
-        open_source: Callable[[Asked], ModelSource] = ModelSource,
+        open_source: Callable[[ModelRequest], ModelSource] = ModelSource,
         progress: Progress = silent,
     ) -> None:
         self._asked, self._new_tokens, self._batch = asked, new_tokens, batch

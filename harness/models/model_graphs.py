@@ -20,7 +20,7 @@ from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
-from shmoo.harness.models.asked import Asked, Mode, at_batches
+from shmoo.harness.models.request import Mode, ModelRequest, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Built, Capture, DNNModule, Maker, dim
 from shmoo.harness.workloads.config_inputs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model, with_default
@@ -46,18 +46,18 @@ def model_graphs(
     trust: bool = False,
     mode: Mode | None = None,
 ) -> Capture:
-    """Capture a model named as on the command line; arguments as in `Asked`, and the samples of a call, the model's own for
+    """Capture a model named as on the command line; arguments as in `ModelRequest`, and the samples of a call, the model's own for
     `None`.
 
     Raises:
         InputError: unknown model, or a batch where the model has no batch axis.
         CaptureError: torch cannot capture the model.
     """
-    asked = Asked(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
+    asked = ModelRequest(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
     return open_model(asked).at(asked.points[0])
 
 
-def open_model(asked: Asked) -> WorkloadGraphs:
+def open_model(asked: ModelRequest) -> WorkloadGraphs:
     """The graphs of a model by name, which is built and captured when they are asked for; `InputError` for an unknown model, mode
     or axis, with the nearest names."""
     phase = asked.mode.phase
@@ -225,7 +225,7 @@ def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, 
             f"parameters {', '.join(STEP_AXES)}"
         )
     try:
-        from shmoo.harness.models.hf_cache import causal_step, is_causal
+        from shmoo.harness.models.causal_step import causal_step, is_causal
     except ImportError as error:
         raise not_installed("phases of language models", "transformers>=4.56", str(error)) from error
     if not is_causal(built.model):

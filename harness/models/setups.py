@@ -11,8 +11,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import STORED_AS
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.present.setups import BATCH_STEPS, Setup
-from shmoo.harness.models.asked import Asked, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.models.request import ModelRequest, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Capture
 
 
@@ -21,12 +21,14 @@ class ModelSetups:
     images.
 
     Args:
-        asked: the model as it is; `Asked.points` is ignored.
+        asked: the model as it is; `ModelRequest.points` is ignored.
         batch: of a call; the model's own for `None`.
         open_source: makes the source of what is asked for.
     """
 
-    def __init__(self, asked: Asked, batch: int | None = None, open_source: Callable[[Asked], ModelSource] = ModelSource) -> None:
+    def __init__(
+        self, asked: ModelRequest, batch: int | None = None, open_source: Callable[[ModelRequest], ModelSource] = ModelSource
+    ) -> None:
         self._asked = asked
         self._open = open_source
         self._sources: dict[tuple[str | None, bool, bool], ModelSource] = {}

@@ -24,7 +24,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CONTRACTIONS, Graph
 from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.fx.introspect import first_line, operator_name
-from shmoo.harness.capture.fx.walk import CALL_INDEX
+from shmoo.harness.capture.fx.walk_state import CALL_INDEX
 from shmoo.harness.module import DNNModule
 from shmoo.runs.store.records import AxisValue
 

@@ -21,7 +21,7 @@ _CHANNELS = ("num_channels", "in_channels", "in_chans", "image_channels")
 _PATCHES_SIDE = 448
 """Default height and width of images that come in patches, in pixels."""
 
-Made = dict[str, Any]
+NamedInputs = dict[str, Any]
 
 
 class Input(NamedTuple):
@@ -39,10 +39,10 @@ class Input(NamedTuple):
 
     name: str
     axes: Callable[[Any], Sequence[Axis]]
-    make: Callable[[Maker, Any, Mapping[str, Any]], Made]
+    make: Callable[[Maker, Any, Mapping[str, Any]], NamedInputs]
     part: str = ""
     words: str = ""
-    others: Callable[[Made, Any], Sequence[Made]] = lambda made, config: ()
+    others: Callable[[NamedInputs, Any], Sequence[NamedInputs]] = lambda made, config: ()
     beside: tuple[str, ...] = ()
 
 
@@ -92,7 +92,7 @@ def _token_axes(config: Any) -> Sequence[Axis]:
 
 
 def _tokens(name: str) -> Input:
-    def make(maker: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+    def make(maker: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
         return {name: maker.indices(config.get_text_config().vocab_size, sizes["batch"], sizes["seq_len"])}
 
     return Input(name, _token_axes, make)
@@ -117,13 +117,13 @@ def _pixel_axes(config: Any) -> Sequence[Axis]:
     return (dim("height", 224, "height of an image"), dim("width", 224, "width of an image"))
 
 
-def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
     fixed = getattr(_vision(config), "image_size", None) or (sizes["height"], sizes["width"])
     height, width = (fixed, fixed) if isinstance(fixed, int) else fixed
     return {"pixel_values": make.tensor(sizes["batch"], _channels(config), height, width)}
 
 
-def _with_sizes(made: Made, config: Any) -> Sequence[Made]:
+def _with_sizes(made: NamedInputs, config: Any) -> Sequence[NamedInputs]:
     """The size of each image, of which a batch may be padded."""
     batch, _, height, width = made["pixel_values"].shape
     return ({_SIZES: [(height, width)] * batch},)
@@ -136,7 +136,7 @@ def _patch_axes(config: Any) -> Sequence[Axis]:
     )
 
 
-def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
     """Patches of all images one after the other, each with its numbers in a row, and their grids."""
     vision = _vision(config)
     side, frames = (getattr(vision, name, None) or 1 for name in ("patch_size", "temporal_patch_size"))
@@ -148,7 +148,7 @@ def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
     return {"pixel_values": pixels, _GRID: make.torch.tensor([[1, rows, columns]] * batch)}
 
 
-def _other_patches(made: Made, config: Any) -> Sequence[Made]:
+def _other_patches(made: NamedInputs, config: Any) -> Sequence[NamedInputs]:
     """The frame, row and column of each token, which would follow from where images stand among them; and each patch as an
     image."""
     import torch
@@ -177,7 +177,7 @@ def _frame_axes(config: Any) -> Sequence[Axis]:
     return (dim("frames", 1000, "frames of a spectrum; 100 are a second for most models"),)
 
 
-def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
     audio = _audio(config)
     if "frames" in sizes:
         # Several frames may be stacked.
@@ -187,14 +187,14 @@ def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
     return {"input_features": make.tensor(sizes["batch"], audio.num_mel_bins, 2 * audio.max_source_positions)}
 
 
-def _with_mask(made: Made, config: Any) -> Sequence[Made]:
+def _with_mask(made: NamedInputs, config: Any) -> Sequence[NamedInputs]:
     """Every frame is one of the recording."""
     import torch
 
     return ({_MASK: torch.ones(made["input_features"].shape[:2], dtype=torch.bool)},)
 
 
-def _wave(make: Maker, config: Any, sizes: Mapping[str, Any]) -> Made:
+def _wave(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
     return {"input_values": make.tensor(sizes["batch"], sizes["samples"])}
 
 

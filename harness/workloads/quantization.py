@@ -122,7 +122,7 @@ def _globs(pattern: str) -> tuple[str, ...]:
 
 # Methods -----------------------------------------------------------------------------------------------------------
 
-Said = Iterator[Scheme | str]
+SchemesAndNotes = Iterator[Scheme | str]
 """Schemes, and notes on what they leave out."""
 _EXPERTS_IN_4_BITS = Scheme("int4-weight", "int4", (1, 32), "float8", only=("experts",))
 """Experts alone in 4-bit floating point, with a byte as the scale of each 32: OCP Microscaling Formats (MX) Specification 1.0,
@@ -137,7 +137,7 @@ def _grouped(bits: Any, group: Any, zero: str | None = None) -> Scheme:
     return Scheme(f"{weight}-weight", weight, (1, max(int(group or 0), 0)), zero=zero)
 
 
-def _float8(settings: Settings) -> Said:
+def _float8(settings: Settings) -> SchemesAndNotes:
     """Blocks of 128 by 128 unless the config says otherwise, with scales in float32 or, as powers of two, in a byte: DeepSeek-V3,
     arXiv:2412.19437, section 3.3."""
     block = settings.get("weight_block_size", (128, 128))
@@ -150,7 +150,7 @@ def _float8(settings: Settings) -> Said:
     yield Scheme("float8-dynamic", "float8", sizes, scale, kept=tuple(name for other in apart for name in other.only))
 
 
-def _whole_number_groups(settings: Settings) -> Said:
+def _whole_number_groups(settings: Settings) -> SchemesAndNotes:
     """GPTQ and AWQ (arXiv:2210.17323, arXiv:2306.00978): a scale and a zero point in the weights' own bits for each group."""
     bits = settings.get("bits", settings.get("w_bit", 4))
     group = settings.get("group_size", settings.get("q_group_size", 128))
@@ -164,7 +164,7 @@ def _whole_number_groups(settings: Settings) -> Said:
         yield "settings of single modules (dynamic) are not taken into account"
 
 
-def _bitsandbytes(settings: Settings) -> Said:
+def _bitsandbytes(settings: Settings) -> SchemesAndNotes:
     """4 bits: each 64 share a float32 scale and there are no zero points, or a scale in a byte if the scales are quantized, too
     (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: a float32 scale a row."""
     bits = _bits_of_loading(settings)
@@ -176,7 +176,7 @@ def _bitsandbytes(settings: Settings) -> Said:
         yield Scheme("int4-weight", "int4", (1, 64), "int8" if settings.get("bnb_4bit_use_double_quant") else "float32")
 
 
-def _compressed(settings: Settings) -> Said:
+def _compressed(settings: Settings) -> SchemesAndNotes:
     """Groups of layers, each with the bits, the type and the blocks of its weights, and with those of its activations where they
     are rounded at run time."""
     if settings.get("format") == "dense":
@@ -239,7 +239,7 @@ _TORCHAO = {
 """torchao's configs, without case, underscores and "Config" -> way of computing, type of weights, zero points."""
 
 
-def _torchao(settings: Settings) -> Said:
+def _torchao(settings: Settings) -> SchemesAndNotes:
     """A config of torchao, as its name or as its class with its fields."""
     kind = settings["quant_type"]
     kind = kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
@@ -255,13 +255,13 @@ def _torchao(settings: Settings) -> Said:
         yield "embeddings are counted in their own type"
 
 
-def _hqq(settings: Settings) -> Said:
+def _hqq(settings: Settings) -> SchemesAndNotes:
     """A scale and a zero point in the activations' type for each group."""
     weights = (settings.get("quant_config") or settings).get("weight_quant_params") or settings
     yield _grouped(weights.get("nbits", 4), weights.get("group_size", 64), zero=OWN)
 
 
-def _quanto(settings: Settings) -> Said:
+def _quanto(settings: Settings) -> SchemesAndNotes:
     """int8 and float8 with a scale a row, int4 with a scale and a shift for each 128."""
     weights = str(settings.get("weights", "int8"))
     if weights not in ("int4", "int8", "float8"):

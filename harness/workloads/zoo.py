@@ -74,7 +74,7 @@ def import_torchvision() -> ModuleType:
     Signatures suffice for capture, also of detectors: torchvision itself computes the shapes. Running such an operator on data
     fails with torch's own message that there is no kernel for it.
     """
-    from shmoo.harness.capture.fx.dynamo import dynamo_put_off
+    from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off
 
     try:
         with dynamo_put_off():

@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from shmoo.estimators.costs import COSTS, FREE
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.introspect import Number, first_line, is_tensor_node, operator_name, tensor_of
-from shmoo.harness.capture.fx.trace import inline_wrapped
 
 logger = logging.getLogger(__name__)
 

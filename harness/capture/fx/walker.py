@@ -13,9 +13,9 @@ from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from shmoo.estimators.graph.records import Graph, Value, ValueKind
+from shmoo.harness.capture.fx.aten_trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.introspect import OperatorIntrospector, tensors_in
-from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.fx.walk import Origin, Walk, attribute_origin, storage_key
+from shmoo.harness.capture.fx.walk_state import Origin, Walk, attribute_origin, storage_key
 
 _SOURCE_KEY = re.compile(r"\['?([^'\]]*)'?\]|\.([A-Za-z]\w*)")
 _LOCAL = re.compile(r"L\['[^']+'\]")

@@ -14,7 +14,7 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
-    from shmoo.harness.models.capture_cache import Listed
+    from shmoo.harness.models.capture_cache import CacheEntry
 
 EXAMPLES = """\b
 Examples:
@@ -75,7 +75,7 @@ def clear_cache(models: tuple[str, ...], as_json: bool) -> None:
         output.message(f"removed {removed} captures from {folder}")
 
 
-def _rows(listed: Sequence[Listed]) -> list[list[str]]:
+def _rows(listed: Sequence[CacheEntry]) -> list[list[str]]:
     now = time.time()
     rows = []
     for one in listed:

@@ -84,7 +84,7 @@ def estimate(
 
 def refuse_with_ops(models: Sequence[str], asked: Question) -> None:
     """`InputError` where --ops comes with what only a model has."""
-    from shmoo.harness.models.asked import Mode
+    from shmoo.harness.models.request import Mode
 
     if models:
         raise InputError(f"--ops and a MODEL ({', '.join(models)}) exclude each other; leave one out")

@@ -19,7 +19,7 @@ from shmoo.harness.cli.layout import View
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
     from shmoo.harness.question import Question
-    from shmoo.harness.runtimes.trace import Recorded
+    from shmoo.harness.runtimes.chrome_trace import RecordedCall
     from shmoo.runs.store.records import AxisValue
 
 EXAMPLES = """\b
@@ -75,7 +75,7 @@ def trace(
         if measure and out:
             recorded, reason = _recorded(model, asked, asked.points(axes)[0], chosen, profile.family)
     if out:
-        from shmoo.harness.runtimes.trace import trace_document
+        from shmoo.harness.runtimes.chrome_trace import trace_document
 
         document = trace_document(model, estimate, slots, recorded, reason)
         output.write(out, json.dumps(document, allow_nan=False).encode())
@@ -86,12 +86,14 @@ def trace(
         _show(slots, recorded, estimate.latency_s.value, view)
 
 
-def _recorded(model: str, asked: Question, axes: dict[str, AxisValue], runtime: str, family: str) -> tuple[Recorded | None, str]:
+def _recorded(
+    model: str, asked: Question, axes: dict[str, AxisValue], runtime: str, family: str
+) -> tuple[RecordedCall | None, str]:
     """A measured call, or `None` and why there is none."""
     import torch
 
     from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
-    from shmoo.harness.runtimes.trace import record_call
+    from shmoo.harness.runtimes.chrome_trace import record_call
 
     device = DEVICE.get(family)
     if device is None or runtime not in TORCH_RUNTIMES:
@@ -120,7 +122,7 @@ def _record(slot: Scheduled) -> dict[str, object]:
     }
 
 
-def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float, view: View) -> None:
+def _show(slots: Sequence[Scheduled], recorded: RecordedCall | None, latency_s: float, view: View) -> None:
     output.table(COLUMNS, slots, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
     measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
     output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

@@ -8,8 +8,8 @@ from torch import nn
 
 from shmoo.harness.capture import CaptureError, CaptureFamily, capture, capture_symbolic, capture_workload
 from shmoo.harness.capture.symbolic import leaf_shapes
-from shmoo.harness.models.asked import Asked, at_batches, at_ends
 from shmoo.harness.models.model_graphs import open_model
+from shmoo.harness.models.request import ModelRequest, at_batches, at_ends
 from shmoo.harness.module import Built, DNNModule, dim
 from shmoo.harness.workloads import find_workload
 
@@ -111,7 +111,7 @@ def test_what_a_substitution_would_miss_is_captured_anew(made, shape, reason: st
 
 def test_a_network_at_several_batches_is_captured_once() -> None:
     """Substituted graphs of a network equal fresh ones; batch 1 among them is fresh."""
-    source = open_model(Asked("squeezenet1_0", points=at_batches((1, 4, 6))))
+    source = open_model(ModelRequest("squeezenet1_0", points=at_batches((1, 4, 6))))
     found = {batch: source.at({"batch": batch}) for batch in (1, 4, 6)}
     assert found[1].note.startswith("captured anew")
     for batch in (4, 6):
@@ -122,7 +122,7 @@ def test_a_network_at_several_batches_is_captured_once() -> None:
 
 def test_a_sweep_draws_from_one_capture() -> None:
     """With values known beforehand, the source of a sweep substitutes."""
-    source = open_model(Asked("squeezenet1_0", points=at_ends({"resolution": (64, 96, 128)})))
+    source = open_model(ModelRequest("squeezenet1_0", points=at_ends({"resolution": (64, 96, 128)})))
     (graph,) = source.at({"resolution": 96}).graphs
     assert (graph,) == capture_workload(find_workload("squeezenet1_0"), {"resolution": 96}).graphs
 

@@ -26,7 +26,7 @@ _MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_drive
 _KERNEL_FACTS = ("tiles", "utilisation", "flops", "bytes", "compute_s", "memory_s", "launch_s", "energy_j")
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class RecordedCall(msgspec.Struct, frozen=True):
     """One call as the profiler recorded it: its length, and its events with their process and thread ids, `ts` from the entry of
     the call."""
 
@@ -34,7 +34,7 @@ class Recorded(msgspec.Struct, frozen=True):
     latency_s: float
 
 
-def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
+def record_call(call: Callable[[], object], *, device: str = "cpu") -> RecordedCall:
     """Run `call`, one forward on "cpu" or "cuda", under torch.profiler and keep the call of median length; the first `WARMUP`,
     which may compile, are not recorded. Profiling lengthens every operator by about a microsecond: the trace shows where time
     goes, and `shmoo measure` how much time there is."""
@@ -59,7 +59,7 @@ def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
         return median_call(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
 
 
-def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
+def median_call(events: Sequence[Mapping[str, Any]]) -> RecordedCall:
     """The call of median length out of a profiler's events, with the names of its threads."""
     spans = sorted(
         (event for event in events if event.get("name") == _CALL and event.get("cat") == "user_annotation"),
@@ -75,11 +75,11 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
                 inside.append({**event, "ts": start, "dur": float(event["dur"])})
     threads = {(event["pid"], event["tid"]) for event in inside}
     names = [dict(e) for e in events if e.get("ph") == "M" and e.get("name") == "thread_name"]
-    return Recorded((*inside, *(e for e in names if (e["pid"], e.get("tid")) in threads)), length / 1e6)
+    return RecordedCall((*inside, *(e for e in names if (e["pid"], e.get("tid")) in threads)), length / 1e6)
 
 
 def trace_document(
-    model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: Recorded | None, reason: str = ""
+    model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: RecordedCall | None, reason: str = ""
 ) -> dict[str, Any]:
     """The trace as a JSON document, with what `estimators.predict.timeline.schedule` gives, and the measured call; `None` where
     nothing was measured, with the `reason`."""
@@ -121,7 +121,7 @@ def _predicted(model: str, estimate: Estimate, slots: Sequence[Scheduled]) -> It
             yield _event(f"launch {kernel.label}", "launch", PREDICTED, host, 1e6 * start_s, 1e6 * (end_s - start_s), {})
 
 
-def _measured(recorded: Recorded) -> Iterator[Event]:
+def _measured(recorded: RecordedCall) -> Iterator[Event]:
     """The profiler's events as threads of one process, in the order in which they first appear."""
     yield _name("process_name", MEASURED, 0, "measured: this machine")
     spans = [event for event in recorded.events if event["ph"] == "X"]

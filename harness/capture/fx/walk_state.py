@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.costs import classify, cost_of
 from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
+from shmoo.harness.capture.fx.aten_trace import ENTER, EXIT, autocast_dtype, has_autocast
 from shmoo.harness.capture.fx.bodies import (
     BODIES,
     BRANCH_NOTE,
@@ -33,7 +34,6 @@ from shmoo.harness.capture.fx.introspect import (
     operator_name,
     tensor_of,
 )
-from shmoo.harness.capture.fx.trace import ENTER, EXIT, autocast_dtype, has_autocast
 
 _IGNORED = (
     "_assert_async.msg _assert_async.default _assert_scalar.default _assert_tensor_metadata.default sym_constrain_range.default "

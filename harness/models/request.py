@@ -65,7 +65,7 @@ Point = dict[str, AxisValue]
 """A value of each axis that is set; the others have their defaults."""
 
 
-class Asked(msgspec.Struct, frozen=True):
+class ModelRequest(msgspec.Struct, frozen=True):
     """A model named as on the command line, how it is run, and the sizes that are wanted of it.
 
     Attributes:
