@@ -89,7 +89,7 @@ def tell_about(model: str, found: Capture) -> None:
     """Say on stderr what the reader of the numbers of a capture must know."""
     for said in notes_of(found.graphs):
         output.message(f"{model}: {said}")
-    if found.note.startswith("captured anew"):
+    if found.recaptured:
         output.message(f"{model}: {found.note}")
     if found.break_reasons:
         output.message(

@@ -36,16 +36,16 @@ died leaves no code."""
 def run_here(commands: Sequence[Sequence[str]], folder: Path) -> None:
     """An `ArrayEngine`: processes of this machine, as many at once as it has cores, each with one thread."""
 
-    def one(job: int) -> None:
+    def run_job(job: int) -> None:
         with (folder / f"{job}.json").open("wb") as answer, (folder / f"{job}.err").open("wb") as words:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
+            process = subprocess.run(
                 commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False
             )
-        (folder / f"{job}.code").write_text(str(done.returncode))
+        (folder / f"{job}.code").write_text(str(process.returncode))
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(one, range(len(commands))))
+        list(pool.map(run_job, range(len(commands))))
 
 
 def run_in_slurm(commands: Sequence[Sequence[str]], folder: Path) -> None:
@@ -59,7 +59,7 @@ def run_in_slurm(commands: Sequence[Sequence[str]], folder: Path) -> None:
     options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", f"--job-name={folder.name}"]
     command = ["sbatch", *options, f"--chdir={Path.cwd()}", f"--output={folder}/slurm-%a.log"]
     try:
-        done = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
+        process = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
     except FileNotFoundError:
         raise InputError("sbatch is not installed here; run this where Slurm is, or take --engine local") from None
     except BaseException:
@@ -67,8 +67,8 @@ def run_in_slurm(commands: Sequence[Sequence[str]], folder: Path) -> None:
         subprocess.run(["scancel", "--me", f"--name={folder.name}"], capture_output=True, check=False)
         raise
     # With --wait the exit code is that of the worst job, whose own words say more.
-    if done.returncode and not done.stdout.strip():
-        raise ShmooError(f"Slurm took no array: {done.stderr.decode('utf-8', 'replace').strip()}")
+    if process.returncode and not process.stdout.strip():
+        raise ShmooError(f"Slurm took no array: {process.stderr.decode('utf-8', 'replace').strip()}")
 
 
 ARRAYS: Mapping[str, ArrayEngine] = {"local": run_here, "slurm": run_in_slurm}

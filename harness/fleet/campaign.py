@@ -72,12 +72,18 @@ class Campaign:
             data = read_regular(file)
         except OSError:
             raise InputError(f"no campaign at {path}: {CAMPAIGN} cannot be read; `shmoo fleet run` makes one") from None
-        read = decode_versioned(data, CampaignFile, CAMPAIGN_FORMAT, "campaign", str(file))
-        if not ID.fullmatch(read.id) or len({host.name for host in read.hosts}) < len(read.hosts) or not read.command:
-            raise InputError(f"{file}: its id {read.id!r} is none, a host is named twice, or it has no command; run it anew")
-        for host in read.hosts:
+        campaign_file = decode_versioned(data, CampaignFile, CAMPAIGN_FORMAT, "campaign", str(file))
+        if (
+            not ID.fullmatch(campaign_file.id)
+            or len({host.name for host in campaign_file.hosts}) < len(campaign_file.hosts)
+            or not campaign_file.command
+        ):
+            raise InputError(
+                f"{file}: its id {campaign_file.id!r} is none, a host is named twice, or it has no command; run it anew"
+            )
+        for host in campaign_file.hosts:
             check_host(host, f"{file}: host {host.name!r}")
-        return cls(Path(path), read)
+        return cls(Path(path), campaign_file)
 
     @classmethod
     def create(cls, path: Path, hosts: Sequence[Host], command: Sequence[str], resume: bool = False) -> Campaign:
@@ -115,10 +121,10 @@ class Campaign:
     def reach(self, host: Host) -> tuple[Hello, Channel]:
         """What a host says of itself, and the way to its files; errors as of `ask`."""
         engine = self.engine_of(host)
-        told = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
-        return told, engine.channel(host, rsync=told.rsync)
+        hello = ask(engine.channel(host), host.python, "hello", Hello, directory=host.directory)
+        return hello, engine.channel(host, rsync=hello.rsync)
 
-    def each(self, work: Callable[[Host], T], hosts: Iterable[Host]) -> dict[str, T | ShmooError]:
+    def for_each_host(self, work: Callable[[Host], T], hosts: Iterable[Host]) -> dict[str, T | ShmooError]:
         """Host -> what `work` gives for it, many at once; an error of one host is its result."""
 
         def guarded(host: Host) -> T | ShmooError:
@@ -129,16 +135,16 @@ class Campaign:
             except OSError as error:
                 return ShmooError(str(error))
 
-        listed = list(hosts)
+        host_list = list(hosts)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip((host.name for host in listed), pool.map(guarded, listed), strict=True))
+            return dict(zip((host.name for host in host_list), pool.map(guarded, host_list), strict=True))
 
 
 def check_command(command: Sequence[str]) -> None:
     """`InputError` unless a fleet can run this command."""
     if not command or command[0] not in VERBS:
-        given = f"got {command[0]!r}" if command else "got nothing"
-        raise InputError(f"a fleet runs {', '.join(VERBS[:-1])} or {VERBS[-1]}, {given}; write it after --, such as -- measure")
+        got = f"got {command[0]!r}" if command else "got nothing"
+        raise InputError(f"a fleet runs {', '.join(VERBS[:-1])} or {VERBS[-1]}, {got}; write it after --, such as -- measure")
     for argument in command[1:]:
         if argument.split("=")[0] in RESERVED or argument.startswith("-o"):
             raise InputError(f"{argument} is set by the campaign itself; leave it out after --")
@@ -146,27 +152,27 @@ def check_command(command: Sequence[str]) -> None:
 
 def arguments_of(command: Sequence[str]) -> list[str]:
     """The command as a host runs it; "{folder}" stands for the campaign's folder there."""
-    verb, *rest = command
+    verb, *arguments = command
     if verb == "calibrate":
-        return [verb, "{folder}/run", *rest, "-o", "{folder}/run/profile.json", "--force"]
-    return [verb, *rest, "--out", "{folder}/run", "--resume"]
+        return [verb, "{folder}/run", *arguments, "-o", "{folder}/run/profile.json", "--force"]
+    return [verb, *arguments, "--out", "{folder}/run", "--resume"]
 
 
 def start(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
     """Start the jobs of these hosts: host -> why its job was not started, "" where it was, or is alive already."""
     wheel = None if all(host.environment for host in hosts) else write_wheel(campaign.path / "package")
-    results = campaign.each(lambda host: _start(campaign, host, wheel), hosts)
+    results = campaign.for_each_host(lambda host: _start(campaign, host, wheel), hosts)
     return {name: str(result) if isinstance(result, ShmooError) else "" for name, result in results.items()}
 
 
 def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
     constraints = Path(host.constraints)
-    told, channel = campaign.reach(host)
-    directory, key = told.directory, ""
+    hello, channel = campaign.reach(host)
+    directory, key = hello.directory, ""
     if not host.environment:
-        version = tuple(int(part) for part in told.python.split(".")[:2] if part.isdecimal())
+        version = tuple(int(part) for part in hello.python.split(".")[:2] if part.isdecimal())
         if version < OLDEST_PYTHON:
-            words = f"{host.python} is Python {told.python}, and Shmoo needs 3.11; name a newer one with python = ..."
+            words = f"{host.python} is Python {hello.python}, and Shmoo needs 3.11; name a newer one with python = ..."
             raise HostRefusal(words)
         assert wheel is not None
         key = environment_key(wheel, constraints, host.installer, "wheelhouse" if host.wheelhouse else "index")
@@ -174,8 +180,8 @@ def _start(campaign: Campaign, host: Host, wheel: Path | None) -> None:
         pinned.parent.mkdir(exist_ok=True)
         channel.push([wheel, Path(shutil.copyfile(constraints, pinned))], f"{directory}/packages/{key}")
         wheels = sorted(Path(host.wheelhouse).glob("*.whl")) if host.wheelhouse else []
-        if missing := [path for path in wheels if told.wheels.get(path.name) != path.stat().st_size]:
-            channel.push(missing, f"{directory}/wheels")
+        if missing_wheels := [path for path in wheels if hello.wheels.get(path.name) != path.stat().st_size]:
+            channel.push(missing_wheels, f"{directory}/wheels")
     folder = campaign.folder(host, directory)
     command = campaign.file.command
     job = {
@@ -198,7 +204,7 @@ def stop(campaign: Campaign, hosts: Sequence[Host]) -> dict[str, str]:
     def end(host: Host) -> bool:
         return campaign.engine_of(host).stop(host, campaign.folder(host, host.directory), campaign.job_name(host))
 
-    results = campaign.each(end, hosts)
+    results = campaign.for_each_host(end, hosts)
     words = "its job was told to end, and has not yet; see `shmoo fleet status`"
     return {name: str(result) if isinstance(result, ShmooError) else words if result else "" for name, result in results.items()}
 

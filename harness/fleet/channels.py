@@ -50,10 +50,10 @@ class Hello(msgspec.Struct, frozen=True):
 class Channel:
     """A way to run commands on a host and to copy files both ways. This one leads to the machine of the controller."""
 
-    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """Output of a command that was given `given` on its stdin; `UnreachableError` where the host cannot be reached,
+    def run(self, command: Sequence[str], stdin: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+        """Output of a command that reads `stdin`; `UnreachableError` where the host cannot be reached,
         `HostRefusal` where the command failed."""
-        return _output(command, given, timeout_s)
+        return _output(command, stdin, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
         """Copy files into a folder there, which is made. Raises as `run`."""
@@ -78,13 +78,21 @@ class SshChannel(Channel):
 
     def __init__(self, destination: str, config: str = "", rsync: bool = False) -> None:
         self.destination = destination
-        own = ["-F", config] if config else []
-        self.options = [*own, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", "-o", "ServerAliveInterval=15"]
+        config_options = ["-F", config] if config else []
+        self.options = [
+            *config_options,
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"ConnectTimeout={CONNECT_S}",
+            "-o",
+            "ServerAliveInterval=15",
+        ]
         self.rsync = rsync and shutil.which("rsync") is not None
 
-    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+    def run(self, command: Sequence[str], stdin: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
         """As of `Channel`."""
-        return self._outside(["ssh", *self.options, "--", self.destination, shlex.join(command)], given, timeout_s)
+        return self._outside(["ssh", *self.options, "--", self.destination, shlex.join(command)], stdin, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
         """As of `Channel`."""
@@ -103,10 +111,10 @@ class SshChannel(Channel):
         else:
             self._outside(["scp", "-r", "-q", *self.options, "--", *sources, target], b"", COPY_S)
 
-    def _outside(self, command: Sequence[str], given: bytes, timeout_s: float) -> bytes:
+    def _outside(self, command: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
         """255 is OpenSSH's own exit code, and rsync passes it on as one from 10 to 14, 30 or 255."""
         lost = (255, 10, 12, 30) if command[0] == "rsync" else (255,)
-        return _output(command, given, timeout_s, lost, self.destination)
+        return _output(command, stdin, timeout_s, lost, self.destination)
 
 
 def channel_to(destination: str, config: str = "", rsync: bool = False) -> Channel:
@@ -114,10 +122,10 @@ def channel_to(destination: str, config: str = "", rsync: bool = False) -> Chann
     return SshChannel(destination, config, rsync) if destination else Channel()
 
 
-def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **asked: Any) -> T:
+def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **arguments: Any) -> T:
     """The answer of a host's Python to one question of `remote.ACTIONS`, read as `answer`; `UnreachableError` where the host
     cannot be reached, `HostRefusal` where it has no such Python, or refuses."""
-    text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **asked})!r})\n"
+    text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **arguments})!r})\n"
     output = channel.run([python, "-"], text.encode(), timeout_s)
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith(remote.REPLY)]
     if not lines:
@@ -134,25 +142,25 @@ def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: floa
 
 
 def _output(
-    command: Sequence[str], given: bytes, timeout_s: float, unreachable: Sequence[int] = (), where: str = "this machine"
+    command: Sequence[str], stdin: bytes, timeout_s: float, unreachable: Sequence[int] = (), destination: str = "this machine"
 ) -> bytes:
     """Raises:
     UnreachableError: no answer in time, or an exit code that says so. HostRefusal: another exit code than 0.
     """
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            command, input=given, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
+        process = subprocess.run(
+            command, input=stdin, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
         )
     except subprocess.TimeoutExpired:
-        raise UnreachableError(f"{where} gave no answer within {timeout_s:.0f} s") from None
+        raise UnreachableError(f"{destination} gave no answer within {timeout_s:.0f} s") from None
     except FileNotFoundError:
         raise HostRefusal(f"{command[0]} is not installed here; install it, or use another engine") from None
-    if done.returncode == 0:
-        return done.stdout
-    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    words = " ".join(lines[-2:]) or f"exit code {done.returncode}"
-    if done.returncode in unreachable:
+    if process.returncode == 0:
+        return process.stdout
+    lines = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    words = " ".join(lines[-2:]) or f"exit code {process.returncode}"
+    if process.returncode in unreachable:
         raise UnreachableError(words)
     raise HostRefusal(words)
 

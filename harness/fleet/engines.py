@@ -48,7 +48,7 @@ class Engine:
         `Channel.run`."""
         return ask(self.channel(host), host.python, "stop", bool, folder=folder, signal=True, wait_s=STOP_S)
 
-    def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
+    def jobs(self, hosts: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """What the engine knows of the jobs with these names; jobs that only their files tell of are left out."""
         return {}
 
@@ -58,10 +58,10 @@ class Slurm(Engine):
 
     def launch(self, host: Host, folder: str, name: str) -> None:
         """As of `Engine`. A job of that name that waits or runs is the one: a controller may have died after it submitted."""
-        known = self.jobs({name: host}).get(name)
-        if isinstance(known, ShmooError):
-            raise known
-        if known is not None and (known.queued or known.alive):
+        job = self.jobs({name: host}).get(name)
+        if isinstance(job, ShmooError):
+            raise job
+        if job is not None and (job.queued or job.alive):
             return
         script = f"#!/bin/sh\nexec {shlex.join([host.python, f'{folder}/{RUNNER}', folder])}\n"
         command = ["sbatch", "--parsable", "--exclusive", "--nodes=1", "--ntasks=1", "--no-requeue", f"--job-name={name}"]
@@ -76,25 +76,25 @@ class Slurm(Engine):
         channel.run(["scancel", "--me", f"--name={name}", "--batch", "--signal=TERM"])
         return ask(channel, host.python, "stop", bool, folder=folder, signal=False, wait_s=STOP_S)
 
-    def jobs(self, named: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
+    def jobs(self, hosts: Mapping[str, Host]) -> Mapping[str, Job | ShmooError]:
         """As of `Engine`. One squeue for each login node; it forgets jobs some minutes after their end."""
-        known: dict[str, Job | ShmooError] = {}
-        logins = grouped(((host.destination, host.ssh_config), name) for name, host in named.items())
+        jobs: dict[str, Job | ShmooError] = {}
+        logins = grouped(((host.destination, host.ssh_config), name) for name, host in hosts.items())
         for login, names in logins.items():
             command = ["squeue", "--noheader", "--states=all", "--format=%i|%j|%T|%r", f"--name={','.join(names)}"]
             try:
                 lines = channel_to(*login).run(command).decode("utf-8", "replace").splitlines()
             except ShmooError as error:
-                known.update(dict.fromkeys(names, error))
+                jobs.update(dict.fromkeys(names, error))
                 continue
             # A login shell may print other lines. The newest job of a name is the last attempt.
-            told = [match.groups() for line in lines if (match := JOB_LINE.fullmatch(line.strip()))]
-            for _, name, state, reason in sorted(told, key=lambda job: int(job[0])):
+            job_lines = [match.groups() for line in lines if (match := JOB_LINE.fullmatch(line.strip()))]
+            for _, name, state, reason in sorted(job_lines, key=lambda job: int(job[0])):
                 words = f"Slurm: {state}" if reason in ("None", "") else f"Slurm: {state} ({reason})"
-                known[name] = Job(state in QUEUED, state in ALIVE, words)
+                jobs[name] = Job(state in QUEUED, state in ALIVE, words)
             for name in names:
-                known.setdefault(name, Job(False, False, "Slurm knows no such job any more"))
-        return known
+                jobs.setdefault(name, Job(False, False, "Slurm knows no such job any more"))
+        return jobs
 
 
 def engine_of(host: Host) -> Engine:

@@ -34,7 +34,7 @@ class FetchResult(msgspec.Struct, frozen=True):
 
 def fetch(campaign: Campaign) -> tuple[FetchResult, ...]:
     """Bring what every host has; hosts that cannot be reached are listed with the reason."""
-    results = campaign.each(lambda host: _fetch(campaign, host), campaign.file.hosts)
+    results = campaign.for_each_host(lambda host: _fetch(campaign, host), campaign.file.hosts)
     return tuple(
         FetchResult(name, problem=str(result)) if isinstance(result, ShmooError) else result for name, result in results.items()
     )
@@ -42,22 +42,22 @@ def fetch(campaign: Campaign) -> tuple[FetchResult, ...]:
 
 def _fetch(campaign: Campaign, host: Host) -> FetchResult:
     target = campaign.fetched(host.name)
-    told, channel = campaign.reach(host)
-    folder = campaign.folder(host, told.directory)
-    listed = ask(channel, host.python, "listing", dict[str, tuple[int, str]], timeout_s=COPY_TIME_S, folder=folder)
-    for name in listed:
+    hello, channel = campaign.reach(host)
+    folder = campaign.folder(host, hello.directory)
+    listing = ask(channel, host.python, "listing", dict[str, tuple[int, str]], timeout_s=COPY_TIME_S, folder=folder)
+    for name in listing:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("run",), ("facts.jsonl",)) or "\0" in name:
             raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
-    wanted = [name for name, (_, digest) in listed.items() if _digest(target / name) != digest]
-    if not wanted:
+    changed = [name for name, (_, digest) in listing.items() if _digest(target / name) != digest]
+    if not changed:
         return FetchResult(host.name)
     for part in (target.parent, target, target / INCOMING):
         own_folder(part)
     incoming = target / INCOMING
-    tops = sorted({PurePosixPath(name).parts[0] for name in wanted})
+    tops = sorted({PurePosixPath(name).parts[0] for name in changed})
     channel.pull(folder, tops, incoming)
-    contents = {name: _content(incoming / name, *listed[name]) for name in wanted}
+    contents = {name: _content(incoming / name, *listing[name]) for name in changed}
     # Graphs come before the rows that name them.
     for name in sorted(contents, key=lambda name: (PurePosixPath(name).name == ROWS, name)):
         _put(contents[name], target / name)

@@ -111,9 +111,12 @@ def read_hosts(path: str | Path) -> tuple[Host, ...]:
     )
     first: dict[tuple[str, str], str] = {}
     for host in hosts:
-        if host.engine == "ssh" and (other := first.setdefault((host.destination, host.ssh_config), host.name)) != host.name:
+        if (
+            host.engine == "ssh"
+            and (earlier_name := first.setdefault((host.destination, host.ssh_config), host.name)) != host.name
+        ):
             raise InputError(
-                f"{file}: {other} and {host.name} are both {host.destination!r}, and one machine is measured once; "
+                f"{file}: {earlier_name} and {host.name} are both {host.destination!r}, and one machine is measured once; "
                 "remove one, or mend its address"
             )
     return hosts
@@ -137,10 +140,10 @@ def _host(name: str, fields: Mapping[str, object], defaults: Mapping[str, object
         host = msgspec.convert({"name": name, **fields}, Host)
     except msgspec.ValidationError as error:
         raise InputError(f"{where}: {error}") from None
-    own = {field: str(file.parent.absolute() / getattr(host, field)) for field in HERE if getattr(host, field)}
-    if "constraints" not in own and (beside := file.parent.absolute() / "constraints.txt").is_file():
-        own["constraints"] = str(beside)
-    host = msgspec.structs.replace(host, **own)
+    absolute_paths = {field: str(file.parent.absolute() / getattr(host, field)) for field in HERE if getattr(host, field)}
+    if "constraints" not in absolute_paths and (beside := file.parent.absolute() / "constraints.txt").is_file():
+        absolute_paths["constraints"] = str(beside)
+    host = msgspec.structs.replace(host, **absolute_paths)
     check_host(host, where)
     for field in HERE:
         if (value := getattr(host, field)) and not Path(value).exists():

@@ -48,8 +48,8 @@ SetPhase = Callable[..., None]
 
 def run(folder: str) -> int:
     """The job: one `shmoo` command on a machine that nobody else measures on."""
-    held = _own_lock(os.path.join(folder, "runner.lock"))
-    if held is None or os.path.exists(os.path.join(folder, remote.STOPPED)):
+    job_lock = _own_lock(os.path.join(folder, "runner.lock"))
+    if job_lock is None or os.path.exists(os.path.join(folder, remote.STOPPED)):
         return 0  # another process runs this job, or it was stopped before it began
     with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
         job = json.load(file)
@@ -57,8 +57,8 @@ def run(folder: str) -> int:
     state = remote.read_state(folder) or {"attempt": 1}
     state.update(command=job["command"], pid=os.getpid(), host=socket.gethostname(), boot=remote.boot_id(), reason="")
 
-    def say(phase: str, reason: str = "", **more: object) -> None:
-        state.update(phase=phase, reason=reason[-LONGEST_REASON:], at=time.time(), **more)
+    def say(phase: str, reason: str = "", **fields: object) -> None:
+        state.update(phase=phase, reason=reason[-LONGEST_REASON:], at=time.time(), **fields)
         remote.write_state(folder, state)
 
     try:
@@ -98,14 +98,14 @@ def _unreached(folder: str, command: list[str]) -> str:
 def _own_lock(path: str) -> int | None:
     """A descriptor that tells others that the job is alive; `None` where another process has it. Whoever looks whether the job
     is alive has the lock for a moment too, so it is tried for a while."""
-    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(TRIES):
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return held
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
         except BlockingIOError:
             time.sleep(TRY_S)
-    os.close(held)
+    os.close(descriptor)
     return None
 
 
@@ -127,17 +127,17 @@ def _wait_for_machine(job: remote.Request, say: SetPhase) -> int:
             time.sleep(1.0)
     _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
     # The command itself would wait for no longer than its budget, and then fail.
-    while job["command"][0] != "calibrate" and _held(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
+    while job["command"][0] != "calibrate" and _is_locked(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
         words = "a measurement outside of the fleet runs on this machine"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
             raise remote.Refused(words)
         say("waiting", words)
         time.sleep(1.0)
     while job["when_busy"] != "measure":
-        share, who = _others()
+        share, users = _other_users()
         if share <= job["busy_share"]:
             break
-        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%}){who}"
+        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%}){users}"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
             raise remote.Refused(words)
         say("waiting", words)
@@ -145,7 +145,7 @@ def _wait_for_machine(job: remote.Request, say: SetPhase) -> int:
     return lock
 
 
-def _held(path: str) -> bool:
+def _is_locked(path: str) -> bool:
     """Whether another process holds the lock at `path`; it is let go at once."""
     try:
         look = os.open(path, os.O_RDWR)
@@ -190,7 +190,7 @@ def _user(number: int) -> str:
         return f"user {number}"
 
 
-def _others() -> tuple[float, str]:
+def _other_users() -> tuple[float, str]:
     """Part of the CPU time of all cores that is used now, and who uses most of it; 0 where the system does not tell."""
 
     def look() -> tuple[int, int, dict[tuple[str, str], int]]:
@@ -209,16 +209,18 @@ def _others() -> tuple[float, str]:
         later, later_idle, after = look()
     except (OSError, ValueError, IndexError):
         return 0.0, ""
-    elapsed, who = max(later - total, 1), []
-    for share, number, name in sorted((((after[one] - before.get(one, 0)) / elapsed, *one) for one in after), reverse=True):
+    elapsed, users = max(later - total, 1), []
+    for share, number, name in sorted(
+        (((after[process] - before.get(process, 0)) / elapsed, *process) for process in after), reverse=True
+    ):
         try:
             user = _user(os.stat(f"/proc/{number}").st_uid)
         except FileNotFoundError:
             continue  # it has ended
-        who.append(f"{name} of {user} {share:.0%}")
-        if len(who) == MOST_SHOWN or share <= 0:
+        users.append(f"{name} of {user} {share:.0%}")
+        if len(users) == MOST_SHOWN or share <= 0:
             break
-    return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(who)}" if who else ""
+    return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(users)}" if users else ""
 
 
 def _measure(folder: str, job: remote.Request, python: str) -> tuple[int, str]:
@@ -270,15 +272,15 @@ def _environment(job: remote.Request) -> tuple[str, str]:
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     lock = os.open(folder + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     fcntl.flock(lock, fcntl.LOCK_EX)  # hosts may share a home
-    python, ready = os.path.join(folder, "bin", "python"), os.path.join(folder, "ready")
+    python, ready_file = os.path.join(folder, "bin", "python"), os.path.join(folder, "ready")
     try:
-        if os.path.exists(ready) and remote.read_text(ready) == _fingerprint(_installed(python)):
-            return python, remote.read_text(ready)
+        if os.path.exists(ready_file) and remote.read_text(ready_file) == _fingerprint(_installed(python)):
+            return python, remote.read_text(ready_file)
         shutil.rmtree(folder, ignore_errors=True)
         _install(folder, python, job)
         installed = _installed(python)
         _check_pins(installed, job["pins"], folder)
-        remote.write_text(ready, _fingerprint(installed))
+        remote.write_text(ready_file, _fingerprint(installed))
         return python, _fingerprint(installed)
     finally:
         os.close(lock)
@@ -286,31 +288,34 @@ def _environment(job: remote.Request) -> tuple[str, str]:
 
 def _install(folder: str, python: str, job: remote.Request) -> None:
     package = os.path.join(job["directory"], "packages", job["key"])
-    wanted = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
+    requirements = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
     if job["wheelhouse"]:
-        wanted += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
+        requirements += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
     if job["installer"] == "uv":
         uv = _uv()
         steps = [[uv, "venv", "--quiet", "--python", sys.executable, folder]]
         # Not linked into uv's cache: a package that somebody changes here would be wrong there, and in every other environment.
-        steps += [[uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", python, *wanted]]
+        steps += [[uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", python, *requirements]]
     else:
-        steps = [[sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]]
+        steps = [
+            [sys.executable, "-m", "venv", folder],
+            [python, "-m", "pip", "install", "--disable-pip-version-check", *requirements],
+        ]
     for step in steps:
-        done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False, preexec_fn=_end_with_parent)
-        if done.returncode:
-            lines = [line for line in (done.stdout + done.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
+        process = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False, preexec_fn=_end_with_parent)
+        if process.returncode:
+            lines = [line for line in (process.stdout + process.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
             errors = [line for line in lines if line.lower().lstrip().startswith("error")] or lines[-1:]
             raise remote.Refused("cannot make the environment: " + " ".join(errors[-2:]))
 
 
 def _uv() -> str:
     """The uv of this host; the search path of a session of ssh may lack the folders that uv installs itself into."""
-    own = [os.path.join(remote.absolute(folder), "uv") for folder in UV_FOLDERS]
-    found = shutil.which("uv") or next((path for path in own if os.access(path, os.X_OK)), None)
-    if found is None:
+    own_paths = [os.path.join(remote.absolute(folder), "uv") for folder in UV_FOLDERS]
+    uv_path = shutil.which("uv") or next((path for path in own_paths if os.access(path, os.X_OK)), None)
+    if uv_path is None:
         raise remote.Refused('uv is not installed on this host; install it there, or take installer = "pip"')
-    return found
+    return uv_path
 
 
 def _installed(python: str) -> dict[str, str]:
@@ -322,10 +327,10 @@ def _installed(python: str) -> dict[str, str]:
         "print(json.dumps({**found, 'python': platform.python_version()}))"
     )
     try:
-        told = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
+        process = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
         raise remote.Refused(f"no usable environment: {python} does not run ({error})") from None
-    versions = json.loads(told.stdout)
+    versions = json.loads(process.stdout)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in versions.items()}
 
 
@@ -360,8 +365,8 @@ def machine_facts() -> dict[str, str | None]:
     facts["package power limit"] = remote.first_line("/sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw")
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,vbios_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
-        told = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30).stdout.decode()
-        columns = [cell.strip() for cell in told.splitlines()[0].split(",")]
+        output = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30).stdout.decode()
+        columns = [cell.strip() for cell in output.splitlines()[0].split(",")]
         facts.update(zip(("gpu", "driver", "vbios", "gpu power limit", "gpu clock limit"), columns, strict=False))
     except (OSError, subprocess.SubprocessError, IndexError):
         facts["gpu"] = None

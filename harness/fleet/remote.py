@@ -37,19 +37,19 @@ class Refused(Exception):
 
 def main(text: str) -> None:
     """Answer one request, a JSON object with "do" and what that needs."""
-    asked = json.loads(text)
+    request = json.loads(text)
     try:
-        answer: Request = {"answer": ACTIONS[asked["do"]](asked)}
+        answer: Request = {"answer": ACTIONS[request["do"]](request)}
     except (OSError, Refused) as error:
         answer = {"error": str(error)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        answer = {"error": f"a file of {asked.get('folder', 'the campaign')} is damaged ({type(error).__name__}: {error})"}
+        answer = {"error": f"a file of {request.get('folder', 'the campaign')} is damaged ({type(error).__name__}: {error})"}
     sys.stdout.write("\n" + REPLY + json.dumps(answer) + "\n")
 
 
-def hello(asked: Request) -> Request:
+def hello(request: Request) -> Request:
     """What the controller must know before it sends anything."""
-    folder = absolute(asked["directory"])
+    folder = absolute(request["directory"])
     os.makedirs(folder, exist_ok=True)
     wheels = os.path.join(folder, "wheels")
     return {
@@ -60,27 +60,32 @@ def hello(asked: Request) -> Request:
     }
 
 
-def start(asked: Request) -> bool:
+def start(request: Request) -> bool:
     """Write the job of a campaign into its folder, unless one is alive there; whether it was written."""
-    folder = asked["folder"]
+    folder = request["folder"]
     os.makedirs(folder, exist_ok=True)
     if _alive(folder):
         return False
     before = read_state(folder) or {}
-    for name, text in {**asked["code"], "job.json": json.dumps(asked["job"])}.items():
+    for name, text in {**request["code"], "job.json": json.dumps(request["job"])}.items():
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_text(path, text)
-    state = {"phase": "starting", "attempt": before.get("attempt", 0) + 1, "command": asked["job"]["command"], "at": time.time()}
+    state = {
+        "phase": "starting",
+        "attempt": before.get("attempt", 0) + 1,
+        "command": request["job"]["command"],
+        "at": time.time(),
+    }
     if os.path.exists(os.path.join(folder, STOPPED)):
         os.remove(os.path.join(folder, STOPPED))
     write_state(folder, state)
     return True
 
 
-def launch(asked: Request) -> int:
+def launch(request: Request) -> int:
     """Start the job as a session of its own, which outlives the connection; the number of its process."""
-    folder = asked["folder"]
+    folder = request["folder"]
     with open(os.path.join(folder, "job.log"), "ab") as log:
         job = subprocess.Popen(
             [sys.executable, os.path.join(folder, RUNNER), folder],
@@ -96,30 +101,30 @@ def launch(asked: Request) -> int:
     return job.pid
 
 
-def stop(asked: Request) -> bool:
+def stop(request: Request) -> bool:
     """Ask for the end of a job that waits or runs, and wait for it; whether it is alive all the same. With "signal" the job's
     process is told to end; otherwise the engine tells it."""
-    folder = absolute(asked["folder"])
+    folder = absolute(request["folder"])
     state = read_state(folder) or {}
     if not _alive(folder) and state.get("phase") in (None, *ENDED):
         return False
     write_text(os.path.join(folder, STOPPED), "")
-    deadline, told = time.monotonic() + asked["wait_s"], not asked["signal"]
+    deadline, signalled = time.monotonic() + request["wait_s"], not request["signal"]
     while _alive(folder):
         # A job that is just starting has not said its number yet.
         state = read_state(folder) or {}
-        if not told and state.get("pid") and state.get("boot") == boot_id():
+        if not signalled and state.get("pid") and state.get("boot") == boot_id():
             os.kill(state["pid"], signal.SIGTERM)
-            told = True
+            signalled = True
         if time.monotonic() > deadline:
             return True
         time.sleep(0.05)
     return False
 
 
-def status(asked: Request) -> Request:
+def status(request: Request) -> Request:
     """How far the job is. Whether it is alive is looked at first: it may end in between."""
-    folder = absolute(asked["folder"])
+    folder = absolute(request["folder"])
     alive = _alive(folder)
     rows = os.path.join(folder, "run", "rows.jsonl")
     facts = read_text(os.path.join(folder, "facts.jsonl")).splitlines()
@@ -133,9 +138,9 @@ def status(asked: Request) -> Request:
     }
 
 
-def listing(asked: Request) -> dict[str, tuple[int, str]]:
+def listing(request: Request) -> dict[str, tuple[int, str]]:
     """Files of the run with the size and SHA-256 of what is there now; rows may grow meanwhile, what is listed stays."""
-    folder = absolute(asked["folder"])
+    folder = absolute(request["folder"])
     files: dict[str, tuple[int, str]] = {}
     for top, _, names in os.walk(os.path.join(folder, "run")):
         for name in names:
@@ -181,15 +186,15 @@ def read_state(folder: str) -> Request | None:
 def _alive(folder: str) -> bool:
     """Whether a process runs the job: it holds a lock as long as it lives, across reboots and reused process numbers."""
     try:
-        held = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
+        descriptor = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(held)
+        os.close(descriptor)
     return False
 
 

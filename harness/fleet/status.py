@@ -100,8 +100,10 @@ def status(campaign: Campaign) -> tuple[HostStatus, ...]:
         return ask(channel, host.python, "status", HostReport, folder=campaign.folder(host, host.directory))
 
     before, jobs = last_known(campaign), _jobs(campaign)
-    answers = campaign.each(answer, campaign.file.hosts)
-    statuses = tuple(judge(campaign.file.command, answers[name], jobs.get(name), known) for name, known in before.items())
+    answers = campaign.for_each_host(answer, campaign.file.hosts)
+    statuses = tuple(
+        judge(campaign.file.command, answers[name], jobs.get(name), last_status) for name, last_status in before.items()
+    )
     keep(campaign, statuses)
     return statuses
 
@@ -110,8 +112,8 @@ def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
     """Host -> its job as its engine knows it; each kind of engine is asked once."""
     jobs: dict[str, Job | ShmooError] = {}
     for hosts in grouped((host.engine, host) for host in campaign.file.hosts).values():
-        told = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
-        jobs |= {host.name: told[job] for host in hosts if (job := campaign.job_name(host)) in told}
+        jobs_by_name = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
+        jobs |= {host.name: jobs_by_name[job] for host in hosts if (job := campaign.job_name(host)) in jobs_by_name}
     return jobs
 
 
@@ -125,8 +127,8 @@ def judge(
     if isinstance(job, ShmooError):
         return _unknown(job, before)
     state = answer.state or JobState("", 0, ())
-    phase, own, refusal = state.phase, state.command == command, before.refusal
-    told = HostStatus(
+    phase, same_command, refusal = state.phase, state.command == command, before.refusal
+    current = HostStatus(
         before.name,
         before.engine,
         "not started",
@@ -140,28 +142,28 @@ def judge(
     )
 
     def as_(standing: Standing, reason: str = "") -> HostStatus:
-        return msgspec.structs.replace(told, standing=standing, seen=standing, reason=reason)
+        return msgspec.structs.replace(current, standing=standing, seen=standing, reason=reason)
 
     if job is not None and job.queued:
         return as_("queued", job.words)
-    if own and phase == "finished":
+    if same_command and phase == "finished":
         return as_("finished", state.reason)
-    if own and phase == "short" and not refusal and not answer.alive and not (job is not None and job.alive):
+    if same_command and phase == "short" and not refusal and not answer.alive and not (job is not None and job.alive):
         return as_("stopped", state.reason)
     stopped = as_("stopped", "by `shmoo fleet stop`")
-    if own and phase == "failed" and not refusal:
+    if same_command and phase == "failed" and not refusal:
         return stopped if answer.stopped else as_("failed", state.reason)
     if answer.alive or (job is not None and job.alive):
         begins: Standing = "starting"
         standing = next((live for live in LIVE if live == phase), begins)
         if answer.stopped:
             return as_(standing, "told to end by `shmoo fleet stop`")
-        return as_(standing, state.reason if own else f"still runs `{' '.join(state.command)}`")
-    if answer.stopped and own and not refusal:
+        return as_(standing, state.reason if same_command else f"still runs `{' '.join(state.command)}`")
+    if answer.stopped and same_command and not refusal:
         return stopped
     if refusal:
         return as_("failed", refusal)
-    if not own:
+    if not same_command:
         return as_("not started")
     if phase == "starting":
         # Nothing ran: the engine took no job.
@@ -192,11 +194,14 @@ def _changes(attempts: list[dict[str, object]]) -> tuple[str, ...]:
 def last_known(campaign: Campaign) -> dict[str, HostStatus]:
     """Host -> what was last known; not started in a new campaign, and where the file was damaged: the machines know better."""
     try:
-        listed = msgspec.json.decode(read_regular(campaign.path / STATUS), type=tuple[HostStatus, ...])
+        stored_statuses = msgspec.json.decode(read_regular(campaign.path / STATUS), type=tuple[HostStatus, ...])
     except (OSError, *UNREADABLE):
-        listed = ()
-    known = {one.name: one for one in listed}
-    return {host.name: known.get(host.name, HostStatus(host.name, host.engine, "not started")) for host in campaign.file.hosts}
+        stored_statuses = ()
+    known_statuses = {status.name: status for status in stored_statuses}
+    return {
+        host.name: known_statuses.get(host.name, HostStatus(host.name, host.engine, "not started"))
+        for host in campaign.file.hosts
+    }
 
 
 def keep(campaign: Campaign, statuses: Iterable[HostStatus]) -> None:
@@ -207,4 +212,10 @@ def keep(campaign: Campaign, statuses: Iterable[HostStatus]) -> None:
 def begun(campaign: Campaign, refusals: Mapping[str, str]) -> None:
     """Keep why jobs could not be started; "" where they were."""
     known = last_known(campaign)
-    keep(campaign, (msgspec.structs.replace(one, refusal=refusals.get(name, one.refusal)) for name, one in known.items()))
+    keep(
+        campaign,
+        (
+            msgspec.structs.replace(known_status, refusal=refusals.get(name, known_status.refusal))
+            for name, known_status in known.items()
+        ),
+    )

@@ -46,9 +46,9 @@ def machine_names() -> list[str]:
 
 def own_profiles() -> dict[str, Path]:
     """Files of the user's own profiles by name, where `load_architecture` finds them."""
-    here, own = profile_search()
-    profiles = {path.stem: path for path in sorted(own.glob("*.json"))}
-    return profiles | {path.stem: path for path in sorted(here.glob("*.json")) if means_profile(path)}
+    working_folder, user_folder = profile_search()
+    profiles = {path.stem: path for path in sorted(user_folder.glob("*.json"))}
+    return profiles | {path.stem: path for path in sorted(working_folder.glob("*.json")) if means_profile(path)}
 
 
 def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitectureProfile:
@@ -100,15 +100,15 @@ def _beside(profile: ArchitectureProfile, host: str) -> ArchitectureProfile:
 def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
     """The named profiles under names that tell them apart: of different machines with one name, those after the first are called
     after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)"). Errors as of `load_architecture`."""
-    named: dict[str, ArchitectureProfile] = {}
-    listed = []
+    by_name: dict[str, ArchitectureProfile] = {}
+    profiles = []
     for number, arch in enumerate(archs, 1):
         profile = load_architecture(arch)
-        if profile != named.get(profile.name, profile):
+        if profile != by_name.get(profile.name, profile):
             profile = profile.replacing(name=f"{profile.name} ({arch if isinstance(arch, str) else number})")
-        named.setdefault(profile.name, profile)
-        listed.append(profile)
-    return listed
+        by_name.setdefault(profile.name, profile)
+        profiles.append(profile)
+    return profiles
 
 
 def choose_targets(
@@ -125,18 +125,18 @@ def choose_targets(
         InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or
             a host without a GPU.
     """
-    for named in runtimes:
-        if named not in EVERY_RUNTIME:
-            raise unknown("runtime", named, EVERY_RUNTIME)
+    for wanted_runtime in runtimes:
+        if wanted_runtime not in EVERY_RUNTIME:
+            raise unknown("runtime", wanted_runtime, EVERY_RUNTIME)
     profiles = load_architectures(archs or unnamed or default_names())
     if host is not None:
         if all(profile.family != "gpu" for profile in profiles):
             raise InputError(f"--host {host} applies to GPUs, and none is among the architectures; leave it out")
         profiles = [profile if profile.family != "gpu" else _beside(profile, host) for profile in profiles]
     targets: list[tuple[ArchitectureProfile, str | None]] = []
-    wanted: Sequence[str | None] = runtimes or (None,)
+    wanted_runtimes: Sequence[str | None] = runtimes or (None,)
     for profile in profiles:
-        for runtime in wanted:
+        for runtime in wanted_runtimes:
             if archs or runtime is None or runtime in RUNTIMES[profile.family]:
                 targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
     if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):

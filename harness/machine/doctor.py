@@ -117,20 +117,20 @@ def doctor(full: bool = False, root: Path = Path("/")) -> DoctorReport:
     times the host's part of a launch."""
     machine = probe_machine(root=root)
     gpus, gpu_reason = find_gpus()
-    probes, missing = available_probes(root)
+    probes, missing_reasons = available_probes(root)
     findings = _findings(machine, gpus, gpu_reason)
     backends = host = None
     if full:
         import torch
 
         backends, host = tuple(sorted(torch.compiler.list_backends())), measure_host()
-    if probes and "pyRAPL" in missing:
-        findings.append(Finding("pyRAPL", missing.pop("pyRAPL"), "note"))
+    if probes and "pyRAPL" in missing_reasons:
+        findings.append(Finding("pyRAPL", missing_reasons.pop("pyRAPL"), "note"))
     return DoctorReport(
         machine=machine,
         gpus=gpus,
         energy=tuple(EnergyCounter(probe.name, probe.domains, probe.update_period_s) for probe in probes),
-        energy_missing=missing,
+        energy_missing=missing_reasons,
         findings=tuple(findings),
         backends=backends,
         host=host,
@@ -147,13 +147,13 @@ def available_bytes(root: Path = Path("/")) -> float:
     available = float(psutil.virtual_memory().available)
     for limit, used, parts in LIMITS:
         try:
-            most = int((root / CONTAINER / limit).read_text())
-            taken = int((root / CONTAINER / used).read_text())
+            limit_bytes = int((root / CONTAINER / limit).read_text())
+            used_bytes = int((root / CONTAINER / used).read_text())
             fields = dict(line.split() for line in (root / CONTAINER / parts).read_text().splitlines())
         except (OSError, ValueError):
             continue  # no such version, or no limit ("max")
         # Cached files give way.
-        available = min(available, most - taken + int(fields.get("inactive_file", 0)))
+        available = min(available, limit_bytes - used_bytes + int(fields.get("inactive_file", 0)))
     return max(available, 0.0)
 
 
@@ -186,7 +186,7 @@ def own_versions() -> dict[str, str]:
 def commit_here() -> str | None:
     """Commit of the repository that holds the current directory, "-dirty" where files differ from it; `None` without one."""
     try:
-        named = subprocess.run(
+        process = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
@@ -195,7 +195,7 @@ def commit_here() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return named.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> list[Finding]:

@@ -62,11 +62,11 @@ def measure_host() -> LocalHost:
     middle = sorted(seconds[1:])[BLOCKS // 2]
     if on_gpu:
         return LocalHost(middle, low, high, f"{BLOCKS * CALLS} launches of relu in eager PyTorch {torch.__version__} on a GPU")
-    driver, least, most = DRIVER_S
+    driver, driver_low, driver_high = DRIVER_S
     source = (
         f"{BLOCKS * CALLS} calls of relu in eager PyTorch {torch.__version__} on the CPU, and {driver * 1e6:g} us of a driver"
     )
-    return LocalHost(middle + driver, low + least, high + most, source)
+    return LocalHost(middle + driver, low + driver_low, high + driver_high, source)
 
 
 def host_file() -> Path:
@@ -90,9 +90,9 @@ def know_local_host() -> None:
     """
     path = host_file()
     try:
-        known = msgspec.json.decode(path.read_bytes(), type=LocalHost)
+        local_host = msgspec.json.decode(path.read_bytes(), type=LocalHost)
     except OSError:
         raise InputError(f"host {LOCAL_HOST!r} was not measured on this machine; run `shmoo doctor --full` first") from None
     except UNREADABLE as error:
         raise InputError(f"cannot read {str(path)!r}: {error}; measure it anew with `shmoo doctor --full`") from None
-    register_host(LOCAL_HOST, known.host())
+    register_host(LOCAL_HOST, local_host.host())

@@ -123,16 +123,16 @@ def fill_holes(heap: Heap | None = None) -> int:
     try:
         functions = heap or process_heap()
         functions.malloc_trim(0)
-        for taken in range(MOST_HOLES):
+        for count in range(MOST_HOLES):
             before = functions.mallinfo2()
             address = functions.malloc(HOLE)
             after = functions.mallinfo2()
             if not address:
-                return taken
+                return count
             # A hole is taken before the top of the heap or a mapping of its own.
             if (after.hblks, after.keepcost) != (before.hblks, before.keepcost):
                 functions.free(address)
-                return taken
+                return count
     except (OSError, AttributeError) as error:
         logger.debug("holes in the heap stay: %s", error)
         return 0
@@ -177,9 +177,9 @@ class FreshPages:
         except (OSError, ValueError, AttributeError) as error:
             logger.debug("%d bytes cannot be touched: %s", nbytes, error)
             return 0.0
-        taken = (self._clock() - start) / nbytes
-        self._least_s = min(self._least_s, taken)
-        return taken
+        seconds_per_byte = (self._clock() - start) / nbytes
+        self._least_s = min(self._least_s, seconds_per_byte)
+        return seconds_per_byte
 
 
 def faulted_bytes(call: Callable[[], object]) -> int:

@@ -71,7 +71,7 @@ def prepare(
 def rotate(built: Built, count: int) -> Callable[[], object]:
     """A call that cycles through `count` copies of the model and its operands. It keeps as many results, which rotate too."""
     copies = [built, *(copy.deepcopy(built) for _ in range(count - 1))]
-    calls = itertools.cycle([functools.partial(each.model, *each.args, **each.kwargs) for each in copies])
+    calls = itertools.cycle([functools.partial(copy.model, *copy.args, **copy.kwargs) for copy in copies])
     results: deque[object] = deque([None] * count, maxlen=count)
     return lambda: results.append(next(calls)())
 

@@ -157,13 +157,13 @@ class Measurer:
         prepared.call()
         if _is_cuda(case):
             torch.cuda.synchronize()
-        taken = time.perf_counter() - begin
+        elapsed_s = time.perf_counter() - begin
         freeze()
         return Session(
             case=case,
             built=built,
             prepared=prepared,
-            first_call_s=taken,
+            first_call_s=elapsed_s,
             compile_s=compile_seconds() - before if compiled else None,
             call_blocks=prepared.block_calls,
             kept_bytes=resident_bytes(built),
@@ -206,8 +206,10 @@ class Measurer:
                 host |= card.observe()
             if isinstance(timer, CudaTimer):
                 host["launch_s"] = timer.host_s
-            again = _compilations(case) - compiled
-            recompiled = (Reason("recompiled", f"{again} compilations while it was timed"),) if again else ()
+            new_compilations = _compilations(case) - compiled
+            recompiled = (
+                (Reason("recompiled", f"{new_compilations} compilations while it was timed"),) if new_compilations else ()
+            )
             return host, gpu_doubts(host) + recompiled
 
         return observed(window, torch.get_num_threads(), further, device_time=cuda)
@@ -236,8 +238,8 @@ class Measurer:
 
     @cached_property
     def _meter(self) -> EnergyMeter:
-        probes, missing = self._given_probes or available_probes()
-        return EnergyMeter(probes, missing, self._settings.energy)
+        probes, missing_reasons = self._given_probes or available_probes()
+        return EnergyMeter(probes, missing_reasons, self._settings.energy)
 
     def _energy(self, session: Session, call_s: float) -> tuple[EnergyReading, ...]:
         """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
@@ -248,8 +250,8 @@ class Measurer:
         compiled = _compilations(case)
         wait = torch.cuda.synchronize if _is_cuda(case) else None
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
-        again = _compilations(case) - compiled
-        return tuple(_without_compilation(reading, again) for reading in readings)
+        new_compilations = _compilations(case) - compiled
+        return tuple(_without_compilation(reading, new_compilations) for reading in readings)
 
     def _peak_memory(self, session: Session) -> tuple[float | None, str]:
         case, call, built = session.case, session.prepared.call, session.built
@@ -276,8 +278,8 @@ class Measurer:
     def _children(self, session: Session, graphs: tuple[Graph, ...]) -> tuple[tuple[ChildTime, ...], tuple[Reason, ...]]:
         """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
         case, built = session.case, session.built
-        wanted = case.kind == "network" and case.runtime == "eager" and case.cache_state == "warm"
-        if not wanted or self._settings.children_s <= 0 or not graphs:
+        applies = case.kind == "network" and case.runtime == "eager" and case.cache_state == "warm"
+        if not applies or self._settings.children_s <= 0 or not graphs:
             return (), ()
         model = built.model
         weights = dict(model.named_parameters()) | dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
@@ -293,10 +295,10 @@ class Measurer:
 
     def _operators(self, case: CaseSpec, graphs: tuple[Graph, ...]) -> tuple[OperatorTime, ...]:
         """Times of the distinct operators alone, where they are asked for: of networks and synthetic models in eager."""
-        wanted = self._settings.operators
-        if wanted is None or case.kind == "operator" or case.runtime != "eager" or case.cache_state != "warm":
+        settings = self._settings.operators
+        if settings is None or case.kind == "operator" or case.runtime != "eager" or case.cache_state != "warm":
             return ()
-        return time_operators(graphs, case.device, wanted)
+        return time_operators(graphs, case.device, settings)
 
 
 def failure(error: BaseException) -> Reason:

@@ -111,11 +111,11 @@ class GraphReplay:
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Tensors of the values that no call produces; removes those it takes from `inputs`."""
         produced = {index for call in self.graph.calls for index in call.writes}
-        read = {place for call in self.graph.calls for index in call.reads for place in (index, self.graph.root(index))}
+        read_values = {place for call in self.graph.calls for index in call.reads for place in (index, self.graph.root(index))}
         for index, value in enumerate(self.graph.values):
             if index in produced or (value.kind == "activation" and value.storage is not None):
                 continue
-            if value.is_weight and index not in read:
+            if value.is_weight and index not in read_values:
                 continue
             tensor = weights.get(value.name) if value.is_weight else None
             if tensor is None and value.kind == "input":
@@ -140,18 +140,18 @@ class GraphReplay:
         for step in self._steps[:-1]:
             self._advance(step, environment, lambda: None)
         last = self._steps[-1]
-        arguments, named = self._operands(last, environment)
-        call = partial(last.function, *arguments, **named)
+        arguments, keywords = self._operands(last, environment)
+        call = partial(last.function, *arguments, **keywords)
         with self._replay_errors(last):
             call()
         return call
 
     def _advance(self, step: _Step, environment: dict[int, torch.Tensor], stamp: Callable[[], Any]) -> tuple[Any, Any]:
         """Run one call and put its results into the environment; gives the stamps right before and after it."""
-        arguments, named = self._operands(step, environment)
+        arguments, keywords = self._operands(step, environment)
         with self._replay_errors(step):
             before = stamp()
-            result = step.function(*arguments, **named)
+            result = step.function(*arguments, **keywords)
             after = stamp()
         results = [tensor for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
         returned = {id(tensor) for tensor in results}

@@ -141,10 +141,10 @@ class HostTimer:
             call()
         if self._synchronize is not None:
             self._synchronize()
-        taken = self._clock() - start
+        elapsed_s = self._clock() - start
         if thread_clock is not None:
             self.on_core_s = thread_clock() - on_core
-        return taken
+        return elapsed_s
 
 
 class CudaTimer:
@@ -236,24 +236,24 @@ def time_callable(
 def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings, block_calls: int | None) -> tuple[int, int]:
     """Call until blocks are long enough and their times settle; (calls per block, calls made)."""
     begin = clock()
-    calls, made = block_calls or 1, 0
+    calls, calls_made = block_calls or 1, 0
     # Blocks long enough for the clock, and few enough to keep every sample: at most about 500 fill the longest window.
     target = max(settings.block_s, settings.max_s / 500)
     while True:
-        taken = timer(call, calls)
-        made += calls
-        if block_calls or taken >= target or clock() - begin >= settings.max_warmup_s:
+        block_s = timer(call, calls)
+        calls_made += calls
+        if block_calls or block_s >= target or clock() - begin >= settings.max_warmup_s:
             break
         # A tenfold step at most: the first calls are slow ones, and a clock too coarse to see a call reads 0.
-        calls = math.ceil(min(10 * calls, calls * 1.2 * target / taken if taken > 0 else 10 * calls))
-    recent = [taken]
+        calls = math.ceil(min(10 * calls, calls * 1.2 * target / block_s if block_s > 0 else 10 * calls))
+    recent = [block_s]
     while (spent := clock() - begin) < settings.max_warmup_s and not (spent >= settings.warmup_s and _settled(recent)):
         recent.append(timer(call, calls))
-        made += calls
+        calls_made += calls
     # Calls are faster now than when the block size was found.
     if recent[-1] > 0 and not block_calls:
         calls = max(1, round(calls * target / median(recent[-3:])))
-    return calls, made
+    return calls, calls_made
 
 
 def _settled(recent: list[float]) -> bool:
@@ -285,8 +285,8 @@ class _Blocks:
         """See how the cores are now; what happened since the last block is forgotten."""
         if self._watch is not None and (slowdown := self._watch.slowdown()) is not None:
             self._probed.append((len(self.samples), slowdown))
-            now = self._watch.quiet_s
-            self.quiet_s = tuple(map(max, self.quiet_s, now)) if self.quiet_s else now
+            quiet_s = self._watch.quiet_s
+            self.quiet_s = tuple(map(max, self.quiet_s, quiet_s)) if self.quiet_s else quiet_s
         self._switched = involuntary_switches()
         self._cpu = time.process_time()
 
@@ -317,8 +317,8 @@ def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: T
     begin = clock()
     next_check = settings.min_samples
     while True:
-        taken = timer(call, calls)
-        blocks.add(taken / calls, None if timer.on_core_s is None else timer.on_core_s / calls)
+        block_s = timer(call, calls)
+        blocks.add(block_s / calls, None if timer.on_core_s is None else timer.on_core_s / calls)
         spent = clock() - begin
         if spent >= settings.max_s:
             return "timeout"

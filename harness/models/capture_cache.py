@@ -38,7 +38,7 @@ _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 class CachedCapture(msgspec.Struct, frozen=True):
     """One capture as its file holds it: the size of these graphs, `None` where only the default of every axis is kept."""
 
-    asked: ModelRequest
+    request: ModelRequest
     point: Point | None
     axes: Point
     inputs: Inputs
@@ -50,7 +50,7 @@ class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a cache: what it answers, its size, and when it was last used (seconds since 1970)."""
 
     path: str = ""
-    asked: ModelRequest
+    request: ModelRequest
     point: Point | None
     nbytes: int = 0
     used_at_s: float = 0.0
@@ -68,23 +68,23 @@ class CaptureCache:
         if (started := main_file()) is not None:
             self._recorder.add_file(started)
 
-    def find(self, asked: ModelRequest, point: Point | None) -> CachedCapture | None:
+    def find(self, request: ModelRequest, point: Point | None) -> CachedCapture | None:
         """What a capture of the model would give now, if it is kept."""
-        path = self._path(asked, point)
+        path = self._path(request, point)
         try:
-            kept = msgspec.json.decode(_read(path), type=CachedCapture)
+            cached = msgspec.json.decode(_read(path), type=CachedCapture)
         except FileNotFoundError:
             return None
         except _UNREADABLE as error:
-            logger.info("%s is damaged, so %s is captured again: %s", path, asked.model, error)
+            logger.info("%s is damaged, so %s is captured again: %s", path, request.model, error)
             return None
-        if (kept.format, kept.asked, kept.point) != (FORMAT, asked, point) or not kept.inputs.unchanged():
-            logger.info("%s is captured again: what it was made from has changed", asked.model)
+        if (cached.format, cached.request, cached.point) != (FORMAT, request, point) or not cached.inputs.unchanged():
+            logger.info("%s is captured again: what it was made from has changed", request.model)
             return None
         with suppress(OSError):
             os.utime(path)
-        logger.info("%s %s read from %s", asked.model, point or "", path)
-        return kept
+        logger.info("%s %s read from %s", request.model, point or "", path)
+        return cached
 
     def recording(self, model: str) -> AbstractContextManager[None]:
         """While active, the inputs of a capture are recorded; every capture that is to be kept takes place here."""
@@ -94,16 +94,16 @@ class CaptureCache:
             self._recorder.add_file(os.path.abspath(path))
         return self._recorder.recording()
 
-    def keep(self, asked: ModelRequest, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
+    def keep(self, request: ModelRequest, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
         """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
         capture are not known, or the folder cannot be written to."""
         inputs = self._recorder.inputs()
         if inputs is None:
-            logger.info("the capture of %s is not kept: %s", asked.model, self._recorder.unseen)
+            logger.info("the capture of %s is not kept: %s", request.model, self._recorder.unseen)
             return
-        path = self._path(asked, point)
-        kept = CachedCapture(asked, point, axes, inputs, graphs)
-        data = gzip.compress(msgspec.json.encode(kept), compresslevel=1, mtime=0)
+        path = self._path(request, point)
+        cached = CachedCapture(request, point, axes, inputs, graphs)
+        data = gzip.compress(msgspec.json.encode(cached), compresslevel=1, mtime=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, data)
@@ -113,12 +113,12 @@ class CaptureCache:
                 if total > self._limit_bytes:
                     older.unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
+            logger.warning("the capture of %s is not kept in %s: %s", request.model, self.folder, error.strerror or error)
 
-    def _path(self, asked: ModelRequest, point: Point | None) -> Path:
+    def _path(self, request: ModelRequest, point: Point | None) -> Path:
         # Names of files and functions mean something in their folder only.
-        place = os.getcwd() if ":" in asked.model or asked.model.endswith(".pt2") else ""
-        key = msgspec.json.encode([asked, point, place, self._software], order="deterministic")
+        place = os.getcwd() if ":" in request.model or request.model.endswith(".pt2") else ""
+        key = msgspec.json.encode([request, point, place, self._software], order="deterministic")
         return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{_SUFFIX}"
 
 
@@ -131,9 +131,9 @@ class ModelSource:
     """
 
     def __init__(
-        self, asked: ModelRequest, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None
+        self, request: ModelRequest, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None
     ) -> None:
-        self._asked = asked
+        self._request = request
         self._cache = cache
         self._before_capture = before_capture
         self._opened: WorkloadGraphs | None = None
@@ -151,37 +151,37 @@ class ModelSource:
 
     def _captured(self, size: Point | None) -> tuple[Point, Capture | None]:
         """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and kept there."""
-        kept = None if self._cache is None else self._cache.find(self._asked, size)
-        if kept is not None and (kept.graphs is None) == (size is None):
-            return kept.axes, kept.graphs
-        with nullcontext() if self._cache is None else self._cache.recording(self._asked.model):
+        cached = None if self._cache is None else self._cache.find(self._request, size)
+        if cached is not None and (cached.graphs is None) == (size is None):
+            return cached.axes, cached.graphs
+        with nullcontext() if self._cache is None else self._cache.recording(self._request.model):
             if self._opened is None:
                 if self._before_capture is not None:
                     self._before_capture()
                 from shmoo.harness.models.model_graphs import open_model
 
-                self._opened = open_model(self._asked)
+                self._opened = open_model(self._request)
             axes, graphs = self._opened.axes, None if size is None else self._opened.at(size)
         if self._cache is not None:
-            self._cache.keep(self._asked, size, axes, graphs)
+            self._cache.keep(self._request, size, axes, graphs)
         return axes, graphs
 
 
 def list_captures(folder: Path) -> list[CacheEntry]:
     """The captures in a folder, last used first; damaged files are left out."""
-    listed = []
+    entries = []
     for path, status in _files(folder):
         with suppress(*_UNREADABLE):
             head = msgspec.json.decode(_read(path), type=CacheEntry)
             beside = {"path": str(path), "nbytes": status.st_size, "used_at_s": status.st_mtime}
-            listed.append(msgspec.structs.replace(head, **beside))
-    return sorted(listed, key=lambda one: one.used_at_s, reverse=True)
+            entries.append(msgspec.structs.replace(head, **beside))
+    return sorted(entries, key=lambda entry: entry.used_at_s, reverse=True)
 
 
 def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
     """Remove the captures of some models, or every file of the cache where none is named; returns how many."""
     if models:
-        paths = [Path(one.path) for one in list_captures(folder) if one.asked.model in models]
+        paths = [Path(entry.path) for entry in list_captures(folder) if entry.request.model in models]
     else:
         paths = [path for path, _ in _files(folder)]
     for path in paths:
@@ -206,9 +206,9 @@ def software() -> str | None:
     if not any(name.startswith("torch-") for _, name, _ in packages):
         logger.info("captures are not kept: the version of torch is not known")
         return None
-    own = hashlib.sha256(b"".join(path.read_bytes() for path in capture_sources())).hexdigest()
-    known = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, own]
-    return hashlib.sha256(msgspec.json.encode(known)).hexdigest()
+    sources_digest = hashlib.sha256(b"".join(path.read_bytes() for path in capture_sources())).hexdigest()
+    identity = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, sources_digest]
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
 def _read(path: Path) -> bytes:

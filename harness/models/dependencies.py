@@ -76,23 +76,23 @@ class InputRecorder:
                 try:
                     value = plain.__getitem__(self, name)
                 except KeyError:
-                    recorder._asked(name, None)
+                    recorder._note_variable(name, None)
                     raise
                 if not recorder._is_search(sys._getframe(1)):
-                    recorder._asked(name, value)
+                    recorder._note_variable(name, value)
                 return value
 
             def __setitem__(self, name: str, value: str) -> None:
                 recorder._own.add(name)
                 plain.__setitem__(self, name, value)
 
-        _listeners().append(self._hear)
+        _listeners().append(self._note_event)
         os.environ.__class__ = Watched
         try:
             yield
         finally:
             os.environ.__class__ = plain
-            _listeners().remove(self._hear)
+            _listeners().remove(self._note_event)
 
     def add_file(self, path: str) -> None:
         """Count a file as read."""
@@ -109,7 +109,7 @@ class InputRecorder:
         searched = {folder: _folder_digest(folder) for folder in folders if not self._is_settled(folder)}
         return Inputs(dict(self._files), searched, dict(self._variables))
 
-    def _asked(self, name: str, value: str | None) -> None:
+    def _note_variable(self, name: str, value: str | None) -> None:
         if name not in self._own:
             self._variables.setdefault(name, _value_digest(value))
 
@@ -124,7 +124,7 @@ class InputRecorder:
     def _is_settled(self, path: str) -> bool:
         return f"{path}{os.sep}".startswith(self._settled)
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _note_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note one audit event; its own reading raises further ones."""
         if self._busy:
             return
@@ -133,17 +133,17 @@ class InputRecorder:
             if event in _UNSEEN:
                 self.unseen = self.unseen or f"it raised {event}"
             else:
-                self._read(event, arguments)
+                self._note_file(event, arguments)
         finally:
             self._busy = False
 
-    def _read(self, event: str, arguments: tuple[Any, ...]) -> None:
-        what = arguments[1] if event == "import" else arguments[0]
+    def _note_file(self, event: str, arguments: tuple[Any, ...]) -> None:
+        source = arguments[1] if event == "import" else arguments[0]
         if event == "exec":
-            what = what.co_filename if isinstance(what, CodeType) and what.co_name == "<module>" else None
-        if not isinstance(what, str | bytes | os.PathLike):
+            source = source.co_filename if isinstance(source, CodeType) and source.co_name == "<module>" else None
+        if not isinstance(source, str | bytes | os.PathLike):
             return
-        path = os.fsdecode(what)
+        path = os.fsdecode(source)
         # Bytecode stands for its source, whose name comes with "exec"; text in brackets is no file; a library without a folder
         # is the system's.
         if path.endswith(".pyc") or path.startswith("<") or (event == "ctypes.dlopen" and os.sep not in path):

@@ -46,31 +46,31 @@ def model_graphs(
     trust: bool = False,
     mode: Mode | None = None,
 ) -> Capture:
-    """Capture a model named as on the command line; arguments as in `ModelRequest`, and the samples of a call, the model's own for
-    `None`.
+    """Capture a model named as on the command line; arguments as in `ModelRequest`, and the samples of a call, the model's own
+    for `None`.
 
     Raises:
         InputError: unknown model, or a batch where the model has no batch axis.
         CaptureError: torch cannot capture the model.
     """
-    asked = ModelRequest(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
-    return open_model(asked).at(asked.points[0])
+    request = ModelRequest(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
+    return open_model(request).at(request.points[0])
 
 
-def open_model(asked: ModelRequest) -> WorkloadGraphs:
+def open_model(request: ModelRequest) -> WorkloadGraphs:
     """The graphs of a model by name, which is built and captured when they are asked for; `InputError` for an unknown model, mode
     or axis, with the nearest names."""
-    phase = asked.mode.phase
+    phase = request.mode.phase
     module = resolve_model(
-        asked.model, input_shape=asked.input_shape, seq_len=None if phase else asked.seq_len, trust=asked.trust
+        request.model, input_shape=request.input_shape, seq_len=None if phase else request.seq_len, trust=request.trust
     )
     if phase is not None:
         module = phase_of(module, phase)
-        if asked.seq_len is not None:
-            module = with_default(module, "seq_len", asked.seq_len)
-    if not module.axes and any("batch" in point for point in asked.points):
-        raise InputError(f"{asked.model!r} has no batch axis, its input is fixed; leave --batch out")
-    return WorkloadGraphs(module, asked.points, asked.dtype, asked.mode)
+        if request.seq_len is not None:
+            module = with_default(module, "seq_len", request.seq_len)
+    if not module.axes and any("batch" in point for point in request.points):
+        raise InputError(f"{request.model!r} has no batch axis, its input is fixed; leave --batch out")
+    return WorkloadGraphs(module, request.points, request.dtype, request.mode)
 
 
 class WorkloadGraphs:
@@ -103,15 +103,15 @@ class WorkloadGraphs:
         logger.info("captured %s %s in %.2f s: %d graphs, %d calls", name, dict(axes), taken_s, len(graphs), calls)
         if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
-        notes, stored = self._module.notes, self._module.quantization
+        notes, stored_schemes = self._module.notes, self._module.quantization
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
-        if stored and (self._mode.quantize is not None or self._mode.training):
+        if stored_schemes and (self._mode.quantize is not None or self._mode.training):
             instead = "another one is asked for" if self._mode.quantize else "a training step keeps whole weights"
             notes = (*notes, f"the config's quantization is not taken into account: {instead}")
-        elif stored:
-            graphs, said = _as_stored(graphs, stored)
-            notes = (*notes, *said)
+        elif stored_schemes:
+            graphs, scheme_notes = _as_stored(graphs, stored_schemes)
+            notes = (*notes, *scheme_notes)
         if notes and graphs:
             graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
@@ -154,12 +154,12 @@ def channels_last(built: Built) -> Built:
     """A model with its images and the weights of its convolutions stored channels-last; `InputError` where it takes no images."""
     last = torch.channels_last
 
-    def stored(value: object) -> object:
+    def to_channels_last(value: object) -> object:
         return value.to(memory_format=last) if isinstance(value, torch.Tensor) and value.dim() == 4 else value
 
     if not any(isinstance(leaf, torch.Tensor) and leaf.dim() == 4 for leaf in tree_leaves((built.args, built.kwargs))):
         raise InputError("channels-last is an order of images, and the model takes none; leave it out")
-    args, kwargs = tree_map(stored, (built.args, built.kwargs))
+    args, kwargs = tree_map(to_channels_last, (built.args, built.kwargs))
     model: Any = built.model
     stored_model = model.to(memory_format=last) if isinstance(model, torch.nn.Module) else model
     return msgspec.structs.replace(built, model=stored_model, args=args, kwargs=kwargs)

@@ -69,12 +69,15 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 
 def headline(inspection: Inspection, arch: str) -> str:
     """How long a call takes, what bounds it, and the operator with most time."""
-    whole, top = inspection.modules[0].on[arch], max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None)
-    bounds = sorted(BOUNDS, key=lambda name: -whole.bound_s[name])
-    parts = {name: whole.bound_s[name] / whole.latency_s for name in bounds if whole.bound_s[name] > 0}
+    model_row, top = (
+        inspection.modules[0].on[arch],
+        max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None),
+    )
+    bounds = sorted(BOUNDS, key=lambda name: -model_row.bound_s[name])
+    parts = {name: model_row.bound_s[name] / model_row.latency_s for name in bounds if model_row.bound_s[name] > 0}
     shares = ", ".join(f"{name} for {percent(part, digits=0)}" for name, part in parts.items() if part >= LEAST_TOLD)
     first = f"; {top.name} takes {percent(top.on[arch].share, digits=0)}" if top is not None else ""
-    return f"One call takes {si(whole.latency_s, 's')}, bound by {shares} of the time{first}."
+    return f"One call takes {si(model_row.latency_s, 's')}, bound by {shares} of the time{first}."
 
 
 def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
@@ -147,13 +150,15 @@ def _operators(kernel: KernelEstimate) -> str:
 def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
     kernel = node.kernel
     hidden = kernel.latency_s - kernel.elapsed_s
-    alone = [f"{si(kernel.latency_s, 's')} alone: {si(hidden, 's')} of its launch hide behind the device"] if hidden > 0 else []
+    hidden_launch = (
+        [f"{si(kernel.latency_s, 's')} alone: {si(hidden, 's')} of its launch hide behind the device"] if hidden > 0 else []
+    )
     rule = [f"fused by rule: {kernel.pattern}"] if kernel.pattern else []
     return [
         _operators(kernel),
         f"in {node.module or 'the model itself'}",
         f"{si(kernel.elapsed_s, 's')}, {percent(kernel.elapsed_s / total if total else 0.0)} of the model",
-        *alone,
+        *hidden_launch,
         f"computing {si(kernel.compute_s, 's')}, moving {si(kernel.memory_s, 's')}, launching {si(kernel.launch_s, 's')}",
         f"{si(kernel.flops, 'flop')}, {si(kernel.bytes, 'B')}, energy {si(kernel.energy_j, 'J')}",
         f"{si(kernel.tiles, '')} tiles of {' x '.join(f'{extent:g}' for extent in kernel.tile_shape)}, "
@@ -163,11 +168,11 @@ def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
 
 
 def _facts(row: Row, inspection: Inspection, arch: str) -> list[str]:
-    here = row.on[arch]
-    bounds = ", ".join(f"{name} {percent(here.bound_s[name] / here.latency_s)}" for name in BOUNDS) if here.latency_s else "none"
+    cost = row.on[arch]
+    bounds = ", ".join(f"{name} {percent(cost.bound_s[name] / cost.latency_s)}" for name in BOUNDS) if cost.latency_s else "none"
     return [
         row.name or inspection.model,
-        f"{si(here.latency_s, 's')}, {percent(here.share)} of the model",
+        f"{si(cost.latency_s, 's')}, {percent(cost.share)} of the model",
         f"time bound by {bounds}",
         f"{row.params:,} parameters, {row.calls} calls",
         f"{si(row.flops, 'flop')}, {si(row.bytes, 'B')}, {'no bytes' if row.intensity is None else si(row.intensity, 'flop/B')}",

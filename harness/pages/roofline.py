@@ -44,20 +44,22 @@ def write_roofline(
     `measured` are calls of a run, timed one by one."""
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
-    said = "Each dot is a predicted kernel, as large as its share of the time. Bytes are those that must move once."
+    explanation = "Each dot is a predicted kernel, as large as its share of the time. Bytes are those that must move once."
     if without:
-        said += f" Kernels without flops ({without}) are left out."
+        explanation += f" Kernels without flops ({without}) are left out."
     if calls:
-        said += " Diamonds are calls of the run, each timed alone in eager execution."
+        explanation += " Diamonds are calls of the run, each timed alone in eager execution."
     of_bound = {bound: sum(point.share for point in points if point.bound == bound) for bound in COLOURS}
-    most = max(of_bound, key=lambda bound: of_bound[bound])
+    main_bound = max(of_bound, key=lambda bound: of_bound[bound])
     text = page(
         f"Roofline of {inspection.model} on {profile.name}",
-        section("roofline", "Kernels under their roofs", said, plot("roofline", "achieved rate over arithmetic intensity")),
+        section(
+            "roofline", "Kernels under their roofs", explanation, plot("roofline", "achieved rate over arithmetic intensity")
+        ),
         eyebrow="Roofline",
         answer=(
-            f"{counted(len(points), 'kernel')} with flops; those bound by {most} take {percent(of_bound[most], digits=0)} of "
-            "the time."
+            f"{counted(len(points), 'kernel')} with flops; those bound by {main_bound} take "
+            f"{percent(of_bound[main_bound], digits=0)} of the time."
         ),
         figures={"roofline": roofline_figure(points, calls, roofs_of(profile, dtype))},
         footer="estimates, with measured calls beside them" if calls else "estimates, no measurements",

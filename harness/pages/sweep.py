@@ -39,7 +39,7 @@ def write_page(
     figures = sweep_figures(rows, axes, units, machines_of(profiles, machine_axes))
     models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
     machines = list(dict.fromkeys(str(row["arch"]) for row in rows))
-    where = f" on {machines[0]}" if len(machines) == 1 else f" on {len(machines)} machines"
+    machines_text = f" on {machines[0]}" if len(machines) == 1 else f" on {len(machines)} machines"
     parts = []
     if "winner" in figures:
         parts.append(section("winner", "Which machine wins where", plot("winner", "the best machine in each cell")))
@@ -64,7 +64,7 @@ def write_page(
     lines = [{column.name: column.cell(row) for column in columns} for row in fastest]
     parts.append(section("points", "Points", note, table(lines, "points of the sweep")))
     text = page(
-        f"{models} over {' and '.join(axes)}{where}",
+        f"{models} over {' and '.join(axes)}{machines_text}",
         Markup("").join(parts),
         eyebrow="Sweep",
         answer=sweep_answer(rows, axes, units),

@@ -47,9 +47,9 @@ def runtimes_on(device: str) -> list[str]:
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
     """The replacement of `model` in `runtime`, or the model itself; `InputError` for no such runtime, or not on this device.
     Programs compiled earlier stay alive."""
-    entry, here = TORCH_RUNTIMES[runtime], runtimes_on(device)
-    if runtime not in here:
-        raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")
+    entry, device_runtimes = TORCH_RUNTIMES[runtime], runtimes_on(device)
+    if runtime not in device_runtimes:
+        raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(device_runtimes)}")
     if entry.options is None:
         return model
     import torch

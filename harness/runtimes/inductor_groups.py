@@ -75,7 +75,7 @@ def _compiled(
             # A piece that ran several times counts once.
             once = {id(piece.traced.module): piece for piece in pieces}
             return [
-                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _alone(p.graph) for p in once.values()
+                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _eager_groups(p.graph) for p in once.values()
             ], reasons
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
@@ -83,7 +83,7 @@ def _compiled(
         torch._dynamo.reset()
 
 
-def _alone(graph: Graph) -> InductorGroups:
+def _eager_groups(graph: Graph) -> InductorGroups:
     costed = tuple((call,) for call, cost in enumerate(costs_of(graph)) if cost is not None)
     return InductorGroups(graph, costed, 0, eager=True)
 
@@ -140,12 +140,16 @@ def _restore_attributes(piece: Piece) -> None:
 def _grouped(graph: Graph, nodes: Sequence[Any]) -> InductorGroups:
     families = [cost.family if cost else None for cost in costs_of(graph)]
     parts = [[part for part in node.get_nodes() if _launches(part)] for node in nodes]
-    parts = [listed for listed in parts if listed]
-    buffered = {_result_node(part) if _is_library(part) else part.node.get_origin_node() for listed in parts for part in listed}
+    parts = [kernel_parts for kernel_parts in parts if kernel_parts]
+    buffered = {
+        _result_node(part) if _is_library(part) else part.node.get_origin_node()
+        for kernel_parts in parts
+        for part in kernel_parts
+    }
     buffered -= {None}
     shared = _shared_constants(buffered)
-    computed = [set().union(*(_calls_of(part, buffered, shared) for part in listed)) for listed in parts]
-    library = [any(_is_library(part) for part in listed) for listed in parts]
+    computed = [set().union(*(_calls_of(part, buffered, shared) for part in kernel_parts)) for kernel_parts in parts]
+    library = [any(_is_library(part) for part in kernel_parts) for kernel_parts in parts]
     in_library = {call for calls, is_library in zip(computed, library, strict=True) if is_library for call in calls}
     for calls, is_library in zip(computed, library, strict=True):
         if not is_library:
@@ -245,12 +249,12 @@ def _nearest_kernel(
     through: frozenset[int],
 ) -> int | None:
     """The first library kernel on a path along `neighbors` from `start` through free calls and the calls in `through`."""
-    stack, seen = list(start)[::-1], set()
+    stack, visited = list(start)[::-1], set()
     while stack:
         index = stack.pop()
         if index in kernel_of:
             return kernel_of[index]
-        if index not in seen and (families[index] is None or index in through):
-            seen.add(index)
+        if index not in visited and (families[index] is None or index in through):
+            visited.add(index)
             stack.extend(neighbors[index])
     return None

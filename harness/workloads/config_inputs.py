@@ -41,9 +41,9 @@ class Input(NamedTuple):
     axes: Callable[[Any], Sequence[Axis]]
     make: Callable[[Maker, Any, Mapping[str, Any]], NamedInputs]
     part: str = ""
-    words: str = ""
-    others: Callable[[NamedInputs, Any], Sequence[NamedInputs]] = lambda made, config: ()
-    beside: tuple[str, ...] = ()
+    description: str = ""
+    alternatives: Callable[[NamedInputs, Any], Sequence[NamedInputs]] = lambda inputs, config: ()
+    companions: tuple[str, ...] = ()
 
 
 def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> tuple[tuple[Input, ...], tuple[str, ...]]:
@@ -54,11 +54,11 @@ def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> t
     for entry in _inputs(parameters):
         if entry.name not in parameters or (entry.name == _DECODER and not config.is_encoder_decoder):
             continue
-        alone = "input_ids" not in parameters
-        if entry.words and not alone and getattr(config, entry.part, "") is None:
-            notes.append(f"{entry.words} left out: the config has no {entry.part}")
-        elif entry.name == "input_features" and not alone and not hasattr(_audio(config), "num_mel_bins"):
-            notes.append(f"{entry.words} left out: the config has no num_mel_bins, which is the height of a spectrum")
+        no_tokens = "input_ids" not in parameters
+        if entry.description and not no_tokens and getattr(config, entry.part, "") is None:
+            notes.append(f"{entry.description} left out: the config has no {entry.part}")
+        elif entry.name == "input_features" and not no_tokens and not hasattr(_audio(config), "num_mel_bins"):
+            notes.append(f"{entry.description} left out: the config has no num_mel_bins, which is the height of a spectrum")
         else:
             inputs.append(entry)
     if not inputs:
@@ -123,9 +123,9 @@ def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
     return {"pixel_values": make.tensor(sizes["batch"], _channels(config), height, width)}
 
 
-def _with_sizes(made: NamedInputs, config: Any) -> Sequence[NamedInputs]:
+def _with_sizes(inputs: NamedInputs, config: Any) -> Sequence[NamedInputs]:
     """The size of each image, of which a batch may be padded."""
-    batch, _, height, width = made["pixel_values"].shape
+    batch, _, height, width = inputs["pixel_values"].shape
     return ({_SIZES: [(height, width)] * batch},)
 
 
@@ -148,19 +148,19 @@ def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
     return {"pixel_values": pixels, _GRID: make.torch.tensor([[1, rows, columns]] * batch)}
 
 
-def _other_patches(made: NamedInputs, config: Any) -> Sequence[NamedInputs]:
+def _other_patches(inputs: NamedInputs, config: Any) -> Sequence[NamedInputs]:
     """The frame, row and column of each token, which would follow from where images stand among them; and each patch as an
     image."""
     import torch
 
-    tokens = made.get("input_ids")
+    tokens = inputs.get("input_ids")
     positions = {} if tokens is None else {"position_ids": torch.arange(tokens.shape[1]).expand(3, *tokens.shape)}
-    patches = made["pixel_values"]
+    patches = inputs["pixel_values"]
     channels = _channels(config)
     side = round((patches.shape[1] / channels) ** 0.5)
     square = channels * side * side == patches.shape[1]
     images = {"pixel_values": patches.reshape(-1, channels, side, side)} if square else {}
-    return tuple(other for other in (positions, images) if other)
+    return tuple(alternative for alternative in (positions, images) if alternative)
 
 
 # Audio -------------------------------------------------------------------------------------------------------------
@@ -187,11 +187,11 @@ def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs
     return {"input_features": make.tensor(sizes["batch"], audio.num_mel_bins, 2 * audio.max_source_positions)}
 
 
-def _with_mask(made: NamedInputs, config: Any) -> Sequence[NamedInputs]:
+def _with_mask(inputs: NamedInputs, config: Any) -> Sequence[NamedInputs]:
     """Every frame is one of the recording."""
     import torch
 
-    return ({_MASK: torch.ones(made["input_features"].shape[:2], dtype=torch.bool)},)
+    return ({_MASK: torch.ones(inputs["input_features"].shape[:2], dtype=torch.bool)},)
 
 
 def _wave(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
@@ -201,10 +201,10 @@ def _wave(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
 _TOKENS = _tokens("input_ids")
 _DECODER_TOKENS = _tokens(_DECODER)
 _IMAGES = Input("pixel_values", _pixel_axes, _pixels, "vision_config", "images are")
-_SIZED_IMAGES = _IMAGES._replace(others=_with_sizes, beside=(_SIZES,))
+_SIZED_IMAGES = _IMAGES._replace(alternatives=_with_sizes, companions=(_SIZES,))
 _PATCHES = Input("pixel_values", _patch_axes, _patches, "vision_config", "images are", _other_patches, (_GRID,))
 _SPECTRUM = Input("input_features", _frame_axes, _spectrum, "audio_config", "audio is")
-_MASKED_SPECTRUM = _SPECTRUM._replace(others=_with_mask, beside=(_MASK,))
+_MASKED_SPECTRUM = _SPECTRUM._replace(alternatives=_with_mask, companions=(_MASK,))
 _WAVE = Input(
     "input_values", lambda config: (dim("samples", 16000, "samples of audio; 16000 are a second for most models"),), _wave,
     "audio_config", "audio is",

@@ -79,7 +79,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         inputs, left_out_inputs = inputs_of(config, inspect.signature(architecture.forward).parameters, architecture.__name__)
         notes += left_out_inputs
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
-    optional = tuple((entry.words, (entry.name, *entry.beside)) for entry in inputs if entry.words and len(inputs) > 1)
+    optional = tuple(
+        (entry.description, (entry.name, *entry.companions)) for entry in inputs if entry.description and len(inputs) > 1
+    )
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
@@ -89,10 +91,12 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         # Those that pass are `DNNModule`'s own to explain.
         with _refusals(name, ValueError, RuntimeError):
             model = make.module(lambda: architecture(config))
-            made = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
-            others = tuple(other for entry in inputs for other in entry.others(made, config))
+            model_inputs = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
+            alternatives = tuple(alternative for entry in inputs for alternative in entry.alternatives(model_inputs, config))
             notes = _expert_notes(config)
-            return Built(model, (), made, traced=True, notes=notes, others=others, optional=optional, fixed=FIXED)
+            return Built(
+                model, (), model_inputs, traced=True, notes=notes, alternatives=alternatives, optional=optional, fixed=FIXED
+            )
 
     noted = (*left_out, *notes, *quantized)
     return DNNModule(name, "network", axes, build, quantization=quantization, notes=noted, without_memory=True)
@@ -109,7 +113,7 @@ _MOST_PARTS = 10_000
 def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A config without what would load code or a model from elsewhere, and a note for each such entry, those of its parts
     included. `InputError` where it asks for so many layers or experts that building them would not end."""
-    kept: dict[str, Any] = {}
+    harmless: dict[str, Any] = {}
     notes: list[str] = []
     for key, value in settings.items():
         implementation = key.strip("_").removesuffix("_internal").endswith("_implementation")
@@ -121,10 +125,10 @@ def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
         parts = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
         cleaned = [_harmless(part) if isinstance(part, dict) else (part, ()) for part in parts]
         notes += [note for _, part_notes in cleaned for note in part_notes]
-        kept[key] = cleaned[0][0] if isinstance(value, dict) else [part for part, _ in cleaned] if parts else value
-    if "use_pretrained_backbone" in kept:
-        kept["use_pretrained_backbone"] = False  # its weights would be downloaded
-    return kept, tuple(notes)
+        harmless[key] = cleaned[0][0] if isinstance(value, dict) else [part for part, _ in cleaned] if parts else value
+    if "use_pretrained_backbone" in harmless:
+        harmless["use_pretrained_backbone"] = False  # its weights would be downloaded
+    return harmless, tuple(notes)
 
 
 @contextmanager
@@ -158,17 +162,17 @@ def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
 
 def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple[str, ...]]:
     """The class of the model, the one that the config names or the bare model of its type; and a note where it names another."""
-    listed = config.architectures if isinstance(config.architectures, list) else []
-    asked = next((text for text in listed if isinstance(text, str)), "")
-    named = getattr(transformers, asked, None) if asked else None
-    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
-        return named, ()
+    architectures = config.architectures if isinstance(config.architectures, list) else []
+    class_name = next((text for text in architectures if isinstance(text, str)), "")
+    model_class = getattr(transformers, class_name, None) if class_name else None
+    if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
+        return model_class, ()
     try:
         bare = transformers.AutoModel._model_mapping[type(config)]
     except KeyError:
         raise InputError(f"transformers has no model for the config {name!r} of type {config.model_type!r}") from None
-    note = f"transformers has no {asked}: {bare.__name__} is counted in its place, without a head, which is not known"
-    return bare, (note,) if asked else ()
+    note = f"transformers has no {class_name}: {bare.__name__} is counted in its place, without a head, which is not known"
+    return bare, (note,) if class_name else ()
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:

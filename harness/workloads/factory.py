@@ -33,7 +33,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         raise InputError(f"{spec!r} does not say what it takes ({error}); wrap it in a function that returns a model") from None
     numbers = {p.name: p.default for p in parameters if type(p.default) is int}
     arguments = numbers | ({"batch": numbers.get("batch", 1)} if any(p.name == "batch" for p in parameters) else {})
-    batch, rest = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
+    batch, other_sizes = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
 
     def build(make: Maker, **axes: Any) -> Built:
         from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
@@ -43,13 +43,13 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         model, args, kwargs = _parts(returned, spec)
         if isinstance(model, make.torch.nn.Module):
             _refuse_packed(model, spec)
-            own = next((tensor.dtype for tensor in model.parameters() if _convertible(tensor)), make.torch_dtype)
+            own_dtype = next((tensor.dtype for tensor in model.parameters() if _convertible(tensor)), make.torch_dtype)
             model = place_model(model, make).eval()
         else:
-            own = make.torch_dtype
+            own_dtype = make.torch_dtype
         if input_shape is not None:
-            x = make.tensor(axes["batch"], *rest)
-            return Built(model, (x.to(own) if make.own_types else x,))
+            x = make.tensor(axes["batch"], *other_sizes)
+            return Built(model, (x.to(own_dtype) if make.own_types else x,))
         if args is None:
             raise InputError(f"{spec!r} returned a model without inputs; give --input-shape, or {_FORM}")
         return Built(model, *place_inputs((args, kwargs), make))
@@ -87,14 +87,14 @@ def _refuse_packed(model: Any, spec: str) -> None:
     import torch
 
     for path, module in model.named_modules():
-        where = f"{path or 'the model'!r} of {spec!r}"
+        place = f"{path or 'the model'!r} of {spec!r}"
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
-                f"{where} is a TorchScript module, which holds no Python to capture; give the model it was made from"
+                f"{place} is a TorchScript module, which holds no Python to capture; give the model it was made from"
             )
         if any(isinstance(value, torch.ScriptObject) for value in (*vars(module).values(), *module._buffers.values())):
             raise InputError(
-                f"{where} ({type(module).__name__}) holds weights packed for one library, whose sizes cannot be read; give the "
+                f"{place} ({type(module).__name__}) holds weights packed for one library, whose sizes cannot be read; give the "
                 "model before its quantization, with --quantize int8-dynamic"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -165,8 +165,8 @@ def _user_code(action: str, remedy: str = "") -> Iterator[None]:
         frames = [
             f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_PACKAGE, importlib.__file__))
         ]
-        own = [f for f in frames if "site-packages" not in f.filename] or frames
-        if frame := next((f for f in reversed(own) if not f.filename.startswith("<frozen")), None):
+        user_frames = [f for f in frames if "site-packages" not in f.filename] or frames
+        if frame := next((f for f in reversed(user_frames) if not f.filename.startswith("<frozen")), None):
             message += f" ({Path(frame.filename).name}:{frame.lineno})"
         raise InputError(f"{message}; {remedy}" if remedy else message) from error
 
@@ -198,10 +198,10 @@ def place_model(model: Any, make: Maker) -> Any:
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
         names.setdefault(id(tensor), []).append(name)
     model._apply(lambda tensor: _converted(tensor, make))
-    for first, *others in names.values():
-        for path, _, name in (other.rpartition(".") for other in others):
-            home, _, own = first.rpartition(".")
-            setattr(model.get_submodule(path), name, getattr(model.get_submodule(home), own))
+    for first, *other_paths in names.values():
+        for path, _, name in (other_path.rpartition(".") for other_path in other_paths):
+            home, _, first_name = first.rpartition(".")
+            setattr(model.get_submodule(path), name, getattr(model.get_submodule(home), first_name))
     return model
 
 

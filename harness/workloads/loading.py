@@ -81,15 +81,15 @@ def is_factory(text: str) -> bool:
 def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
     """The workload with one input of another shape; the first size of `shape` is the default of its axis "batch". `InputError`
     where the shape does not fit, or the workload takes several inputs (when built)."""
-    batch, rest = split_shape(shape)
+    batch, other_sizes = split_shape(shape)
     names = [axis.name for axis in module.axes]
     if "batch" not in names:
         raise InputError(
             f"{module.name!r} has no axis 'batch', so its input cannot be replaced; its axes are {', '.join(names) or 'none'}"
         )
-    if "resolution" in names and len(rest) < 2:
+    if "resolution" in names and len(other_sizes) < 2:
         raise InputError(f"{module.name!r} takes images: --input-shape is such as 1x3x224x224, got {'x'.join(map(str, shape))}")
-    fixed = {"resolution": rest[-1]} if "resolution" in names else {}
+    fixed = {"resolution": other_sizes[-1]} if "resolution" in names else {}
 
     def factory(make: Maker, **axes: Any) -> Built:
         built = module.factory(make, **{**axes, **fixed})
@@ -97,7 +97,7 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
             raise InputError(
                 f"{module.name!r} takes {len(built.args) + len(built.kwargs)} inputs; --input-shape replaces a single one"
             )
-        return Built(built.model, (make.tensor(axes["batch"], *rest),))
+        return Built(built.model, (make.tensor(axes["batch"], *other_sizes),))
 
     axes = tuple(axis for axis in with_default(module, "batch", batch).axes if axis.name not in fixed)
     return msgspec.structs.replace(module, axes=axes, factory=factory)

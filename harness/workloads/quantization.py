@@ -30,26 +30,26 @@ _PACKED = {4: "int4", 8: "int8"}
 
 def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, ...]]:
     """How a config stores the weights of linear layers, and notes on what is not taken into account."""
-    found = next(_declared(settings), None)
-    if found is None:
+    declared = next(_declared(settings), None)
+    if declared is None:
         return (), ()
-    if not isinstance(found, Mapping):
-        return (), (f"the config's quantization {found!r} is no object: it is not taken into account",)
-    method = str(found.get("quant_method") or ("bitsandbytes" if _bits_of_loading(found) else "unnamed")).lower()
+    if not isinstance(declared, Mapping):
+        return (), (f"the config's quantization {declared!r} is no object: it is not taken into account",)
+    method = str(declared.get("quant_method") or ("bitsandbytes" if _bits_of_loading(declared) else "unnamed")).lower()
     ignored = f"the config's quantization ({method}) is not taken into account"
-    if found.get("dequantize") is True or found.get("run_compressed") is False:
+    if declared.get("dequantize") is True or declared.get("run_compressed") is False:
         return (), (f"{ignored}: the config asks for weights that are converted back when they are loaded",)
     if method not in _METHODS:
         return (), (f"{ignored}: weights are counted in the element type",)
     try:
-        said, kept = tuple(_METHODS[method](found)), _kept(found)
+        schemes_and_notes, kept_names = tuple(_METHODS[method](declared)), _kept_module_names(declared)
     except InputError as error:
         return (), (f"{ignored}: {error}; weights are counted in the element type",)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError):
         return (), (f"{ignored}: its entries are not as {method} writes them; weights are counted in the element type",)
-    schemes = [scheme for scheme in said if isinstance(scheme, Scheme)]
-    notes = [note for note in said if isinstance(note, str)]
-    return tuple(replace(s, kept=(*kept, *s.kept), parts=True) for s in schemes), tuple(dict.fromkeys(notes))
+    schemes = [scheme for scheme in schemes_and_notes if isinstance(scheme, Scheme)]
+    notes = [note for note in schemes_and_notes if isinstance(note, str)]
+    return tuple(replace(s, kept=(*kept_names, *s.kept), parts=True) for s in schemes), tuple(dict.fromkeys(notes))
 
 
 def _declared(settings: Settings) -> Iterator[Any]:
@@ -79,23 +79,23 @@ def described(scheme: Scheme) -> str:
     if scheme.only:
         parts.append(f"only in {', '.join(scheme.only)}")
     if scheme.kept:
-        shown = [name for name in scheme.kept if name not in _HEADS or name == _HEADS[0]]
-        more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
-        parts.append(f"except in {', '.join(shown[:6])}{more}")
+        kept_names = [name for name in scheme.kept if name not in _HEADS or name == _HEADS[0]]
+        remainder = f" and {len(kept_names) - 6} more" if len(kept_names) > 6 else ""
+        parts.append(f"except in {', '.join(kept_names[:6])}{remainder}")
     return ", ".join(parts)
 
 
 # Names of modules --------------------------------------------------------------------------------------------------
 
 
-def _kept(settings: Settings) -> tuple[str, ...]:
+def _kept_module_names(settings: Settings) -> tuple[str, ...]:
     """Names of the modules that stay as they are, heads among them unless the config names these."""
     all_heads, output_head = settings.get("include_input_output_embeddings"), settings.get("lm_head") is True
     quantized = _HEADS if all_heads else _HEADS[:1] if output_head else ()
-    listed = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
-    names = listed if isinstance(listed, list | tuple) else (listed,)
-    kept = dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name))))
-    return tuple(name for name in kept if name not in quantized)
+    skipped = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
+    names = skipped if isinstance(skipped, list | tuple) else (skipped,)
+    kept_names = dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name))))
+    return tuple(name for name in kept_names if name not in quantized)
 
 
 def _globs(pattern: str) -> tuple[str, ...]:
@@ -147,7 +147,7 @@ def _float8(settings: Settings) -> SchemesAndNotes:
     apart = (_EXPERTS_IN_4_BITS,) if settings.get("expert_dtype") == "fp4" else ()
     yield from apart
     scale = "float8" if settings.get("scale_fmt") == "ue8m0" else "float32"
-    yield Scheme("float8-dynamic", "float8", sizes, scale, kept=tuple(name for other in apart for name in other.only))
+    yield Scheme("float8-dynamic", "float8", sizes, scale, kept=tuple(name for scheme in apart for name in scheme.only))
 
 
 def _whole_number_groups(settings: Settings) -> SchemesAndNotes:
@@ -184,11 +184,11 @@ def _compressed(settings: Settings) -> SchemesAndNotes:
     groups = [group for group in settings["config_groups"].values() if group.get("weights")]
     if not groups:
         raise InputError("it compresses no weights")
-    taken: tuple[str, ...] = ()
+    taken_names: tuple[str, ...] = ()
     for group in sorted(groups, key=_is_general):
         scheme = _group(group)
-        yield replace(scheme, kept=taken)
-        taken += scheme.only
+        yield replace(scheme, kept=taken_names)
+        taken_names += scheme.only
         if group.get("input_activations") and not scheme.name.endswith("dynamic"):
             yield "activations are counted in their own type: products of such weights and activations have no rate"
     if settings.get("sparsity_config"):
@@ -245,10 +245,10 @@ def _torchao(settings: Settings) -> SchemesAndNotes:
     kind = kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
     fields = kind.get("_data", {}) if isinstance(kind, Mapping) else settings.get("quant_type_kwargs") or {}
     name = str(kind["_type"] if isinstance(kind, Mapping) else kind)
-    known = _TORCHAO.get(name.replace("_", "").lower().removesuffix("config"))
-    if known is None:
+    entry = _TORCHAO.get(name.replace("_", "").lower().removesuffix("config"))
+    if entry is None:
         raise InputError(f"{name} is not known")
-    way, weight, zero = known
+    way, weight, zero = entry
     group = int(fields.get("group_size") or (128 if weight == "int4" else 0))
     yield Scheme(way, weight, (1, group), "float32" if weight == "float8" else OWN, zero)
     if settings.get("include_input_output_embeddings"):

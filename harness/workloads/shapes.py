@@ -51,7 +51,7 @@ def chance(share: float) -> Draw:
     return lambda rng: rng.random() < share
 
 
-def each(draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
+def draw_axes(draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
     """Draws every axis, one after the other."""
     return lambda rng: {axis: draw(rng) for axis, draw in draws.items()}
 
@@ -98,20 +98,20 @@ _MLP = {
 
 def _linear(rng: Random) -> Axes:
     step = 1 if rng.random() < 0.3 else 16
-    return each({"m": size(1, 4096), "n": size(16, 8192, step), "k": size(16, 8192, step), "bias": chance(0.7)})(rng)
+    return draw_axes({"m": size(1, 4096), "n": size(16, 8192, step), "k": size(16, 8192, step), "bias": chance(0.7)})(rng)
 
 
 def _conv(kernels: tuple[int, ...], strides: tuple[int, ...]) -> Callable[[Random], Axes]:
     def draw(rng: Random) -> Axes:
         kernel = rng.choice(kernels)
-        return {**each({**_images("n", 8, 1024), "stride": one_of(*strides)})(rng), "kernel": kernel, "padding": kernel // 2}
+        return {**draw_axes({**_images("n", 8, 1024), "stride": one_of(*strides)})(rng), "kernel": kernel, "padding": kernel // 2}
 
     return draw
 
 
 def _conv_stem(rng: Random) -> Axes:
     kernel, stride = rng.choice(((7, 2), (3, 2), (4, 4), (16, 16), (11, 4)))
-    drawn = each({"size": one_of(64, 96, 128, 160, 192, 224, 256, 288), "c_out": size(16, 768, 16), "n": _batch})(rng)
+    drawn = draw_axes({"size": one_of(64, 96, 128, 160, 192, 224, 256, 288), "c_out": size(16, 768, 16), "n": _batch})(rng)
     return {**drawn, "c_in": 3, "kernel": kernel, "stride": stride, "padding": 0 if kernel == stride else kernel // 2}
 
 
@@ -132,7 +132,7 @@ def _conv_grouped(rng: Random) -> Axes:
 
 def _window(choices: Sequence[tuple[int, int, int]], draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
     """Kernel, stride and padding that go together, then the rest."""
-    return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | each(draws)(rng)
+    return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | draw_axes(draws)(rng)
 
 
 _TRANSPOSED = {"n": _batch, "c_in": size(8, 512, 8), "c_out": size(8, 512, 8), "size": size(7, 64)}
@@ -141,14 +141,14 @@ _pool = _window(((2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 2, 0)), _CHANNELS)
 
 
 def _adaptive_pool(rng: Random) -> Axes:
-    images = each(_CHANNELS)(rng)
+    images = draw_axes(_CHANNELS)(rng)
     return {**images, "out_size": min(rng.choice((1, 1, 7)), images["size"])}
 
 
 def _attention(rng: Random) -> Axes:
     length = spread(rng, 16, 2048)
-    rest = each({"b": _batch, "heads": size(1, 16), "head_dim": one_of(32, 64, 64, 128), "causal": chance(0.3)})(rng)
-    return {**rest, "seq_len": length, "kv_len": length}
+    axes = draw_axes({"b": _batch, "heads": size(1, 16), "head_dim": one_of(32, 64, 64, 128), "causal": chance(0.3)})(rng)
+    return {**axes, "seq_len": length, "kv_len": length}
 
 
 def _transformer(rng: Random) -> Axes:
@@ -157,7 +157,7 @@ def _transformer(rng: Random) -> Axes:
         "batch": _batch, "seq_len": size(16, 512), "d_model": one_of(32 * heads, 64 * heads), "mlp_ratio": one_of(2, 4),
         "depth": one_of(1, 1, 4), "activation": one_of("gelu", "relu"),
     }  # fmt: skip
-    return {**each(draws)(rng), "heads": heads}
+    return {**draw_axes(draws)(rng), "heads": heads}
 
 
 def _convnet(rng: Random) -> Axes:
@@ -167,7 +167,7 @@ def _convnet(rng: Random) -> Axes:
         "size": one_of(96, 128, 160, 192, 224), "kernel": (lambda _: 3) if block == "residual" else one_of(3, 5),
         "expansion": one_of(1, 3, 4), "squeeze": chance(0.5), "activation": _IMAGE_ACTIVATION,
     }  # fmt: skip
-    return {**each(draws)(rng), "block": block}
+    return {**draw_axes(draws)(rng), "block": block}
 
 
 def _convnet_wide(rng: Random) -> Axes:
@@ -178,7 +178,7 @@ def _convnet_wide(rng: Random) -> Axes:
 
 FAMILIES = (
     Family("linear", "linear", _linear, 32, 4),
-    Family("bmm", "bmm", each({"b": size(1, 96), "m": size(4, 1024), "n": size(4, 1024), "k": size(8, 1024, 8)}), 16, 2),
+    Family("bmm", "bmm", draw_axes({"b": size(1, 96), "m": size(4, 1024), "n": size(4, 1024), "k": size(8, 1024, 8)}), 16, 2),
     Family("conv 1x1", "conv", _conv((1,), (1,)), 24, 3, compiled=4),
     Family("conv 1x1 strided", "conv", _conv((1,), (2,)), 6, 0),
     Family("conv 3x3", "conv", _conv((3,), (1,)), 20, 3, compiled=4),
@@ -189,31 +189,33 @@ FAMILIES = (
     Family("conv depthwise", "conv", _conv_depthwise, 22, 3, compiled=4),
     Family("conv grouped", "conv", _conv_grouped, 12, 1, compiled=3),
     Family("conv_transpose", "conv_transpose", _conv_transpose, 7),
-    Family("batch_norm", "batch_norm", each(_CHANNELS), 11, compiled=1),
-    Family("layer_norm", "layer_norm", each(_ROWS), 10, compiled=2),
-    Family("group_norm", "group_norm", each({**_CHANNELS, "groups": one_of(1, 4, 8, 16)}), 6, 0, compiled=1),
-    Family("rms_norm", "rms_norm", each(_ROWS), 6, 0),
-    Family("softmax", "softmax", each(_ROWS), 9, compiled=2),
-    Family("add", "add", each(_BINARY), 10, compiled=1),
-    Family("mul", "mul", each(_BINARY), 8),
-    Family("sub", "sub", each(_BINARY), 4, 0),
-    Family("div", "div", each(_BINARY), 5, 0),
-    Family("add_scalar", "add_scalar", each(_ROWS), 5, 0),
-    *(Family(name, name, each(_ROWS), 7 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
-    Family("cat", "cat", each({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 8),
-    Family("copy", "copy", each(_ROWS), 7),
+    Family("batch_norm", "batch_norm", draw_axes(_CHANNELS), 11, compiled=1),
+    Family("layer_norm", "layer_norm", draw_axes(_ROWS), 10, compiled=2),
+    Family("group_norm", "group_norm", draw_axes({**_CHANNELS, "groups": one_of(1, 4, 8, 16)}), 6, 0, compiled=1),
+    Family("rms_norm", "rms_norm", draw_axes(_ROWS), 6, 0),
+    Family("softmax", "softmax", draw_axes(_ROWS), 9, compiled=2),
+    Family("add", "add", draw_axes(_BINARY), 10, compiled=1),
+    Family("mul", "mul", draw_axes(_BINARY), 8),
+    Family("sub", "sub", draw_axes(_BINARY), 4, 0),
+    Family("div", "div", draw_axes(_BINARY), 5, 0),
+    Family("add_scalar", "add_scalar", draw_axes(_ROWS), 5, 0),
+    *(Family(name, name, draw_axes(_ROWS), 7 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
+    Family("cat", "cat", draw_axes({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 8),
+    Family("copy", "copy", draw_axes(_ROWS), 7),
     Family("max_pool", "max_pool", _pool, 9, compiled=3),
     Family("avg_pool", "avg_pool", _pool, 7, 0, compiled=2),
     Family("adaptive_avg_pool", "adaptive_avg_pool", _adaptive_pool, 8, compiled=2),
-    Family("interpolate", "interpolate", each(_RESAMPLED), 5, 0, compiled=1),
-    Family("embedding", "embedding", each({"rows": size(128, 65536), "cols": size(64, 2048, 8), "tokens": size(1, 8192)}), 6),
+    Family("interpolate", "interpolate", draw_axes(_RESAMPLED), 5, 0, compiled=1),
+    Family(
+        "embedding", "embedding", draw_axes({"rows": size(128, 65536), "cols": size(64, 2048, 8), "tokens": size(1, 8192)}), 6
+    ),
     Family("attention", "attention", _attention, 12, 2),
-    Family("lstm", "lstm", each(_RECURRENT), 8, 0),
-    Family("gru", "gru", each(_RECURRENT), 5, 0),
-    Family("mlp", "mlp", each(_MLP), 8, 2, compiled=2),
-    Family("conv_stack", "conv_stack", each(_CONV_STACK), 6, compiled=3),
-    Family("resnet_block", "resnet_block", each(_RESIDUAL), 7, compiled=4),
-    Family("depthwise_separable_block", "depthwise_separable_block", each(_SEPARABLE), 9, 1, compiled=3),
+    Family("lstm", "lstm", draw_axes(_RECURRENT), 8, 0),
+    Family("gru", "gru", draw_axes(_RECURRENT), 5, 0),
+    Family("mlp", "mlp", draw_axes(_MLP), 8, 2, compiled=2),
+    Family("conv_stack", "conv_stack", draw_axes(_CONV_STACK), 6, compiled=3),
+    Family("resnet_block", "resnet_block", draw_axes(_RESIDUAL), 7, compiled=4),
+    Family("depthwise_separable_block", "depthwise_separable_block", draw_axes(_SEPARABLE), 9, 1, compiled=3),
     Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),
     Family("convnet wide", "convnet", _convnet_wide, 8, 0, banded=False, compiled=2),

@@ -190,8 +190,8 @@ class _PowerLaw:
         sizes = np.asarray([_log_sizes(axes) for axes in candidates])
         powers = np.ones((sizes.shape[1], 2))
         if self._sizes:
-            seen = np.asarray(self._sizes)
-            powers += np.linalg.lstsq(seen, np.asarray(self._work) - seen @ powers, rcond=None)[0]
+            seen_sizes = np.asarray(self._sizes)
+            powers += np.linalg.lstsq(seen_sizes, np.asarray(self._work) - seen_sizes @ powers, rcond=None)[0]
         return np.asarray(sizes @ powers)
 
 

@@ -116,8 +116,8 @@ def _residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation
             self.body = torch.nn.Sequential(
                 *_conv_norm(c_in, c_out, kernel, stride), _activation(activation), *_conv_norm(c_out, c_out, kernel)
             )
-            same = stride == 1 and c_in == c_out
-            self.shortcut = torch.nn.Identity() if same else torch.nn.Sequential(*_conv_norm(c_in, c_out, 1, stride))
+            keeps_shape = stride == 1 and c_in == c_out
+            self.shortcut = torch.nn.Identity() if keeps_shape else torch.nn.Sequential(*_conv_norm(c_in, c_out, 1, stride))
             self.activation = _activation(activation)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

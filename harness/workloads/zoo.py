@@ -157,8 +157,8 @@ def _declared(name: str) -> tuple[int | None, int]:
     return size[0] if isinstance(size, tuple | list) else size, max(weights.meta.get("min_temporal_size", 1), _CLIP_FRAMES)
 
 
-def _sides(size: tuple[int, int], what: str, low: int = 1) -> tuple[Axis, Axis]:
-    return dim("height", size[0], f"height of {what}", low=low), dim("width", size[1], f"width of {what}", low=low)
+def _sides(size: tuple[int, int], subject: str, low: int = 1) -> tuple[Axis, Axis]:
+    return dim("height", size[0], f"height of {subject}", low=low), dim("width", size[1], f"width of {subject}", low=low)
 
 
 def _pictures(name: str, make: Maker, *, batch: int, resolution: int, frames: int | None = None) -> Built:
@@ -181,8 +181,8 @@ def _detect(name: str, make: Maker, *, batch: int, height: int, width: int) -> B
             value = value.get("testing") if isinstance(value, dict) else value
             if isinstance(value, int):
                 limits[attribute.removeprefix("_")] = value
-    listed = ", ".join(f"{limit}={value}" for limit, value in limits.items())
-    notes = (f"the part that depends on data is counted at the configured limits: {listed}",)
+    limits_text = ", ".join(f"{limit}={value}" for limit, value in limits.items())
+    notes = (f"the part that depends on data is counted at the configured limits: {limits_text}",)
     return Built(model, ([make.tensor(3, height, width) for _ in range(batch)],), traced=True, notes=notes)
 
 

@@ -80,9 +80,9 @@ def _rows(listed: Sequence[CacheEntry]) -> list[list[str]]:
     rows = []
     for one in listed:
         sizes = "axes only" if one.point is None else " ".join(f"{name}={value}" for name, value in one.point.items())
-        mode = " ".join(part for part in (one.asked.mode.name, one.asked.mode.autocast, one.asked.mode.quantize) if part)
+        mode = " ".join(part for part in (one.request.mode.name, one.request.mode.autocast, one.request.mode.quantize) if part)
         seconds = max(now - one.used_at_s, 0)
         unit, name = next(((unit, name) for unit, name in _AGES if seconds >= 2 * unit), _AGES[-1])
         age = f"{seconds / unit:.0f} {name} ago"
-        rows.append([one.asked.model, sizes or "its own", one.asked.dtype or "its own", mode, size(one.nbytes), age])
+        rows.append([one.request.model, sizes or "its own", one.request.dtype or "its own", mode, size(one.nbytes), age])
     return rows

@@ -72,9 +72,8 @@ def generate(
         for size, element in itertools.product(asked.batches or (1,), wanted):
             with Display() as display:
                 made = Generator(asked.request(model, element), prompt or (128,), new_tokens, size, asked.open_source, display)
-            for note in made.notes:
-                if note.startswith("captured anew"):
-                    output.message(f"{model}: {note}")
+            for note in made.recapture_notes:
+                output.message(f"{model}: {note}")
             for profile, chosen in track(targets, len(targets), f"estimating {model}"):
                 cores = asked.threads if profile.family == "cpu" else None
                 found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)

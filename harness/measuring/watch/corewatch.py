@@ -137,13 +137,13 @@ class PinnedProbe:
         clock, kernel = time.perf_counter, self._kernel
         while True:
             self._go[index].acquire()
-            least = float("inf")
+            shortest = float("inf")
             for _ in range(self.REPEATS):
                 begin = clock()
                 for _ in range(self.CALLS):
                     kernel()
-                least = min(least, (clock() - begin) / self.CALLS)
-            self._seconds[index] = least
+                shortest = min(shortest, (clock() - begin) / self.CALLS)
+            self._seconds[index] = shortest
             self._done.release()
 
 
@@ -205,11 +205,11 @@ def watch_neighbours(
     begin = clock()
     stamps, times = [], []
     borders, uses = [begin], [used()]
-    while (now := clock()) - begin < seconds:
-        if now - borders[-1] >= VISIT_S:
-            borders.append(now)
+    while (time_s := clock()) - begin < seconds:
+        if time_s - borders[-1] >= VISIT_S:
+            borders.append(time_s)
             uses.append(used())
-        stamps.append(now)
+        stamps.append(time_s)
         times.append([t if t > 0 else math.nan for t in probe()])
         sleep(NEIGHBOURS_EVERY_S)
     # Cores differ: on a large machine one that slept answers slower than one that works.
@@ -234,5 +234,5 @@ def used_by_others() -> Sequence[float]:
 
     cores = psutil.cpu_times(percpu=True)
     mine = sorted(os.sched_getaffinity(0))
-    own = time.process_time() / len(mine)
-    return [t.user + t.nice + t.system + t.irq + t.softirq - own for t in (cores[core] for core in mine)]
+    own_share_s = time.process_time() / len(mine)
+    return [t.user + t.nice + t.system + t.irq + t.softirq - own_share_s for t in (cores[core] for core in mine)]

@@ -43,17 +43,17 @@ class GpuWatch:
         clock = self._query("nvmlDeviceGetClockInfo", CLOCK_SM)
         highest = self._query("nvmlDeviceGetMaxClockInfo", CLOCK_SM)
         processes = self._query("nvmlDeviceGetComputeRunningProcesses")
-        others = None
+        other_processes = None
         if processes is not None:
-            others = sum(process.pid != self._pid for process in processes)
-            if others and others == len(processes):
-                others -= 1  # in a container NVML lists the host's process numbers, among which ours is another
+            other_processes = sum(process.pid != self._pid for process in processes)
+            if other_processes and other_processes == len(processes):
+                other_processes -= 1  # in a container NVML lists the host's process numbers, among which ours is another
         return {
             "gpu_clock_hz": None if clock is None else 1e6 * clock,
             "gpu_clock_max_hz": None if highest is None else 1e6 * highest,
             "gpu_events": self._query(events),
             "gpu_temperature_c": self._query("nvmlDeviceGetTemperature", TEMPERATURE_GPU),
-            "gpu_others": others,
+            "gpu_others": other_processes,
         }
 
     def _query(self, function: str, *arguments: int) -> Any:
@@ -74,6 +74,6 @@ def gpu_doubts(host: Mapping[str, Any]) -> tuple[Reason, ...]:
         reasons.append(Reason("GPU clock", text))
     if throttles := [name for bit, name in THROTTLE_EVENTS.items() if events & bit]:
         reasons.append(Reason("GPU throttled", ", ".join(throttles)))
-    if others := host.get("gpu_others"):
-        reasons.append(Reason("shared GPU", f"{others} other processes compute on it"))
+    if other_processes := host.get("gpu_others"):
+        reasons.append(Reason("shared GPU", f"{other_processes} other processes compute on it"))
     return tuple(reasons)

@@ -81,16 +81,16 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
         first, last = getattr(before, name), getattr(after, name)
         return None if first is None or last is None or wall_s <= 0 else (last - first) / wall_s
 
-    own, busy, steal = rate("own_cpu_s"), rate("busy_s"), rate("steal_s")
-    other = None if own is None or busy is None else max(busy - own, 0.0)
+    own_cpu, busy, steal = rate("own_cpu_s"), rate("busy_s"), rate("steal_s")
+    other_cpu = None if own_cpu is None or busy is None else max(busy - own_cpu, 0.0)
     throttles = None if before.throttles is None or after.throttles is None else after.throttles - before.throttles
     return {
         "wall_s": wall_s,
         "threads": threads,
-        "cpu_per_thread": None if own is None else own / threads,
+        "cpu_per_thread": None if own_cpu is None else own_cpu / threads,
         "switches_per_s": rate("involuntary_switches"),
-        "other_cpu": other,
-        "crowding": None if other is None else other + min(threads, cores) - cores,
+        "other_cpu": other_cpu,
+        "crowding": None if other_cpu is None else other_cpu + min(threads, cores) - cores,
         "steal": None if steal is None else steal / cores,
         "throttles": throttles,
         "clock_hz": after.clock_hz,
@@ -151,8 +151,8 @@ def _number(path: Path) -> float | None:
 
 def _throttles(root: Path) -> int | None:
     counts = [_number(path) for path in (root / CPU).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
-    known = [count for count in counts if count is not None]
-    return int(sum(known)) if known and len(known) == len(counts) else None
+    counts_read = [count for count in counts if count is not None]
+    return int(sum(counts_read)) if counts_read and len(counts_read) == len(counts) else None
 
 
 def _temperature_c(root: Path) -> float | None:
