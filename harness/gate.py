@@ -14,8 +14,8 @@ from shmoo.runs.store.files import read_regular, replace_file
 
 
 def footprints_of(model: str, question: Question) -> list[Footprint]:
-    """Footprints of a model, one per architecture, named after the model and its mode; `InputError` where no architecture is named,
-    or for a setting that an estimate refuses."""
+    """Footprints of a model, one per architecture, named after the model and its mode; `InputError` where no architecture is
+    named, or for a setting that an estimate refuses."""
     if not question.arch:
         raise InputError("a gate needs architectures: name one or several, such as gpu_h100,kpu_t256")
     machines, captured = question.machines(), question.capture(model)
@@ -58,7 +58,8 @@ def gate(
     allowed: Mapping[str, float] | None = None,
     **options: Unpack[Options],
 ) -> GateResult:
-    """Quantities that grew by more than allowed against a baseline, and the module responsible; as `shmoo gate` without its cache.
+    """Quantities that grew by more than allowed against a baseline, and the module responsible; as `shmoo gate` without its
+    cache.
 
     Args:
         model: as on the command line.

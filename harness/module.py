@@ -264,8 +264,8 @@ class DNNModule(msgspec.Struct, frozen=True):
     without_memory: bool = False
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
-        """The value of every axis: given values, checked, and defaults for the others. `InputError` where an axis is unknown (with the
-        nearest) or its value is not allowed."""
+        """The value of every axis: given values, checked, and defaults for the others. `InputError` where an axis is unknown
+        (with the nearest) or its value is not allowed."""
         axis_values = axes or {}
         names = [axis.name for axis in self.axes]
         for name in axis_values:

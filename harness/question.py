@@ -39,8 +39,8 @@ PLAIN = Mode()
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments for how and where a model runs, with the meaning of the command line's options of these names. Other names
-    are refused.
+    """Keyword arguments for how and where a model runs, with the meaning of the command line's options of these names. Other
+    names are refused.
 
     Attributes:
         args, kwargs: arguments that a module or function is captured with.

@@ -52,8 +52,8 @@ def _graphs_of(source: ModelSource) -> GraphSource:
 
 
 def _profiles(question: Question, profile_axes: Axes) -> list[ArchitectureProfile]:
-    """The architectures of a sweep. Named ones must have one of the runtimes; by default, the built-in ones with a runtime and all
-    swept coefficients."""
+    """The architectures of a sweep. Named ones must have one of the runtimes; by default, the built-in ones with a runtime and
+    all swept coefficients."""
     if question.arch:
         named_profiles = [profile for profile, _ in choose_targets(question.arch, (), question.threads, question.host)]
         for profile in named_profiles:

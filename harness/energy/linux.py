@@ -35,8 +35,8 @@ class PerfProbe(Probe):
 
     The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of
     the event source lists: one of each package (or die). Sources: perf_event_open(2);
-    Documentation/ABI/testing/sysfs-bus-event_source-devices-events. `OSError` with the remedy where there is no such event source, or it
-    may not be read.
+    Documentation/ABI/testing/sysfs-bus-event_source-devices-events. `OSError` with the remedy where there is no such event
+    source, or it may not be read.
     """
 
     name = "perf"

@@ -134,8 +134,8 @@ def read_counter_file(path: Path) -> float:
 def counter_step(
     before: float, after: float, *, span: float | None, joules_per_unit: float, elapsed_s: float, update_period_s: float = 0.0
 ) -> DomainEnergy:
-    """Energy of one step of a counter that may have wrapped once, at its `span` in the counter's unit. `MAX_DOMAIN_W` times the time
-    between the readings, plus one update period, limits the plausible energy."""
+    """Energy of one step of a counter that may have wrapped once, at its `span` in the counter's unit. `MAX_DOMAIN_W` times the
+    time between the readings, plus one update period, limits the plausible energy."""
     if not (math.isfinite(before) and math.isfinite(after)):
         return DomainEnergy(None, f"the counter reads {before} and {after}, which are not numbers")
     possible = MAX_DOMAIN_W * (max(elapsed_s, 0.0) + update_period_s)

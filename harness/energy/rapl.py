@@ -81,8 +81,8 @@ def _mirrors(a: Zone, b: Zone) -> bool:
 
 
 class PowercapProbe(Probe):
-    """Every RAPL zone below `root`. Zones in `readings` are read through pyRAPL, which may raise as a counter may; others from their
-    files."""
+    """Every RAPL zone below `root`. Zones in `readings` are read through pyRAPL, which may raise as a counter may; others from
+    their files."""
 
     update_period_s = UPDATE_PERIOD_S
 

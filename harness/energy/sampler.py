@@ -62,7 +62,8 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TrailSampler:
-    """Takes snapshots of several probes in a thread, from `start` to `stop`; the caller's thread takes the snapshots at the edges.
+    """Takes snapshots of several probes in a thread, from `start` to `stop`; the caller's thread takes the snapshots at the
+    edges.
 
     A thread that dies or lags leaves a shorter trail: its last snapshot and the edge still bound the energy in between, and where
     a counter may have wrapped unseen in the gap, its energy is unknown. `failed` says why the thread ended early.
@@ -141,8 +142,8 @@ class EnergyMeter:
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
     ) -> tuple[EnergyReading, ...]:
-        """Gross energy per call by domain, without the GPU's domains for "cpu". Exceptions of `call` pass through. `call_s` is the
-        expected time of a call, so that the clock is read rarely; `synchronize` waits for the device."""
+        """Gross energy per call by domain, without the GPU's domains for "cpu". Exceptions of `call` pass through. `call_s` is
+        the expected time of a call, so that the clock is read rarely; `synchronize` waits for the device."""
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
         readings = [EnergyReading(domain, reason=reason) for domain, reason in self._missing_domains(device).items()]
@@ -264,8 +265,8 @@ def measure_update_period(probe: Probe, clock: Callable[[], float], sleep: Calla
 
 
 def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], gain_error: float) -> EnergyReading:
-    """Energy per call of one domain over the trials, for the probe of this number; unknown if it is unknown in any trial. `unread`
-    has idle power and the counter's update period."""
+    """Energy per call of one domain over the trials, for the probe of this number; unknown if it is unknown in any trial.
+    `unread` has idle power and the counter's update period."""
     seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
     common = msgspec.structs.replace(unread, window_s=seconds, calls=calls)
     joules, sensed_j = [], []

@@ -1,4 +1,4 @@
-"""What a host is asked, answered on the host: its Python reads this file as text (`python3 -`) with one request behind it.
+"""The host's side of requests: the host's Python reads this file as text (`python3 -`), followed by one request.
 
 Standard library only, and no import of Shmoo. docs/formats.md describes a campaign's folder on a host."""
 
@@ -17,26 +17,26 @@ import time
 from typing import Any
 
 REPLY = "shmoo-fleet-reply "
-"""What the line with the answer begins with: a login shell may print other lines."""
+"""Prefix of the line with the answer; a login shell may print other lines."""
 BLOCK = 4096
-"""Bytes of state.json."""
+"""Size of state.json in bytes."""
 STOPPED = "stopped"
-"""File that a stopped job has in its folder."""
+"""File that marks a stopped job in its folder."""
 ENDED = ("finished", "failed")
-"""Phases after which a job does nothing any more."""
+"""Last phases of a job."""
 RUNNER = "runner.py"
-"""Starts the job of the campaign whose folder it stands in."""
+"""File that starts the job of the campaign in its folder."""
 
 
 Request = dict[str, Any]
 
 
 class Refused(Exception):
-    """What cannot be done here, in words for the user."""
+    """A request that cannot be fulfilled here, with a message for the user."""
 
 
 def main(text: str) -> None:
-    """Answer one request, a JSON object with "do" and what that needs."""
+    """Answer one request, a JSON object with "do" and its arguments."""
     request = json.loads(text)
     try:
         answer: Request = {"answer": ACTIONS[request["do"]](request)}
@@ -48,7 +48,7 @@ def main(text: str) -> None:
 
 
 def hello(request: Request) -> Request:
-    """What the controller must know before it sends anything."""
+    """Facts that the controller needs before it sends anything."""
     folder = absolute(request["directory"])
     os.makedirs(folder, exist_ok=True)
     wheels = os.path.join(folder, "wheels")
@@ -61,7 +61,7 @@ def hello(request: Request) -> Request:
 
 
 def start(request: Request) -> bool:
-    """Write the job of a campaign into its folder, unless one is alive there; whether it was written."""
+    """Write the job of a campaign into its folder, unless one is alive there; returns whether it was written."""
     folder = request["folder"]
     os.makedirs(folder, exist_ok=True)
     if _alive(folder):
@@ -84,7 +84,7 @@ def start(request: Request) -> bool:
 
 
 def launch(request: Request) -> int:
-    """Start the job as a session of its own, which outlives the connection; the number of its process."""
+    """Start the job in a separate session, which outlives the connection; returns its process number."""
     folder = request["folder"]
     with open(os.path.join(folder, "job.log"), "ab") as log:
         job = subprocess.Popen(
@@ -102,8 +102,8 @@ def launch(request: Request) -> int:
 
 
 def stop(request: Request) -> bool:
-    """Ask for the end of a job that waits or runs, and wait for it; whether it is alive all the same. With "signal" the job's
-    process is told to end; otherwise the engine tells it."""
+    """Stop a waiting or running job and wait for its end; returns whether it is still alive. With "signal" the job's process is
+    signalled; otherwise the engine does that."""
     folder = absolute(request["folder"])
     state = read_state(folder) or {}
     if not _alive(folder) and state.get("phase") in (None, *ENDED):
@@ -111,7 +111,7 @@ def stop(request: Request) -> bool:
     write_text(os.path.join(folder, STOPPED), "")
     deadline, signalled = time.monotonic() + request["wait_s"], not request["signal"]
     while _alive(folder):
-        # A job that is just starting has not said its number yet.
+        # A job that is just starting has not written its process number yet.
         state = read_state(folder) or {}
         if not signalled and state.get("pid") and state.get("boot") == boot_id():
             os.kill(state["pid"], signal.SIGTERM)
@@ -123,7 +123,7 @@ def stop(request: Request) -> bool:
 
 
 def status(request: Request) -> Request:
-    """How far the job is. Whether it is alive is looked at first: it may end in between."""
+    """The state of the job. Whether it is alive is checked first, since it may end in between."""
     folder = absolute(request["folder"])
     alive = _alive(folder)
     rows = os.path.join(folder, "run", "rows.jsonl")
@@ -139,7 +139,7 @@ def status(request: Request) -> Request:
 
 
 def listing(request: Request) -> dict[str, tuple[int, str]]:
-    """Files of the run with the size and SHA-256 of what is there now; rows may grow meanwhile, what is listed stays."""
+    """Files of the run with their current size and SHA-256. Rows may grow meanwhile, but the listed part does not change."""
     folder = absolute(request["folder"])
     files: dict[str, tuple[int, str]] = {}
     for top, _, names in os.walk(os.path.join(folder, "run")):
@@ -157,7 +157,7 @@ ACTIONS = {"hello": hello, "start": start, "launch": launch, "stop": stop, "stat
 
 
 def write_state(folder: str, state: Request) -> None:
-    """Overwrite the state in place: a block that exists needs no room."""
+    """Overwrite the state in place, since an existing block needs no space on a full disk."""
     data = json.dumps(state).encode().ljust(BLOCK)
     descriptor = os.open(os.path.join(folder, "state.json"), os.O_WRONLY | os.O_CREAT, 0o666)
     try:
@@ -167,7 +167,7 @@ def write_state(folder: str, state: Request) -> None:
 
 
 def read_state(folder: str) -> Request | None:
-    """The state, `None` where no job was started; read again where it is just being written."""
+    """The state, `None` where no job was started; retried while it is being written."""
     for _ in range(20):
         text = read_text(os.path.join(folder, "state.json"))
         if not text.strip():
@@ -184,7 +184,8 @@ def read_state(folder: str) -> Request | None:
 
 
 def _alive(folder: str) -> bool:
-    """Whether a process runs the job: it holds a lock as long as it lives, across reboots and reused process numbers."""
+    """Whether a process runs the job. The process holds a lock while it lives, which is safe against reboots and reused
+    numbers."""
     try:
         descriptor = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
     except FileNotFoundError:
@@ -226,12 +227,12 @@ def _lines(path: str) -> int:
 
 
 def absolute(folder: str) -> str:
-    """A folder as hosts.toml names it: relative to the home folder."""
+    """The absolute path of a folder in hosts.toml, which is relative to the home folder."""
     return os.path.join(os.path.expanduser("~"), os.path.expanduser(folder))
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a file at once."""
+    """Write a file atomically."""
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(path + ".new", path)
@@ -247,10 +248,10 @@ def read_text(path: str) -> str:
 
 
 def first_line(path: str) -> str | None:
-    """The content of a file of the system, `None` where there is none."""
+    """The first line of a system file, `None` without one."""
     return read_text(path).strip() or None
 
 
 def boot_id() -> str | None:
-    """Another one after each start of the machine."""
+    """An id that changes with each start of the machine."""
     return first_line("/proc/sys/kernel/random/boot_id")

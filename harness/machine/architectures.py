@@ -52,8 +52,8 @@ def own_profiles() -> dict[str, Path]:
 
 
 def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitectureProfile:
-    """`load_profile` among the current directory, the user's own profiles and the built-in ones; a profile as it is. `cpu_local`
-    exists before it is calibrated: its structure is then read from the machine, and its rates are wide guesses.
+    """`load_profile` from the current directory, the user's profiles and the built-in ones; a profile is returned unchanged.
+    `cpu_local` exists before calibration: its structure is then read from the machine, and its rates are wide guesses.
 
     A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
     `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then
@@ -82,7 +82,7 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
 
         return base_profile(probe_machine())
     profile = ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    strategy_for(profile)  # raises where the tiling is not known
+    strategy_for(profile)  # raises where the tiling is unknown
     if path.parent != BUILTIN_DIR and not str(name).endswith(".json"):
         replaced = ", in place of the built-in profile of that name" if name in builtin_names() else ""
         logger.warning("%s is %s%s", name, path, replaced)
@@ -91,15 +91,15 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
 
 
 def _beside(profile: ArchitectureProfile, host: str) -> ArchitectureProfile:
-    """A GPU with a host of the catalogue or the one that was measured here."""
+    """A GPU with a host from the catalogue or the one measured on this machine."""
     if host == LOCAL_HOST:
         know_local_host()
     return with_host(profile, host)
 
 
 def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
-    """The named profiles under names that tell them apart: of different machines with one name, those after the first are called
-    after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)"). Errors as of `load_architecture`."""
+    """The named profiles under unique names: of different machines with one name, those after the first also get the requested
+    text in their name ("gpu_t4 (mine/gpu_t4.json)"). Errors as for `load_architecture`."""
     by_name: dict[str, ArchitectureProfile] = {}
     profiles = []
     for number, arch in enumerate(archs, 1):
@@ -118,8 +118,8 @@ def choose_targets(
     host: str | None = None,
     unnamed: Sequence[str] = (),
 ) -> list[tuple[ArchitectureProfile, str | None]]:
-    """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    those of `unnamed` (all built-in ones for none) that have it are taken. `host` launches the kernels of the GPUs among them.
+    """Architectures with the runtimes to estimate on each. Named architectures must have every requested runtime; where none is
+    named, those of `unnamed` (by default all built-in ones) with the runtime are used. `host` launches the kernels of GPUs.
 
     Raises:
         InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or

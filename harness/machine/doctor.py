@@ -25,20 +25,20 @@ ISA = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "avx_vnni", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "sve", "sve2", "bf16", "i8mm", "sme",
 )  # fmt: skip
-"""Instruction-set extensions that decide which kernels a library picks, as /proc/cpuinfo spells them."""
+"""Instruction-set extensions that determine a library's choice of kernels, as spelled in /proc/cpuinfo."""
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc", "hoard")
 SETTING_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY", "OMP_PROC_BIND",
     "MALLOC_CONF", "GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_VISIBLE_DEVICES",
     "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA",
 )  # fmt: skip
-"""Environment variables that change how fast the same code runs; recorded where set."""
+"""Environment variables that change the speed of the same code; recorded where set."""
 CONTAINER = Path("sys/fs/cgroup")
 LIMITS = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
-"""Files of a container's limit, use and its parts, of control groups of version 2 and 1 (cgroups(7))."""
+"""Files with a container's memory limit, its use and the parts of that, for control groups of version 2 and 1 (cgroups(7))."""
 
 
 class EnergyCounter(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class EnergyCounter(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the report: the topic, its state, whether that is fine, and the remedy where it is not."""
+    """One line of the report: the topic, its state, whether that is fine, and otherwise the remedy."""
 
     topic: str
     found: str
@@ -59,9 +59,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class DoctorReport(msgspec.Struct, frozen=True):
-    """What can be measured here: counters that work, and for each other domain why it cannot be read and what to do; obstacles to
-    good measurements, and facts for people; names of torch.compile's back-ends and the time of a launch, both `None` without
-    `full`."""
+    """What can be measured on this machine: working counters, and for other domains the reason and the remedy; obstacles to good
+    measurements, and facts to show; names of torch.compile's back-ends and the time of a launch, both `None` without `full`."""
 
     machine: Machine
     gpus: tuple[GpuInfo, ...]
@@ -73,8 +72,8 @@ class DoctorReport(msgspec.Struct, frozen=True):
 
 
 def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine:
-    """The fingerprint and settings of this machine. `threads` are those that operators will use: by default OMP_NUM_THREADS, else
-    one a physical core this process may run on. `root` holds proc and sys."""
+    """The fingerprint and settings of this machine. `threads` is the number that operators will use: by default OMP_NUM_THREADS,
+    otherwise one per physical core that this process may use. `root` contains proc and sys."""
     info = _cpuinfo(root)
     flags = set((info.get("flags") or info.get("features") or "").split())
     gpus, _ = find_gpus()
@@ -107,7 +106,7 @@ def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine
 
 
 def default_threads(physical: int) -> int:
-    """Threads that torch uses by default: OMP_NUM_THREADS, else one a physical core."""
+    """Threads that torch uses by default: OMP_NUM_THREADS, otherwise one per physical core."""
     variable = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(variable) if variable.isdigit() and int(variable) > 0 else physical
 
@@ -143,7 +142,7 @@ def last_level_bytes() -> int | None:
 
 
 def available_bytes(root: Path = Path("/")) -> float:
-    """Bytes that can be taken without swapping and within the container's limit; `root` holds sys."""
+    """Bytes available without swapping and within the container's limit; `root` contains sys."""
     available = float(psutil.virtual_memory().available)
     for limit, used, parts in LIMITS:
         try:
@@ -152,7 +151,7 @@ def available_bytes(root: Path = Path("/")) -> float:
             fields = dict(line.split() for line in (root / CONTAINER / parts).read_text().splitlines())
         except (OSError, ValueError):
             continue  # no such version, or no limit ("max")
-        # Cached files give way.
+        # Cached files can be evicted.
         available = min(available, limit_bytes - used_bytes + int(fields.get("inactive_file", 0)))
     return max(available, 0.0)
 
@@ -163,7 +162,7 @@ def process_bytes() -> float:
 
 
 def find_gpus() -> tuple[tuple[GpuInfo, ...], str]:
-    """The cards that CUDA programs started here see, as NVML lists them; and why there are none."""
+    """The cards that CUDA programs started here see, from NVML; and the reason if there are none."""
     try:
         return visible_gpus(load_nvml()), ""
     except OSError as error:
@@ -179,12 +178,12 @@ def version_of(distribution: str) -> str:
 
 
 def own_versions() -> dict[str, str]:
-    """Installed versions of what measuring depends on."""
+    """Installed versions of Shmoo and the packages that measuring depends on."""
     return {name: version for name in VERSIONS if (version := version_of(name))}
 
 
 def commit_here() -> str | None:
-    """Commit of the repository that holds the current directory, "-dirty" where files differ from it; `None` without one."""
+    """Commit of the current directory's repository, with "-dirty" if files differ from it; `None` without one."""
     try:
         process = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -202,7 +201,12 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
     findings = []
     if machine.hypervisor:
         findings.append(
-            Finding("virtual machine", machine.hypervisor, "note", "neighbours may disturb; more visits average them out")
+            Finding(
+                "virtual machine",
+                machine.hypervisor,
+                "note",
+                "other guests may disturb measurements; more visits average them out",
+            )
         )
     if machine.governor not in (None, "performance"):
         remedy = "`sudo cpupower frequency-set -g performance` steadies the clock"
@@ -210,7 +214,7 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
     if not machine.cache_bytes:
         findings.append(Finding("caches", "sizes unknown", "missing", "sizes of the sweeps fall back to typical ones"))
     if machine.settings.get("smt") is True:
-        findings.append(Finding("SMT", "on", "note", "threads default to one a physical core"))
+        findings.append(Finding("SMT", "on", "note", "threads default to one per physical core"))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 0.5:
         findings.append(Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; it widens every interval"))
@@ -240,7 +244,7 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 def _cpu_model(info: dict[str, str]) -> str:
     if name := info.get("model name") or info.get("hardware") or info.get("cpu"):
         return name
-    # Arm's cpuinfo gives numbers only.
+    # Arm's cpuinfo has only numbers.
     numbers = " ".join(info[key] for key in ("cpu implementer", "cpu part") if key in info)
     return f"{platform.machine()} {numbers}".strip() if numbers else platform.processor() or platform.machine() or "unknown"
 

@@ -1,5 +1,5 @@
-"""A model's graphs, captured or read from disk, where a file is found by the request and by the software (Python, installed
-packages, Shmoo's sources) and counts only while the inputs of its capture are unchanged. Imports torch only to capture."""
+"""A model's graphs, captured or read from a cache on disk. The key of a file is the request and the software (Python, installed
+packages, Shmoo's sources); it is valid while the capture's dependencies are unchanged. Imports torch only to capture."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 LIMIT_BYTES = 256 << 20
-"""Bytes that a cache may take; beyond them the captures that were used longest ago go."""
+"""Most bytes of a cache; beyond them the least recently used captures are removed."""
 _SUFFIX = ".json.gz"
 _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
 class CachedCapture(msgspec.Struct, frozen=True):
-    """One capture as its file holds it: the size of these graphs, `None` where only the default of every axis is kept."""
+    """One capture in its file; `point` is the size of its graphs, `None` if only the default of every axis is stored."""
 
     request: ModelRequest
     point: Point | None
@@ -47,7 +47,7 @@ class CachedCapture(msgspec.Struct, frozen=True):
 
 
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a cache: what it answers, its size, and when it was last used (seconds since 1970)."""
+    """One file of a cache: its request, its size, and its last use (seconds since 1970)."""
 
     path: str = ""
     request: ModelRequest
@@ -57,19 +57,19 @@ class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CaptureCache:
-    """The captures in a folder, of what `software` says of this process."""
+    """The cached captures in a folder for one state of the software."""
 
     def __init__(self, folder: Path, software: str, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder = folder
         self._software = software
         self._limit_bytes = limit_bytes
-        # One for all captures of the process: a module that two models share is executed for the first only.
+        # One recorder for all captures of the process, since a module shared by two models is executed only once.
         self._recorder = InputRecorder()
         if (started := main_file()) is not None:
             self._recorder.add_file(started)
 
     def find(self, request: ModelRequest, point: Point | None) -> CachedCapture | None:
-        """What a capture of the model would give now, if it is kept."""
+        """The cached capture of a model at a point, if it is present and still valid."""
         path = self._path(request, point)
         try:
             cached = msgspec.json.decode(_read(path), type=CachedCapture)
@@ -79,7 +79,7 @@ class CaptureCache:
             logger.info("%s is damaged, so %s is captured again: %s", path, request.model, error)
             return None
         if (cached.format, cached.request, cached.point) != (FORMAT, request, point) or not cached.inputs.unchanged():
-            logger.info("%s is captured again: what it was made from has changed", request.model)
+            logger.info("%s is captured again: its dependencies have changed", request.model)
             return None
         with suppress(OSError):
             os.utime(path)
@@ -87,7 +87,7 @@ class CaptureCache:
         return cached
 
     def recording(self, model: str) -> AbstractContextManager[None]:
-        """While active, the inputs of a capture are recorded; every capture that is to be kept takes place here."""
+        """While active, dependencies of a capture are recorded; every capture to store takes place here."""
         from shmoo.harness.workloads.loading import named_file
 
         if (path := named_file(model)) is not None:
@@ -95,8 +95,8 @@ class CaptureCache:
         return self._recorder.recording()
 
     def keep(self, request: ModelRequest, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
-        """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
-        capture are not known, or the folder cannot be written to."""
+        """Store a capture, and remove the least recently used ones beyond the limit. Nothing is stored if the capture's
+        dependencies are unknown, or the folder is not writable."""
         inputs = self._recorder.inputs()
         if inputs is None:
             logger.info("the capture of %s is not kept: %s", request.model, self._recorder.unseen)
@@ -116,7 +116,7 @@ class CaptureCache:
             logger.warning("the capture of %s is not kept in %s: %s", request.model, self.folder, error.strerror or error)
 
     def _path(self, request: ModelRequest, point: Point | None) -> Path:
-        # Names of files and functions mean something in their folder only.
+        # Names of files and functions depend on the current folder.
         place = os.getcwd() if ":" in request.model or request.model.endswith(".pt2") else ""
         key = msgspec.json.encode([request, point, place, self._software], order="deterministic")
         return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{_SUFFIX}"
@@ -126,8 +126,8 @@ class ModelSource:
     """The graphs of one model.
 
     Args:
-        cache: where captures are kept; `None` captures each time.
-        before_capture: called before the model is captured, and not where everything is read.
+        cache: cache of captures; `None` captures each time.
+        before_capture: called before the model is captured, but not if everything comes from the cache.
     """
 
     def __init__(
@@ -139,18 +139,18 @@ class ModelSource:
         self._opened: WorkloadGraphs | None = None
 
     def at(self, point: Mapping[str, AxisValue]) -> Capture:
-        """The graphs at one of the points asked for. `CaptureError` where torch cannot capture the model; `InputError` for an
+        """The graphs at one of the requested points. `CaptureError` where torch cannot capture the model; `InputError` for an
         unknown model, or sizes and modes that it does not take."""
         _, graphs = self._captured(dict(point))
         assert graphs is not None
         return graphs
 
     def axes(self) -> dict[str, AxisValue]:
-        """The default of every axis; errors as of `at`."""
+        """The default of every axis; errors as for `at`."""
         return self._captured(None)[0]
 
     def _captured(self, size: Point | None) -> tuple[Point, Capture | None]:
-        """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and kept there."""
+        """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and stored there."""
         cached = None if self._cache is None else self._cache.find(self._request, size)
         if cached is not None and (cached.graphs is None) == (size is None):
             return cached.axes, cached.graphs
@@ -190,8 +190,8 @@ def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
 
 
 def software() -> str | None:
-    """Digest of all that decides what a request means: this machine, Python and its path, the installed packages, the sources of
-    Shmoo. `None` where that is not known: torch is not an installed package, or code of others runs in this process."""
+    """Digest of everything that determines the answer to a request: this machine, Python and its path, the installed packages,
+    the sources of Shmoo. `None` if unknown: torch is not an installed package, or foreign code runs in this process."""
     foreign = foreign_modules()
     if foreign:
         logger.info("captures are not kept: modules from outside are loaded, such as %s", foreign[0])
@@ -213,12 +213,12 @@ def software() -> str | None:
 
 def _read(path: Path) -> bytes:
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
     return gzip.decompress(path.read_bytes())
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files of a cache, those that a crash left among them."""
+    """The files of a cache, including leftovers of a crash."""
     for path in folder.glob(f"*{_SUFFIX}*"):
         with suppress(OSError):
             yield path, path.stat()

@@ -16,14 +16,14 @@ from shmoo.harness.module import Capture
 
 
 class Generator:
-    """A causal language model whose generations can be estimated on many machines: each step is captured once. `InputError` where
-    it is no causal language model, or a length is no generation; `CaptureError` where torch cannot capture it.
+    """A causal language model whose generations can be estimated on many machines; each step is captured once. `InputError` where
+    it is not a causal language model, or a length is invalid; `CaptureError` where torch cannot capture it.
 
     Args:
         asked: the model; its phase and points are left out of account.
         prompts: lengths of the prompts, in tokens. new_tokens: tokens to generate after each.
-        batch: sequences at once.
-        open_source: makes the source of what is asked for.
+        batch: sequences per call.
+        open_source: makes the source of a request's graphs.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Generator:
     def estimates(
         self, director: AnalysisDirector, *, runtime: str | None = None, threads: int | None = None
     ) -> Iterator[GenerationEstimate]:
-        """One estimate a prompt on one machine; arguments as `AnalysisDirector.estimate` takes them."""
+        """One estimate per prompt on one machine; arguments as for `AnalysisDirector.estimate`."""
         arithmetic = matrix_dtype(self._request.dtype)
 
         def estimate(step: Capture) -> Estimate:
@@ -74,5 +74,5 @@ class Generator:
 
 
 def _cache(step: Capture) -> float:
-    """Bytes of the keys and values that a step reads, with room for the new ones."""
+    """Bytes of the keys and values that a step reads, including space for the new ones."""
     return sum(cache_bytes(graph) for graph in step.graphs)

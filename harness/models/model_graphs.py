@@ -1,4 +1,4 @@
-"""Models and workloads by name -> their graphs at given sizes, in given types and modes, and by phase of language models."""
+"""Models and workloads by name -> their graphs at given sizes, types and modes; phases of language models."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 PHASES = ("prefill", "decode")
 _CACHE_SWITCH = "use_cache"
-"""The argument by which transformers' models are told whether to keep keys and values."""
+"""The argument of transformers' models that switches their cache of keys and values."""
 STEP_AXES = ("batch", "tokens", "past")
-"""Axes of a user's own language model: sequences, new tokens of each, and tokens of each in the cache before them."""
+"""Axes of a user's language model: sequences, new tokens per sequence, and cached tokens per sequence before them."""
 
 
 def model_graphs(
@@ -58,7 +58,7 @@ def model_graphs(
 
 
 def open_model(request: ModelRequest) -> WorkloadGraphs:
-    """The graphs of a model by name, which is built and captured when they are asked for; `InputError` for an unknown model, mode
+    """The graphs of a model by name, which is built and captured on first use; `InputError` for an unknown model, mode
     or axis, with the nearest names."""
     phase = request.mode.phase
     module = resolve_model(
@@ -74,7 +74,7 @@ def open_model(request: ModelRequest) -> WorkloadGraphs:
 
 
 class WorkloadGraphs:
-    """Graphs of a workload at points of its axes, from one capture where torch allows it. `points` are those of the later calls
+    """Graphs of a workload at points of its axes, from one capture where torch allows it. `points` are the points of later calls
     of `at`; `InputError` where dtype and mode exclude each other."""
 
     def __init__(
@@ -107,7 +107,7 @@ class WorkloadGraphs:
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
         if stored_schemes and (self._mode.quantize is not None or self._mode.training):
-            instead = "another one is asked for" if self._mode.quantize else "a training step keeps whole weights"
+            instead = "another one is requested" if self._mode.quantize else "a training step keeps whole weights"
             notes = (*notes, f"the config's quantization is not taken into account: {instead}")
         elif stored_schemes:
             graphs, scheme_notes = _as_stored(graphs, stored_schemes)
@@ -136,7 +136,7 @@ class WorkloadGraphs:
 
 
 def _as_stored(graphs: tuple[Graph, ...], schemes: Sequence[Scheme]) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
-    """Graphs whose weights are stored as a config says, and notes that say how, and how many of them."""
+    """Graphs with weights stored according to a config, and notes on the schemes and the share of the parameters."""
     notes = []
     before = sum(value.spec.numel for value in weights_of(graphs))
     for scheme in schemes:
@@ -183,7 +183,7 @@ def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dty
 
 
 def _without_cache(built: Built) -> Built:
-    """A model told to keep no keys and values for later tokens, of which training has none, where its call has such a switch."""
+    """A model with its cache of keys and values turned off, if its call has such a switch, since training needs none."""
     model = built.model
     if not isinstance(model, torch.nn.Module) or _CACHE_SWITCH in built.kwargs:
         return built

@@ -17,13 +17,12 @@ from shmoo.harness.module import STORAGE_DTYPES, Capture
 
 
 class ModelSetups:
-    """Graphs of a model in setups: one capture serves the model as it is, one all other batches, of each type and order of
-    images.
+    """Graphs of a model in setups. For each type and image layout, one capture serves the original batch and one all others.
 
     Args:
-        asked: the model as it is; `ModelRequest.points` is ignored.
-        batch: of a call; the model's own for `None`.
-        open_source: makes the source of what is asked for.
+        request: the original model; its points are ignored.
+        batch: samples per call; by default the model's batch.
+        open_source: makes the source of a request's graphs.
     """
 
     def __init__(
@@ -38,18 +37,18 @@ class ModelSetups:
         self.batch = int(batch or axes.get("batch", 1))
 
     def base(self, runtime: str) -> Setup:
-        """The model as it was asked for."""
+        """The setup of the original request."""
         mode = self._request.mode
         return Setup(
             runtime=runtime, batch=self.batch, dtype=self._request.dtype, quantize=mode.quantize, channels_last=mode.channels_last
         )
 
     def captured(self, setup: Setup) -> Capture:
-        """What a capture in the types and the order of images of a setup gives, before types and weights are replaced.
+        """The capture in the types and image layout of a setup, before types and weights are replaced.
         `CaptureError` where torch cannot capture the model; `InputError` where the model does not take the setup."""
         if setup.batch != self.batch and not self._batched:
             raise InputError("the model's input is fixed: it has no batch axis")
-        # Types that torch does not compute in replace those of a float32 capture, or the types that the model has.
+        # Types without arithmetic in torch replace those of a float32 capture, or the model's types.
         stored_dtype = None if setup.dtype is None else STORAGE_DTYPES.get(setup.dtype, "float32")
         if stored_dtype == "float32" and self._request.dtype is None:
             stored_dtype = None
@@ -69,11 +68,11 @@ class ModelSetups:
 
 
 def of_graphs(graphs: Sequence[Graph], base: Setup) -> Callable[[Setup], tuple[Graph, ...]]:
-    """Setups of graphs that are captured already: other types and quantized weights, at the size and in the order they have."""
+    """Setups of captured graphs: other types and quantized weights, at the captured size and layout."""
 
     def graphs_of(setup: Setup) -> tuple[Graph, ...]:
         if (setup.batch, setup.channels_last) != (base.batch, base.channels_last):
-            raise InputError("the graphs are captured already, at their size and in their order; give the model by name")
+            raise InputError("the graphs are captured already, at a fixed size and layout; give the model by name")
         return in_setup(graphs, setup, replace_all=setup.dtype != base.dtype)
 
     return graphs_of

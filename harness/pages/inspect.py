@@ -1,5 +1,5 @@
-"""The interactive page of an inspection: the graph of kernels, which opens and closes by module, time by module as an icicle or
-treemap, and both as tables. Colours show what bounds each part on one architecture."""
+"""The interactive page of an inspection: the graph of kernels, with modules that open and close; time by module as an icicle or
+treemap; and tables of both. Colours show the bound of each part on one architecture."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shmoo.estimators.units import percent, si
 from shmoo.runs.plots.page import page, section, table, write
 
 COLOURS = {"compute": "#2a6f97", "memory": "#8a5a00", "launch": "#9b2226"}
-"""Colour of each bound: white text on it has a contrast of at least 4.5 to 1."""
+"""Colour of each bound; white text on it has a contrast of at least 4.5 to 1."""
 LEAST_TOLD = 0.005
-"""Share of the time from which the headline names a bound."""
+"""Smallest share of the time for which the headline names a bound."""
 PAGES = Path(__file__).parent
 """Folder of the page's styles and scripts."""
 GRAPH = Markup("""<p>{call}. Enter or space opens a module; drag to move, Ctrl and the wheel zoom.</p>
@@ -68,7 +68,7 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 
 
 def headline(inspection: Inspection, arch: str) -> str:
-    """How long a call takes, what bounds it, and the operator with most time."""
+    """The time of a call, its bounds, and the operator with most time."""
     model_row, top = (
         inspection.modules[0].on[arch],
         max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None),
@@ -102,14 +102,14 @@ def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
 
 
 def call_time(inspection: Inspection, arch: str) -> str:
-    """The time of one call for people, with the time to enter the graphs and the launch time that the device hides."""
+    """The time of one call as text, with the time to enter the graphs and the launch time hidden behind the device."""
     latency, entry, hidden = inspection.modules[0].on[arch].latency_s, inspection.entry_s(arch), inspection.hidden_s(arch)
     text = f"one call: {si(latency, 's')}, of which {si(entry, 's')} enter the graph"
     return f"{text}; {si(hidden, 's')} of launches hide behind the device and add nothing" if hidden > 0 else text
 
 
 def module_data(inspection: Inspection, arch: str) -> dict[str, Any]:
-    """The data of the icicle: modules with time in tree order, each with the position of the one that holds it."""
+    """The data of the icicle: modules with time in tree order, each with the position of its parent."""
     rows = [row for row in inspection.modules if row.on[arch].latency_s > 0 or not row.name]
     position = {row.name: place for place, row in enumerate(rows)}
     return {
@@ -143,7 +143,7 @@ def _line(row: Row, inspection: Inspection) -> dict[str, Cell]:
 
 
 def _operators(kernel: KernelEstimate) -> str:
-    """The operators of a kernel, without the module that begins its label."""
+    """The operators of a kernel, without the module at the start of its label."""
     return kernel.label.rpartition(":")[2]
 
 

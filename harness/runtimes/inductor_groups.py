@@ -3,11 +3,11 @@
 Each captured call leaves its index on its FX node; tracing and decomposition carry this mark to the nodes that Inductor lowers,
 and every scheduler node lists its origins. Four rules turn that into groups:
 
-- A buffer computes its own FX node and the nodes inlined into it, back to nodes with a buffer.
+- A buffer computes its FX node and the nodes inlined into it, back to nodes with a buffer.
 - A call with a library kernel among its parts belongs to that kernel only; loops that rearrange its operands are layout copies.
-- A kernel that is left without calls is a layout copy, and no kernel of the model.
-- A call whose mark was lost in a pattern replacement belongs to the library kernel that absorbed it: that of the contraction
-  whose result alone it reads, of the pointwise call that reads it, or of its producer.
+- A kernel without calls is a layout copy, not a kernel of the model.
+- A call whose mark was lost in a pattern replacement belongs to the library kernel that absorbed it: the kernel of the only
+  contraction whose result it reads, of the pointwise call that reads it, or of its producer.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from shmoo.runs.store.records import AxisValue
 
 class InductorGroups(msgspec.Struct, frozen=True):
     """A captured graph with the indices of the costed calls that each of Inductor's kernels computes (part of), in the order of
-    execution, and the number of layout copies, which are no kernels of the model. Of operators that torch.compile leaves to eager
-    execution (`eager`) each is a kernel of its own."""
+    execution, and the number of layout copies, which are not kernels of the model. Each operator that torch.compile leaves to
+    eager execution (`eager`) is a separate kernel."""
 
     graph: Graph
     groups: tuple[tuple[int, ...], ...]
@@ -43,7 +43,7 @@ class InductorGroups(msgspec.Struct, frozen=True):
 def workload_groups(
     module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False, dtype: str | None = None
 ) -> tuple[list[InductorGroups], list[str]]:
-    """`inductor_groups` of a workload, built with real weights on the CPU, and why torch.compile makes several pieces of it."""
+    """`inductor_groups` of a workload, built with real weights on the CPU, and the reasons why torch.compile splits it."""
     built = module.build(axes, dtype, "cpu")
     return _compiled(built.model, built.args, built.kwargs, freezing, module.name)
 
@@ -113,7 +113,7 @@ def _schedule(piece: Piece) -> list[Any]:
         with config.patch(fx_graph_cache=False, _post_fusion_custom_pass=stop):
             compile_fx(piece.traced.module, list(piece.arguments or ()))
     except Exception:
-        # Inductor wraps exceptions of its passes, so the type does not tell; without a schedule it is a failure.
+        # Inductor wraps exceptions of its passes, so their type is no help; without a schedule it is a failure.
         if not scheduled:
             raise
     return scheduled
@@ -161,7 +161,8 @@ def _grouped(graph: Graph, nodes: Sequence[Any]) -> InductorGroups:
 
 
 def _launches(part: Any) -> bool:
-    """Whether a scheduler node launches anything: not a buffer that others fill, nor a selection of one of several results."""
+    """Whether a scheduler node launches a kernel; a buffer filled by others, or a selection of one of several results, does
+    not."""
     return part.node is not None and type(part).__name__ != "NopKernelSchedulerNode" and type(part.node).__name__ != "MultiOutput"
 
 
@@ -188,7 +189,7 @@ def _calls_of(part: Any, buffered: set[fx.Node], shared: set[fx.Node]) -> set[in
 
 
 def _shared_constants(buffered: set[fx.Node]) -> set[fx.Node]:
-    """Nodes that depend on no tensor (the indices of a roll, a fill value) although their call does: Inductor merges equal ones
+    """Nodes that depend on no tensor (the indices of a roll, a fill value) although their call does. Inductor merges equal ones
     of several calls, so their marks do not identify a call."""
     constants: set[fx.Node] = set()
     dependent_calls: set[int] = set()
@@ -201,7 +202,7 @@ def _shared_constants(buffered: set[fx.Node]) -> set[fx.Node]:
 
 
 def _result_node(part: Any) -> fx.Node | None:
-    """The node whose result a buffer contains: the buffer's own, or the last of its origins where the own is not among them."""
+    """The node whose result a buffer contains: the buffer's node, or its last origin if that node is not among the origins."""
     node, origins = part.node.get_origin_node(), part.node.get_origins()
     return node if node in origins else max(origins, default=None)
 

@@ -12,11 +12,11 @@ from shmoo.harness.module import Axis, Maker, dim
 DEFAULT_SEQ_LEN = 128
 _DECODER = "decoder_input_ids"
 _GRID = "image_grid_thw"
-"""How the patches of all images together are arranged: frames, rows and columns of each."""
+"""Input with the grid of patches of each image: frames, rows and columns."""
 _SIZES = "image_sizes"
 _MASK = "input_features_mask"
 FIXED = (_GRID, _MASK)
-"""Inputs whose values follow from sizes and decide others."""
+"""Inputs whose values follow from sizes and determine other sizes."""
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "image_channels")
 _PATCHES_SIDE = 448
 """Default height and width of images that come in patches, in pixels."""
@@ -28,13 +28,13 @@ class Input(NamedTuple):
     """An input that a model can take.
 
     Attributes:
-        name: in signatures.
-        axes: those it adds.
-        make: makes it, and what must come with it, by name.
-        part: entry of a composed config with the model that takes it; `None` there means that there is no such model.
-        words: what it is, for an input that a model with others can do without; else "".
-        others: from all inputs, what to try in its place, or beside it, where the model refuses it.
-        beside: further inputs that come with it in one of these forms.
+        name: parameter name in signatures.
+        axes: axes that the input adds.
+        make: makes it, and the inputs that must accompany it, by name.
+        part: entry of a composed config for the model that takes it; if the entry is `None`, there is no such model.
+        description: description of an input that is optional for a model with other inputs, otherwise "".
+        alternatives: from all inputs, inputs to try instead of it, or in addition, where the model refuses it.
+        companions: further inputs that come with it in one of these forms.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Input(NamedTuple):
 
 
 def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> tuple[tuple[Input, ...], tuple[str, ...]]:
-    """The inputs of a model (its class, for messages) with such a signature, and notes on those that are left out; `InputError`
-    where it takes none that can be made."""
+    """The inputs for a model's signature (`model` is its class, for messages), and notes on inputs that are left out;
+    `InputError` where no input can be made."""
     notes = []
     inputs: list[Input] = []
     for entry in _inputs(parameters):
@@ -70,14 +70,14 @@ def inputs_of(config: Any, parameters: Mapping[str, Parameter], model: str) -> t
 
 
 def _inputs(parameters: Mapping[str, Parameter]) -> tuple[Input, ...]:
-    """All inputs in the form that a signature asks for."""
+    """All inputs in the form that a signature requires."""
     images = _PATCHES if _GRID in parameters else _SIZED_IMAGES if _SIZES in parameters else _IMAGES
     spectrum = _MASKED_SPECTRUM if _MASK in parameters else _SPECTRUM
     return (_TOKENS, images, spectrum, _WAVE, _DECODER_TOKENS)
 
 
 def _parts(config: Any) -> list[Any]:
-    """The configs of the models that a model is composed of."""
+    """The configs of a composed model's parts."""
     return [part for part in vars(config).values() if hasattr(part, "model_type")]
 
 
@@ -102,7 +102,7 @@ def _tokens(name: str) -> Input:
 
 
 def _vision(config: Any) -> Any:
-    """The config of the part that takes images: of several, the one with the size of an image."""
+    """The config of the part that takes images; of several, the one with an image size."""
     parts = (getattr(config, "vision_config", None), config, *_parts(config))
     return parts[0] or next((part for part in parts[1:] if getattr(part, "image_size", None)), config)
 
@@ -124,7 +124,7 @@ def _pixels(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
 
 
 def _with_sizes(inputs: NamedInputs, config: Any) -> Sequence[NamedInputs]:
-    """The size of each image, of which a batch may be padded."""
+    """The size of each image, for models that accept padded batches."""
     batch, _, height, width = inputs["pixel_values"].shape
     return ({_SIZES: [(height, width)] * batch},)
 
@@ -137,7 +137,7 @@ def _patch_axes(config: Any) -> Sequence[Axis]:
 
 
 def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
-    """Patches of all images one after the other, each with its numbers in a row, and their grids."""
+    """Patches of all images in a row, each flattened, and their grids."""
     vision = _vision(config)
     side, frames = (getattr(vision, name, None) or 1 for name in ("patch_size", "temporal_patch_size"))
     side, frames = (extent if isinstance(extent, int) else extent[0] for extent in (side, frames))
@@ -149,8 +149,7 @@ def _patches(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
 
 
 def _other_patches(inputs: NamedInputs, config: Any) -> Sequence[NamedInputs]:
-    """The frame, row and column of each token, which would follow from where images stand among them; and each patch as an
-    image."""
+    """The frame, row and column of each token, which usually follow from the positions of images; and each patch as an image."""
     import torch
 
     tokens = inputs.get("input_ids")
@@ -174,7 +173,7 @@ def _audio(config: Any) -> Any:
 def _frame_axes(config: Any) -> Sequence[Axis]:
     if hasattr(_audio(config), "max_source_positions"):
         return ()
-    return (dim("frames", 1000, "frames of a spectrum; 100 are a second for most models"),)
+    return (dim("frames", 1000, "frames of a spectrum; 100 per second for most models"),)
 
 
 def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs:
@@ -188,7 +187,7 @@ def _spectrum(make: Maker, config: Any, sizes: Mapping[str, Any]) -> NamedInputs
 
 
 def _with_mask(inputs: NamedInputs, config: Any) -> Sequence[NamedInputs]:
-    """Every frame is one of the recording."""
+    """A mask in which every frame belongs to the recording."""
     import torch
 
     return ({_MASK: torch.ones(inputs["input_features"].shape[:2], dtype=torch.bool)},)

@@ -1,4 +1,4 @@
-"""Models that transformers builds from a config, with random weights; nothing is downloaded. Masks are left out, as nothing is
+"""Models that transformers builds from a config, with random weights; nothing is downloaded. Masks are omitted, since nothing is
 padded. Well-known models are entries of `configs.json`."""
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from shmoo.harness.workloads.quantization import QUANTIZATION_KEYS, quantization
 from shmoo.harness.workloads.zoo import import_torchvision
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Names in configs of the number of experts of a layer."""
+"""Config entries for the number of experts of a layer."""
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "num_selected_experts")
-"""Names of the number of experts that process a token; a config without one sends each token to one expert."""
+"""Config entries for the number of experts per token; without one, each token goes to one expert."""
 
 
 class ConfigModel(msgspec.Struct, frozen=True):
-    """A well-known model: the entries of its transformers config that differ from the defaults of its type, the publication of
-    its sizes, defaults of its axes that differ from those of every config, and its published number of parameters, where there is
-    one for exactly this model."""
+    """A well-known model: the entries of its transformers config that differ from its type's defaults, the publication of its
+    sizes, its own defaults of axes, and its published number of parameters, if there is one for exactly this model."""
 
     config: dict[str, Any]
     source: str
@@ -45,7 +44,7 @@ def config_models() -> Mapping[str, ConfigModel]:
 
 
 def load_config(path: str) -> DNNModule:
-    """The model of a config.json, named after the file; `InputError` where transformers is missing, or the config is not there,
+    """The model of a config.json, named after the file; `InputError` where transformers is missing, or the config is missing,
     not JSON, of an unknown type or of a model with unknown inputs."""
     source = Path(path)
     if not source.is_file():
@@ -63,9 +62,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     """The model of a transformers config (with its "model_type"), with axes for the open sizes of its inputs: "batch", and
     "seq_len" for tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio; `defaults`
     replace those of every config. Its architecture is the first that the config names, or the bare model of its type.
-    `InputError` where transformers is missing or cannot use the config, or the model's inputs are not known."""
+    `InputError` where transformers is missing or cannot use the config, or the model's inputs are unknown."""
     settings, left_out = _harmless(settings)
-    # transformers imports torchvision for its image models, and fails where torchvision alone would; others do without.
+    # transformers imports torchvision for its image models, and fails if torchvision does; other models do not need it.
     with suppress(InputError):
         import_torchvision()
     try:
@@ -88,7 +87,7 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     def build(make: Maker, **sizes: Any) -> Built:
         # Building a model changes its config, so each build has a new one.
         config = _config(transformers, settings, name)
-        # Those that pass are `DNNModule`'s own to explain.
+        # Passing errors are explained by `DNNModule`.
         with _refusals(name, ValueError, RuntimeError):
             model = make.module(lambda: architecture(config))
             model_inputs = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
@@ -111,8 +110,8 @@ _MOST_PARTS = 10_000
 
 
 def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A config without what would load code or a model from elsewhere, and a note for each such entry, those of its parts
-    included. `InputError` where it asks for so many layers or experts that building them would not end."""
+    """A config without entries that load code or a model from elsewhere, in its parts too, and a note for each. `InputError` for
+    so many layers or experts that building them would not end."""
     harmless: dict[str, Any] = {}
     notes: list[str] = []
     for key, value in settings.items():
@@ -133,7 +132,7 @@ def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
 
 @contextmanager
 def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
-    """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
+    """While active, hubs are offline, and exceptions of transformers become `InputError`, except those in `passing`."""
     from shmoo.harness.capture.fx.guard import hubs_offline
 
     passes: tuple[type[Exception], ...] = (InputError, *passing)
@@ -161,7 +160,8 @@ def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
 
 
 def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple[str, ...]]:
-    """The class of the model, the one that the config names or the bare model of its type; and a note where it names another."""
+    """The class of the model: the config's class, or the bare model of its type, with a note if the config names another
+    class."""
     architectures = config.architectures if isinstance(config.architectures, list) else []
     class_name = next((text for text in architectures if isinstance(text, str)), "")
     model_class = getattr(transformers, class_name, None) if class_name else None
@@ -171,7 +171,7 @@ def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple
         bare = transformers.AutoModel._model_mapping[type(config)]
     except KeyError:
         raise InputError(f"transformers has no model for the config {name!r} of type {config.model_type!r}") from None
-    note = f"transformers has no {class_name}: {bare.__name__} is counted in its place, without a head, which is not known"
+    note = f"transformers has no {class_name}: {bare.__name__} is counted instead, without a head, which is unknown"
     return bare, (note,) if class_name else ()
 
 

@@ -131,7 +131,7 @@ class _CrossAttention(nn.Module):
 
 
 class _Gated(nn.Module):
-    """A linear layer, one half of which weights the other through GELU."""
+    """A linear layer whose one half weights the other through GELU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

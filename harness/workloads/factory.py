@@ -1,4 +1,4 @@
-"""A model from the user's own code: "package.module:factory" -> a `DNNModule`."""
+"""A model from the user's code: "package.module:factory" -> a `DNNModule`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     """The model of "package.module:factory": a function or a class that makes it, or the model itself.
 
     A factory returns a model alone, which needs `input_shape`, or a tuple or list of the model, its inputs (a tuple or list, or
-    one tensor) and inputs by name (a dictionary; it may stand in second place). A parameter `batch` and every one with a whole
+    one tensor) and inputs by name (a dictionary; it may be the second element). A parameter `batch` and every one with a whole
     number as its default is an axis. `InputError` where the module or the function is not found, or its inputs are not known.
     """
     factory = _import_factory(spec)
@@ -61,7 +61,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
 
 
 def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
-    """What a factory returned as model, inputs (`None` where there are none) and inputs by name."""
+    """A factory's result as model, inputs (`None` without inputs) and inputs by name."""
     parts = list(returned) if isinstance(returned, (tuple, list)) else [returned]
     model, *inputs = parts or [None]
     if not callable(model):
@@ -83,7 +83,7 @@ def _described(returned: Any) -> str:
 
 
 def _refuse_packed(model: Any, spec: str) -> None:
-    """`InputError` where a model keeps its weights in a form whose sizes cannot be read, or that is counted by its data."""
+    """`InputError` where a model stores weights in a form whose sizes cannot be read, or whose work depends on data."""
     import torch
 
     for path, module in model.named_modules():
@@ -138,8 +138,8 @@ def _import_factory(spec: str) -> Callable[..., Any]:
 
 
 def _with_torchvision(action: Callable[[], Any]) -> Any:
-    """What `action` returns; once more, with the signatures alone of torchvision's operators, where it fails because their
-    compiled library does not load."""
+    """The result of `action`. If it fails because torchvision's compiled library does not load, it runs again with only the
+    signatures of torchvision's operators."""
     try:
         return action()
     except Exception as error:
@@ -154,7 +154,7 @@ def _with_torchvision(action: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _user_code(action: str, remedy: str = "") -> Iterator[None]:
-    """While active, anything that the user's code raises, `sys.exit` included, becomes an `InputError` that says where."""
+    """While active, any exception of the user's code, including `sys.exit`, becomes an `InputError` with its location."""
     try:
         yield
     except (InputError, KeyboardInterrupt):
@@ -175,14 +175,14 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def split_shape(shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """An input's first size, its batch, and the others; `InputError` for no size, or one below 1."""
+    """The first size of an input, which is its batch, and the others; `InputError` without a size, or for one below 1."""
     if not shape or any(size < 1 for size in shape):
         raise InputError(f"an input shape is one or more positive sizes, batch first, such as 1x3x224x224; got {list(shape)}")
     return shape[0], tuple(shape[1:])
 
 
 def _convertible(tensor: Any) -> bool:
-    """Whether an asked-for type replaces the tensor's: of floating-point ones, but not those that are stored in 8 bits."""
+    """Whether a requested type replaces the tensor's type: for floating-point tensors, except 8-bit ones."""
     return str(tensor.dtype).removeprefix("torch.") in STORAGE_DTYPES
 
 
@@ -192,7 +192,7 @@ def _converted(tensor: Any, make: Maker) -> Any:
 
 
 def place_model(model: Any, make: Maker) -> Any:
-    """The module on the maker's device, its floating-point weights in the dtype if one was asked for; shared weights stay
+    """The module on the maker's device, its floating-point weights in the dtype if one was requested; shared weights stay
     shared."""
     names: dict[int, list[str]] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):

@@ -16,7 +16,7 @@ from shmoo.harness.workloads.factory import load_factory, place_inputs, place_mo
 from shmoo.harness.workloads.zoo import DIFFUSION, find_network, quantized_names, zoo_names
 
 REGISTERED_BY = (operators, synthetic)
-"""The modules whose import fills `WORKLOADS`."""
+"""Modules that register workloads in `WORKLOADS` on import."""
 HF_PREFIX = "hf:"
 
 
@@ -51,7 +51,7 @@ def resolve_model(
         trust: allow files that can run code when loaded (.pt2).
 
     Raises:
-        InputError: the name is unknown (the nearest are suggested), or the model cannot be loaded or lacks an input or axis.
+        InputError: the name is unknown (with the nearest names), or the model cannot be loaded or lacks an input or axis.
     """
     if is_factory(text):
         module = load_factory(text, input_shape)
@@ -67,7 +67,7 @@ def resolve_model(
 
 
 def named_file(text: str) -> str | None:
-    """The path of the file that `text` names, a config or an exported program; `None` where it names none."""
+    """The path of the file that `text` names (a config or an exported program), or `None`."""
     if text.startswith(HF_PREFIX):
         return text.removeprefix(HF_PREFIX)
     return text if text.endswith(".pt2") else None
@@ -104,8 +104,8 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
 
 
 def load_program(path: str, *, trust: bool) -> DNNModule:
-    """A program that torch.export saved, with the inputs it was exported with; `InputError` where the file is not trusted, not
-    there, or no exported program."""
+    """A program saved by torch.export, with its example inputs; `InputError` where the file is not trusted, missing, or not an
+    exported program."""
     if not trust:
         raise InputError(f"loading {path!r} can run code stored in it; add --trust if you know where it comes from")
     if not Path(path).is_file():

@@ -1,5 +1,5 @@
 """Single operators as workloads, with axes named as in operator tables. A workload with weights is a module, so that a capture
-tells weights from inputs; the others are functions of their operands."""
+can tell weights from inputs; the others are functions of their operands."""
 
 from __future__ import annotations
 

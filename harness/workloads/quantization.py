@@ -1,6 +1,6 @@
-"""How the `quantization_config` of a transformers config stores a model's weights, as each method's own library does: weights in
-a small type, scales, and zero points where it has them. Where no element type of the vocabulary describes that, a note says so,
-and weights count in the model's type."""
+"""The storage of a model's weights according to the `quantization_config` of a transformers config: weights in a small type,
+scales and zero points, as each method's library stores them. If no element type of the vocabulary fits, a note says so, and
+weights count in the model's type."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from shmoo.estimators.errors import InputError
 
 Settings = Mapping[str, Any]
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
-"""Entries of a config that say how its weights are stored; compressed-tensors once had its own."""
+"""Entries of a config about the storage of weights; older versions of compressed-tensors had their own."""
 _SKIPPED = (
     "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules", "skip_modules",
 )  # fmt: skip
-"""Names of the list of modules that stay as they are."""
+"""Entries for the list of modules that are not quantized."""
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
-"""Names of heads, which transformers leaves as they are: the output embedding and a model's last module."""
+"""Names of heads, which transformers does not quantize: the output embedding and a model's last module."""
 _WIDEST_PATTERN = 40
-"""Names that one pattern with alternatives may stand for."""
+"""Most names that one pattern with alternatives may represent."""
 _PACKED = {4: "int4", 8: "int8"}
 
 
 def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, ...]]:
-    """How a config stores the weights of linear layers, and notes on what is not taken into account."""
+    """The schemes in which a config stores the weights of linear layers, and notes on settings that are ignored."""
     declared = next(_declared(settings), None)
     if declared is None:
         return (), ()
     if not isinstance(declared, Mapping):
-        return (), (f"the config's quantization {declared!r} is no object: it is not taken into account",)
+        return (), (f"the config's quantization {declared!r} is not an object, so it is not taken into account",)
     method = str(declared.get("quant_method") or ("bitsandbytes" if _bits_of_loading(declared) else "unnamed")).lower()
     ignored = f"the config's quantization ({method}) is not taken into account"
     if declared.get("dequantize") is True or declared.get("run_compressed") is False:
@@ -53,7 +53,7 @@ def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, 
 
 
 def _declared(settings: Settings) -> Iterator[Any]:
-    """What the config or one of its parts says of quantization."""
+    """The quantization entries of the config and its parts."""
     for key in QUANTIZATION_KEYS:
         if settings.get(key) is not None:
             yield settings[key]
@@ -63,7 +63,7 @@ def _declared(settings: Settings) -> Iterator[Any]:
 
 
 def _bits_of_loading(settings: Settings) -> int:
-    """4 or 8, as bitsandbytes says it; 0 where neither is on."""
+    """4 or 8 bits in the settings of bitsandbytes; 0 where neither is on."""
     on = [bits for bits in (4, 8) if settings.get(f"load_in_{bits}bit") is True or settings.get(f"_load_in_{bits}bit") is True]
     return on[0] if on else 0
 
@@ -89,7 +89,7 @@ def described(scheme: Scheme) -> str:
 
 
 def _kept_module_names(settings: Settings) -> tuple[str, ...]:
-    """Names of the modules that stay as they are, heads among them unless the config names these."""
+    """Names of the modules that are not quantized, including heads unless the config quantizes them."""
     all_heads, output_head = settings.get("include_input_output_embeddings"), settings.get("lm_head") is True
     quantized = _HEADS if all_heads else _HEADS[:1] if output_head else ()
     skipped = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
@@ -99,8 +99,8 @@ def _kept_module_names(settings: Settings) -> tuple[str, ...]:
 
 
 def _globs(pattern: str) -> tuple[str, ...]:
-    """A name, or a regular expression of names, as names whose `*` stand for anything. Nothing else of regular expressions is
-    evaluated, since some take for ever; what remains matches no module.
+    """A name, or a regular expression of names, as glob patterns. Other features of regular expressions are not evaluated, since
+    some take for ever; such patterns match no module.
 
     Example:
         >>> _globs(r"re:.*mlp\\.(gate|up)_proj$")
@@ -125,7 +125,7 @@ def _globs(pattern: str) -> tuple[str, ...]:
 SchemesAndNotes = Iterator[Scheme | str]
 """Schemes, and notes on what they leave out."""
 _EXPERTS_IN_4_BITS = Scheme("int4-weight", "int4", (1, 32), "float8", only=("experts",))
-"""Experts alone in 4-bit floating point, with a byte as the scale of each 32: OCP Microscaling Formats (MX) Specification 1.0,
+"""Only experts, in 4-bit floating point with a one-byte scale per 32 weights: OCP Microscaling Formats (MX) Specification 1.0,
 section 5.2."""
 
 
@@ -165,8 +165,8 @@ def _whole_number_groups(settings: Settings) -> SchemesAndNotes:
 
 
 def _bitsandbytes(settings: Settings) -> SchemesAndNotes:
-    """4 bits: each 64 share a float32 scale and there are no zero points, or a scale in a byte if the scales are quantized, too
-    (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: a float32 scale a row."""
+    """4 bits: 64 weights share a float32 scale, or a one-byte scale if scales are quantized too, without zero points (T. Dettmers
+    et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: one float32 scale per row."""
     bits = _bits_of_loading(settings)
     if bits == 0:
         raise InputError("neither load_in_4bit nor load_in_8bit is true")
@@ -177,8 +177,8 @@ def _bitsandbytes(settings: Settings) -> SchemesAndNotes:
 
 
 def _compressed(settings: Settings) -> SchemesAndNotes:
-    """Groups of layers, each with the bits, the type and the blocks of its weights, and with those of its activations where they
-    are rounded at run time."""
+    """Groups of layers, each with the bits, type and blocks of its weights, and of its activations if they are rounded at run
+    time."""
     if settings.get("format") == "dense":
         raise InputError("its format is dense, weights that are not compressed")
     groups = [group for group in settings["config_groups"].values() if group.get("weights")]
@@ -198,7 +198,7 @@ def _compressed(settings: Settings) -> SchemesAndNotes:
 
 
 def _is_general(group: Settings) -> bool:
-    """Whether a group names kinds of modules and not modules."""
+    """Whether a group names kinds of modules instead of modules."""
     return any(
         isinstance(name, str) and name.isidentifier() and name[:1].isupper() for name in group.get("targets") or ("Linear",)
     )
@@ -217,7 +217,7 @@ def _group(group: Settings) -> Scheme:
         scale = "float8" if block == (1, 32) else "float32"
         return Scheme("float8-dynamic" if activations else "int8-weight", "float8", block, scale, only=only)
     if (bits, kind) == (4, "float"):
-        # NVFP4 and MXFP4: a byte as the scale of each group.
+        # NVFP4 and MXFP4: a one-byte scale per group.
         return Scheme("int4-weight", "int4", block, "float8", only=only)
     if kind != "int":
         raise InputError(f"no element type is {kind} of {bits} bits")
@@ -240,7 +240,7 @@ _TORCHAO = {
 
 
 def _torchao(settings: Settings) -> SchemesAndNotes:
-    """A config of torchao, as its name or as its class with its fields."""
+    """A config of torchao, given by name or by class with its fields."""
     kind = settings["quant_type"]
     kind = kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
     fields = kind.get("_data", {}) if isinstance(kind, Mapping) else settings.get("quant_type_kwargs") or {}
@@ -262,7 +262,7 @@ def _hqq(settings: Settings) -> SchemesAndNotes:
 
 
 def _quanto(settings: Settings) -> SchemesAndNotes:
-    """int8 and float8 with a scale a row, int4 with a scale and a shift for each 128."""
+    """int8 and float8 with one scale per row, int4 with a scale and a shift per 128 weights."""
     weights = str(settings.get("weights", "int8"))
     if weights not in ("int4", "int8", "float8"):
         raise InputError(f"no element type is {weights}")

@@ -1,5 +1,5 @@
-"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks. Every size is drawn
-independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs."""
+"""Shapes of the suites: for each operator and synthetic model, random sizes like those in networks. Sizes are drawn
+independently, since a fit needs uncorrelated m, n and k, or channels and image sizes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Draw = Callable[[Random], AxisValue]
 
 
 class Family(NamedTuple):
-    """Cases of one workload that belong together: how to draw one, and their numbers in the suites "micro", "quick" and
-    "compiled". Each of these last takes seconds to compile; compilation changes layouts and kernels of convolutions, loops, and
-    the call of a kernel. Banded cases are spread over the cache levels; whole networks are used as drawn."""
+    """A family of cases of one workload: how to draw one, and their numbers in the suites "micro", "quick" and "compiled". Cases
+    of "compiled" take seconds to compile each; compilation changes layouts and kernels of convolutions, loops, and kernel calls.
+    Banded cases are spread over the cache levels; whole networks are used as drawn."""
 
     name: str
     workload: str
@@ -42,7 +42,7 @@ def size(low: int, high: int, step: int = 1) -> Draw:
 
 
 def one_of(*choices: AxisValue) -> Draw:
-    """Draws one of some values; a value that is there twice comes twice as often."""
+    """Draws one of some values; a value listed twice is drawn twice as often."""
     return lambda rng: rng.choice(choices)
 
 
@@ -52,7 +52,7 @@ def chance(share: float) -> Draw:
 
 
 def draw_axes(draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
-    """Draws every axis, one after the other."""
+    """Draws every axis in turn."""
     return lambda rng: {axis: draw(rng) for axis, draw in draws.items()}
 
 
@@ -131,7 +131,7 @@ def _conv_grouped(rng: Random) -> Axes:
 
 
 def _window(choices: Sequence[tuple[int, int, int]], draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
-    """Kernel, stride and padding that go together, then the rest."""
+    """Draws a combination of kernel, stride and padding, then the other axes."""
     return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | draw_axes(draws)(rng)
 
 

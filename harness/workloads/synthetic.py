@@ -1,5 +1,5 @@
-"""Small models and whole networks that combine operators, with every size an axis. Whole networks show what operators and blocks
-cannot: the cost of many different operators in turn, each on memory and code that the others have evicted."""
+"""Small models and whole networks that combine operators, with every size as an axis. Whole networks show the cost of many
+different operators in turn, each on data and code that the others have evicted, which single operators and blocks cannot."""
 
 from __future__ import annotations
 

@@ -9,22 +9,22 @@ from typing import Any
 from shmoo.runs.store.records import AxisValue, Reason
 
 MIN_CLOCK_SHARE = 0.75
-"""nvbench's limit: samples below this share of the clock say more about the clock than about the code."""
+"""nvbench's limit: samples below this share of the clock show the clock rather than the code."""
 THROTTLE_EVENTS = {
     0x8: "hardware slowdown",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-"""Bits of NVML's clock event reasons (nvml.h, nvmlClocksEventReason*) that make a timing doubtful. The power cap (0x4) is not
-among them: large cards reach it under any heavy load. It is recorded."""
+"""Bits of NVML's clock event reasons (nvml.h, nvmlClocksEventReason*) that make a timing doubtful. The power cap (0x4) is only
+recorded, since large cards reach it under any heavy load."""
 POWER_CAP = 0x4
 CLOCK_SM, TEMPERATURE_GPU = 1, 0
 """NVML_CLOCK_SM and NVML_TEMPERATURE_GPU."""
 
 
 class GpuWatch:
-    """Reads the card with that UUID, measured from process `pid`; `OSError` where NVML does not know it."""
+    """Observes the card of that UUID, used by process `pid`; `OSError` where NVML does not know it."""
 
     def __init__(self, nvml: Any, uuid: str, pid: int | None = None) -> None:
         self._nvml = nvml
@@ -68,7 +68,7 @@ def gpu_doubts(host: Mapping[str, Any]) -> tuple[Reason, ...]:
     reasons = []
     clock, highest = host.get("gpu_clock_hz"), host.get("gpu_clock_max_hz")
     events = host.get("gpu_events") or 0
-    # A card at its power limit lowers its clock by design: that is its speed under such work.
+    # A card at its power limit lowers its clock by design; that is its real speed under such work.
     if clock and highest and clock < MIN_CLOCK_SHARE * highest and not events & POWER_CAP:
         text = f"{clock / 1e6:.0f} MHz of {highest / 1e6:.0f} MHz (limit {MIN_CLOCK_SHARE:.0%})"
         reasons.append(Reason("GPU clock", text))

@@ -137,7 +137,7 @@ def test_generation_is_the_sum_of_its_steps() -> None:
 def test_decode_lengths_share_one_capture() -> None:
     """The cache's length is a symbol: the steps of a generation come from one capture."""
     made = generator(_resolve("hf:llama.json"), (16, 64), 12)
-    assert made.notes == ("its sizes put into one capture with symbols in their place",)
+    assert made.recapture_notes == ()
 
 
 def test_a_window_bounds_the_cache() -> None:
