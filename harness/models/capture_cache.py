@@ -35,7 +35,7 @@ _SUFFIX = ".json.gz"
 _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
-class CachedCapture(msgspec.Struct, frozen=True):
+class CachedCapture(msgspec.Struct, frozen=True, rename={"request": "asked"}):
     """One capture in its file; `point` is the size of its graphs, `None` if only the default of every axis is stored."""
 
     request: ModelRequest
@@ -46,7 +46,7 @@ class CachedCapture(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
 
-class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, rename={"request": "asked"}):
     """One file of a cache: its request, its size, and its last use (seconds since 1970)."""
 
     path: str = ""

@@ -189,9 +189,9 @@ def test_captures_are_listed_and_cleared(cache: CaptureCache) -> None:
     other = ModelRequest("resnet18", points=(POINT,))
     cache.keep(other, POINT, {}, Capture((graph(),)))
     (cache.folder / ".scrap.json.gz.89abcdef.tmp").write_bytes(b"half")
-    assert {one.asked.model for one in list_captures(cache.folder)} == {"mlp", "resnet18"}
+    assert {one.request.model for one in list_captures(cache.folder)} == {"mlp", "resnet18"}
     assert clear_captures(cache.folder, ["mlp"]) == 1
-    assert [one.asked.model for one in list_captures(cache.folder)] == ["resnet18"]
+    assert [one.request.model for one in list_captures(cache.folder)] == ["resnet18"]
     assert clear_captures(cache.folder) == 2
     assert list(cache.folder.iterdir()) == []
     assert clear_captures(cache.folder / "absent") == 0
