@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shmoo.harness.question import Question
 
 
-def asked(
+def model_options(
     *,
     arch: str = options.ONE_ARCHITECTURE,
     runtime: str = options.ONE_RUNTIME,
@@ -27,8 +27,8 @@ def asked(
     dtype: str = options.ONE_DTYPE,
     without: Collection[str] = (),
 ) -> options.Decorator:
-    """Adds the options of a model and its machines, except those in `without`, passed together as the argument `asked`, a
-    `Question`. The other parameters are the defaults in the help of these options."""
+    """Adds the options of a model and its machines, except those in `without`, passed together as the argument `question`. The
+    other parameters are the defaults in the help of these options."""
     offered: dict[str, options.Decorator] = {
         "arch": options.archs(arch),
         "runtime": options.runtimes(runtime),
@@ -60,7 +60,7 @@ def asked(
         ),
     }
     chosen = [name for name in offered if name not in without]
-    return options.together("asked", _question, *(offered[name] for name in chosen), parameters=chosen)
+    return options.together("question", _question, *(offered[name] for name in chosen), parameters=chosen)
 
 
 def _question(arch: tuple[str, ...], no_cache: bool, input_shape: str | None = None, **settings: Any) -> Question:
