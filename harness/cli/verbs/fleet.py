@@ -134,9 +134,9 @@ def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> 
     else:
         rows = [[s.name, s.engine, s.standing, str(s.visits), s.reason] for s in statuses]
         output.table(["host", "engine", "standing", "visits", "reason"], rows, left=3)
-        for record_of in statuses:
-            for change in record_of.changed:
-                output.message(f"{record_of.name}: the machine changed during the campaign: {change}")
+        for host in statuses:
+            for change in host.changed:
+                output.message(f"{host.name}: the machine changed during the campaign: {change}")
         environments = {s.environment for s in statuses if s.environment}
         if len(environments) > 1:
             output.message(f"hosts measure in {len(environments)} different environments; see environment in --json")

@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.registry import grouped
-from shmoo.estimators.units import percent
+from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import captures, options, output
 
 if TYPE_CHECKING:
@@ -118,9 +118,7 @@ def _compared(model: str, runtime: str, family: str, question: Question) -> list
             question.module(model), question.points()[0], freezing=REAL[runtime], dtype=question.dtype
         )
     if reasons:
-        output.message(
-            f"{model}: torch.compile makes {len(real_groups)} part{'s' * (len(real_groups) != 1)} of it; reasons: {'; '.join(reasons)}"
-        )
+        output.message(f"{model}: torch.compile makes {counted(len(real_groups), 'part')} of it; reasons: {'; '.join(reasons)}")
     pieces = []
     for real in real_groups:
         groups = fusion_groups(real.graph, "eager" if real.eager else runtime, family)
