@@ -23,7 +23,7 @@ from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_direct
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Capture
-from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, ask, listed, renamed
+from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, as_tuple, ask, renamed
 from shmoo.harness.sweeps import controllers, plan_sweep
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
@@ -109,7 +109,7 @@ def estimate_records(
     used where none is named; if empty, all built-in ones."""
     machines = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in question.targets(unnamed)]
     records = []
-    for capture in (found for workload in workloads for found in question.captures(workload)):
+    for capture in (captured for workload in workloads for captured in question.captures(workload)):
         estimates_made = estimate_on(
             machines, capture.graphs, compute_dtype=capture.compute_dtype, threads=question.threads, batch=capture.batch
         )
@@ -283,10 +283,12 @@ def measure(
 
     if resume and out is None:
         raise InputError("resume=True needs out=, the run to continue")
-    counts = listed(threads)
+    counts = as_tuple(threads)
     machine = probe_machine(max(counts, default=None))
     check_device(device, machine)
-    cases = plan_cases(suite, listed(models), machine, device, listed(runtime), listed(dtype), listed(batch), trust, progress)
+    cases = plan_cases(
+        suite, as_tuple(models), machine, device, as_tuple(runtime), as_tuple(dtype), as_tuple(batch), trust, progress
+    )
     cases = on_threads(cases, counts)
     label = suite or ("models" if models else "quick")
     target = run_directory(out, resume, label)
@@ -308,5 +310,5 @@ def compare(
     Raises:
         FormatError, InputError: a directory without a readable run.
     """
-    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*listed(a), b))
+    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*as_tuple(a), b))
     return compare_runs(bases, new, min_change=threshold)

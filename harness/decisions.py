@@ -17,7 +17,7 @@ from shmoo.estimators.present.setups import GraphsOf, Setup
 from shmoo.estimators.sweep import explore as spaces
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.models.setups import ModelSetups, of_graphs
-from shmoo.harness.question import Architectures, Model, Options, Question, ask, listed
+from shmoo.harness.question import Architectures, Model, Options, Question, as_tuple, ask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,7 @@ def explore(
 
     limits = [spaces.Limit(name, True, value) for name, value in (within or {}).items()]
     limits += [spaces.Limit(name, False, value) for name, value in (at_least or {}).items()]
-    _, front = front_of(listed(models), ask(arch, **options), over, minimize, limits, weights or {}, search, seed)
+    _, front = front_of(as_tuple(models), ask(arch, **options), over, minimize, limits, weights or {}, search, seed)
     return pd.DataFrame(spaces.front_rows(front))
 
 

@@ -96,7 +96,7 @@ class Question:
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
     open_source: Callable[[ModelRequest], ModelSource] = ModelSource
-    tell: Callable[[str, Capture], None] = lambda model, found: None
+    tell: Callable[[str, Capture], None] = lambda model, captured: None
 
     @property
     def batch(self) -> int | None:
@@ -202,7 +202,7 @@ class Question:
             name = getattr(workload, "__name__", type(workload).__name__)
             captured = capture(workload, self.args, self.kwargs, name=name)
         else:
-            captured = workload if isinstance(workload, Capture) else Capture(listed(workload))
+            captured = workload if isinstance(workload, Capture) else Capture(as_tuple(workload))
             if self.args or self.kwargs:
                 raise InputError("args and kwargs are those of a module or function; these graphs are captured already")
             if not captured.graphs or not all(isinstance(graph, Graph) for graph in captured.graphs):
@@ -231,14 +231,14 @@ def ask(arch: Architectures, **options: Unpack[Options]) -> Question:
     if strange := arguments.keys() - Options.__annotations__.keys():
         raise TypeError(str(unknown("argument", min(strange), Options.__annotations__)))
     mode = Mode(**{name: arguments.pop(name) for name in Mode.__struct_fields__ if name in arguments})
-    batches, runtime = listed(arguments.pop("batch", None)), listed(arguments.pop("runtime", None))
-    dtypes = tuple(dict.fromkeys(map(compute_dtype, listed(arguments.pop("dtype", None)))))
+    batches, runtime = as_tuple(arguments.pop("batch", None)), as_tuple(arguments.pop("runtime", None))
+    dtypes = tuple(dict.fromkeys(map(compute_dtype, as_tuple(arguments.pop("dtype", None)))))
     if isinstance(shape := arguments.get("input_shape"), str):
         arguments["input_shape"] = shape_of(shape, "input_shape")
-    return Question(arch=listed(arch), runtime=runtime, batches=batches, dtypes=dtypes, mode=mode, **arguments)
+    return Question(arch=as_tuple(arch), runtime=runtime, batches=batches, dtypes=dtypes, mode=mode, **arguments)
 
 
-def listed(value: Any) -> tuple[Any, ...]:
+def as_tuple(value: Any) -> tuple[Any, ...]:
     """One value or several as a tuple; empty for `None`."""
     if value is None:
         return ()

@@ -21,7 +21,7 @@ def render_fleet(report: FleetReport, title: str) -> str:
     machines = sum(len(family.specimens) for family in report.families)
     missing_names = {specimen.name for specimen in report.missing}
     partial = sum(specimen.name in missing_names for family in report.families for specimen in family.specimens)
-    missing, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
+    missing_count, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
     families = [
         {
             "title": family.title,
@@ -44,14 +44,14 @@ def render_fleet(report: FleetReport, title: str) -> str:
         eyebrow="Machines of one campaign",
         answer=(
             f"{machines - partial} of {counted(report.machines, 'machine')} measured, {partial} in part, "
-            f"{missing - partial} not; "
+            f"{missing_count - partial} not; "
             f"{counted(outliers, 'outlier')}, {drifts} changed since the last campaign."
         ),
         summary=render(
             "fleet_summary.html.j2",
             figures_that_matter=[
                 (str(machines), "measured", f"machines of {counted(len(report.families), 'kind')}"),
-                (str(missing), "missing, unfinished or changed", ""),
+                (str(missing_count), "missing, unfinished or changed", ""),
                 (str(outliers), "outliers", "slower or faster than equal machines"),
                 (str(drifts), "changed since the last campaign", ""),
             ],
@@ -144,8 +144,8 @@ def _errors(specimens: Sequence[Specimen]) -> Table:
 
 def _drift_rows(drift: Drift) -> Table:
     rows = [
-        {"machine": Cell(drift.name), "what": Cell(field), "before": Cell(_text(before)), "now": Cell(_text(now))}
-        for field, before, now in drift.changes
+        {"machine": Cell(drift.name), "what": Cell(field), "before": Cell(_text(before)), "now": Cell(_text(current))}
+        for field, before, current in drift.changes
     ]
     if drift.ratio is not None and drift.shifted:
         interval = f"{drift.ratio.low:.3f} to {drift.ratio.high:.3f}"

@@ -240,10 +240,10 @@ class Schedule:
         return sum(
             means.get((case.spec.kind, case.spec.runtime, number == 0), overall)
             for case in self._cases.values()
-            for number in range(case.visits, self._wanted(case))
+            for number in range(case.visits, self._expected_visits(case))
         )
 
-    def _wanted(self, case: _Case) -> int:
+    def _expected_visits(self, case: _Case) -> int:
         """Expected total visits to a case, since errors fall with the root of their number."""
         if case.given_up:
             return case.visits

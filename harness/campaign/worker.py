@@ -76,18 +76,18 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
         """The visit's row; a failed row with the reason if the process died before answering."""
-        return self._asked(Request(case, visit, details))
+        return self._send(Request(case, visit, details))
 
     def prepare(self, case: CaseSpec) -> Measurement:
         """Build and compile a case for its first visit; returns a row without samples, or a failed row as in `measure`."""
-        return self._asked(Request(case, prepare=True))[0]
+        return self._send(Request(case, prepare=True))[0]
 
     def interrupt(self) -> None:
         """Kill the process while another thread waits for its answer, which is then a failed row."""
         if (process := self._process) is not None:
             _kill_group(process)
 
-    def _asked(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
+    def _send(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
         process, lines, limit_s = self._process, [msgspec.json.encode(request)], self._timeout_s
         if process is None:
             process, lines, limit_s = self._start(), [self._settings, *lines], limit_s + START_S

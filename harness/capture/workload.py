@@ -169,7 +169,7 @@ class CaptureFamily:
         """The capture at one point; errors as for `capture_workload`."""
         point = self._module.resolve(axes)
         group = _group(point)
-        same_group = [other for other in self._points if _group(other) == group]
+        same_group = [neighbour for neighbour in self._points if _group(neighbour) == group]
         if len(set(map(_sizes, same_group))) < 2:
             return capture_workload(self._module, point, self._dtype)
         if group not in self._symbolic:

@@ -250,7 +250,7 @@ def view(order: str, rows: str = "all") -> Decorator:
     return together("view", output.View, wide, columns, sort(order), top(rows))
 
 
-def alone(ctx: click.Context, as_json: bool) -> bool:
+def without_subcommand(ctx: click.Context, as_json: bool) -> bool:
     """Whether a group is called without a sub-command; `InputError` for --json before a sub-command, which has its own."""
     if ctx.invoked_subcommand is not None and as_json:
         raise InputError(f"write --json after {ctx.invoked_subcommand!r}")

@@ -53,7 +53,7 @@ class Display:
         self._under_way = None if standing.done == standing.total and left_s == 0 else standing
         if self._bar is not None:
             (task,) = self._bar.task_ids
-            left_text = _left(standing, left_s)
+            left_text = _left_text(standing, left_s)
             self._bar.update(task, completed=standing.done, total=standing.total, left=left_text, note=_note(standing))
             if left_s:
                 # A campaign continues visiting after each case has had its visits, and its clock goes on.
@@ -76,7 +76,7 @@ class Display:
         text, silent_s = f"{standing.stage}: {_note(standing)}", now_s - self._last_report
         if standing.total is not None:
             counted = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(now_s - self._started)} spent"
-            text = f"{counted}, {_left(standing, self._left_s(standing, now_s))}  {_note(standing)}".rstrip(" ,")
+            text = f"{counted}, {_left_text(standing, self._left_s(standing, now_s))}  {_note(standing)}".rstrip(" ,")
         elif silent_s:
             text = f"{text}, {_clock(silent_s)} so far"
         self._last_line = now_s
@@ -135,7 +135,7 @@ def _note(standing: Standing) -> str:
     return f"{counts}{failed}, {standing.visits} visits  {standing.now}"
 
 
-def _left(standing: Standing, left_s: float | None) -> str:
+def _left_text(standing: Standing, left_s: float | None) -> str:
     if left_s is None:
         return ""
     out_of_time = round(left_s) <= 0 and standing.total is not None and standing.done < standing.total

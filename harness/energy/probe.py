@@ -168,7 +168,7 @@ def trail_energy(probe: Probe, trail: Sequence[Snapshot]) -> dict[str, DomainEne
 
 def _add(total: DomainEnergy, step: DomainEnergy) -> DomainEnergy:
     if total.energy_j is None or step.energy_j is None:
-        unknown, known = (total, step) if total.energy_j is None else (step, total)
+        unknown, measured = (total, step) if total.energy_j is None else (step, total)
         # A step without movement is not a fault; the next step includes its energy.
-        return known if unknown.reason == UNMOVED else unknown
+        return measured if unknown.reason == UNMOVED else unknown
     return DomainEnergy(total.energy_j + step.energy_j)

@@ -145,8 +145,10 @@ class Campaign:
 def check_command(command: Sequence[str]) -> None:
     """`InputError` unless a fleet can run this command."""
     if not command or command[0] not in VERBS:
-        got = f"got {command[0]!r}" if command else "got nothing"
-        raise InputError(f"a fleet runs {', '.join(VERBS[:-1])} or {VERBS[-1]}, {got}; write it after --, such as -- measure")
+        given_text = f"got {command[0]!r}" if command else "got nothing"
+        raise InputError(
+            f"a fleet runs {', '.join(VERBS[:-1])} or {VERBS[-1]}, {given_text}; write it after --, such as -- measure"
+        )
     for argument in command[1:]:
         if argument.split("=")[0] in RESERVED or argument.startswith("-o"):
             raise InputError(f"{argument} is set by the campaign itself; leave it out after --")

@@ -211,11 +211,11 @@ def keep(campaign: Campaign, statuses: Iterable[HostStatus]) -> None:
 
 def begun(campaign: Campaign, refusals: Mapping[str, str]) -> None:
     """Store the reasons why jobs could not be started; "" where they were."""
-    known = last_known(campaign)
+    statuses_by_name = last_known(campaign)
     keep(
         campaign,
         (
             msgspec.structs.replace(known_status, refusal=refusals.get(name, known_status.refusal))
-            for name, known_status in known.items()
+            for name, known_status in statuses_by_name.items()
         ),
     )

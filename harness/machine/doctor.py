@@ -81,7 +81,7 @@ def probe_machine(threads: int | None = None, root: Path = Path("/")) -> Machine
     logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
     physical = min(psutil.cpu_count(logical=False) or logical, logical)
     gpu = gpus[0] if gpus else None
-    governor = _read(root / CPU / "cpu0/cpufreq/scaling_governor")
+    governor = _read_text(root / CPU / "cpu0/cpufreq/scaling_governor")
     return Machine(
         cpu_model=f"{_cpu_model(info)} (virtual energy)" if simulated.is_switched_on() else _cpu_model(info),
         cores_physical=physical,
@@ -225,7 +225,7 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
     return findings
 
 
-def _read(path: Path) -> str | None:
+def _read_text(path: Path) -> str | None:
     try:
         return path.read_text().strip() or None
     except (OSError, UnicodeDecodeError):
@@ -233,7 +233,7 @@ def _read(path: Path) -> str | None:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    text = _read(root / "proc/cpuinfo") or ""
+    text = _read_text(root / "proc/cpuinfo") or ""
     fields: dict[str, str] = {}
     for line in text.split("\n\n")[0].splitlines():
         name, _, value = line.partition(":")
@@ -254,10 +254,10 @@ def _caches(root: Path) -> tuple[dict[str, int], dict[str, int]]:
     sizes: dict[str, int] = {}
     shared: dict[str, int] = {}
     for index in sorted((root / CPU / "cpu0/cache").glob("index[0-9]*")):
-        size, level = _parse_size(_read(index / "size")), _read(index / "level")
-        if _read(index / "type") in ("Data", "Unified") and size and level:
+        size, level = _parse_size(_read_text(index / "size")), _read_text(index / "level")
+        if _read_text(index / "type") in ("Data", "Unified") and size and level:
             sizes[f"l{level}"] = size
-            shared[f"l{level}"] = len(parse_cpu_list(_read(index / "shared_cpu_list") or "0"))
+            shared[f"l{level}"] = len(parse_cpu_list(_read_text(index / "shared_cpu_list") or "0"))
     return sizes, shared
 
 
@@ -269,8 +269,8 @@ def _parse_size(text: str | None) -> int | None:
 
 def _clock_policy(root: Path, governor: str | None) -> str | None:
     """Governor and turbo as far as the system reports them, such as "performance, turbo off"; `None` where it reports neither."""
-    no_turbo = _read(root / CPU / "intel_pstate/no_turbo")
-    boost = _read(root / CPU / "cpufreq/boost")
+    no_turbo = _read_text(root / CPU / "intel_pstate/no_turbo")
+    boost = _read_text(root / CPU / "cpufreq/boost")
     turbo = {"0": "turbo on", "1": "turbo off"}.get(no_turbo or "") or {"1": "turbo on", "0": "turbo off"}.get(boost or "")
     return ", ".join(part for part in (governor, turbo) if part) or None
 
@@ -282,17 +282,17 @@ def _allocator() -> str | None:
 
 def _hypervisor(root: Path, flags: set[str]) -> str | None:
     """The hypervisor's name, "unknown" where only the CPU flag shows that there is one."""
-    if name := _read(root / "sys/hypervisor/type"):
+    if name := _read_text(root / "sys/hypervisor/type"):
         return name
     if "hypervisor" not in flags:
         return None
-    return _read(root / "sys/class/dmi/id/sys_vendor") or "unknown"
+    return _read_text(root / "sys/class/dmi/id/sys_vendor") or "unknown"
 
 
 def _settings(root: Path) -> dict[str, AxisValue | None]:
     settings: dict[str, AxisValue | None] = {name: os.environ[name] for name in SETTING_VARIABLES if name in os.environ}
-    smt = _read(root / CPU / "smt/active")
-    pages = _read(root / "sys/kernel/mm/transparent_hugepage/enabled")
+    smt = _read_text(root / CPU / "smt/active")
+    pages = _read_text(root / "sys/kernel/mm/transparent_hugepage/enabled")
     nodes = len(list((root / "sys/devices/system/node").glob("node[0-9]*")))
     settings["smt"] = None if smt is None else smt == "1"
     settings["transparent_hugepages"] = pages.partition("[")[2].partition("]")[0] if pages else None

@@ -66,24 +66,24 @@ class WaitingCases:
     def keep(self, session: Session) -> None:
         """Keep a case if there is room."""
         self._sessions[session.case.identity] = session
-        room = self._share * (self._available() + self._taken)
+        room = self._share * (self._available() + self._waiting_bytes)
         for waiting in sorted(self._sessions.values(), key=lambda waiting: waiting.begin_s / max(waiting.kept_bytes, 1.0)):
-            if self._taken <= room:
+            if self._waiting_bytes <= room:
                 break
             self.drop(waiting.case)
         if self._others is None:
-            self._others = self._resident() - self._taken
-        elif self._resident() - self._taken > self._others + max(UNFREED_SHARE * room, LEAST_GROWTH):
+            self._others = self._resident() - self._waiting_bytes
+        elif self._resident() - self._waiting_bytes > self._others + max(UNFREED_SHARE * room, LEAST_GROWTH):
             gc.unfreeze()
             freeze()
-            self._others = self._resident() - self._taken
+            self._others = self._resident() - self._waiting_bytes
 
     def drop(self, case: CaseSpec) -> None:
         """Drop a case."""
         self._sessions.pop(case.identity, None)
 
     @property
-    def _taken(self) -> float:
+    def _waiting_bytes(self) -> float:
         return sum(session.kept_bytes for session in self._sessions.values())
 
 

@@ -72,7 +72,7 @@ class CaptureCache:
         """The cached capture of a model at a point, if it is present and still valid."""
         path = self._path(request, point)
         try:
-            cached = msgspec.json.decode(_read(path), type=CachedCapture)
+            cached = msgspec.json.decode(_decompressed(path), type=CachedCapture)
         except FileNotFoundError:
             return None
         except _UNREADABLE as error:
@@ -172,7 +172,7 @@ def list_captures(folder: Path) -> list[CacheEntry]:
     entries = []
     for path, status in _files(folder):
         with suppress(*_UNREADABLE):
-            head = msgspec.json.decode(_read(path), type=CacheEntry)
+            head = msgspec.json.decode(_decompressed(path), type=CacheEntry)
             beside = {"path": str(path), "nbytes": status.st_size, "used_at_s": status.st_mtime}
             entries.append(msgspec.structs.replace(head, **beside))
     return sorted(entries, key=lambda entry: entry.used_at_s, reverse=True)
@@ -211,7 +211,7 @@ def software() -> str | None:
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
-def _read(path: Path) -> bytes:
+def _decompressed(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is not a regular file")
     return gzip.decompress(path.read_bytes())

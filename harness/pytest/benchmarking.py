@@ -284,7 +284,7 @@ class ShmooBenchmark:
         """The test's parameters that are plain values; tensors are left out."""
         callspec = getattr(self._node, "callspec", None)
         parameters = {} if callspec is None else callspec.params
-        return {name: _written(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
+        return {name: _storable(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
     def _visits(self, visit: Callable[[int], tuple[Measurement, Sequence[Graph]]]) -> Measurement:
         """Visit a test's own target, which exists only during the test, and store the rows; returns the first usable row, or the
@@ -329,7 +329,7 @@ def _within(settings: TimingSettings, max_s: float) -> TimingSettings:
     )
 
 
-def _written(value: AxisValue) -> AxisValue:
+def _storable(value: AxisValue) -> AxisValue:
     """A parameter in a form that a row can store: as text if JSON lacks the number or character."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
@@ -341,13 +341,13 @@ def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """The final result of a call: the return value of a coroutine, the list of values of a generator, otherwise the result
     itself."""
 
-    async def listed(items: AsyncGenerator[Any, None]) -> list[Any]:
+    async def collected(items: AsyncGenerator[Any, None]) -> list[Any]:
         return [item async for item in items]
 
     if isinstance(result, Generator | map | filter | zip):
         return list(result)
     if isinstance(result, AsyncGenerator):
-        return loop.run_until_complete(listed(result))
+        return loop.run_until_complete(collected(result))
     return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
 
 

@@ -29,7 +29,7 @@ class ReplayClock:
 
 def figures(row: Measurement, timing: Timing) -> dict[str, object]:
     """Our figures for pytest-benchmark's JSON, in SI units."""
-    samples, latency, alone = timing.samples_s, row.latency, row.alone
+    samples, latency, time_alone = timing.samples_s, row.latency, row.alone
     info: dict[str, object] = {
         "case": row.case.label,
         "identity": row.case.identity,
@@ -43,8 +43,8 @@ def figures(row: Measurement, timing: Timing) -> dict[str, object]:
         "visits": latency.visits,
         "latency_s": latency.value_s,
         "relative_se": latency.relative_se,
-        "alone_s": None if alone is None else alone.value_s,
-        "alone_relative_se": None if alone is None else alone.relative_se,
+        "alone_s": None if time_alone is None else time_alone.value_s,
+        "alone_relative_se": None if time_alone is None else time_alone.relative_se,
         "latency_mad_s": mad(samples),
         "latency_iqr_s": iqr(samples),
         "samples": len(samples),

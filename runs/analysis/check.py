@@ -86,7 +86,7 @@ def _more_visits(rows: Sequence[Measurement]) -> int:
     return max(2 * max(len(row.visits) for row in rows), 3)
 
 
-def _listed(rows: Sequence[Measurement]) -> str:
+def _labels_text(rows: Sequence[Measurement]) -> str:
     labels = _labels(rows)
     return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
 
@@ -117,7 +117,9 @@ def _completeness(run: Run) -> Iterator[Finding]:
         # A campaign stops visiting a case that failed or cannot be used.
         unfinished = [row for row in _timed(run) if len(run.visits[row.case.identity]) < wanted_visits]
         if unfinished:
-            observation = f"{len(unfinished)} cases had fewer than the {wanted_visits} visits asked for: {_listed(unfinished)}"
+            observation = (
+                f"{len(unfinished)} cases had fewer than the {wanted_visits} visits asked for: {_labels_text(unfinished)}"
+            )
             yield Finding("visits missing", observation, "fault", _resume(run), _labels(unfinished))
     twice = [key for key, count in Counter((line.case.identity, line.visit) for line in run.lines).items() if count > 1]
     if twice:
@@ -172,7 +174,7 @@ def _graphs(run: Run) -> Iterator[Finding]:
         yield Finding("graphs", f"{len(broken)} rows: {first}", "fault", remedy, _labels(broken))
     bare = [row for row in _timed(run) if not row.graph_hashes]
     if bare:
-        observation = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_listed(bare)}"
+        observation = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_labels_text(bare)}"
         yield Finding("no graph", observation, "note", "", _labels(bare))
     if changed:
         example, row = next(iter(changed.items()))
@@ -188,7 +190,7 @@ def _noise(run: Run) -> Iterator[Finding]:
     if sparse_rows:
         observation = (
             f"{len(sparse_rows)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: "
-            f"{_listed(sparse_rows)}"
+            f"{_labels_text(sparse_rows)}"
         )
         yield Finding("few samples", observation, "note", _resume(run, _more_visits(sparse_rows)), _labels(sparse_rows))
     noisy = sorted((row for row in rows if row.status == "noisy"), key=lambda row: -row.latency.relative_se)
@@ -196,7 +198,7 @@ def _noise(run: Run) -> Iterator[Finding]:
         typical, high = np.percentile([row.latency.relative_se for row in rows], (50, 90))
         observation = (
             f"{len(noisy)} of {len(rows)} usable rows are noisy; standard error of all: median {typical:.1%}, 90th percentile "
-            f"{high:.1%} (noisy above {NOISY:.0%}); the noisiest: {_listed(noisy)}"
+            f"{high:.1%} (noisy above {NOISY:.0%}); the noisiest: {_labels_text(noisy)}"
         )
         remedy = f"visit them more often: {_resume(run, _more_visits(rows))}"
         yield Finding("noisy", observation, "note", remedy, _labels(noisy))
@@ -238,7 +240,7 @@ def _energy(run: Run) -> Iterator[Finding]:
     )
     for doubt, holds, remedy in doubts:
         if concerned := [row for row, reading in readings if holds(reading)]:
-            observation = f"{len(concerned)} rows: {doubt}: {_listed(concerned)}"
+            observation = f"{len(concerned)} rows: {doubt}: {_labels_text(concerned)}"
             yield Finding("energy", observation, "note", remedy, _labels(concerned))
     paced = [
         (row, reading.pace_s)
@@ -249,7 +251,7 @@ def _energy(run: Run) -> Iterator[Finding]:
     if elsewhere:
         observation = (
             f"{len(elsewhere)} rows: energy was read while a call took over {PACE_APART:.0%} more or less than its prevailing "
-            f"time: {_listed(elsewhere)}"
+            f"time: {_labels_text(elsewhere)}"
         )
         yield Finding("energy pace", observation, "note", "", _labels(elsewhere))
     causes = grouped(((reading.domain, reading.reason), row) for row, reading in readings if reading.energy_j is None)

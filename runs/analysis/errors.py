@@ -100,7 +100,7 @@ def _why_not(row: Measurement) -> str:
 
 
 def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
-    latency, alone, energy = row.latency, row.alone, row.energy_reading
+    latency, time_alone, energy = row.latency, row.alone, row.energy_reading
     means = [fmean(visit.samples_s) for visit in row.visits] if len(row.visits) > 1 else []
     family = _main_family(estimate.breakdown)
     return CaseError(
@@ -111,7 +111,7 @@ def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
         status=row.status,
         measured_s=latency.value_s,
         standard_error=latency.relative_se,
-        alone_s=None if alone is None else alone.value_s,
+        alone_s=None if time_alone is None else time_alone.value_s,
         estimate_s=estimate.latency_s,
         samples=0 if row.timing is None else len(row.timing.samples_s),
         visits=latency.visits,

@@ -190,7 +190,9 @@ def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Ma
     for arch, cell in cells.items():
         grids = {q: [[q.of(cell[i, k]) for i in xs] for k in ys] for q in quantities}
         layers = tuple(chart.Layer(q.name, q.unit, grids[q], *ends[q.name], log=True, less=q is not RATE) for q in quantities)
-        marks: list[chart.Mark] = [chart.Heat(layers=layers, texts=tuple(_more(cell[i, k]) for k in ys for i in xs))]
+        marks: list[chart.Mark] = [
+            chart.Heat(layers=layers, texts=tuple(_interval_and_memory(cell[i, k]) for k in ys for i in xs))
+        ]
         inside = [[_on_chip(cell[i, k], machines) for i in xs] for k in ys]
         if pieces := _border(inside):
             marks.append(chart.Contour(pieces=pieces, name=LEAVES))
@@ -272,10 +274,10 @@ def _text(point: Row, axes: Sequence[str], units: Units) -> str:
     lines += [f"latency {si(point['latency_s'], 's')}", f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}"]
     if point["energy_j"] is not None:
         lines.append(f"energy {si(point['energy_j'], 'J')}, {si(point['average_power_w'], 'W')}")
-    return "\n".join(filter(None, [*lines, f"{si(point['tiles'], '')} tiles", _more(point)]))
+    return "\n".join(filter(None, [*lines, f"{si(point['tiles'], '')} tiles", _interval_and_memory(point)]))
 
 
-def _more(point: Row) -> str:
+def _interval_and_memory(point: Row) -> str:
     """The interval of a point and its memory."""
     lines = []
     if point["latency_s_low"] is not None:

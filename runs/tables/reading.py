@@ -230,8 +230,8 @@ def _heads(cells: dict[str, str], axes: Mapping[str, records.AxisValue], where: 
     if not cells.get("heads"):
         column = next(column for column in HEADS if cells.get(column))
         raise FormatError(f"{where}: column {column!r} needs column 'heads', which is empty or absent")
-    heads = _whole(cells["heads"], "heads", where)
-    kv_heads = _whole(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
+    heads = _whole_number(cells["heads"], "heads", where)
+    kv_heads = _whole_number(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
     if heads % kv_heads:
         raise FormatError(f"{where}: column 'kv_heads' is {kv_heads}, which must divide the {heads} heads")
     causal = _one_of(cells, "causal", ("", "0", "1"), where) or int(axes["m"]) > 1
@@ -258,13 +258,13 @@ def _amount(cells: dict[str, str], column: str, where: str, least: float, most: 
 def _extent(cells: dict[str, str], column: str, where: str) -> int:
     text = cells.get(column)
     if text:
-        return _whole(text, column, where, least=0 if column == "conv_padding" else 1)
+        return _whole_number(text, column, where, least=0 if column == "conv_padding" else 1)
     if column not in _DEFAULTS:
         raise FormatError(f"{where}: operator {cells['op']!r} needs column {column!r}, which is empty or absent")
     return _DEFAULTS[column]
 
 
-def _whole(text: str, column: str, where: str, least: int = 1) -> int:
+def _whole_number(text: str, column: str, where: str, least: int = 1) -> int:
     try:
         number = float(text)
     except ValueError:
@@ -277,7 +277,7 @@ def _whole(text: str, column: str, where: str, least: int = 1) -> int:
 
 
 def _split_shape(text: str, where: str) -> list[int]:
-    return [_whole(part, "shape", where) for part in text.lower().replace("×", "x").split("x")]
+    return [_whole_number(part, "shape", where) for part in text.lower().replace("×", "x").split("x")]
 
 
 def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict[str, records.AxisValue]:

@@ -36,7 +36,7 @@ def cache(ctx: click.Context, as_json: bool) -> None:
     installed packages and Shmoo's code are the same. The folder is SHMOO_CACHE_DIR, or the platform's cache; beyond 256 MiB the
     least recently used captures are removed.
     """
-    if options.alone(ctx, as_json):
+    if options.without_subcommand(ctx, as_json):
         ctx.invoke(list_cache, as_json=as_json)
 
 

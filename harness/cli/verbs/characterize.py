@@ -20,7 +20,7 @@ from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs import calibrate, doctor
-from shmoo.harness.cli.verbs.measure import shown, tell_failed
+from shmoo.harness.cli.verbs.measure import campaign_progress, tell_failed
 from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
 from shmoo.runs.store.files import own_folder, replace_file
@@ -199,12 +199,12 @@ def in_order(eager: Sequence[CaseSpec]) -> list[CaseSpec]:
     shuffled = random.Random(0).sample(list(eager), len(eager))
     counts: dict[str, int] = {}
     first: list[CaseSpec] = []
-    others: list[CaseSpec] = []
+    later: list[CaseSpec] = []
     for case in shuffled:
         counts[case.workload] = counts.get(case.workload, 0) + 1
         enough = counts[case.workload] > PREVIEW_OPERATORS if case.kind != "network" else case.workload != PREVIEW
-        (others if enough else first).append(case)
-    return [*sorted(first, key=lambda case: case.kind == "network"), *others]
+        (later if enough else first).append(case)
+    return [*sorted(first, key=lambda case: case.kind == "network"), *later]
 
 
 def measure_all(
@@ -234,7 +234,7 @@ def measure_all(
     cases = [*in_order((*planned.calibration, *planned.networks)), *compiled]
     weak, interrupted = "", False
     try:
-        with shown(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
+        with campaign_progress(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
             measure_cases(
                 cases,
                 out,

@@ -10,7 +10,7 @@ import click
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.verbs.compare import Gating, gating, judge
-from shmoo.harness.cli.verbs.measure import measure, shown, tell_failed
+from shmoo.harness.cli.verbs.measure import campaign_progress, measure, tell_failed
 from shmoo.harness.defaults import run_directory
 
 PAIRS = 20
@@ -75,7 +75,7 @@ def duel(
     with ExitStack() as stack:
         sides = stack.enter_context(side_of(base, setup)), stack.enter_context(side_of(new, setup))
         described = describe(sides[0], threads), describe(sides[1], threads)
-        progress = stack.enter_context(shown(len(cases), target, f"duel of {base} and {new}"))
+        progress = stack.enter_context(campaign_progress(len(cases), target, f"duel of {base} and {new}"))
         runs = run_duel(cases, target, sides, described, suite=suite, settings=settings, resume=resume, progress=progress)
     for run, name in zip(runs, (base, new), strict=True):
         tell_failed(run, f" on {name}")

@@ -185,7 +185,7 @@ def fetch(campaign: Path, as_json: bool) -> None:
     if as_json:
         output.json_document({"format": 1, "campaign": str(opened.path), "hosts": msgspec.to_builtins(fetched)})
     else:
-        count, size = sum(one.files for one in fetched), sum(fetch_result.size for fetch_result in fetched)
+        count, size = sum(fetch_result.files for fetch_result in fetched), sum(fetch_result.size for fetch_result in fetched)
         hosts = sum(fetch_result.files > 0 for fetch_result in fetched)
         output.message(f"fetched {count} files ({size} bytes) from {hosts} hosts into {opened.path / 'hosts'}")
     if any(fetch_result.problem for fetch_result in fetched):

@@ -97,7 +97,7 @@ def measure(
     cases = on_threads(in_states(cases, cache_state), threads)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
-    with shown(len(cases), target, label) as progress:
+    with campaign_progress(len(cases), target, label) as progress:
         run = measure_cases(
             cases,
             target,
@@ -114,7 +114,7 @@ def measure(
 
 
 @contextmanager
-def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
+def campaign_progress(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
     """Progress of a campaign of `count` cases into `out`, on stderr and to `beside`. A `KeyboardInterrupt` gets a message with
     the path of the finished visits."""
     from shmoo.harness.campaign.campaign import STAGE

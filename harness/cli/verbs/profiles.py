@@ -32,7 +32,7 @@ TESTS = {"networks": (NETWORKS,), "operators": (KERNELS, "test", "from published
 @click.pass_context
 def profiles(ctx: click.Context, as_json: bool) -> None:
     """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
-    if options.alone(ctx, as_json):
+    if options.without_subcommand(ctx, as_json):
         ctx.invoke(list_profiles, as_json=as_json)
 
 
