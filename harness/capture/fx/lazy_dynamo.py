@@ -22,8 +22,8 @@ _DYNAMO, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 @contextmanager
 def dynamo_put_off() -> Iterator[None]:
-    """While active, imports of Dynamo get modules that stand in for it as far as its answer is known without it; any other use,
-    from whichever thread, imports the real one."""
+    """While active, imports of Dynamo return stand-ins with the answers that are known without it; any other use, from any thread,
+    imports the real one."""
     if _DYNAMO in sys.modules:
         yield
         return
@@ -59,7 +59,7 @@ class _Finder(MetaPathFinder):
         return ModuleSpec(name, _Loaded(part))
 
     def give_way(self) -> None:
-        """Let the next import find the real modules, and give Dynamo the functions that were exempted meanwhile."""
+        """Let the next import find the real modules; functions that were exempted meanwhile ask Dynamo again."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         for name in self._answers:
