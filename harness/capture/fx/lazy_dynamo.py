@@ -22,8 +22,8 @@ _DYNAMO, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 @contextmanager
 def dynamo_put_off() -> Iterator[None]:
-    """While active, imports of Dynamo return stand-ins with the answers that are known without it; any other use, from any thread,
-    imports the real one."""
+    """While active, imports of Dynamo return stand-ins with the answers that are known without it; any other use, from any
+    thread, imports the real one."""
     if _DYNAMO in sys.modules:
         yield
         return
