@@ -406,7 +406,7 @@ def test_equal_commits_pass(stand, tmp_path):
     ("command", "said"),
     [
         (["calibrate", "x"], "a duel measures"),
-        (["measure", "--resume", "--out", "x"], "has no place in a duel"),
+        (["measure", "--resume", "--out", "x"], "does not apply to a duel"),
         (["measure", "--visits", "0"], "--visits"),
         (["measure", "--model", "no_such_model"], "no_such_model"),
     ],

@@ -241,7 +241,7 @@ def test_a_budget_that_nothing_fits_into_is_refused(own_home: None) -> None:
     """The least is named, and nothing is begun."""
     result = CliRunner().invoke(cli, ["characterize", "--budget", "0.01", "--out", "run"])
     assert result.exit_code == 2
-    assert "0.5 minutes is the least" in result.stderr
+    assert "give at least 0.5 minutes" in result.stderr
     assert not Path("run").exists()
 
 
@@ -388,7 +388,7 @@ def test_a_disk_that_is_full_while_measuring_ends_with_a_report(monkeypatch: pyt
     assert result.exit_code == 1, result.output
     assert "split: group" in result.stdout
     assert "finished visits are kept, make room and go on with --resume: `shmoo characterize --out run --resume`" in result.stderr
-    assert "not all was written (No space left on device): make room, then `shmoo calibrate run" in result.stderr
+    assert "not everything was written (No space left on device): make room, then `shmoo calibrate run" in result.stderr
     assert "; open" not in result.stderr
     assert len(Run.open("run").lines) == 1
     assert not list(Path("run").glob("profile*"))

@@ -192,7 +192,7 @@ def test_an_interruption_says_only_what_is_true(tmp_path: Path) -> None:
     (out / "rows.jsonl").touch()
     assert said() == f"interrupted before the first visit was finished; go on with `shmoo measure --out {out} --resume`"
     (out / "rows.jsonl").write_text("{}\n")
-    assert said() == f"interrupted; finished visits kept in {out}, go on with `shmoo measure --out {out} --resume`"
+    assert said() == f"interrupted; finished visits are in {out}, continue with `shmoo measure --out {out} --resume`"
 
 
 def test_a_log_says_at_once_that_it_waits(clock: list[float], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
