@@ -342,7 +342,7 @@ def test_an_interruption_ends_with_a_profile_and_a_report(own_home: None, monkey
     monkeypatch.setattr(Worker, "measure", interrupted)
     result = CliRunner().invoke(cli, ["characterize", "--quick", "--out", "run", "--json"])
     assert result.exit_code == 1, result.output
-    assert "`shmoo characterize --quick --out run --resume` goes on" in result.stderr
+    assert "`shmoo characterize --quick --out run --resume` continues" in result.stderr
     assert len(Run.open("run").lines) == 15
     assert Path("run/profile.json").is_file()
     assert Path("run/report/report.html").is_file()

@@ -190,7 +190,7 @@ def test_an_interruption_says_only_what_is_true(tmp_path: Path) -> None:
     assert said() == "interrupted before anything was measured; start again"
     out.mkdir()
     (out / "rows.jsonl").touch()
-    assert said() == f"interrupted before the first visit was finished; go on with `shmoo measure --out {out} --resume`"
+    assert said() == f"interrupted before the first visit was finished; continue with `shmoo measure --out {out} --resume`"
     (out / "rows.jsonl").write_text("{}\n")
     assert said() == f"interrupted; finished visits are in {out}, continue with `shmoo measure --out {out} --resume`"
 
