@@ -19,9 +19,10 @@ import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.records import Coefficient, Interval
-from shmoo.estimators.machine.catalogue import bring_along, entry, is_count
+from shmoo.estimators.machine.catalogue import entry, is_count
 from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
 from shmoo.estimators.machine.hosts import check_host
+from shmoo.estimators.machine.inheritance import bring_along
 from shmoo.estimators.machine.names import under, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
 from shmoo.estimators.machine.validation import changed_problem, power_problem

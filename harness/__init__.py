@@ -1,4 +1,4 @@
-"""Workloads, capture, timing, energy, campaigns and the command line: what knows torch and the machine."""
+"""Everything that knows torch and the machine: workloads, capture, timing, energy, campaigns and the command line."""
 
 from __future__ import annotations
 

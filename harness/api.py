@@ -22,9 +22,9 @@ from shmoo.estimators.sweep.controller import AxisValue
 from shmoo.estimators.units import shape_of
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
 from shmoo.harness.machine.architectures import load_architecture as load_profile
-from shmoo.harness.models.asked import Mode
+from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Capture
-from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, ask, listed, renamed
+from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, as_tuple, ask, renamed
 from shmoo.harness.sweeps import controllers, plan_sweep
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
@@ -87,15 +87,15 @@ def estimate(
         workload: a model's name as on the command line ("resnet18", "hf:config.json", "package.module:factory"), a module or
             function, or what `capture` and `model_graphs` return.
         arch: one architecture or several; all built-in ones for `None`.
-        residual: with the profiles' fitted corrections.
-        model: name for the rows; the workload's own for "".
-        options: as in `Options`; of `batch`, `dtype` and `runtime` one value or several.
+        residual: whether to apply the profiles' fitted corrections.
+        model: name for the rows; by default the workload's name.
+        options: as in `Options`; `batch`, `dtype` and `runtime` take one value or several.
 
     Returns:
         Numbers in SI units; NAME_low and NAME_high are the ends of the 90 % interval of NAME.
 
     Raises:
-        InputError: an unknown name, or what the estimate refuses.
+        InputError: an unknown name, or a setting that the estimate refuses.
         CaptureError: torch cannot capture the model.
     """
     import pandas as pd
@@ -104,21 +104,26 @@ def estimate(
 
 
 def estimate_records(
-    workloads: Sequence[Model], asked: Question, unnamed: Sequence[str] = (), *, residual: bool = True, model: str = ""
+    workloads: Sequence[Model], question: Question, unnamed: Sequence[str] = (), *, residual: bool = True, model: str = ""
 ) -> list[Record]:
-    """One record for each model x batch x dtype x architecture x runtime, as `shmoo estimate --json`; `unnamed` are the
-    architectures where none is named, for none all built-in ones."""
-    machines = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in asked.targets(unnamed)]
+    """One record per model x batch x dtype x architecture x runtime, as `shmoo estimate --json`. `unnamed` are the architectures
+    used where none is named; if empty, all built-in ones."""
+    machines = [(AnalysisDirector(profile, residual=residual), runtime) for profile, runtime in question.targets(unnamed)]
     records = []
-    for found in (found for workload in workloads for found in asked.captures(workload)):
-        made = estimate_on(machines, found.graphs, compute_dtype=found.compute_dtype, threads=asked.threads, batch=found.batch)
-        records += [estimate_record(one, model or found.name) | _mode_record(asked.mode, found) for one in made]
+    for capture in (captured for workload in workloads for captured in question.captures(workload)):
+        estimates_made = estimate_on(
+            machines, capture.graphs, compute_dtype=capture.compute_dtype, threads=question.threads, batch=capture.batch
+        )
+        records += [
+            estimate_record(estimate_made, model or capture.name) | _mode_record(question.mode, capture)
+            for estimate_made in estimates_made
+        ]
     return records
 
 
-def _mode_record(mode: Mode, found: Capture) -> Record:
-    """What a record of an estimate says about the inputs, the mode and the capture; empty texts for nothing."""
-    values = [value for value in found.graphs[0].values if value.kind == "input"] if found.graphs else []
+def _mode_record(mode: Mode, capture: Capture) -> Record:
+    """The fields of an estimate's record about inputs, mode and capture; texts are empty where there is nothing to say."""
+    values = [value for value in capture.graphs[0].values if value.kind == "input"] if capture.graphs else []
     counts = Counter(f"{'x'.join(map(str, value.spec.shape)) or 'scalar'} {shown_dtype(value.spec.dtype)}" for value in values)
     return {
         "inputs": ", ".join(text if count == 1 else f"{count} times {text}" for text, count in counts.items()),
@@ -126,7 +131,7 @@ def _mode_record(mode: Mode, found: Capture) -> Record:
         "autocast": mode.autocast or "",
         "quantize": mode.quantize or "",
         "channels_last": mode.channels_last,
-        "capture": found.note,
+        "capture": capture.note,
     }
 
 
@@ -142,33 +147,35 @@ def inspect(
     model: str = "",
     **options: Unpack[Options],
 ) -> Inspection:
-    """A model by module and operator: parameters, work, and where its time goes on each architecture.
+    """A model by module and operator: parameters, work, and the distribution of its time on each architecture.
 
     `Inspection.tree(depth, sort)` gives the modules, `Inspection.operators` the operators, `Inspection.kernels[arch]` the graph
     of kernels on an architecture.
 
     Args:
         workload: as for `estimate`.
-        arch: one at least; the first is what `sort="time"` refers to.
-        model: name for people; the workload's own for "".
-        options: as in `Options`, each of one value.
+        arch: one or more; `sort="time"` refers to the first.
+        model: name to show; by default the workload's name.
+        options: as in `Options`, each with one value.
 
     Raises:
         InputError: no or an unknown architecture, or a runtime that one of them lacks.
     """
-    asked = ask(arch, **options)
-    if not asked.arch:
+    question = ask(arch, **options)
+    if not question.arch:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
-    directors = {profile.name: AnalysisDirector(profile) for profile, _ in asked.machines()}
-    found, runtime = asked.capture(workload), next(iter(asked.runtime), None)
-    return inspect_graphs(found.graphs, directors, runtime=runtime, compute_dtype=found.compute_dtype, model=model or found.name)
+    directors = {profile.name: AnalysisDirector(profile) for profile, _ in question.machines()}
+    captured, runtime = question.capture(workload), next(iter(question.runtime), None)
+    return inspect_graphs(
+        captured.graphs, directors, runtime=runtime, compute_dtype=captured.compute_dtype, model=model or captured.name
+    )
 
 
 def save_page(inspection: Inspection, path: str | Path, arch: str | None = None) -> Path:
     """Write the interactive page of an inspection, as `shmoo inspect --html` does; returns its path.
 
     Args:
-        arch: whose bounds colour it; the inspection's first architecture for `None`.
+        arch: architecture whose bounds set the colours; by default the inspection's first.
 
     Raises:
         InputError: the inspection does not cover the architecture.
@@ -190,20 +197,20 @@ def fusion(
     model: str = "",
     **options: Unpack[Options],
 ) -> FusionSummary:
-    """Which operators share a kernel on an architecture, and what that saves in kernels, bytes, time and energy.
+    """The operators that share a kernel on an architecture, and the kernels, bytes, time and energy saved by it.
 
     Args:
         workload: as for `estimate`.
-        model: name for people; the workload's own for "".
-        options: as in `Options`, each of one value.
+        model: name to show; by default the workload's name.
+        options: as in `Options`, each with one value.
 
     Raises:
         InputError: an unknown architecture, or a runtime that it lacks.
     """
-    asked = ask(arch, **options)
-    (profile, runtime), found = asked.machine(), asked.capture(workload)
+    question = ask(arch, **options)
+    (profile, runtime), captured = question.machine(), question.capture(workload)
     director = AnalysisDirector(profile)
-    return summarize_fusion(director, found.graphs, runtime, model or found.name, compute_dtype=found.compute_dtype)
+    return summarize_fusion(director, captured.graphs, runtime, model or captured.name, compute_dtype=captured.compute_dtype)
 
 
 @renamed(archs="arch", fixed="set")
@@ -224,18 +231,18 @@ def sweep(
         axes: axis of the workload -> its values, such as {"batch": (1, 8, 64)}.
         arch: one architecture or several; all built-in ones for `None`.
         profile_axes: coefficient or tiling parameter of the architectures -> its values; every architecture must have it.
-        set: axes of the workload that keep one value.
-        fusion: whether kernels are fused as the runtime does (`True`) or every operator is a kernel of its own.
-        options: as in `Options`; of `batch`, `dtype` and `runtime` one value or several.
+        set: axes of the workload with a fixed value.
+        fusion: whether kernels are fused as the runtime does (`True`) or every operator is a separate kernel.
+        options: as in `Options`; `batch`, `dtype` and `runtime` take one value or several.
 
     Raises:
-        InputError: an unknown name or axis, or what an estimate refuses.
+        InputError: an unknown name or axis, or a setting that the estimate refuses.
     """
     import pandas as pd
 
-    asked = ask(arch, **options)
-    swept = controllers(plan_sweep(asked, axes or {}, set or {}, profile_axes or {}, fusion), [workload], asked)
-    rows = (one.rows(compute_dtype=matrix_dtype(dtype), threads=asked.threads) for one, dtype in swept)
+    question = ask(arch, **options)
+    swept = controllers(plan_sweep(question, axes or {}, set or {}, profile_axes or {}, fusion), [workload], question)
+    rows = (controller.rows(compute_dtype=matrix_dtype(dtype), threads=question.threads) for controller, dtype in swept)
     return pd.DataFrame(itertools.chain.from_iterable(rows))
 
 
@@ -261,36 +268,36 @@ def measure(
     """Time models and operators on this machine, with their energy where it can be read, as `shmoo measure` does.
 
     Args:
-        models: networks by name; the suite "quick" where neither a model nor a suite is named.
+        models: networks by name; without models and suite, the suite "quick" is measured.
         input_shape, seq_len: of the networks by name, as in `Options`.
-        threads: CPU threads of each operator; of several numbers, each case is measured with each.
+        threads: CPU threads of each operator; with several numbers, each case is measured with each.
         budget_s: no visit to a case starts after this time; `None` for no limit.
         out: directory of the run; a new one under ./shmoo-runs for `None`.
-        resume: go on with the run in `out`.
-        progress: told before each visit.
+        resume: continue the run in `out`.
+        progress: called before each visit.
 
     Returns:
-        The run, whose rows may be noisy, suspect or failed; `run.path` is what `calibrate` and `compare` take.
+        The run; its rows may be noisy, suspect or failed. `calibrate` and `compare` take `run.path`.
 
     Raises:
-        InputError: an unknown name, a run that is there already, or another campaign on this machine.
+        InputError: an unknown name, an existing run in `out`, or another campaign on this machine.
     """
     from shmoo.harness.campaign.cases import check_device, measure_cases, on_threads, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
 
     if resume and out is None:
-        raise InputError("resume=True needs out=: which run to go on with")
-    counts = listed(threads)
+        raise InputError("resume=True needs out=, the run to continue")
+    counts = as_tuple(threads)
     machine = probe_machine(max(counts, default=None))
     check_device(device, machine)
     cases = plan_cases(
         suite,
-        listed(models),
+        as_tuple(models),
         machine,
         device,
-        listed(runtime),
-        listed(dtype),
-        listed(batch),
+        as_tuple(runtime),
+        as_tuple(dtype),
+        as_tuple(batch),
         trust,
         progress,
         input_shape=shape_of(input_shape, "input_shape") if isinstance(input_shape, str) else input_shape,
@@ -308,14 +315,14 @@ def measure(
 def compare(
     a: str | Path | Run | Sequence[str | Path | Run], b: str | Path | Run, *, threshold: float = MIN_CHANGE
 ) -> Comparison:
-    """What changed between runs beyond noise; `Comparison.answer("slower")` is the verdict of `shmoo compare`.
+    """Changes between runs beyond noise; `Comparison.answer("slower")` is the verdict of `shmoo compare`.
 
     Args:
-        a, b: runs, or their directories; `a` may be several runs of the same state of things.
-        threshold: ratios nearer to 1 than this are no change, however certain.
+        a, b: runs, or their directories; `a` may be several runs of the same state of code and machine.
+        threshold: ratios nearer to 1 than this never count as a change.
 
     Raises:
-        FormatError, InputError: a directory that holds no run.
+        FormatError, InputError: a directory without a readable run.
     """
-    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*listed(a), b))
+    *bases, new = (run if isinstance(run, Run) else Run.open(run) for run in (*as_tuple(a), b))
     return compare_runs(bases, new, min_change=threshold)

@@ -17,7 +17,7 @@ from shmoo.estimators.present.setups import GraphsOf, Setup
 from shmoo.estimators.sweep import explore as spaces
 from shmoo.harness.defaults import LOCAL
 from shmoo.harness.models.setups import ModelSetups, of_graphs
-from shmoo.harness.question import Architectures, Model, Options, Question, ask, listed
+from shmoo.harness.question import Architectures, Model, Options, Question, as_tuple, ask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,19 +32,19 @@ def advise(
     top: int = 8,
     **options: Unpack[Options],
 ) -> Advice:
-    """Where a model's time and energy go on an architecture, and what each change would bring, best first.
+    """The distribution of a model's time and energy on an architecture, and the gain from each possible change, best first.
 
-    `Advice.what_ifs` holds the changes with their effects, `Advice.sure` those that help by more than their uncertainty.
+    `Advice.what_ifs` lists the changes with their effects, `Advice.sure` those whose gain exceeds its uncertainty.
 
     Args:
-        workload: as for `estimate`. Other batches and orders of images are compared for a model by name only.
-        by: what to rank changes by.
-        top: kernels and modules to list.
-        model: name for people; the workload's own for "".
-        options: as in `Options`, each of one value.
+        workload: as for `estimate`. Other batch sizes and image layouts are compared only for a model given by name.
+        by: quantity that ranks the changes.
+        top: number of kernels and modules to list.
+        model: name to show; by default the workload's name.
+        options: as in `Options`, each with one value.
 
     Raises:
-        InputError: an unknown name, or what an estimate refuses.
+        InputError: an unknown name, or a setting that an estimate refuses.
     """
     profile, base, graphs_of, name = _setups(workload, ask(arch, **options))
     return advise_on(profile, base, graphs_of, model or name, aim=by, top=top)
@@ -53,25 +53,25 @@ def advise(
 def sensitivity(
     workload: Model, arch: Architectures = LOCAL, *, by: Aim = "time", model: str = "", **options: Unpack[Options]
 ) -> Sensitivity:
-    """What the parts of an architecture are worth to a model, as `shmoo advise --machine`; arguments as of `advise`."""
+    """The effect of each part of an architecture on a model, as `shmoo advise --machine`; arguments as for `advise`."""
     profile, base, graphs_of, name = _setups(workload, ask(arch, **options))
     return sensitivity_on(profile, base, graphs_of, model or name, aim=by)
 
 
-def _setups(workload: Model, asked: Question) -> tuple[ArchitectureProfile, Setup, GraphsOf, str]:
-    """The architecture, the model on it as it is asked for, its graphs in other setups, and its name."""
-    profile, runtime = asked.machine()
+def _setups(workload: Model, question: Question) -> tuple[ArchitectureProfile, Setup, GraphsOf, str]:
+    """The architecture, the model's requested setup on it, its graphs in other setups, and its name."""
+    profile, runtime = question.machine()
     if isinstance(workload, str):
-        setups = ModelSetups(asked.request(workload, asked.dtype), asked.batch, asked.open_source)
+        setups = ModelSetups(question.request(workload, question.dtype), question.batch, question.open_source)
         base = setups.base(runtime)
-        asked.tell(workload, setups.found(base))
+        question.tell(workload, setups.captured(base))
         return profile, base, setups.graphs, workload
-    # A setup quantizes the weights itself.
-    plain = replace(asked, mode=msgspec.structs.replace(asked.mode, quantize=None))
-    asked.mode.check(asked.dtype or "float32")
-    found = plain.capture(workload)
-    base = Setup(runtime=runtime, batch=found.batch, dtype=asked.dtype, quantize=asked.mode.quantize)
-    return profile, base, of_graphs(found.graphs, base), found.name
+    # The setup quantizes the weights, so the capture does not.
+    plain = replace(question, mode=msgspec.structs.replace(question.mode, quantize=None))
+    question.mode.check(question.dtype or "float32")
+    captured = plain.capture(workload)
+    base = Setup(runtime=runtime, batch=captured.batch, dtype=question.dtype, quantize=question.mode.quantize)
+    return profile, base, of_graphs(captured.graphs, base), captured.name
 
 
 def explore(
@@ -87,16 +87,16 @@ def explore(
     seed: int = 0,
     **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """The Pareto front of a design space: one row a design, best in the first objective first, as `shmoo explore --csv`.
+    """The Pareto front of a design space: one row per design, sorted by the first objective, as `shmoo explore --csv`.
 
     Args:
-        models: one or several by name; quantities are their geometric mean.
-        over: coefficient of the architecture -> its values; for a search its ends.
-        minimize: "latency", "energy", "power", "edp", "throughput" (of which more is better), or coefficients.
-        within, at_least: quantity or coefficient -> its largest or least value, for every model.
-        weights: of models in the mean; 1 where not named.
-        search: designs to look at by NSGA-II in place of the grid; needs pymoo.
-        options: as in `Options`, each of one value.
+        models: one or several names; quantities are geometric means over the models.
+        over: coefficient of the architecture -> its values; for a search, the ends of its range.
+        minimize: "latency", "energy", "power", "edp", "throughput" (where more is better), or coefficients.
+        within, at_least: quantity or coefficient -> its upper or lower limit, for every model.
+        weights: model -> weight in the mean; 1 by default.
+        search: number of designs that NSGA-II evaluates instead of the grid; needs pymoo.
+        options: as in `Options`, each with one value.
 
     Raises:
         InputError: an unknown name, or a space without axes or of too many points.
@@ -105,13 +105,13 @@ def explore(
 
     limits = [spaces.Limit(name, True, value) for name, value in (within or {}).items()]
     limits += [spaces.Limit(name, False, value) for name, value in (at_least or {}).items()]
-    _, front = front_of(listed(models), ask(arch, **options), over, minimize, limits, weights or {}, search, seed)
+    _, front = front_of(as_tuple(models), ask(arch, **options), over, minimize, limits, weights or {}, search, seed)
     return pd.DataFrame(spaces.front_rows(front))
 
 
 def front_of(
     models: Sequence[str],
-    asked: Question,
+    question: Question,
     over: Mapping[str, Sequence[float]],
     minimize: Sequence[str],
     limits: Sequence[spaces.Limit],
@@ -119,12 +119,12 @@ def front_of(
     search: int | None,
     seed: int,
 ) -> tuple[spaces.Space, spaces.Front]:
-    """The design space about the one architecture asked for, and its front; arguments as of `explore`."""
-    profile, runtime = asked.machine()
+    """The design space around the requested architecture, and its front; arguments as for `explore`."""
+    profile, runtime = question.machine()
     workloads = []
-    for found in map(asked.capture, models):
-        table = tabulated(found.graphs, runtime, profile.family, found.compute_dtype)
-        workloads.append(spaces.Workload(found.name, table, found.batch, weights.get(found.name, 1.0)))
+    for captured in map(question.capture, models):
+        table = tabulated(captured.graphs, runtime, profile.family, captured.compute_dtype)
+        workloads.append(spaces.Workload(captured.name, table, captured.batch, weights.get(captured.name, 1.0)))
     axes = {name: tuple(float(value) for value in values) for name, values in over.items()}
     space = spaces.Space(profile, runtime, workloads, axes, tuple(minimize), tuple(limits))
     return space, spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)

@@ -11,21 +11,21 @@ import shmoo
 from shmoo.estimators.errors import InputError
 
 LOCAL = "cpu_local"
-"""Name of the CPU of this machine: the calibrated profile where there is one, else its description only."""
+"""Name of this machine's CPU: its calibrated profile if there is one, otherwise its description only."""
 LOCAL_GPU = "gpu_local"
-"""Name that the calibrated profile of this machine's GPU gets."""
+"""Name of the calibrated profile of this machine's GPU."""
 ONE_OF_EACH_FAMILY = (LOCAL, "gpu_a100_80g", "tpu_v4", "kpu_t256")
-"""Architectures to set side by side where none is named."""
+"""Architectures to compare where none is named."""
 SHORT_LIST = ("cpu_server_generic", "gpu_l4", "gpu_a100_80g", "gpu_h100", "tpu_v4", "kpu_t256")
-"""Architectures that a table answers for where none is named, beside this machine's CPU once it is calibrated."""
+"""Architectures of a table where none is named, beside this machine's CPU once it is calibrated."""
 ILLUSTRATIONS = "brief_"
-"""Beginning of the names of profiles that are no machines; tables show them where they are named only."""
+"""Prefix of profiles that are illustrations and not machines; tables show them only where they are named."""
 VISITS, MOST_VISITS = 3, 8
-"""Visits to every case, and at most to one that stays uncertain."""
+"""Visits to every case, and most visits to a case that stays uncertain."""
 
 
 def own_folders() -> tuple[Path, ...]:
-    """The folders of Shmoo's own code: of the root package, and of its four rooms."""
+    """The folders of Shmoo's code: the root package and its four rooms."""
     rooms = ("estimators", "runs", "calibrate", "harness")
     return (Path(shmoo.__file__).parent, *(Path(__file__).parents[1] / room for room in rooms))
 
@@ -41,7 +41,7 @@ def user_profiles() -> Path:
 
 
 def capture_folder() -> Path:
-    """The folder of captures that are kept, which may not exist: in `SHMOO_CACHE_DIR` where set, otherwise in the platform's
+    """The folder of cached captures, which may not exist: in `SHMOO_CACHE_DIR` where set, otherwise in the platform's
     cache directory (XDG on Linux)."""
     if folder := os.environ.get("SHMOO_CACHE_DIR"):
         return Path(folder) / "captures"
@@ -51,7 +51,7 @@ def capture_folder() -> Path:
 
 
 def profile_search() -> tuple[Path, ...]:
-    """Folders searched for a profile's name before the built-in ones; the first match wins."""
+    """Folders searched for a profile's name before the built-in profiles; the first match wins."""
     return (Path.cwd(), user_profiles())
 
 
@@ -59,14 +59,14 @@ def run_directory(out: str | Path | None, resume: bool, label: str, what: str = 
     """The directory to measure into: `out`, or a new one named after `label`.
 
     Args:
-        what: is to be resumed there, as the person calls it.
+        what: noun for messages: what would be resumed there.
 
     Raises:
         InputError: there is nothing to resume.
     """
     if out is None:
         if resume:
-            raise InputError(f"--resume needs --out: which {what} to go on with")
+            raise InputError(f"--resume needs --out, the {what} to continue")
         return new_run_directory(label)
     path = Path(out)
     if resume and not path.is_dir():
@@ -80,6 +80,6 @@ def new_run_directory(label: str) -> Path:
 
 
 def free_path(path: Path) -> Path:
-    """The path, or where something stands there the first of NAME-2, NAME-3, ... that is free."""
+    """The path if nothing exists there, otherwise the first of NAME-2, NAME-3, ... that is free."""
     numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
     return next(free for free in chain([path], numbered) if not free.exists())

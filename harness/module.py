@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["operator", "synthetic", "network"]
 STORAGE_DTYPES = {name: name for name in ("float64", "float32", "bfloat16", "float16")} | {"tf32": "float32"}
-"""Element types of workloads, and the type of the tensors (tf32 is a way to multiply float32)."""
+"""Element type of a workload -> type of its tensors (tf32 is a way to multiply float32)."""
 REPEATED = 1 << 20
-"""Numbers that are drawn for a tensor; a larger one repeats them."""
+"""Random numbers drawn for a tensor; a larger tensor repeats them."""
 _LARGEST = 2**63 - 1
 """Largest extent: torch uses 64-bit numbers."""
 _LARGE = 1 << 24
-"""Elements from which a tensor must be a weight: it stays on the meta device, so that no system can refuse the memory."""
+"""Elements from which any tensor counts as a weight and stays on the meta device, so that memory always suffices."""
 SEED = 20250
 """Seed of every build, so that two builds of one case have the same values."""
 
@@ -39,9 +39,9 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
     """One parameter of a workload.
 
     Attributes:
-        default: its value unless set; its type is the axis's type.
-        low, high: inclusive range of a number, where it has one.
-        choices: every allowed value, where they can be listed.
+        default: value unless set; its type is the axis's type.
+        low, high: inclusive range of a number, if limited.
+        choices: all allowed values, if they can be listed.
         meaning: a description, with the unit.
     """
 
@@ -53,7 +53,7 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: tuple[AxisValue, ...] = ()
 
     def check(self, value: AxisValue, where: str) -> AxisValue:
-        """`value` in the axis's type; `InputError` where it has another one, or lies outside the range or the choices."""
+        """`value` in the axis's type; `InputError` for another type, or a value outside the range or the choices."""
         expected = type(self.default)
         if expected is float and type(value) is int:
             value = float(value)
@@ -84,10 +84,10 @@ class Built(msgspec.Struct, frozen=True):
 
     Attributes:
         traced: capture it by running its Python on fake tensors, which suits large models and those whose sizes depend on data.
-        notes: assumptions for the reader of its numbers, such as the limits assumed for sizes that depend on data.
-        others: inputs by name to try in the place of, or beside, those that the model refuses.
-        optional: what the model may be called without where it refuses it, as words for a note and the names of its inputs.
-        fixed: names of inputs whose values are known whatever the data, such as the sizes of images.
+        notes: assumptions for the reader, such as the limits assumed for sizes that depend on data.
+        alternatives: inputs by name to try instead of, or in addition to, inputs that the model refuses.
+        optional: inputs that may be omitted where the model refuses them: (description for a note, names).
+        fixed: names of inputs whose values do not depend on data, such as the sizes of images.
     """
 
     model: Callable[..., Any]
@@ -95,7 +95,7 @@ class Built(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] = {}
     traced: bool = False
     notes: tuple[str, ...] = ()
-    others: tuple[Mapping[str, Any], ...] = ()
+    alternatives: tuple[Mapping[str, Any], ...] = ()
     optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
     fixed: tuple[str, ...] = ()
 
@@ -109,7 +109,7 @@ class Maker(msgspec.Struct, frozen=True):
     and a normalization by equal statistics may be simplified away.
 
     Attributes:
-        own_types: nobody asked for the dtype: a model that comes with element types keeps them.
+        own_types: no dtype was requested, so a model that comes with element types keeps them.
     """
 
     dtype: str
@@ -135,9 +135,9 @@ class Maker(msgspec.Struct, frozen=True):
             return self.torch.randn(*shape, dtype=self.torch_dtype, device=self.device)
         drawn = self.torch.randn(REPEATED, dtype=self.torch_dtype, device=self.device)
         values = self.torch.empty(count, dtype=self.torch_dtype, device=self.device)
-        whole = count // REPEATED * REPEATED
-        values[:whole].view(-1, REPEATED).copy_(drawn)
-        values[whole:].copy_(drawn[: count - whole])
+        whole_blocks = count // REPEATED * REPEATED
+        values[:whole_blocks].view(-1, REPEATED).copy_(drawn)
+        values[whole_blocks:].copy_(drawn[: count - whole_blocks])
         return values.view(shape)
 
     def positive(self, *shape: int) -> Tensor:
@@ -202,7 +202,7 @@ def weights_on_meta() -> Iterator[None]:
     handles = (register_module_parameter_registration_hook(move), register_module_buffer_registration_hook(move))
     try:
         with LargeOnMeta(), warnings.catch_warnings():
-            # Loading a checkpoint into the model has no effect on the meta device, and none is needed.
+            # Loading a checkpoint has no effect on the meta device, and its values are not needed.
             warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
             yield
     finally:
@@ -217,17 +217,18 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model's graphs, in the order they ran.
 
     Attributes:
-        graphs: one, or one for each piece that Dynamo made and for each run of operators between pieces. The first also holds the
+        graphs: one, or one for each of Dynamo's pieces and for each run of operators between pieces. The first also has the
             weights that no call reads.
         break_reasons: why torch.compile splits the model into pieces, and the operators that it leaves to eager execution.
-        method: "record" (operators written down while the model runs without memory), "export" (torch.export's single graph),
+        method: "record" (operators recorded while the model runs on meta tensors), "export" (torch.export's single graph),
             "compile" (torch.compile's pieces), "trace" (the model's Python run on fake tensors) or "joint" (AOTAutograd's graphs
             of a forward and a backward pass).
-        note: how the graphs were obtained, unless by running the model at these sizes: from a capture whose sizes were replaced,
+        note: how the graphs were obtained, if not simply by running the model at these sizes: from a capture with symbolic sizes,
             or why that failed.
-        batch: samples of a call, where the model was captured by name.
-        compute_dtype: type that contractions compute in, where that is not the type their tensors are stored in (tf32).
-        name: of the model for people, where somebody asked for it.
+        batch: samples per call, if the model was captured by name.
+        compute_dtype: type that contractions compute in, if it differs from their tensors' type (tf32).
+        name: name of the model to show, if given.
+        recaptured: whether the capture with symbolic sizes did not apply at these sizes, so the model was captured again.
     """
 
     graphs: tuple[Graph, ...]
@@ -237,6 +238,7 @@ class Capture(msgspec.Struct, frozen=True, omit_defaults=True):
     batch: int = 1
     compute_dtype: str | None = None
     name: str = ""
+    recaptured: bool = False
 
 
 Factory = Callable[..., Built]
@@ -248,9 +250,9 @@ class DNNModule(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: operators and synthetic models calibrate, networks test.
-        quantization: how the model's weights are stored, where its config says so; one scheme after the other.
-        notes: remarks for the reader of every number of the model.
-        without_memory: a capture never builds the model with memory for its weights, which may be more than the machine has.
+        quantization: schemes in which the config stores the model's weights, applied in order.
+        notes: remarks that accompany every number of the model.
+        without_memory: whether a capture must build the model without memory for its weights, which the machine may lack.
     """
 
     name: str
@@ -262,21 +264,21 @@ class DNNModule(msgspec.Struct, frozen=True):
     without_memory: bool = False
 
     def resolve(self, axes: Mapping[str, AxisValue] | None = None) -> dict[str, AxisValue]:
-        """The value of every axis: the given ones checked, defaults for the rest. `InputError` where an axis is unknown (with the
-        nearest) or its value is not allowed."""
-        given = axes or {}
+        """The value of every axis: given values, checked, and defaults for the others. `InputError` where an axis is unknown
+        (with the nearest) or its value is not allowed."""
+        axis_values = axes or {}
         names = [axis.name for axis in self.axes]
-        for name in given:
+        for name in axis_values:
             if name not in names:
                 raise unknown(f"axis of {self.name!r}", name, names)
-        return {axis.name: axis.check(given.get(axis.name, axis.default), repr(self.name)) for axis in self.axes}
+        return {axis.name: axis.check(axis_values.get(axis.name, axis.default), repr(self.name)) for axis in self.axes}
 
     def build(self, axes: Mapping[str, AxisValue] | None = None, dtype: str | None = "float32", device: str = "cpu") -> Built:
         """Build the model and its operands, always the same for the same arguments; the process's random state is unchanged.
 
         Args:
             axes: values of declared axes.
-            dtype: one of `STORAGE_DTYPES`, or an alias; `None` for float32, except in models that come with their own types.
+            dtype: one of `STORAGE_DTYPES`, or an alias; `None` for float32, except for models that come with their own types.
             device: "cpu", "cuda", or "meta" for shapes without memory or values.
 
         Raises:
@@ -294,16 +296,16 @@ class DNNModule(msgspec.Struct, frozen=True):
             try:
                 built = self.factory(Maker(canonical, device, dtype is None), **values)
             except (ValueError, RuntimeError) as error:
-                shown = " with " * bool(values) + " ".join(f"{name}={value}" for name, value in values.items())
-                raise InputError(f"cannot build {self.name!r}{shown}: {error}") from error
+                values_text = " with " * bool(values) + " ".join(f"{name}={value}" for name, value in values.items())
+                raise InputError(f"cannot build {self.name!r}{values_text}: {error}") from error
         _check_call(built, self.name)
         return built
 
 
 def _check_call(built: Built, name: str) -> None:
-    """`InputError` where a model's signature refuses its inputs. Hooks may change these before the call, and inputs in several
-    forms are tried one after the other."""
-    if built.others or built.optional or getattr(built.model, "_forward_pre_hooks", None):
+    """`InputError` where a model's signature refuses its inputs. Not checked for models with hooks, which may change the inputs,
+    and for models with alternative inputs, which are tried in turn."""
+    if built.alternatives or built.optional or getattr(built.model, "_forward_pre_hooks", None):
         return
     try:
         signature = inspect.signature(getattr(built.model, "forward", built.model))
@@ -313,10 +315,10 @@ def _check_call(built: Built, name: str) -> None:
         signature.bind(*built.args, **built.kwargs)
     except TypeError as error:
         positional = len(built.args)
-        given = f"{positional} input{'s' * (positional != 1)}" + "".join(f", {key}" for key in built.kwargs)
-        taken = ", ".join(signature.parameters) or "nothing"
+        given_inputs = f"{positional} input{'s' * (positional != 1)}" + "".join(f", {key}" for key in built.kwargs)
+        taken_inputs = ", ".join(signature.parameters) or "nothing"
         raise InputError(
-            f"{name!r} is called with {given}, but its forward takes {taken}: {error}; let the factory return "
+            f"{name!r} is called with {given_inputs}, but its forward takes {taken_inputs}: {error}; let the factory return "
             "(model, (x, mask), {'name': value}) with every input (--input-shape makes a single one)"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Rows that were measured and tables of operators, their comparison with estimates, and how both are shown.
+"""Measured rows and operator tables, their comparison with estimates, and the plots and pages that show both.
 
-Fitting is calibrate.
+Fitting coefficients to rows belongs in calibrate; measuring belongs in harness.
 """

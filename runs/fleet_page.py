@@ -13,7 +13,7 @@ from shmoo.runs.report import metrics_row
 
 SPLITS = ("test", "validation")
 TITLE = ("cpu", "gpu")
-"""Facts that a group of equal machines has in its title."""
+"""Facts in the title of a group of equal machines."""
 
 
 def render_fleet(report: FleetReport, title: str) -> str:
@@ -21,7 +21,7 @@ def render_fleet(report: FleetReport, title: str) -> str:
     machines = sum(len(family.specimens) for family in report.families)
     missing_names = {specimen.name for specimen in report.missing}
     partial = sum(specimen.name in missing_names for family in report.families for specimen in family.specimens)
-    missing, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
+    missing_count, outliers, drifts = len(report.missing), len(report.outliers), len(report.drifts)
     families = [
         {
             "title": family.title,
@@ -44,15 +44,15 @@ def render_fleet(report: FleetReport, title: str) -> str:
         eyebrow="Machines of one campaign",
         answer=(
             f"{machines - partial} of {counted(report.machines, 'machine')} measured, {partial} in part, "
-            f"{missing - partial} not; "
+            f"{missing_count - partial} not; "
             f"{counted(outliers, 'outlier')}, {drifts} changed since the last campaign."
         ),
         summary=render(
             "fleet_summary.html.j2",
             figures_that_matter=[
                 (str(machines), "measured", f"machines of {counted(len(report.families), 'kind')}"),
-                (str(missing), "missing, unfinished or changed", ""),
-                (str(outliers), "not like its equals", "slower or faster than equal machines"),
+                (str(missing_count), "missing, unfinished or changed", ""),
+                (str(outliers), "outliers", "slower or faster than equal machines"),
                 (str(drifts), "changed since the last campaign", ""),
             ],
             missing=[_missing_row(specimen) for specimen in report.missing],
@@ -74,8 +74,8 @@ def _missing_row(specimen: Specimen) -> dict[str, Cell]:
 
 
 def _facts(family: Family) -> Table:
-    """Machines as rows: what their runs and their firmware say."""
-    known = dict.fromkeys(name for specimen in family.specimens for name, value in specimen.facts.items() if value)
+    """Machines as rows, with facts from their runs and firmware."""
+    fact_names = dict.fromkeys(name for specimen in family.specimens for name, value in specimen.facts.items() if value)
     rows = []
     for specimen, run in zip(family.specimens, family.runs, strict=True):
         machine = run.manifest.machine
@@ -87,7 +87,7 @@ def _facts(family: Family) -> Table:
             "torch": Cell(machine.torch),
             "clock policy": Cell(machine.clock_policy or "not reported"),
         }
-        rows.append(row | {name: Cell(str(specimen.facts.get(name) or "")) for name in known if name not in (*row, *TITLE)})
+        rows.append(row | {name: Cell(str(specimen.facts.get(name) or "")) for name in fact_names if name not in (*row, *TITLE)})
     return rows
 
 
@@ -96,11 +96,11 @@ def _speed_row(speed: Speed) -> dict[str, Cell]:
     tone = "" if speed.z is None else "poor" if speed.outlier else "good"
     return {
         "machine": Cell(speed.name),
-        "time beside its equals": quantity(ratio, "+%", tone=tone, unknown="not comparable"),
+        "time relative to equal machines": quantity(ratio, "+%", tone=tone, unknown="not comparable"),
         "standard error": quantity(speed.standard_error, "%"),
         "z-score": Cell("too few machines" if speed.z is None else f"{speed.z:+.1f}", speed.z, numeric=True),
         "shared cases": quantity(speed.cases, "#"),
-        "energy beside its equals": Cell(
+        "energy relative to equal machines": Cell(
             percent(None if speed.energy_ratio is None else speed.energy_ratio - 1.0, signed=True),
             speed.energy_ratio,
             numeric=True,
@@ -112,7 +112,7 @@ def _outlier_sentence(speed: Speed) -> str:
     assert speed.ratio is not None
     word = "slower" if speed.ratio > 1 else "faster"
     evidence = f"z = {speed.z:+.1f}, {counted(speed.cases, 'case')}"
-    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than its equals ({evidence})"
+    return f"{speed.name} is {percent(abs(speed.ratio - 1))} {word} than equal machines ({evidence})"
 
 
 def _coefficients(specimens: Sequence[Specimen]) -> Table:
@@ -144,21 +144,21 @@ def _errors(specimens: Sequence[Specimen]) -> Table:
 
 def _drift_rows(drift: Drift) -> Table:
     rows = [
-        {"machine": Cell(drift.name), "what": Cell(what), "before": Cell(_text(before)), "now": Cell(_text(now))}
-        for what, before, now in drift.changes
+        {"machine": Cell(drift.name), "what": Cell(field), "before": Cell(_text(before)), "now": Cell(_text(current))}
+        for field, before, current in drift.changes
     ]
     if drift.ratio is not None and drift.shifted:
         interval = f"{drift.ratio.low:.3f} to {drift.ratio.high:.3f}"
-        now = Cell(f"{drift.ratio.value:.3f}", drift.ratio.value, "poor" if drift.ratio.value > 1 else "good", interval)
-        rows.append({"machine": Cell(drift.name), "what": Cell("time of all cases"), "before": Cell("1"), "now": now})
+        ratio_cell = Cell(f"{drift.ratio.value:.3f}", drift.ratio.value, "poor" if drift.ratio.value > 1 else "good", interval)
+        rows.append({"machine": Cell(drift.name), "what": Cell("time of all cases"), "before": Cell("1"), "now": ratio_cell})
     return rows
 
 
 def _energies(energies: Sequence[NetworkEnergy]) -> Table:
-    machines: Mapping[str, None] = dict.fromkeys(name for one in energies for name in one.energy_j)
+    machines: Mapping[str, None] = dict.fromkeys(name for network in energies for name in network.energy_j)
     return [
-        {"network": Cell(one.case.label)} | {name: quantity(one.energy_j.get(name), "J", unknown="") for name in machines}
-        for one in energies
+        {"network": Cell(network.case.label)} | {name: quantity(network.energy_j.get(name), "J", unknown="") for name in machines}
+        for network in energies
     ]
 
 

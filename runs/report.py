@@ -1,4 +1,4 @@
-"""report.html: a run's measurements beside their estimates, the verdict first."""
+"""report.html: a run's measurements with their estimates, the verdict first."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from shmoo.runs.plots.shmoo import plane_figure, shmoo_figure
 REPORT_NAME = "report.html"
 ERRORS_NAME = "errors.csv"
 WORST_CALLS = 12
-"""Calls shown per network in the page, those that cost the estimate most; errors.csv holds them all."""
+"""Calls shown per network on the page, those with the largest error in time; errors.csv has all of them."""
 MOST_DRAWN = 5_000
-"""Cases that plots show one by one; a browser draws no more in a second. Tables and errors.csv have all."""
+"""Most cases that plots show as points, since a browser draws no more in a second. Tables and errors.csv have all cases."""
 FEW_NETWORKS = 3
-"""Fewer networks than this lie on one side of their times by chance."""
+"""Fewest networks for which errors all to one side are more than chance."""
 COMMON_GROUPS = 4
-"""Most frequent groups of operators shown for each network."""
+"""Number of the most frequent operator groups shown for each network."""
 
 
 def write_report(
     report: ErrorReport, estimates: Sequence[Mapping[str, Any]], out_dir: str | Path, fusion: Sequence[FusionSummary] = ()
 ) -> Path:
-    """Write report.html and errors.csv into a folder, which is made; returns the path of the page.
+    """Write report.html and errors.csv into a folder, which is created; returns the path of the page.
 
     Args:
         estimates: JSON objects of `shmoo estimate`, for the tables and plots over architectures; may be empty.
-        fusion: from `network_fusions`, for the picture of what fusion saves; may be empty."""
+        fusion: from `network_fusions`, for the figure of fusion savings; may be empty.
+    """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_errors_csv(report, folder / ERRORS_NAME)
@@ -48,7 +49,7 @@ def write_report(
 
 
 def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = (), fusion: Sequence[FusionSummary] = ()) -> str:
-    """The page as text; arguments as for `write_report`."""
+    """The page as text; takes the arguments of `write_report`."""
     figures = _figures(report, estimates, fusion)
     without_energy = [e.get("energy_j_reason") or f"no reason given for {e['arch']}" for e in estimates if not e.get("energy_j")]
     body = render(
@@ -100,53 +101,56 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
             networks=[_network_row(network, with_energy) for network in report.networks],
             machine=_machine_facts(report),
         ),
-        links=[(anchor, text) for anchor, text, shown in sections if shown],
+        links=[(anchor, text) for anchor, text, visible in sections if visible],
         figures=figures,
-        footer=f"{measured}{ERRORS_NAME} beside this page holds its numbers",
+        footer=f"{measured}{ERRORS_NAME} beside this page has its numbers",
     )
 
 
 def verdict(report: ErrorReport) -> str:
-    """How good the estimates are, in one sentence: networks, coverage of the intervals, cases and noise."""
+    """The accuracy of the estimates in one sentence: networks, coverage of the intervals, cases and noise."""
     card = report.network_card
     networks = f"Networks ±{percent(card.mean)}{one_sided(card)}" if card is not None else "No networks measured"
     held_out = [case for case in report.cases if case.split == "test"] or report.cases
     inside = sum(case.inside for case in held_out) / len(held_out)
     noise = percent(median(case.standard_error for case in report.cases))
     coverage = f"coverage {percent(inside, digits=0)} of the 90 % intervals"
-    told = f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}{_unequal_visits(report)}."
-    return f"{told} {shift_text(report)}" if report.shifted else told
+    sentence = f"{networks}, {coverage}, {counted(len(report.cases), 'case')}, noise floor {noise}{_unequal_visits(report)}."
+    return f"{sentence} {shift_text(report)}" if report.shifted else sentence
 
 
 def shift_text(report: ErrorReport) -> str:
     """What a shifted report means and what to do."""
-    told = f"The median case takes {report.median_ratio:.2f} times its estimate, and most deviate to the same side"
+    sentence = f"The median case takes {report.median_ratio:.2f} times its estimate, and most deviate to the same side"
     fitted, threads = report.profile.fitted_from, report.machine.threads
     if fitted is None:
-        return f"{told}: nothing was fitted to this machine yet. `shmoo calibrate` does it."
+        return f"{sentence}: this profile is not calibrated for the machine yet; run `shmoo calibrate`."
     fitted_threads = fitted.fingerprint.get("threads", threads)
     if fitted_threads != threads:
-        return f"{told}: the profile was fitted on {fitted_threads} threads, and this run used {threads}. Calibrate on these."
+        return (
+            f"{sentence}: the profile was fitted on {fitted_threads} threads, this run used {threads}. Calibrate with this run."
+        )
     return (
-        f"{told}: the machine ran at another speed than when its profile was calibrated, or the profile is another machine's. "
-        "Measure and calibrate again."
+        f"{sentence}: the machine ran at another speed than when its profile was calibrated, or the profile is another "
+        "machine's. Measure and calibrate again."
     )
 
 
 def one_sided(card: ErrorCardEntry) -> str:
-    """In brackets to which side all cases of a group err, such as " (all 9 too fast)"; "" where they do not, or are few."""
+    """The common side of all errors of a group in brackets, such as " (all 9 too fast)"; "" without one, or with few cases."""
     if card.n < FEW_NETWORKS or abs(card.bias) < card.mean * (1 - 1e-9):
         return ""
     return f" (all {card.n} too {'slow' if card.bias > 0 else 'fast'})"
 
 
 def _unequal_visits(report: ErrorReport) -> str:
-    """Where networks were visited far more often than operators, how often each; their noise floor is then an operator's."""
+    """How often operators and networks were visited, where networks had far more visits; the noise floor is then an
+    operator's."""
     networks = [case.visits for case in report.cases if case.case.kind == "network"]
-    others = [case.visits for case in report.cases if case.case.kind != "network"]
-    if not networks or not others or median(networks) < 2 * median(others):
+    operator_visits = [case.visits for case in report.cases if case.case.kind != "network"]
+    if not networks or not operator_visits or median(networks) < 2 * median(operator_visits):
         return ""
-    return f" (operators visited {_times(median(others))}, networks {_times(median(networks))})"
+    return f" (operators visited {_times(median(operator_visits))}, networks {_times(median(networks))})"
 
 
 def _times(count: float) -> str:
@@ -170,12 +174,12 @@ def _figures(report: ErrorReport, estimates: Sequence[Mapping[str, Any]], fusion
 
 
 def _every(report: ErrorReport) -> int:
-    """Plots with a point for each case show every so many cases."""
+    """Step between the cases that plots show as points."""
     return -(-len(report.cases) // MOST_DRAWN) or 1
 
 
 def _capacities(report: ErrorReport) -> dict[str, float]:
-    """Level -> bytes: as the machine reported its caches, else as the profile has them."""
+    """Memory level -> bytes, from the machine's report of its caches, otherwise from the profile."""
     if report.machine.cache_bytes and report.profile.family == "cpu":
         return {level.upper(): float(nbytes) for level, nbytes in report.machine.cache_bytes.items()}
     capacities = {level: report.profile.get(f"capacity.{level}") for level in report.profile.levels[:-1]}
@@ -199,7 +203,7 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
     cards.append((floor, "noise floor", "median standard error of the measurements"))
     noisy = sum(case.status == "noisy" for case in report.cases)
     thinned = f"; plots show one in {_every(report)}" if _every(report) > 1 else ""
-    cards.append((str(len(report.cases)), "cases", f"{noisy} of them noisy, {len(report.excluded)} set aside{thinned}"))
+    cards.append((str(len(report.cases)), "cases", f"{noisy} of them noisy, {len(report.excluded)} left out{thinned}"))
     return cards
 
 
@@ -238,9 +242,9 @@ def _interval(value: Mapping[str, float] | None, unit: str) -> Cell:
     return quantity(value["value"], unit, span(value["low"], value["high"], unit))
 
 
-def _energy_cells(case: CaseError, shown: bool) -> dict[str, Cell]:
-    """Measured and estimated energy of a call; nothing in a report whose networks have no measured one."""
-    if not shown:
+def _energy_cells(case: CaseError, with_energy: bool) -> dict[str, Cell]:
+    """Measured and estimated energy of a call; no cells in a report without measured energy of networks."""
+    if not with_energy:
         return {}
     estimate = case.energy_estimate_j
     return {
@@ -251,24 +255,24 @@ def _energy_cells(case: CaseError, shown: bool) -> dict[str, Cell]:
 
 
 def _network_row(network: NetworkError, with_energy: bool) -> dict[str, Cell]:
-    whole, estimate, weighted = network.whole, network.whole.estimate_s, network.weighted_error
-    ends = f"{span(estimate.low, estimate.high, 's')} {'✓' if whole.inside else '✗'}"
+    case, estimate, weighted = network.whole, network.whole.estimate_s, network.weighted_error
+    ends = f"{span(estimate.low, estimate.high, 's')} {'✓' if case.inside else '✗'}"
     return {
         "network": Cell(network.name),
-        "measured": quantity(whole.measured_s, "s"),
+        "measured": quantity(case.measured_s, "s"),
         "estimated": quantity(estimate.value, "s"),
-        "error": _error(whole.error),
-        "90 % interval": Cell(ends, estimate.low, "" if whole.inside else "fair", numeric=True),
-        "standard error": quantity(whole.standard_error, "%"),
+        "error": _error(case.error),
+        "90 % interval": Cell(ends, estimate.low, "" if case.inside else "fair", numeric=True),
+        "standard error": quantity(case.standard_error, "%"),
         "operators' error": Cell("not timed", numeric=True) if weighted is None else _error(weighted, signed=False),
-        **_energy_cells(whole, with_energy),
-        "operators / whole": _ratio(network.children_s, whole.measured_s),
-        "alone / whole": _ratio(network.operators_s, whole.measured_s),
+        **_energy_cells(case, with_energy),
+        "operators / whole": _ratio(network.children_s, case.measured_s),
+        "alone / whole": _ratio(network.operators_s, case.measured_s),
     }
 
 
 def metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]:
-    """One entry of an error card."""
+    """Table row of one entry of an error card."""
     return {
         "group": Cell(group),
         "split": Cell(split),
@@ -285,7 +289,7 @@ def metrics_row(split: str, group: str, card: ErrorCardEntry) -> dict[str, Cell]
 
 
 def _calls_table(network: NetworkError) -> Table:
-    """The calls whose estimates differ most from their measurements, in seconds."""
+    """The calls with the largest errors in seconds."""
     worst = sorted(network.calls, key=lambda call: -abs(call.estimated_s - call.measured_s))[:WORST_CALLS]
     return [
         {

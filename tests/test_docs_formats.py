@@ -11,7 +11,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, l
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.estimate_records import estimate_record
 from shmoo.harness.cli.verbs.show import row_record
-from shmoo.harness.models.asked import Mode
+from shmoo.harness.models.request import Mode
 from shmoo.runs.store.records import (
     RUN_FORMAT,
     CaseSpec,

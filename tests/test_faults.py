@@ -77,7 +77,7 @@ def test_a_counter_that_reads_no_number_is_a_reason(value):
     for before, after in ((value, 5e6), (5e6, value)):
         found = counter_step(before, after, span=1e12, joules_per_unit=1e-6, elapsed_s=1.0)
         assert found.energy_j is None
-        assert "no numbers" in found.reason
+        assert "not numbers" in found.reason
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1"])

@@ -52,7 +52,7 @@ def test_a_command_that_no_file_can_hold(tmp_path: Path) -> None:
     command = ["--", "measure", "--model", os.fsdecode(b"\xff")]
     result = survives("fleet", "run", str(tmp_path / "hosts.toml"), "--out", str(tmp_path / "campaign"), *command)
     assert result.exit_code == 2
-    assert "no text in UTF-8" in result.stderr
+    assert "not valid UTF-8" in result.stderr
 
 
 RECORDS = ("run.json", "rows.jsonl", "graphs/any.json")
@@ -91,7 +91,7 @@ def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for call in (["compare", *runs, "--markdown"], ["history", *runs, "--out"]):
         assert survives(*call, str(pipe)).exit_code == 2
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         replace_file(pipe, b"")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
@@ -260,7 +260,7 @@ def test_a_duel_that_could_not_be_judged(tmp_path: Path, option: str, value: str
 
 def test_a_commit_that_git_does_not_know(tmp_path: Path) -> None:
     """The message names it, without the words of Python."""
-    with pytest.raises(InputError, match=r"'no-such-commit' is no directory, .* \((it knows no such commit|fatal: .*)\)"):
+    with pytest.raises(InputError, match=r"'no-such-commit' is not a directory, .* \((there is no such commit|fatal: .*)\)"):
         side_of("no-such-commit").__enter__()
 
 

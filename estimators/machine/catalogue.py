@@ -3,14 +3,14 @@ names are made). Values are looked up in a profile first and then in `DEFAULTS`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient
 from shmoo.estimators.machine.entries import Entry, Guess, Space
-from shmoo.estimators.machine.names import general, under
+from shmoo.estimators.machine.names import general
 
 _GUESS = "engineering range for a machine that was not measured"
 _LARGE = f"share of peak on large shapes: {_GUESS}"
@@ -392,30 +392,3 @@ DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "a
 rates of a machine. The ranges are wide on purpose and reach every estimate's interval."""
 TYPICAL: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "typical") for family in RUNTIMES}
 """Architecture family -> coefficient -> where a calibration starts from on a machine whose description does not say."""
-
-
-def followers(name: str, family: str, names: Collection[str]) -> list[tuple[str, float]]:
-    """Which of a machine's coefficients grow with a part of its structure, and with which exponent."""
-    brought = entry(name).brings.get(family, ())
-    return [(other, exponent) for stem, exponent in brought for other in under(stem, names) if other != name]
-
-
-def bring_along(
-    coefficients: dict[str, Coefficient],
-    name: str,
-    before: Any,
-    after: Any,
-    family: str,
-    listed: Mapping[str, Coefficient],
-    given: Collection[str],
-) -> None:
-    """Scale what grows with a part of a machine's structure, in place.
-
-    Args:
-        before, after: how much of the part there was and is, which may be an array of design points.
-        listed: all coefficients of the machine; those that `coefficients` lacks are scaled from here.
-        given: names that keep the values they have.
-    """
-    for follower, exponent in followers(name, family, listed):
-        if follower not in given:
-            coefficients[follower] = coefficients.get(follower, listed[follower]).scaled((after / before) ** exponent)

@@ -3,12 +3,11 @@ source."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import msgspec
 
@@ -17,8 +16,9 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
 from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
-from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, bring_along, entry
+from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
 from shmoo.estimators.machine.hosts import HOSTS
+from shmoo.estimators.machine.inheritance import brought, inherited, left_by_codes
 from shmoo.estimators.machine.names import continues, under
 from shmoo.estimators.machine.validation import first_problem, first_wrong_key, valid_name
 
@@ -248,10 +248,6 @@ def _head(data: bytes | str) -> _Head | None:
         return None
 
 
-CARRIED = 1.28
-"""Factor to either side of a fitted coefficient on another board: 90 % of a log-normal spread of 0.15."""
-
-
 def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
     """A file that describes a machine by what differs from another (`base`), completed: a coefficient given as null is left out.
     Other files as they are."""
@@ -265,9 +261,9 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
     if not builtin:
         _check_names(described, load_profile(base))
     fields, own = _carried_fields(base), described.pop("coefficients", {})
-    coefficients = fields["coefficients"] | _brought(fields, own) | own
+    coefficients = fields["coefficients"] | brought(fields, own) | own
     # Shares of the bandwidth are of what codes beside the data leave of it.
-    left = _left_by_codes(coefficients) / _left_by_codes(fields["coefficients"])
+    left = left_by_codes(coefficients) / left_by_codes(fields["coefficients"])
     for name in under("efficiency.bandwidth", fields["coefficients"]):
         carried = fields["coefficients"][name]
         if coefficients[name] is carried and carried["source"] == "transferred":
@@ -275,28 +271,6 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
             coefficients[name] = carried | numbers
     del described["base"]
     return msgspec.json.encode(fields | described | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
-
-
-def _brought(fields: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What another count of parts brings along of what a file does not give. A count that is no positive number brings nothing;
-    validation of the whole profile reports it."""
-    carried = msgspec.convert(fields["coefficients"], dict[str, Coefficient])
-    scaled: dict[str, Coefficient] = {}
-    for name in (name for name in own if name in carried and entry(name).role == "count"):
-        count = own[name].get("value") if isinstance(own[name], dict) else None
-        if isinstance(count, int | float) and 0 < count < math.inf:
-            bring_along(scaled, name, carried[name].value, count, fields["family"], carried, own)
-    return cast("dict[str, Any]", msgspec.to_builtins(scaled))
-
-
-def _left_by_codes(coefficients: Mapping[str, Any]) -> float:
-    """The share of a memory's bandwidth that error-correcting codes leave to data. It is 1 where the file gives no positive
-    number; validation of the whole profile reports that."""
-    try:
-        share = msgspec.convert(coefficients.get("ecc.share"), Coefficient).value
-    except msgspec.ValidationError:
-        return 1.0
-    return share if share > 0 else 1.0
 
 
 def _check_names(described: dict[str, Any], base: ArchitectureProfile) -> None:
@@ -312,7 +286,7 @@ def _carried_fields(name: str) -> dict[str, Any]:
     """What a machine takes over from a built-in one: what was fitted to that one is transferred, wider; the area is a chip's
     own."""
     base = load_profile(name)
-    carried = {n: _carried(n, c, base.name) for n, c in base.coefficients.items() if not continues(n, "area")}
+    carried = {n: inherited(n, c, base.name) for n, c in base.coefficients.items() if not continues(n, "area")}
     whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
     fields: dict[str, Any] = msgspec.to_builtins(whole)
     return fields
@@ -321,15 +295,6 @@ def _carried_fields(name: str) -> dict[str, Any]:
 def _builtin_coefficients() -> set[str]:
     """Names of the coefficients of all built-in profiles, which any other may have, too."""
     return {name for path in BUILTIN_DIR.glob("*.json") for name in msgspec.json.decode(path.read_bytes())["coefficients"]}
-
-
-def _carried(name: str, c: Coefficient, base: str) -> Coefficient:
-    if not c.from_fit:
-        return c
-    if entry(name).role == "spread":
-        # The model errs more on a machine to which it was not fitted.
-        return Coefficient(c.value * 1.5, c.unit, "transferred", f"1.5 times that of {base}")
-    return Coefficient(c.value, c.unit, "transferred", f"as fitted to {base}", low=c.value / CARRIED, high=c.value * CARRIED)
 
 
 def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:

@@ -97,8 +97,9 @@ def _left_by_operands(table: KernelTable, c: Coefficients) -> Floats | float:
     share = c.find("energy.operands")
     if share is None:
         return 1.0
-    products = (table.matrix_flops > 0) & (table.to_kernels(table.of_segments(1.0 * (table.matrix_flops > 0))) == 1.0)
-    return np.where(products, share, 1.0)
+    product = table.matrix_flops > 0
+    alone = table.to_kernels(table.of_segments(product.astype(np.float64))) == 1.0
+    return np.where(product & alone, share, 1.0)
 
 
 def flops_energy(table: KernelTable, c: Coefficients, issued: Floats | None = None) -> Floats:

@@ -14,7 +14,8 @@ import numpy as np
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Interval
-from shmoo.estimators.machine.catalogue import followers, is_count
+from shmoo.estimators.machine.catalogue import is_count
+from shmoo.estimators.machine.inheritance import followers
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on

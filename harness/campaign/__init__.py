@@ -1,1 +1,4 @@
-"""Many cases: their order, worker processes, and going on after an interruption. Timing one case is measuring."""
+"""Campaigns over many cases: which cases, in what order, in which worker processes, resumed after interruptions; duels.
+
+Measuring one case belongs in measuring; many machines in fleet.
+"""

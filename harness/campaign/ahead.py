@@ -1,6 +1,6 @@
-"""Compiling ahead of first visits: several processes compile at once while nothing is measured. The worker keeps what it builds,
-helpers leave their code in the compiler's cache, where the worker finds it. A process that dies loses the case that it had: its
-first visit compiles it then."""
+"""Compiling ahead of first visits: several processes compile at once while nothing is measured. The worker keeps the cases that
+it builds; helpers leave their code in the compiler's cache for the worker. If a process dies, its case is compiled on its first
+visit."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from shmoo.harness.campaign.worker import Worker
 from shmoo.runs.store.records import CaseSpec, Measurement
 
 HELPER_BYTES = 3 << 30
-"""Memory for a process that has imported torch, builds one network at a time, and runs C++ compilers of up to a GiB."""
+"""Memory of a process that has imported torch, builds one network at a time, and runs C++ compilers of up to a GiB."""
 MOST_PROCESSES = 4
-"""Processes that compile at once, the worker included: each needs some ten seconds to import the compiler."""
+"""Most processes that compile at once, including the worker; each needs about ten seconds to import the compiler."""
 BEAT_S = 0.5
-"""Time between two looks at how far the processes are."""
+"""Time between two checks of the processes' progress."""
 LAST_S = 60.0
-"""How long a compilation is waited for once no further one begins; one that hangs would take the whole time of a case."""
+"""Longest wait for a compilation once no further one starts; a hanging one would take the whole time limit of a case."""
 ORDER = ("operator", "network", "synthetic")
-"""Kinds of cases in the queue. Networks, which take longest and calibrate nothing, come last from either end."""
+"""Order of the kinds of cases in the queue. Networks take longest and are not used for calibration, so they are last from both
+ends."""
 
 
 def helpers_for(cores: int, available_bytes: float) -> int:
-    """How many processes can compile beside the worker on so many cores and with so much memory available."""
+    """Number of processes that can compile beside the worker with these cores and this available memory."""
     return max(0, min(cores, MOST_PROCESSES, 1 + int(available_bytes / HELPER_BYTES)) - 1)
 
 
 def compile_ahead(
     worker: Worker, helpers: Sequence[Worker], cases: Sequence[CaseSpec], enough: Callable[[int], bool]
 ) -> list[Measurement]:
-    """Prepare cases in all processes at once; helpers are closed at the end. `enough` is asked again and again, with the number
-    of cases done, whether no further case is to be begun. Returns a row for each case that was prepared, without samples."""
+    """Prepare cases in all processes at once; helpers are closed at the end. `enough` is called repeatedly with the number of
+    finished cases; once true, no further case starts. Returns a row without samples for each prepared case."""
     queue = deque(sorted(cases, key=lambda case: ORDER.index(case.kind)))
     rows: list[Measurement] = []
     ended = threading.Event()
@@ -48,7 +49,7 @@ def compile_ahead(
             if row.status != "failed":
                 rows.append(row)
             elif row.reasons[0].code == "worker":
-                return  # it died or hangs, and would again for lack of memory
+                return  # it died or hangs, and would do so again for lack of memory
 
     processes = [(worker, queue.pop), *((helper, queue.popleft) for helper in helpers)]
     threads = [threading.Thread(target=work, args=taking, daemon=True) for taking in processes]

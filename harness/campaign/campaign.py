@@ -1,6 +1,6 @@
-"""A campaign: every case of a plan is visited several times, for a moment each, in random order over the whole time, so that its
-standard error comes from the spread between visits (docs/measuring.md). Each visit is on disk before the next begins; Ctrl-C,
-SIGTERM, a full disk or a crash lose at most the visit in flight."""
+"""A campaign: every case of a plan gets several short visits in random order over the whole time, so its standard error comes
+from the spread between visits (docs/measuring.md). Each visit is on disk before the next begins; Ctrl-C, SIGTERM, a full disk or
+a crash lose at most the visit in flight."""
 
 from __future__ import annotations
 
@@ -30,29 +30,28 @@ from shmoo.runs.store.store import Run, RunWriter, SkippedCase
 LOCK = "shmoo-measuring.lock"
 STAGE, COMPILING, WAITING = "measuring", "compiling", "machine in use"
 """Stages that a campaign reports: the second while it compiles ahead of first visits, the third while another campaign measures
-here."""
+on this machine."""
 CASES_A_HELPER = 4
-"""Cases to compile for which it pays to start a further process."""
+"""Cases to compile that justify another process."""
 Compilers = Callable[[int], list[Worker]]
-"""The processes that compile so many cases ahead: the worker, and helpers beside it; none where there is no room for a helper."""
+"""Number of cases -> processes that compile them ahead: the worker and its helpers; none if there is no room for a helper."""
 
 
 class CampaignSettings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a campaign runs.
+    """Settings of a campaign.
 
     Attributes:
         measure: how each visit is measured.
-        visits: how often every case is visited at least.
-        most_visits: how often a case whose standard error stays large is visited at most; networks more often.
-        precision: relative standard error at which a case needs no further visit.
+        visits: fewest visits to every case.
+        most_visits: most visits to a case whose standard error stays large; networks may have more.
+        precision: relative standard error below which a case needs no further visit.
         case_timeout_s: longest time for one visit in a worker, compilation included.
-        budget_s: no visit starts after this time, of which waiting for another campaign is a part; cases not visited by then
-            are listed in skipped.json with the reason. `None` for no limit.
-        details_share: part of the budget that visits with energy windows, memory and child times may take; cases beyond it go
-            without.
-        seed: of the order of the visits.
-        shuffle: first visits in random order; otherwise in the order given.
-        lock: file that keeps two campaigns on one machine apart, by default one in the system's temporary directory.
+        budget_s: time after which no visit starts, including the wait for another campaign; unvisited cases are listed in
+            skipped.json with the reason. `None` for no limit.
+        details_share: share of the budget for visits with energy windows, memory and child times; later cases have none.
+        seed: seed of the order of visits.
+        shuffle: first visits in random order; otherwise in the given order.
+        lock: file that excludes a second campaign on the machine, by default in the system's temporary directory.
         lock_wait_s: how long to wait for another campaign to end, within the budget.
     """
 
@@ -84,20 +83,20 @@ def run_campaign(
     clock: Callable[[], float] = time.monotonic,
     reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Path:
-    """Measure `cases` into the run at `out`; those that the budget leaves out are in `Run.skipped`.
+    """Measure `cases` into the run at `out`; cases that the budget does not reach are in `Run.skipped`.
 
     Args:
-        cases: one given twice counts once.
-        machine: where we are; a resumed run must have been measured on the same.
-        resume: go on with the run at `out`: visits that it has count.
-        progress: told before each visit and at the end.
-        measurer: visits the cases in place of a worker process; the caller closes it.
+        cases: cases to visit; duplicates count once.
+        machine: this machine; a resumed run must come from the same one.
+        resume: continue the run at `out`, including its visits.
+        progress: called before each visit and at the end.
+        measurer: visits the cases instead of a worker process; the caller closes it.
         facts: further settings and findings about the machine for the manifest of a new run, such as `allocation.buffer_costs`.
-        versions: of the software that measures, where it is not this process's.
-        reserved_s: asked before each visit for the part of the budget that turned out to be needed for something else.
+        versions: versions of the measuring software, if it is not this process's.
+        reserved_s: called before each visit; returns the part of the budget that is needed for other work.
 
     Raises:
-        InputError: a run is there and `resume` is false, the run is of another machine, or another campaign is measuring.
+        InputError: a run exists and `resume` is false, it is from another machine, or another campaign is measuring.
         StorageError: the disk is full or failing; finished visits are kept, as with Ctrl-C or SIGTERM (`KeyboardInterrupt`).
     """
     settings, report = settings or CampaignSettings(), progress or silent
@@ -122,7 +121,7 @@ def run_campaign(
 
 
 class _TimeSpent:
-    """The time of a campaign, from now on, and what is left of its budget."""
+    """The time spent by a campaign from now on, and the rest of its budget."""
 
     def __init__(self, budget_s: float | None, reserved_s: Callable[[], float], clock: Callable[[], float]) -> None:
         self._budget_s, self._reserved_s, self._clock = budget_s, reserved_s, clock
@@ -133,14 +132,14 @@ class _TimeSpent:
         return self._clock() - self._begin
 
     def left_s(self) -> float | None:
-        """Seconds left for visits; `None` where they are not limited."""
+        """Seconds left for visits; `None` without a limit."""
         return None if self._budget_s is None else self._budget_s - self._reserved_s() - self()
 
 
 def manifest_of(
     settings: CampaignSettings, suite: str, machine: Machine, facts: Mapping[str, AxisValue | None], versions: Mapping[str, str]
 ) -> RunManifest:
-    """run.json of a campaign that starts now; arguments as for `run_campaign`."""
+    """The manifest (run.json) of a campaign that starts now; arguments as for `run_campaign`."""
     return RunManifest(
         machine=machine,
         suite=suite,
@@ -166,15 +165,15 @@ def _visit_all(
             processes, compilers = compilers(len(waiting)), None
             if processes:
                 compiled = _compiled_ahead(processes, waiting, schedule, time_spent, report)
-                schedule.put_back(case)  # where compiling took all of its time, a case that is not compiled has to wait
+                schedule.put_back(case)  # if compiling used up its time, an uncompiled case has to wait
                 continue
         left_s = time_spent.left_s()
         if left_s is not None and left_s <= 0:
             break
         begin_s = time_spent()
         report(_standing(schedule, case.label, begin_s, left_s))
-        # Details take long; on the second visit they let the first visits of all cases come first. A case whose first visit was
-        # lost has its graph from them alone.
+        # Details take long, so they wait for the second visit, after the first visits of all cases. If the first visit was lost,
+        # only they capture the graph.
         affordable = settings.budget_s is None or details_s < settings.details_share * settings.budget_s
         visits, number = schedule.visits_of(case), schedule.number_of(case)
         details = visits == min(1, settings.visits - 1) if affordable else visits <= 1 and number > visits
@@ -187,7 +186,7 @@ def _visit_all(
         taken_s = time_spent() - begin_s
         details_s += taken_s if details else 0.0
         schedule.add(row, taken_s)
-    reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; go on with --resume"
+    reason = f"time budget of {settings.budget_s or 0.0:.0f} s used up; continue with --resume"
     with storing(writer):
         writer.record_skipped(SkippedCase(case, reason) for case in schedule.unvisited())
     schedule.judge()
@@ -197,12 +196,12 @@ def _visit_all(
 def _compiled_ahead(
     processes: Sequence[Worker], cases: Sequence[CaseSpec], schedule: Schedule, time_spent: _TimeSpent, report: Progress
 ) -> dict[str, Timing]:
-    """Compile ahead for as long as first visits may take; how long each compilation took."""
+    """Compile ahead within the time for first visits; returns the timing of each compilation."""
     begin_s, limit_s = time_spent(), schedule.compiling_left_s()
 
-    def enough(done: int) -> bool:
+    def enough(done_count: int) -> bool:
         spent_s = time_spent() - begin_s
-        report(Standing(COMPILING, done, len(cases), spent_s=spent_s))
+        report(Standing(COMPILING, done_count, len(cases), spent_s=spent_s))
         return spent_s >= limit_s
 
     rows = compile_ahead(processes[0], processes[1:], cases, enough)
@@ -210,7 +209,7 @@ def _compiled_ahead(
     return {row.case.identity: row.timing for row in rows if row.timing is not None}
 
 
-def _standing(schedule: Schedule, now: str, spent_s: float, left_s: float | None) -> Standing:
+def _standing(schedule: Schedule, current_action: str, spent_s: float, left_s: float | None) -> Standing:
     known_s = schedule.left_s()
     if known_s is not None:
         left_s = known_s if left_s is None else min(known_s, left_s)
@@ -221,7 +220,7 @@ def _standing(schedule: Schedule, now: str, spent_s: float, left_s: float | None
         total=len(schedule.cases),
         visits=schedule.visits_in_all,
         **counts,
-        now=now,
+        now=current_action,
         left_s=None if left_s is None else max(left_s, 0.0),
         spent_s=spent_s,
     )
@@ -229,7 +228,7 @@ def _standing(schedule: Schedule, now: str, spent_s: float, left_s: float | None
 
 @contextmanager
 def storing(writer: RunWriter) -> Iterator[None]:
-    """`StorageError` with the remedy where the system refuses what is written into a run."""
+    """While active, a failed write into a run becomes a `StorageError` with the remedy."""
     try:
         yield
     except OSError as error:
@@ -241,7 +240,7 @@ def storing(writer: RunWriter) -> Iterator[None]:
 
 @contextmanager
 def _worker(settings: CampaignSettings, machine: Machine) -> Iterator[tuple[Worker, Compilers]]:
-    """The process that visits the cases, and what starts those that compile ahead."""
+    """The process that visits the cases, and the function that starts helpers for compiling ahead."""
     measure = settings.measure
     if measure.threads is None:
         # Rows and fingerprint must mean the same number of threads.
@@ -259,8 +258,8 @@ def _worker(settings: CampaignSettings, machine: Machine) -> Iterator[tuple[Work
 
 @contextmanager
 def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -> Iterator[None]:
-    """Hold the machine's lock: two campaigns at once would measure each other. `waiting` is told, where another campaign holds
-    it, for how long and for whom we wait; `InputError` where it is still held after that time, or cannot be taken."""
+    """Hold the machine's lock, since two campaigns at once would disturb each other. If another campaign holds it, `waiting` is
+    called with a message; `InputError` where it is still held after the waiting time, or cannot be taken."""
     path = Path(settings.lock) if settings.lock else Path(tempfile.gettempdir()) / LOCK
     # Every user of the machine must be able to take it.
     lock = filelock.FileLock(path, mode=0o666)
@@ -270,8 +269,8 @@ def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -
             lock.acquire(timeout=0)
         except filelock.Timeout:
             holder = _holder(path)
-            who = "another campaign" + (f" (process {holder})" if holder else "")
-            waiting(f"waiting up to {wait_s:.0f} s for {who}, which holds {path}")
+            holder_text = "another campaign" + (f" (process {holder})" if holder else "")
+            waiting(f"waiting up to {wait_s:.0f} s for {holder_text}, which holds {path}")
             lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise InputError(
@@ -287,19 +286,19 @@ def machine_lock(settings: CampaignSettings, waiting: Callable[[str], object]) -
 
 
 def _holder(path: Path) -> int | None:
-    """The process that holds a lock, where the system tells: Linux does, of processes of the same container."""
+    """The process that holds a lock, on Linux and for processes in the same container; otherwise `None`."""
     try:
-        status, held = path.stat(), Path("/proc/locks").read_text()
+        status, locks = path.stat(), Path("/proc/locks").read_text()
     except OSError:
         return None
-    where = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    holders = [int(fields[-4]) for line in held.splitlines() if (fields := line.split())[-3] == where and "->" not in fields]
+    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    holders = [int(fields[-4]) for line in locks.splitlines() if (fields := line.split())[-3] == inode and "->" not in fields]
     return next((process for process in holders if process > 0), None)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a campaign as Ctrl-C does. Signals can be handled in the main thread only."""
+    """While active, SIGTERM ends a campaign as Ctrl-C does. Signals can only be handled in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -311,7 +310,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _flat(settings: dict, prefix: str = "") -> dict[str, AxisValue | None]:
-    """{"measure": {"threads": 2}} as {"measure.threads": 2}: what differs from the defaults, for the manifest."""
+    """{"measure": {"threads": 2}} as {"measure.threads": 2}: the settings that differ from the defaults, for the manifest."""
     flat: dict[str, AxisValue | None] = {}
     for name, value in settings.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

@@ -1,4 +1,4 @@
-"""What to measure: the cases of suites and of networks by name, and a campaign over them with the defaults of `shmoo measure`."""
+"""The cases to measure, from suites and networks by name, and a campaign over them with the defaults of `shmoo measure`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OVERHEAD_S = 0.35
 COMPILING_S = 10.0
 """Time to build, capture and store one case, and to compile one synthetic model."""
 LEAST_SAMPLES = 10
-"""Calls of even the slowest case, including its warm-up."""
+"""Fewest calls of a case, including its warm-up."""
 
 
 def check_device(device: str, machine: Machine) -> None:
-    """`InputError` for a device that is unknown, not there, or of no use to this torch, and for more threads than cores, which
-    would take turns on them."""
+    """`InputError` for a device that is unknown, missing or unsupported by this torch, and for more threads than cores, which
+    would have to share them."""
     if (machine.threads or 1) > machine.cores_logical:
         raise InputError(
             f"{machine.threads} threads cannot run at once on this machine; allowed are 1 to {machine.cores_logical}, "
@@ -40,7 +40,7 @@ def check_device(device: str, machine: Machine) -> None:
     if device not in ("cpu", "cuda"):
         raise unknown("device", device, ("cpu", "cuda"))
     if device == "cuda" and machine.gpu_model is None:
-        raise InputError("--device cuda: no GPU is visible here; `shmoo doctor` says why")
+        raise InputError("--device cuda: no GPU is visible here; `shmoo doctor` gives the reason")
     if device == "cuda" and usable_device(machine) != "cuda":
         raise InputError(
             f"--device cuda: torch {machine.torch} finds no CUDA device, though this machine has one ({machine.gpu_model}); "
@@ -49,7 +49,7 @@ def check_device(device: str, machine: Machine) -> None:
 
 
 def usable_device(machine: Machine) -> str:
-    """The device to measure where none is named: "cuda" where torch can use a GPU of this machine, else "cpu"."""
+    """The default device to measure: "cuda" if torch can use a GPU of this machine, otherwise "cpu"."""
     if machine.gpu_model is None:
         return "cpu"
     import torch
@@ -71,9 +71,9 @@ def plan_cases(
     input_shape: Sequence[int] | None = None,
     seq_len: int | None = None,
 ) -> tuple[CaseSpec, ...]:
-    """Cases of a suite, of named networks, or of both; `progress` is told while a suite is planned. `InputError`
+    """Cases of a suite, of named networks, or of both; `progress` is called while a suite is planned. `InputError`
     for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
-    batch, an input's shape or a sequence length without a network.
+    batch, an input shape or a sequence length without a network.
 
     Args:
         input_shape, seq_len, trust: of the named networks, as for `resolve_model`.
@@ -81,10 +81,10 @@ def plan_cases(
     for option, value in (("--input-shape", input_shape), ("--seq-len", seq_len)):
         if value is not None and not models:
             raise InputError(f"{option} applies to models by name, and none is measured; name one with --model")
-    here = runtimes_on(device)
+    device_runtimes = runtimes_on(device)
     for runtime in runtimes:
         if device not in TORCH_RUNTIMES[runtime].devices:
-            raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")
+            raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(device_runtimes)}")
     run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
     types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
     measurable = [name for name in STORAGE_DTYPES if device == "cuda" or name not in STORED_AS]
@@ -124,7 +124,7 @@ def plan_cases(
 
 
 def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
-    """Every case in every cache state; `InputError` for a state that is not known. None named means warm."""
+    """Every case in every cache state, by default warm; `InputError` for an unknown state."""
     for state in states:
         if state not in CACHE_STATES:
             raise unknown("cache state", state, CACHE_STATES)
@@ -132,7 +132,7 @@ def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpe
 
 
 def on_threads(cases: Sequence[CaseSpec], threads: Sequence[int]) -> tuple[CaseSpec, ...]:
-    """Every case with every number of threads; with one number at most, the machine's own fingerprint says it."""
+    """Every case with every number of threads; a single number is in the machine's fingerprint instead."""
     if len(threads) < 2:
         return tuple(cases)
     return tuple(msgspec.structs.replace(case, threads=count) for count in threads for case in cases)
@@ -152,12 +152,12 @@ def measure_cases(
     progress: Progress | None = None,
     reserved_s: Callable[[], float] = lambda: 0.0,
 ) -> Run:
-    """Measure cases into the run at `out`, and read it back; errors as of `run_campaign`.
+    """Measure cases into the run at `out`, and read it back; errors as for `run_campaign`.
 
     Args:
-        suite: what the run calls its cases.
+        suite: name of the cases in the run.
         visits: visits to every case; with more than one, cases that stay uncertain are visited up to `MOST_VISITS` times.
-        operators: time the distinct operators of networks alone as well.
+        operators: also time the distinct operators of networks alone.
         shuffle: first visits in random order, otherwise in the order given.
         resume, reserved_s: as for `run_campaign`.
     """
@@ -186,9 +186,9 @@ def measure_cases(
 def most_telling_first(
     cases: Sequence[CaseSpec], machine: Machine, device: str = "cpu", progress: Progress = silent
 ) -> tuple[CaseSpec, ...]:
-    """All of the cases, in the order of information per time; `progress` is told how many were looked at. Nothing is measured:
-    shapes come from the meta device, and each case's information from the model of a machine of this description. `InputError`
-    for a GPU without a built-in profile."""
+    """All cases, ordered by information per time; `progress` is called with the number examined. Nothing is measured: shapes come
+    from the meta device, and each case's information from the model of a machine of this description. `InputError` for a GPU
+    without a built-in profile."""
     import numpy as np
 
     from shmoo.calibrate.design.planning import plan

@@ -1,6 +1,7 @@
-"""A duel: two sides measured in one campaign, each visit to a case on both, in random order, so that neighbours, clocks and drift
-fall on both alike. Both processes are replaced for each part of the pairs, as two processes of equal code differ, too; each row
-says which pair of processes made it (docs/gate.md has the sources). `compare_runs(..., paired=True)` judges by the parts."""
+"""A duel: two sides measured in one campaign. Each visit to a case happens on both sides, in random order, so that neighbours,
+clocks and drift affect both alike. Both processes are replaced for each part of the pairs, since two processes of equal code
+differ, too; each row stores its pair of processes (docs/gate.md has the sources). `compare_runs(..., paired=True)` compares the
+parts."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ BASE, NEW = "base", "new"
 DUEL = "duel"
 """Setting that the runs of one duel share."""
 PARTS = 10
-"""Parts of the pairs, each measured by two processes of its own."""
+"""Number of parts of the pairs; two new processes measure each part."""
 
 
 class Replaceable(CaseMeasurer, Protocol):
@@ -39,12 +40,12 @@ class Replaceable(CaseMeasurer, Protocol):
 
 
 class Duet:
-    """Visits a case on both sides. The base's rows are the campaign's; the other side's go to `rows`, a run of their own.
+    """Visits a case on both sides. The base's rows belong to the campaign; the new side's rows go to a separate run, `rows`.
 
     Args:
-        part_of: part of the duel that a visit of this number begins or belongs to, from 0.
-        before: lines of the new side's run that is gone on with. A pair of which it has only this half is measured again, and the
-            later line of a visit counts.
+        part_of: visit number -> part of the duel, from 0.
+        before: lines of the new side's run when resuming. A pair with only this half is measured again, and the later line of a
+            visit counts.
     """
 
     def __init__(
@@ -65,8 +66,7 @@ class Duet:
         self._failed = {line.case.identity for line in before if line.status == "failed"}
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
-        """Visit both sides; the base's row and graphs. A case that failed on the new side is left alone there, as it would only
-        fail again."""
+        """Visit both sides; returns the base's row and graphs. A case that failed on the new side is not visited there again."""
         part = self._part_of(visit)
         if part > self._part:
             self._part = part
@@ -74,7 +74,7 @@ class Duet:
             for side in self._sides.values():
                 side.close()
         roles = [BASE] if case.identity in self._failed else [BASE, NEW]
-        # Of new processes, the one that starts first may get the better core.
+        # The new process that starts first may get the better core.
         self._random.shuffle(roles)
         visited = {}
         for role in roles:
@@ -101,14 +101,14 @@ def run_duel(
     measurers: tuple[Replaceable, Replaceable] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Run, Run]:
-    """Measure `cases` on both sides into `out`/base and `out`/new. Errors as of `run_campaign`; finished pairs are kept.
+    """Measure `cases` on both sides into `out`/base and `out`/new. Errors as for `run_campaign`; finished pairs are kept.
 
     Args:
-        described: what each side's interpreter says of itself, for the manifests.
-        settings: `visits` is the number of pairs of each case; both processes are replaced after each tenth of them, and after
-            each tenth of the budget.
-        resume: go on with the duel at `out`, whose sides must be what they were.
-        measurers: of both sides in place of workers; the caller closes them.
+        described: description of each side's interpreter, for the manifests.
+        settings: `visits` is the number of pairs per case; both processes are replaced after each tenth of them, and after each
+            tenth of the budget.
+        resume: continue the duel at `out`, whose sides must be unchanged.
+        measurers: measurers of both sides instead of workers; the caller closes them.
     """
     base, new = described
     token = (_resumed(out, sides, described) if resume else None) or secrets.token_hex(8)
@@ -147,7 +147,7 @@ def run_duel(
             )
         except InputError:
             if not begun and not Run.open(out / NEW).lines:
-                shutil.rmtree(out / NEW)  # refused before anything was measured: the next attempt finds no run here
+                shutil.rmtree(out / NEW)  # refused before anything was measured; remove the empty run for the next attempt
             raise
     return Run.open(out / BASE), Run.open(out / NEW)
 
@@ -157,18 +157,22 @@ def _facts(token: AxisValue | None, role: str, side: Side) -> dict[str, AxisValu
 
 
 def _resumed(out: Path, sides: tuple[Side, Side], described: tuple[Description, Description]) -> AxisValue | None:
-    """What the runs of the duel at `out` share, `None` where none was begun; `InputError` where a side has another name, other
-    code, or other software than it had."""
+    """The token shared by the runs of the duel at `out`, `None` if none was started; `InputError` where a side has another name,
+    other code, or other software than before."""
     token: AxisValue | None = None
-    for role, side, told in zip((BASE, NEW), sides, described, strict=True):
+    for role, side, description in zip((BASE, NEW), sides, described, strict=True):
         if not (out / role / MANIFEST).exists():
             continue
         manifest = read_manifest(out / role)
         token = manifest.settings.get(DUEL)
         facts = _facts(token, role, side)
-        was, now = {**manifest.settings, **manifest.versions}, {**facts, **told.versions}
-        names = (*facts, *sorted(manifest.versions.keys() | told.versions.keys()))
-        changed = [f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names if was.get(name) != now.get(name)]
+        recorded, current = {**manifest.settings, **manifest.versions}, {**facts, **description.versions}
+        names = (*facts, *sorted(manifest.versions.keys() | description.versions.keys()))
+        changed = [
+            f"{name} was {recorded.get(name)!r}, is {current.get(name)!r}"
+            for name in names
+            if recorded.get(name) != current.get(name)
+        ]
         if changed:
             raise InputError(f"cannot resume {out}: {role} is another side ({'; '.join(changed)}); start anew with another --out")
     return token

@@ -1,4 +1,4 @@
-"""Which case to visit next."""
+"""The order of visits: chooses the case to visit next."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ if TYPE_CHECKING:
     from shmoo.harness.campaign.campaign import CampaignSettings
 
 FAILURES = 1
-"""Failed visits after which a case is left alone: a crash would only repeat."""
+"""Failed visits after which a case is not visited again, since a crash would repeat."""
 FROM_OUTSIDE, LOST = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"), 2
-"""Signals by which others end a worker, which is no fault of the case: such a visit is lost and made again, until so many are."""
+"""Signals with which others kill a worker, through no fault of the case, and number of such lost visits until the case is given
+up."""
 ROUND_SHARE = 0.1
-"""Share of the cases that a round after the first goes to: of those due for another visit, then of those that are known worst."""
+"""Share of the cases in a round after the first: cases due for another visit, then the most uncertain ones."""
 NETWORK_SHARE, NETWORK_LIMIT = 2, 6
-"""Times as many further visits as other cases that a network has, and times as many visits that it may have: while it is noisy it
-is visited in every round. Networks are few and test everything else, so that their own errors must be small."""
+"""Factors for the further visits and for the most visits of a network, relative to other cases. A noisy network is visited in
+every round: networks are few and test everything else, so their errors must be small."""
 COMPILING_SHARE, COMPILING_SHARE_WHEN_ROUGH, ROUGH = 0.6, 0.45, 0.1
-"""Share of the time left that first visits to cases that are compiled may take, the same where the cases visited so far have a
-median error above the third number, because there second visits tell more. What is left over comes last."""
+"""Share of the remaining time for first visits to compiled cases, and the share if the median error of visited cases is above the
+third number, because second visits are then worth more. The remaining first visits come last."""
 JUDGED_EVERY = 50
-"""Visits after which all cases are judged anew, so that counts are those of a reader of the run."""
+"""Visits after which all cases are judged again, so that counts match those of a reader of the run."""
 USELESS = 3
-"""Suspect visits in a row after which a case is left alone."""
+"""Successive suspect visits after which a case is not visited again."""
 
 
 class _Case:
-    """One case and what its visits gave."""
+    """One case with the results of its visits."""
 
     def __init__(self, spec: CaseSpec) -> None:
         self.spec = spec
         self.lines: list[Measurement] = []
-        """Its visits, without what a row's time and status do not depend on."""
+        """Its visits, reduced to the fields that determine a row's time and status."""
         self.timings: list[Timing] = []  # of its usable visits
         self.count: Counter[str] = Counter()  # visits by status, or "lost"
-        self.seconds: list[float] = []  # what its visits in this campaign took
+        self.seconds: list[float] = []  # durations of its visits in this campaign
         self.compiled = False  # ahead of its first visit
         self.number = 0  # of the next visit
         self.deviation: float | None = None
@@ -50,11 +51,11 @@ class _Case:
         """Relative standard error; infinite before the first usable visit."""
         self.status: Status = "suspect"
         self.judged = False
-        """Whether error and status rest on what all visits say, to any case."""
+        """Whether error and status come from the visits to all cases."""
 
     @property
     def visits(self) -> int:
-        """Those that were not lost."""
+        """Number of visits that were not lost."""
         return len(self.lines) - self.count["lost"]
 
     @property
@@ -64,11 +65,11 @@ class _Case:
 
     @property
     def to_compile(self) -> bool:
-        """Whether the next visit begins with a compilation."""
+        """Whether the next visit starts with a compilation."""
         return not self.visits and not self.compiled and self.spec.runtime != "eager"
 
     def look(self) -> None:
-        """Find its standard error anew after another visit, from its own visits, and its status until it is judged."""
+        """Update its standard error from its own visits, and its status until it is judged."""
         if not self.timings:
             self.status = "failed" if self.count["failed"] or self.count["lost"] else "suspect"
             return
@@ -78,33 +79,33 @@ class _Case:
 
 
 class Schedule:
-    """The order of visits: first visits of all cases, then of those that are hardly known, further visits of all in random order,
-    a tenth at a time, then the cases that are known worst. Later rounds are always shuffled."""
+    """The order of visits: first visits to all cases, second ones to nearly unknown cases, further visits to all in random order,
+    a tenth at a time, then the most uncertain cases. Later rounds are always shuffled."""
 
     def __init__(self, cases: Sequence[CaseSpec], settings: CampaignSettings) -> None:
         self.cases = tuple(cases)
         self._cases = {case.identity: _Case(case) for case in cases}
         self._settings = settings
         self._most = max(settings.most_visits, settings.visits)
-        # Where every case is to have the same number of visits, as the sides of a duel, none runs ahead of the others.
+        # If all cases get the same number of visits, as in a duel, no case runs ahead of the others.
         self._balanced = self._most == settings.visits
         self._random = random.Random(settings.seed)
         self._round: deque[_Case] = deque()
         self._compiling_s = 0.0
         self._compiling_at_most_s: float | None = None
-        """Time for first visits to cases that are compiled: `None` before the first of them, and without limit when the others
-        have all that they need."""
+        """Time for first visits to compiled cases: `None` before the first of them, and unlimited once the other cases are
+        done."""
         self.visits_in_all = 0
 
     def add(self, row: Measurement, seconds: float | None = None) -> None:
-        """Record a visit and the seconds it took."""
+        """Record a visit and its duration."""
         case = self._cases.get(row.case.identity)
         if case is None:
             return
         if case.to_compile and seconds is not None:
             self._compiling_s += seconds
         self.visits_in_all += 1
-        # A line may have been removed: no two visits have one number.
+        # A line may have been removed, and no two visits may have the same number.
         case.number = max(case.number, row.visit) + 1
         case.lines.append(for_latency(row, case.spec))
         lost = row.status == "failed" and row.host.get("signal") in FROM_OUTSIDE
@@ -119,14 +120,14 @@ class Schedule:
                 self.judge()
 
     def next(self, left_s: float | None = None) -> CaseSpec | None:
-        """The case to visit now, with `left_s` for visits (`None` where it is not limited); `None` when every case is known well
-        enough or has been visited often enough."""
+        """The case to visit now, with `left_s` for visits (`None` without a limit); `None` once every case is precise enough or
+        has its most visits."""
         while True:
             while self._round:
                 case = self._round.popleft()
                 if case.to_compile and self._compiling_at_most_s is None and left_s is not None:
                     self.judge()
-                    errors = [known.error for known in self._cases.values() if known.timings]
+                    errors = [case.error for case in self._cases.values() if case.timings]
                     rough = bool(errors) and median(errors) > ROUGH
                     self._compiling_at_most_s = (COMPILING_SHARE_WHEN_ROUGH if rough else COMPILING_SHARE) * left_s
                 if not case.given_up and not self._waits(case):
@@ -135,24 +136,24 @@ class Schedule:
             if not self._round:
                 if self._compiling_at_most_s == math.inf:
                     return None
-                # What waits comes now.
+                # The waiting cases come now.
                 self._compiling_at_most_s = math.inf
 
     def _waits(self, case: _Case) -> bool:
-        """Whether the case is still to be compiled when enough time went into that."""
+        """Whether the case needs compiling although the time for that is used up."""
         return case.to_compile and self.compiling_left_s() < 0
 
     def uncompiled(self, case: CaseSpec) -> list[CaseSpec]:
-        """Where the case that comes next is to be compiled for the CPU: all cases of this round that are, itself first. What
-        waits until the others have all they need is compiled visit by visit, and for a card by its compiler's own processes."""
+        """If the next case must be compiled for the CPU: all such cases of this round, itself first. Cases that wait for the
+        others are compiled visit by visit; cases for a GPU by its compiler's own processes."""
         first = self._cases[case.identity]
         if not first.to_compile or self._compiling_at_most_s == math.inf:
             return []
-        waiting = [each for each in (first, *self._round) if each.to_compile and not each.given_up]
-        return [each.spec for each in waiting if each.spec.device == "cpu"]
+        waiting = [case for case in (first, *self._round) if case.to_compile and not case.given_up]
+        return [case.spec for case in waiting if case.spec.device == "cpu"]
 
     def put_back(self, case: CaseSpec) -> None:
-        """Let a case come next once more, or wait."""
+        """Return a case, to come next again or to wait."""
         self._round.appendleft(self._cases[case.identity])
 
     def compiling_left_s(self) -> float:
@@ -160,13 +161,13 @@ class Schedule:
         return math.inf if self._compiling_at_most_s is None else self._compiling_at_most_s - self._compiling_s
 
     def add_compiled(self, cases: Iterable[CaseSpec], seconds: float) -> None:
-        """Record cases that were compiled ahead of their first visits, together in so many seconds."""
+        """Record cases that were compiled ahead of their first visits, and the seconds for all of them."""
         self._compiling_s += seconds
         for case in cases:
             self._cases[case.identity].compiled = True
 
     def judge(self) -> None:
-        """Find what all visits together say of each case, as readers of the run do."""
+        """Judge every case from all visits together, as readers of the run do."""
         for row in merge_visits(line for case in self._cases.values() for line in case.lines):
             case = self._cases[row.case.identity]
             case.status, case.deviation, case.judged = row.status, row.visit_sd, bool(case.timings)
@@ -185,19 +186,19 @@ class Schedule:
             hardly_known = [case for case in alive if case.error > HARDLY_KNOWN and case.visits < self._limit(case)]
             if hardly_known:
                 return self._shuffled(hardly_known)
-            due = self._shuffled([case for case in alive if case.visits == fewest and case.spec.kind != "network"])
+            due_cases = self._shuffled([case for case in alive if case.visits == fewest and case.spec.kind != "network"])
         else:
             wide = [case for case in alive if case.visits < self._limit(case) and case.error > self._settings.precision]
-            due = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
+            due_cases = sorted((case for case in wide if case.spec.kind != "network"), key=lambda case: -case.error)
         networks = [case for case in alive if case.spec.kind == "network" and self._is_due(case, fewest)]
-        return self._shuffled(due[: math.ceil(ROUND_SHARE * len(alive))] + networks)
+        return self._shuffled(due_cases[: math.ceil(ROUND_SHARE * len(alive))] + networks)
 
     def _shuffled(self, cases: list[_Case]) -> list[_Case]:
         self._random.shuffle(cases)
         return cases
 
     def _is_due(self, network: _Case, fewest: int) -> bool:
-        """Whether a network is visited in the next round, the fewest visits to a case being so many."""
+        """Whether a network is visited in the next round, given the fewest visits to any case."""
         if network.visits >= self._limit(network):
             return False
         if fewest < self._settings.visits:
@@ -205,11 +206,11 @@ class Schedule:
         return network.error > self._settings.precision
 
     def _limit(self, case: _Case) -> int:
-        """Visits after which a case is left as it is known."""
+        """Most visits to a case."""
         return self._most * NETWORK_LIMIT if case.spec.kind == "network" and not self._balanced else self._most
 
     def number_of(self, case: CaseSpec) -> int:
-        """The number of the next visit to a case, lost ones counted."""
+        """The number of the next visit to a case, counting lost ones."""
         return self._cases[case.identity].number
 
     def visits_of(self, case: CaseSpec) -> int:
@@ -217,7 +218,7 @@ class Schedule:
         return self._cases[case.identity].visits
 
     def unvisited(self) -> list[CaseSpec]:
-        """Cases that no visit reached."""
+        """Cases without a visit."""
         return [case.spec for case in self._cases.values() if not case.lines]
 
     def counts(self) -> dict[Status, int]:
@@ -226,27 +227,27 @@ class Schedule:
         return {status: counted[status] for status in ("ok", "noisy", "suspect", "failed")}
 
     def left_s(self) -> float | None:
-        """Seconds until every case is known well enough or was visited often enough, going by the visits so far to cases of the
-        same kind and runtime; `None` before the first visit."""
-        taken: defaultdict[tuple[str, str, bool], list[float]] = defaultdict(list)
+        """Seconds until every case is precise enough or has its most visits, estimated from the visits to cases of the same kind
+        and runtime; `None` before the first visit."""
+        seconds_by_kind: defaultdict[tuple[str, str, bool], list[float]] = defaultdict(list)
         for case in self._cases.values():
             for number, seconds in enumerate(case.seconds):
-                taken[case.spec.kind, case.spec.runtime, number == 0].append(seconds)
-        if not taken:
+                seconds_by_kind[case.spec.kind, case.spec.runtime, number == 0].append(seconds)
+        if not seconds_by_kind:
             return None
-        means = {key: sum(times) / len(times) for key, times in taken.items()}
+        means = {key: sum(times) / len(times) for key, times in seconds_by_kind.items()}
         overall = sum(means.values()) / len(means)
         return sum(
             means.get((case.spec.kind, case.spec.runtime, number == 0), overall)
             for case in self._cases.values()
-            for number in range(case.visits, self._wanted(case))
+            for number in range(case.visits, self._expected_visits(case))
         )
 
-    def _wanted(self, case: _Case) -> int:
-        """Visits that a case will have had in the end, as far as can be seen now: errors fall with the root of their number."""
+    def _expected_visits(self, case: _Case) -> int:
+        """Expected total visits to a case, since errors fall with the root of their number."""
         if case.given_up:
             return case.visits
-        least, precision = self._settings.visits, self._settings.precision
+        fewest_visits, precision = self._settings.visits, self._settings.precision
         if not case.timings or case.error <= precision:
-            return least
-        return max(least, min(self._limit(case), math.ceil(case.visits * (case.error / precision) ** 2)))
+            return fewest_visits
+        return max(fewest_visits, min(self._limit(case), math.ceil(case.visits * (case.error / precision) ** 2)))

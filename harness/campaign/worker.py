@@ -1,6 +1,6 @@
-"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign. A worker serves case
-after case, in JSON lines over its pipes, and is replaced after anything of that or a failed case. What the measured code prints
-goes to its error stream, whose end becomes the reason when it dies."""
+"""Worker processes: a crash, an out-of-memory kill, a hang or a segfault ends one case and not the campaign. A worker serves one
+case after another, in JSON lines over its pipes, and is replaced after any of these or a failed case. Output of the measured code
+goes to the worker's stderr; its last lines become the reason if the worker dies."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from shmoo.runs.store.records import AxisValue, CaseSpec, Measurement, Reason, u
 
 DEFAULT_ENTRY = "shmoo.harness.measuring.measure:Measurer"
 START_S = 120.0
-"""Importing torch from a cold disk takes tens of seconds; this much is added to the first case's time limit."""
+"""Time added to the first case's limit, since importing torch from a cold disk takes tens of seconds."""
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One visit for the worker, or only what precedes it."""
+    """One visit for the worker, or only its preparation."""
 
     case: CaseSpec
     visit: int = 0
@@ -49,17 +49,17 @@ class CaseMeasurer(Protocol):
     """Visits cases: `harness.measuring.measure.Measurer`, a `Worker`, or a stand-in."""
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
-        """Visit a case; its row and the graphs it ran. `details` asks for what one visit of a case suffices for."""
+        """Visit a case; returns its row and its graphs. `details` requests measurements that one visit of a case suffices for."""
 
 
 class Worker(contextlib.AbstractContextManager["Worker"]):
     """A process that measures cases, started when first needed. Use as a context manager, or `close` it.
 
     Args:
-        settings: JSON of the settings that the entry is called with; `None` for none.
-        timeout_s: longest time for one case, compilation included.
+        settings: JSON of the settings passed to the entry, or `None`.
+        timeout_s: longest time for one case, including compilation.
         entry: "module:class" whose `from_settings` makes a `CaseMeasurer` that can `prepare` too.
-        side: interpreter, folder and search path of a side of a duel; this process's own for `None`.
+        side: interpreter, folder and search path of a side of a duel; by default those of this process.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         self._errors: Path | None = None
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
-        """The visit's row; a failed one with the reason if the process did not live to answer."""
-        return self._asked(Request(case, visit, details))
+        """The visit's row; a failed row with the reason if the process died before answering."""
+        return self._send(Request(case, visit, details))
 
     def prepare(self, case: CaseSpec) -> Measurement:
-        """Build and compile a case for its first visit; a row without samples, or a failed one as of `measure`."""
-        return self._asked(Request(case, prepare=True))[0]
+        """Build and compile a case for its first visit; returns a row without samples, or a failed row as in `measure`."""
+        return self._send(Request(case, prepare=True))[0]
 
     def interrupt(self) -> None:
-        """End the process while another thread waits for its answer, which is then a failed row."""
+        """Kill the process while another thread waits for its answer, which is then a failed row."""
         if (process := self._process) is not None:
             _kill_group(process)
 
-    def _asked(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
+    def _send(self, request: Request) -> tuple[Measurement, tuple[Graph, ...]]:
         process, lines, limit_s = self._process, [msgspec.json.encode(request)], self._timeout_s
         if process is None:
             process, lines, limit_s = self._start(), [self._settings, *lines], limit_s + START_S
@@ -104,11 +104,11 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         except queue.Empty:
             reason = f"no answer within {limit_s:.0f} s; its process was ended"
         except msgspec.MsgspecError as error:
-            reason = f"its process answered nonsense ({error})"
+            reason = f"its process sent an invalid answer ({error})"
         except OSError:
             reason, host = self._exit_reason(process)
         except BaseException:
-            # Interrupted: what the process is doing is of no use any more.
+            # Interrupted: the process's current work is useless.
             self.close()
             raise
         self.close()
@@ -116,7 +116,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         return Measurement(request.case, "failed", reasons, visit=request.visit, measured_at=utc_now(), host=host), ()
 
     def close(self) -> None:
-        """End the process and whatever it started, at once."""
+        """Kill the process and its children at once."""
         if self._process is not None:
             _kill_group(self._process)
             self._process.wait()
@@ -137,14 +137,14 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         self._errors = Path(path)
         with self._errors.open("wb") as errors:
             self._process = process = subprocess.Popen(
-                # Isolated: what lies in the current directory is no module of ours.
+                # Isolated, so that files in the current directory are not imported as our modules.
                 [self._side.python, "-P", "-m", "shmoo.harness.campaign.worker", self._entry],
                 cwd=self._side.folder or None,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment(self._side.search) | {"PYTHONFAULTHANDLER": "1"},
-                # Ctrl-C is for the campaign alone: it decides what becomes of the case in flight.
+                # Ctrl-C goes only to the campaign, which decides about the running case.
                 start_new_session=True,
             )
         self._answers = queue.Queue()
@@ -152,13 +152,13 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         return process
 
     def _answer(self, process: subprocess.Popen[bytes], limit_s: float) -> bytes:
-        """The next line of the process; `queue.Empty` where it lives and says nothing, `BrokenPipeError` where it ended, even if
-        something that it started keeps the pipe open."""
+        """The next line of the process; `queue.Empty` if it is alive and silent, `BrokenPipeError` if it ended, even if a child
+        keeps the pipe open."""
         deadline, line = time.monotonic() + limit_s, None
         while line is None:
             ended = process.poll() is not None
             try:
-                # What it wrote before it ended is in the pipe; a second is enough to move it here.
+                # Its last output may still be in the pipe; a second is enough to read it.
                 line = self._answers.get(timeout=1.0 if ended else max(0.0, min(1.0, deadline - time.monotonic())))
             except queue.Empty:
                 if ended:
@@ -170,24 +170,24 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         return line
 
     def _exit_reason(self, process: subprocess.Popen[bytes]) -> tuple[str, dict[str, AxisValue | None]]:
-        """Why the process ended, in words with the end of what it printed, and the signal that ended it, if one did."""
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output and lives on
+        """The reason for the end of the process, with its last output, and the signal that killed it, if any."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output but is still alive
             process.wait(timeout=5)
         code = process.returncode
         printed = [] if self._errors is None else self._errors.read_text(errors="replace").splitlines()
         words = [line.strip() for line in printed if line.strip() and not any(word in line for word in CHATTER)]
-        said = f"; last words: {words[-1]}" if words else ""
+        last_words = f"; last words: {words[-1]}" if words else ""
         if code is None:
-            return f"its process stopped answering{said}", {}
+            return f"its process stopped answering{last_words}", {}
         if code >= 0:
-            return f"its process ended with exit code {code}{said}", {}
+            return f"its process ended with exit code {code}{last_words}", {}
         name = signal.Signals(-code).name
         likely = {"SIGKILL": ", most likely by the system for lack of memory", "SIGSEGV": " (segmentation fault)"}.get(name, "")
-        return f"its process was ended by {name}{likely}{said}", {"signal": name}
+        return f"its process was ended by {name}{likely}{last_words}", {"signal": name}
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session of its own, and what it left behind in that session, which would keep its pipes open."""
+    """Kill a process that leads its own session, and its children there, which would keep its pipes open."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -195,20 +195,20 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _pump(stream: IO[bytes], answers: queue.Queue[bytes]) -> None:
-    """Move lines into a queue, where waiting has a time limit; an empty one marks the end."""
+    """Move lines into a queue, which supports a timeout; an empty line marks the end."""
     try:
         for line in stream:
             answers.put(line)
     except (OSError, ValueError):
-        pass  # closed under us by `close`: the end, like any other
+        pass  # closed meanwhile by `close`, which also is the end
     answers.put(b"")
 
 
 def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """The worker's own loop: settings first, then a row for each request until the pipe closes."""
+    """The worker's loop: reads the settings, then answers each request with a row until the pipe closes."""
     module, _, name = entry.partition(":")
     measurer = getattr(import_module(module), name).from_settings(requests.readline())
-    own = os.getpid()
+    worker_pid = os.getpid()
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
         try:
@@ -217,8 +217,8 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
             else:
                 answer = Answer(*measurer.measure(request.case, request.visit, request.details))
         finally:
-            if os.getpid() != own:
-                os._exit(0)  # a copy that the model forked: the answer is the first process's alone
+            if os.getpid() != worker_pid:
+                os._exit(0)  # a process forked by the model; only the worker answers
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
@@ -226,7 +226,7 @@ def serve(entry: str, requests: IO[bytes], answers: IO[bytes]) -> None:
 def main() -> None:
     """Entry point of the worker process."""
     answers = os.fdopen(os.dup(1), "wb")
-    # Whatever prints to the standard output, in Python or below, must not end up between two answers.
+    # Output to stdout, in Python or below, must not appear between two answers.
     os.dup2(2, 1)
     serve(sys.argv[1], sys.stdin.buffer, answers)
 

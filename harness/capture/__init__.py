@@ -1,5 +1,8 @@
-"""Capture: a PyTorch model -> graphs of normalized operator calls. Importing this package imports torch; what needs Dynamo or
-sympy, whose imports take as long as torch's, is found on first use."""
+"""Capture: a PyTorch model -> graphs of normalized operator calls. Reading single FX nodes belongs in fx; naming models in
+models.
+
+Importing this package imports torch. Modules that need Dynamo or sympy, which import as slowly as torch, load on first use.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -22,8 +22,8 @@ def capture(
 ) -> Capture:
     """Capture `model(*args, **kwargs)` at inference.
 
-    The model's code runs once, under `torch.no_grad()`, in its present training or evaluation mode; on the meta device that costs
-    neither memory nor arithmetic. Shapes are those of the arguments. Under `torch.autocast` its conversions are separate calls.
+    The model's code runs once, under `torch.no_grad()`, in its current training or evaluation mode; on the meta device that costs
+    neither memory nor arithmetic. Shapes are the arguments' shapes. Conversions by `torch.autocast` become separate calls.
 
     A module goes through torch.export, which gives one graph of whole operators even where torch.compile would split it (a
     `print`). Where that fails (a branch on data), and for a function, whose weights it cannot tell from other tensors, the
@@ -58,7 +58,7 @@ def capture_compiled(
 def capture_exported(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
-    """As `capture`, through torch.export alone: one graph of undecomposed operators, no data-dependent branches."""
+    """As `capture`, but only through torch.export: one graph of undecomposed operators, no data-dependent branches."""
     exported = export_graph(model, args, dict(kwargs or {}), name=name)
     graph = with_notes(FXGraphWalker().walk(exported.module, origins=exported.origins, name=name), exported.notes)
     return Capture(with_all_weights((graph,), model), method="export")

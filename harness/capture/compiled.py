@@ -1,5 +1,5 @@
-"""torch.compile's pieces: a capturing back-end that keeps each as traced ATen operators, with the origins of its inputs, and a
-recorder of the operators that run outside the pieces."""
+"""The pieces of torch.compile: a capturing back-end that stores each piece as traced ATen operators with the origins of its
+inputs, and a recorder of the operators that run outside the pieces."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shmoo.estimators.graph.records import Graph
+from shmoo.harness.capture.fx.aten_trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.introspect import CaptureError, calling_module, first_line, model_frame, relative_path, result_nodes
-from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, Traced, source_of
 
 
 class Piece(NamedTuple):
-    """One piece of a model.
+    """One piece of a model under torch.compile.
 
     Attributes:
-        arguments: the values of the placeholders when the piece ran; `None` for operators left to eager execution.
-        attributes: the tensors in the piece itself, whose placeholders follow Dynamo's.
+        arguments: values of the placeholders when the piece ran; `None` for operators left to eager execution.
+        attributes: tensors stored in the piece itself; their placeholders follow Dynamo's.
     """
 
     traced: Traced
@@ -91,7 +91,7 @@ class EagerRecorder(TorchDispatchMode):
 
     def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if isinstance(func, torch._ops.HigherOrderOperator):
-            # A graph holds no functions, such as the score of an attention.
+            # A graph cannot hold functions, such as the score function of an attention.
             args = tree_map(lambda value: None if callable(value) and not isinstance(value, torch.Tensor) else value, args)
         node_args, node_kwargs = tree_map_only(torch.Tensor, self._node_of, (args, kwargs))
         node = self._graph.call_function(func, node_args, node_kwargs)
@@ -134,8 +134,8 @@ class _CapturingBackend:
         reason = getattr(module, "compile_subgraph_reason", None)
         if reason is not None and reason.graph_break:
             frames = reason.user_stack
-            where = f" ({relative_path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-            self.break_reasons.append(first_line(reason.reason) + where)
+            place = f" ({relative_path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+            self.break_reasons.append(first_line(reason.reason) + place)
 
         def run(*arguments: Any) -> Any:
             results = self.recorder.run_unseen(module.forward, arguments)
@@ -153,13 +153,13 @@ class _CapturingBackend:
 
 
 def placeholder_origins(module: fx.GraphModule, inputs: Sequence[Any], origins: Origins) -> list[Origin]:
-    """Origins of the placeholders that Dynamo gave a piece."""
+    """Origins of the placeholders of one of Dynamo's pieces."""
     placeholders = module.graph.find_nodes(op="placeholder")
     return [origins.of(value, source_of(node)) for node, value in zip(placeholders, inputs, strict=True)]
 
 
 def _fake(value: Any, context: TracingContext) -> Any:
-    """An input as a fake tensor, with the sizes that Dynamo made symbolic."""
+    """An input as a fake tensor, with symbols for the sizes that Dynamo made symbolic."""
     if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
         return value
     symbols = context.tensor_to_context.get(value)
@@ -171,9 +171,9 @@ def _fake(value: Any, context: TracingContext) -> Any:
 def compile_pieces(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], name: str = ""
 ) -> tuple[list[Piece], list[str]]:
-    """Run `model(*args, **kwargs)` once under torch.compile, without gradients: its pieces in the order they ran, and why there
-    are several. Sizes are those of the arguments, except the dimensions of an argument that `torch._dynamo.maybe_mark_dynamic`
-    marked. `CaptureError` where torch.compile cannot take the model, or the model fails."""
+    """Run `model(*args, **kwargs)` once under torch.compile, without gradients; returns its pieces in the order they ran, and the
+    reasons for the splits. Sizes are the arguments' sizes, except in dimensions marked by `torch._dynamo.maybe_mark_dynamic`.
+    `CaptureError` where torch.compile cannot take the model, or the model fails."""
     from torch._dynamo.utils import counters
 
     backend = _CapturingBackend(model, name)

@@ -1,4 +1,4 @@
-"""torch.export's graph of a model: one graph of undecomposed operators, with the origins of its inputs."""
+"""The graph of a model from torch.export: one graph of undecomposed operators, with the origins of its inputs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.graph.records import ValueKind
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.bodies import CONSTANT
 from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 from shmoo.harness.capture.fx.introspect import CaptureError, RecordLines, first_line
-from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import Origin, Traced
 
 Place = tuple[int, int]
-"""A dimension of an argument: which leaf of (args, kwargs), and which dimension of it."""
+"""A dimension of an argument: index of the leaf in (args, kwargs), and dimension of that leaf."""
 _KINDS: dict[str, ValueKind] = {"PARAMETER": "parameter", "BUFFER": "buffer", "CONSTANT_TENSOR": "constant"}
 
 
 def exportable(model: Callable[..., Any]) -> bool:
-    """Whether torch.export tells the model's weights from other tensors: not those that a function closes over, nor tensor
-    subclasses that wrap others (quantized weights)."""
+    """Whether torch.export can tell the model's weights from other tensors. It cannot for weights in a function's closure, nor
+    for tensor subclasses that wrap other tensors (quantized weights)."""
     return isinstance(model, torch.nn.Module) and not any(
         is_traceable_wrapper_subclass(tensor) for tensor in (*model.parameters(), *model.buffers())
     )
@@ -46,7 +46,7 @@ def export_graph(
     for leaf, dim in dynamic:
         shapes[leaves[leaf]][dim] = Dim.AUTO
     try:
-        # A failing export writes its incomplete graph to stderr; the error that is passed on suffices.
+        # A failing export writes its incomplete graph to stderr; the raised error suffices.
         quiet = contextlib.redirect_stderr(io.StringIO())
         with (
             torch.no_grad(),
@@ -63,9 +63,9 @@ def export_graph(
         raise CaptureError(f"torch.export shows one sample of {name or type(model).__name__!r} inside a functional transform")
     specs = program.graph_signature.input_specs
     # A shared weight has several names; the first one counts.
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    named_tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     first: dict[int, str] = {}
-    names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors}
     origins, fakes = [], []
     for node, spec in zip(program.graph_module.graph.find_nodes(op="placeholder"), specs, strict=True):
         target = names.get(spec.target, spec.target) or getattr(spec.arg, "name", "")

@@ -1,5 +1,5 @@
-"""Capture by running a model on tensors without memory while every operator is written down: needs neither torch.export nor fake
-tensors, whose imports take longer than the capture of a small model."""
+"""Capture by running a model on meta tensors and recording every operator. It needs neither torch.export nor fake tensors, whose
+imports take longer than the capture of a small model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map_only
 
-from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line, model_frame, module_paths, result_nodes
+from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, weight_origins, with_all_weights, with_notes
 from shmoo.harness.module import Capture
 
@@ -32,15 +32,15 @@ def capture_recorded(
 ) -> Capture:
     """Capture `model(*args, **kwargs)` at inference, in one graph of undecomposed operators.
 
-    The model's Python runs once, as in eager execution, with weights and arguments on the meta device; tensors that it makes on
-    its way are there too. Whatever such a run cannot show is refused: values of data, constants, autocast, functional transforms,
-    branches and loops that torch keeps as one call.
+    The model's Python runs once, as in eager execution, with weights, arguments and intermediate tensors on the meta device.
+    Anything that such a run cannot show is refused: values of data, constants, autocast, functional transforms, and branches and
+    loops that torch keeps as one call.
 
     Raises:
-        CaptureError: the model fails on the meta device, or does something of that.
+        CaptureError: the model fails on the meta device, or uses one of these.
     """
     recorder = _Recorder(model, args, dict(kwargs or {}))
-    # As torch.export sets them.
+    # The same settings as in torch.export.
     compiling, libraries = torch.compiler._compile_session_context(), torch.backends.cudnn.flags(enabled=False)
     try:
         with (
@@ -61,25 +61,25 @@ def capture_recorded(
 
 
 class _Recorder(ProxyTorchDispatchMode):
-    """While active, writes every operator into an FX graph, above autograd, where composite operators are whole. `CaptureError`
-    where a weight or an argument is not on the meta device, or no plain tensor."""
+    """While active, records every operator in an FX graph, above autograd, where composite operators are whole. `CaptureError`
+    where a weight or an argument is not a plain tensor on the meta device."""
 
     def __init__(self, model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        # Above autograd torch takes its own modes alone; this one shares their place, and nothing else of theirs.
+        # Above autograd torch accepts only its own modes; this one uses their slot and nothing else.
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
         self.enter_stack: list[object] = []
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
-        # An id is that of one tensor only while the tensor lives.
+        # An id identifies a tensor only while the tensor lives.
         self._alive: list[torch.Tensor] = []
-        # What torch returns of a tensor that it makes from numbers is a copy that shares its memory.
+        # For a tensor made from numbers, torch returns a copy that shares its memory.
         self._fresh: dict[int, fx.Node] = {}
         self._path = ""
         self.origins: list[Origin] = []
         self._model = model
         if any(isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") for part in model.modules()):
-            raise CaptureError("a part of it is compiled already, so that its operators are not seen here")
+            raise CaptureError("a part of it is compiled already, so its operators cannot be recorded")
         for weight, origin in weight_origins(model):
             self._enter(weight, origin)
         for input_name, leaf in _inputs(model, args, kwargs):
@@ -88,12 +88,12 @@ class _Recorder(ProxyTorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Spare the import of Dynamo, which traces nothing here."""
+        """Avoid the import of Dynamo, which traces nothing here."""
         return False
 
     def _enter(self, tensor: torch.Tensor, origin: Origin) -> None:
         if type(tensor) not in _PLAIN or not tensor.is_meta:
-            raise CaptureError(f"{origin.name!r} is no plain tensor on the meta device")
+            raise CaptureError(f"{origin.name!r} is not a plain tensor on the meta device")
         if id(tensor) not in self._nodes:
             node = self._graph.placeholder(f"entering_{len(self.origins)}")
             self._keep(tensor, node)
@@ -124,18 +124,18 @@ class _Recorder(ProxyTorchDispatchMode):
         device = kwargs.get("device")
         if device is not None and torch.device(device).type != "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}
-        # Shapes come from torch's compiled code where it has some, many times faster; a dropout that drops nothing is a copy to
-        # torch.export, which takes torch's Python for it.
+        # torch's compiled shape functions are many times faster than its Python ones. The Python one is used for a dropout that
+        # drops nothing, which is a copy, as in torch.export.
         with nullcontext() if func is torch.ops.aten.dropout.default else no_python_dispatcher():
             result = func(*args, **kwargs)
         node = self._graph.call_function(func, node_args, node_kwargs)
         node.meta["stack_trace"] = model_frame()
         node.meta["nn_module_stack"] = {"": (self._path, "")}
         node.meta["val"] = tree_map_only(torch.Tensor, torch.Tensor.detach, result)
-        for tensor, own in result_nodes(node, result):
-            self._keep(tensor, own)
-        read = any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs)))
-        if isinstance(result, torch.Tensor) and (not read or func._schema.name.endswith("_like")):
+        for tensor, result_node in result_nodes(node, result):
+            self._keep(tensor, result_node)
+        reads_tensors = any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves((args, kwargs)))
+        if isinstance(result, torch.Tensor) and (not reads_tensors or func._schema.name.endswith("_like")):
             self._fresh[result.untyped_storage()._cdata] = node
         return result
 
@@ -148,14 +148,14 @@ class _Recorder(ProxyTorchDispatchMode):
         return node
 
     def finish(self, result: Any) -> fx.GraphModule:
-        """The graph of what was recorded, which returns a result's tensors."""
+        """The recorded graph, returning the tensors of a result."""
         self._graph.output([self._node_of(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)])
         self._graph.eliminate_dead_code()
         return fx.GraphModule(torch.nn.Module(), self._graph)
 
 
 def _inputs(model: torch.nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The leaves of the arguments, each with its name: that of the parameter, and keys inside it ("x", "images_0")."""
+    """The leaves of the arguments, each with a name from its parameter and the keys inside it ("x", "images_0")."""
     try:
         bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     except TypeError as error:

@@ -1,7 +1,7 @@
 """Recurrent layers of a training step as whole calls, as cuDNN and oneDNN run them: one call forward, one backward. Below
-autograd torch has their steps only, in a graph of thousands of small products that no library runs.
+autograd torch shows only their steps, a graph of thousands of small products that no library runs.
 
-A graph of Dynamo's calls torch's own functions (`torch.lstm`). They become operators with a derivative, which are recorded as
+Dynamo's graphs call torch's own functions (`torch.lstm`). They are replaced by operators with a derivative, recorded as
 "aten.lstm" and "shmoo.lstm_backward"."""
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _BACKWARD = (
 
 
 def _define(name: str, gates: int) -> Any:
-    """The operator of one kind of layer, with its derivative; it returns what torch's function does, and what the backward pass
-    reads of the forward one."""
+    """The operator of one kind of layer, with its derivative. It returns the results of torch's function, and the tensors that
+    the backward pass needs."""
     function: Callable[..., Any] = getattr(torch, name)
 
     def saved(source: Tensor, params: Sequence[Tensor], num_layers: int, bidirectional: bool) -> Tensor:
@@ -57,7 +57,7 @@ def _define(name: str, gates: int) -> Any:
         grads: Sequence[Tensor], source: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], results: Sequence[Tensor],
         num_layers: int, bidirectional: bool, batch_first: bool,
     ) -> list[Tensor]:  # fmt: skip
-        # A capture needs their shapes only.
+        # A capture only needs their shapes.
         return [torch.zeros_like(tensor) for tensor in (source, *hx, *params)]
 
     forward = torch.library.custom_op(f"{OWN_NAMESPACE}::{name}", run, mutates_args=(), schema=_FORWARD)
@@ -73,11 +73,11 @@ def _define(name: str, gates: int) -> Any:
 
     def differentiate(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
         states, weights = ctx.counts
-        source, *others = ctx.saved_tensors
-        hx, params, results = others[:states], others[states : states + weights], others[states + weights :]
-        given = [grad for grad in grads[:-1] if grad is not None]
-        of_source, *rest = backward(given, source, hx, params, results, *ctx.options)
-        return of_source, rest[:states], rest[states:], *(None,) * 7
+        source, *saved_tensors = ctx.saved_tensors
+        hx, params, results = saved_tensors[:states], saved_tensors[states : states + weights], saved_tensors[states + weights :]
+        output_grads = [grad for grad in grads[:-1] if grad is not None]
+        of_source, *other_grads = backward(output_grads, source, hx, params, results, *ctx.options)
+        return of_source, other_grads[:states], other_grads[states:], *(None,) * 7
 
     forward.register_autograd(differentiate, setup_context=keep)
     return forward
@@ -87,7 +87,7 @@ _OPERATORS = {getattr(torch, name): _define(name, gates) for name, gates in _GAT
 
 
 def keep_recurrent_layers(module: fx.GraphModule) -> None:
-    """Put the operators that stay whole below autograd in the place of torch's functions in a graph of Dynamo's."""
+    """Replace torch's functions in one of Dynamo's graphs by the operators that stay whole below autograd."""
     for node in module.graph.nodes:
         operator = _OPERATORS.get(node.target) if node.op == "call_function" else None
         if operator is None:
@@ -95,7 +95,7 @@ def keep_recurrent_layers(module: fx.GraphModule) -> None:
         packed = isinstance(node.args[3], (list, tuple))
         source, batch_sizes, hx, *options = node.args if packed else (node.args[0], None, *node.args[1:])
         states = [hx] if isinstance(hx, fx.Node) else list(hx)
-        weights, *others = options
-        node.args = (source, states, weights, batch_sizes, *others, *[False] * packed)
+        weights, *other_options = options
+        node.args = (source, states, weights, batch_sizes, *other_options, *[False] * packed)
         node.target = operator._opoverload
     module.recompile()

@@ -3,13 +3,13 @@
 Where a size or a branch depends on data, a capture without data needs rules:
 
 - Values that follow from shapes and constants alone (positions, anchors, masks, class numbers) are computed.
-- Contractions, normalizations and random draws give zeros; pointwise operators, views and copies of these are followed.
-- Comparisons with a threshold pass: `<`, `<=`, `>` and `>=` of floating-point data hold, so that every candidate stays until the
-  model's own limits (top-k, detections an image) cut.
+- Contractions, normalizations and random draws give zeros; pointwise operators, views and copies of these are evaluated.
+- Comparisons with a threshold pass: `<`, `<=`, `>` and `>=` of floating-point data are true, so that every candidate stays until
+  the model's own limits (top-k, detections per image) apply.
 - Choices by data (top-k, arg max, sorting) are spread evenly: a router sends every expert its share of the tokens.
 - Non-maximum suppression suppresses nothing.
 
-Reading a number that only data could give, or selecting by it, is refused.
+A model that reads a number that only data could give, or selects by one, is refused.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from shmoo.harness.capture.fx.introspect import CaptureError
 _LARGEST = 1_500_000
 """Elements of the largest tensor whose values are computed; larger tensors count as zeros."""
 _LARGEST_SELECTION = 1 << 25
-"""Elements of the largest list of selected indices: a detector's candidates are every class of every anchor."""
+"""Most elements of a list of selected indices; a detector's candidates are every class of every anchor."""
 _MOST_CONDITIONS = 1024
-"""Most conditions on data that a model may evaluate: beyond these, a loop waits for a condition that never changes."""
+"""Most conditions on data that a model may evaluate; beyond them, a loop is waiting for a condition that never changes."""
 _COMPARISONS = frozenset({"gt", "ge", "lt", "le"})
 _CHOICES = frozenset(
     f"aten::{name}" for name in ("topk", "sort", "sort.stable", "argsort", "argmax", "argmin", "max.dim", "min.dim", "kthvalue")
@@ -45,13 +45,13 @@ _ARITHMETIC = (
     "max_pool2d_with_indices upsample_bilinear2d upsample_bicubic2d upsample_nearest2d _fft_r2c _fft_c2c _fft_c2r "
     "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math"
 )
-"""Operators of a network's arithmetic, whose values decide no size: they give zeros."""
+"""Operators of a network's arithmetic, whose values do not determine sizes; they give zeros."""
 _NOT_FOLLOWED = frozenset(_ARITHMETIC.split())
 _COPIES = frozenset({"clone", "_to_copy", "expand_copy", "repeat"})
-"""Operators other than views whose results repeat the elements of their operand."""
+"""Operators, other than views, whose results consist of their operand's elements."""
 
 
-class _Known(NamedTuple):
+class _KnownValues(NamedTuple):
     """Known values of a fake tensor: its elements on the CPU, and whether they depend on data."""
 
     elements: torch.Tensor
@@ -66,8 +66,8 @@ def _real() -> Iterator[None]:
 
 
 class StandIns(TorchDispatchMode):
-    """While active, fake tensors have values by the rules above: the elements in `_elements_of` where there are any, otherwise
-    one number everywhere, that in `_uniform` or 0.
+    """While active, fake tensors have values by the rules above: their elements in `_elements_of` if present, otherwise a single
+    number everywhere, from `_uniform` or 0.
 
     Args:
         known: values of fake tensors that do not depend on data.
@@ -75,27 +75,27 @@ class StandIns(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, known: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
+    def __init__(self, known_tensors: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
         super().__init__()
         self._elements_of = WeakIdKeyDictionary()
-        for fake, values in known:
+        for fake, values in known_tensors:
             self._store(fake, values, False)
         self._uniform = WeakIdKeyDictionary()
         self._unfiltered = self._chosen = self._suppressed = self._conditions = 0
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Assumptions about data, for the reader of the numbers; empty where no size depends on data."""
+        """Assumptions about data, as notes for the reader; empty where no size depends on data."""
         assumptions = (
             (self._unfiltered, "selections by a threshold keep every candidate"),
             (self._suppressed, "non-maximum suppressions keep every box"),
             (self._chosen, "sizes follow from choices by data (top-k, arg max) that are spread evenly"),
         )
-        return tuple(f"{count} {what}" for count, what in assumptions if count)
+        return tuple(f"{count} {assumption}" for count, assumption in assumptions if count)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if isinstance(func, HigherOrderOperator):  # branches, loops and attention of the model's own
+        if isinstance(func, HigherOrderOperator):  # branches, loops and user-defined attention
             return func(*args, **kwargs)
         from_data = torch.Tag.data_dependent_output in func.tags
         if from_data and not any(isinstance(t, FakeTensor) for t in _tensors(args, kwargs)):
@@ -111,30 +111,30 @@ class StandIns(TorchDispatchMode):
 
     # Values of a tensor -------------------------------------------------------------------------------------------------
 
-    def _known(self, tensor: torch.Tensor) -> _Known | None:
-        """The tensor's elements where they are known; a tensor with memory has them."""
+    def _known_values_of(self, tensor: torch.Tensor) -> _KnownValues | None:
+        """The tensor's elements if known; those of a tensor with memory always are."""
         if isinstance(tensor, FakeTensor):
             return self._elements_of.get(tensor)
-        return None if tensor.is_meta else _Known(tensor, False)
+        return None if tensor.is_meta else _KnownValues(tensor, False)
 
     def _from_data(self, tensor: torch.Tensor) -> bool:
-        known = self._known(tensor)
-        return known is None or known.from_data
+        known_values = self._known_values_of(tensor)
+        return known_values is None or known_values.from_data
 
     def _store(self, tensor: torch.Tensor, elements: torch.Tensor, from_data: bool) -> torch.Tensor:
-        self._elements_of[tensor] = _Known(elements, from_data)
+        self._elements_of[tensor] = _KnownValues(elements, from_data)
         return tensor
 
     def _number(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The one number that a tensor without known elements has everywhere."""
+        """The number that every element of a tensor without known elements has."""
         return torch.full((), self._uniform.get(tensor, 0), dtype=tensor.dtype)
 
     def _set_uniform(self, tensor: torch.Tensor, number: Any) -> None:
-        """Set the number that a tensor has everywhere; infinities and complex numbers are not followed and count as 0."""
+        """Set the number that every element of a tensor has; infinities and complex numbers count as 0."""
         if tensor.dtype.is_complex or not math.isfinite(number):
             number = 0
-        whole = not tensor.dtype.is_floating_point
-        number = bool(number) if tensor.dtype == torch.bool else int(number) if whole else float(number)
+        is_integer = not tensor.dtype.is_floating_point
+        number = bool(number) if tensor.dtype == torch.bool else int(number) if is_integer else float(number)
         if number:
             self._uniform[tensor] = number
         else:
@@ -150,7 +150,7 @@ class StandIns(TorchDispatchMode):
             return
         if name in _COMPARISONS and any(t.is_floating_point() and self._from_data(t) for t in operands):
             self._set_uniform(outputs[0], True)
-        elif not operands or any(self._known(t) is not None for t in operands):
+        elif not operands or any(self._known_values_of(t) is not None for t in operands):
             self._compute(func, args, kwargs, outputs)
         elif func.name() in _CHOICES:
             self._choose(func, args, kwargs, outputs)
@@ -164,17 +164,17 @@ class StandIns(TorchDispatchMode):
         """Run the operator on the values of its operands, some of which are known."""
         operands = _tensors(args, kwargs)
         mutable = func._schema.is_mutable
-        sizes = [t.numel() for t in (*outputs, *(t for t in operands if self._known(t) is None))]
+        sizes = [t.numel() for t in (*outputs, *(t for t in operands if self._known_values_of(t) is None))]
         followed = max(sizes) <= _LARGEST and func.overloadpacket.__name__ not in _NOT_FOLLOWED
 
         def elements(tensor: torch.Tensor) -> torch.Tensor:
-            if (known := self._known(tensor)) is not None:
-                return known.elements
+            if (known_values := self._known_values_of(tensor)) is not None:
+                return known_values.elements
             filled = self._number(tensor).expand(tensor.shape)
             return filled.clone() if mutable else filled  # expanded memory cannot be written to
 
         results = _tensors(self._run(func, args, kwargs, elements)) if followed else []
-        if len(results) != len(outputs):  # refused, or a workspace that only the fake operator returns
+        if len(results) != len(outputs):  # refused, or only the fake operator returns a workspace
             for output in outputs if mutable else ():
                 self._elements_of.pop(output, None)
             return
@@ -183,7 +183,7 @@ class StandIns(TorchDispatchMode):
             self._store(output, values, from_data)
 
     def _compute_uniform(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
-        """Where every operand of a pointwise operator is one number everywhere, so is the result."""
+        """If every operand of a pointwise operator is uniform, so is the result."""
         results = self._run(func, args, kwargs, self._number)
         with _real():
             values = [0] * len(outputs) if results is None else [0 if t.is_complex() else t.item() for t in _tensors(results)]
@@ -192,8 +192,8 @@ class StandIns(TorchDispatchMode):
 
     @staticmethod
     def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], values: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-        """The results on the CPU for the given `values` of tensors; `None` where the operator refuses these (an index into an
-        empty tensor, say)."""
+        """The results on the CPU for the given `values` of tensors; `None` where the operator refuses them (for example an index
+        into an empty tensor)."""
 
         def real(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
@@ -210,7 +210,7 @@ class StandIns(TorchDispatchMode):
             return results
 
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[FakeTensor]) -> None:
-        """Indices of a choice, spread evenly over its candidates."""
+        """Indices for a choice, spread evenly over its candidates."""
         chosen = next((output for output in outputs if output.dtype == torch.int64), None)
         if chosen is not None and chosen.numel() <= _LARGEST:
             with _real():
@@ -223,9 +223,9 @@ class StandIns(TorchDispatchMode):
         """The results computed from the operands' values, all of which must be known."""
         operands = _tensors(args, kwargs)
         results = None
-        known = {id(t): of.elements for t in operands if (of := self._known(t)) is not None}
-        if all(id(t) in known for t in operands):
-            results = self._run(func, args, kwargs, lambda tensor: known[id(tensor)])
+        elements_by_id = {id(t): of.elements for t in operands if (of := self._known_values_of(t)) is not None}
+        if all(id(t) in elements_by_id for t in operands):
+            results = self._run(func, args, kwargs, lambda tensor: elements_by_id[id(tensor)])
         if results is None:
             raise CaptureError(f"the result of {func} depends on values that only data would give")
         from_data = any(self._from_data(t) for t in operands)
@@ -240,12 +240,12 @@ class StandIns(TorchDispatchMode):
         return tree_map(fake, results)
 
     def _item(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One number; a condition on unknown data is evaluated for zeros."""
-        known = self._known(args[0])
-        if known is not None:
-            self._chosen += known.from_data
+        """Read one number; a condition on unknown data is evaluated for zeros."""
+        known_values = self._known_values_of(args[0])
+        if known_values is not None:
+            self._chosen += known_values.from_data
             with _real():
-                return known.elements.item()
+                return known_values.elements.item()
         if args[0].dtype == torch.bool:
             self._conditions += 1
             if self._conditions > _MOST_CONDITIONS:
@@ -254,34 +254,34 @@ class StandIns(TorchDispatchMode):
         raise CaptureError("a number is read that only data would give")
 
     def _nonzero(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """(count, rank) indices of the elements where a condition holds: all of them where the condition is not known."""
+        """(count, rank) indices of the elements where a condition holds; all elements if the condition is unknown."""
         mask = args[0]
-        known = self._known(mask)
+        known_values = self._known_values_of(mask)
         indices = None
         with _real():
-            if known is not None:
-                indices = torch.nonzero(known.elements)
+            if known_values is not None:
+                indices = torch.nonzero(known_values.elements)
             elif mask.numel() * mask.dim() <= _LARGEST_SELECTION:
                 indices = torch.nonzero(torch.ones((), dtype=torch.bool).expand(mask.shape))
-        self._unfiltered += known is None
-        self._chosen += known is not None and known.from_data
+        self._unfiltered += known_values is None
+        self._chosen += known_values is not None and known_values.from_data
         fake = mask.new_empty((mask.numel() if indices is None else indices.shape[0], mask.dim()), dtype=torch.int64)
-        return fake if indices is None else self._store(fake, indices, known is None or known.from_data)
+        return fake if indices is None else self._store(fake, indices, known_values is None or known_values.from_data)
 
     def _nonzero_columns(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-        """`nonzero` as one list of indices a dimension."""
+        """`nonzero` as one list of indices per dimension."""
         indices = self._nonzero(func, args, kwargs)
-        known = self._known(indices)
+        known_values = self._known_values_of(indices)
         columns = [indices.new_empty((indices.shape[0],)) for _ in range(indices.shape[1])]
-        if known is not None:
+        if known_values is not None:
             for i, column in enumerate(columns):
                 with _real():
-                    elements = known.elements[:, i]
-                self._store(column, elements, known.from_data)
+                    elements = known_values.elements[:, i]
+                self._store(column, elements, known_values.from_data)
         return columns
 
     def _index(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Indexing, with a condition replaced by the indices where it holds."""
+        """Indexing by a condition, replaced by indexing with the indices where it holds."""
         indices: list[Any] = []
         for index in args[1]:
             condition = isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
@@ -292,7 +292,7 @@ class StandIns(TorchDispatchMode):
         return result
 
     def _grouped_product(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """A grouped product in any type: torch computes its shape for bfloat16 only, and the shape holds for the other types."""
+        """A grouped product in any type. torch computes its shape for bfloat16 only; other types have the same shape."""
 
         def half(value: Any) -> Any:
             floating = isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -344,5 +344,5 @@ def _spread(source: tuple[int, ...], chosen: tuple[int, ...], dim: int | None) -
     flat = torch.arange(count) * max(1, size // max(count, 1)) % size
     if len(chosen) < len(source):
         return flat.reshape(chosen)
-    rest = [extent for i, extent in enumerate(chosen) if i != dim % len(chosen)]
-    return flat.reshape(*rest, chosen[dim]).movedim(-1, dim)
+    other_extents = [extent for i, extent in enumerate(chosen) if i != dim % len(chosen)]
+    return flat.reshape(*other_extents, chosen[dim]).movedim(-1, dim)

@@ -22,16 +22,16 @@ from shmoo.harness.capture.traced import FakeCall
 class SymbolicCapture:
     """A model's graph with symbols for some dimensions of its inputs.
 
-    torch records a guard for every comparison of a symbol that decided what was traced. `at` gives the graph for other sizes only
-    where all guards hold, so that a capture at those sizes would have traced the same.
+    torch records a guard for every comparison of a symbol during tracing. `at` gives the graph for other sizes only where all
+    guards hold, that is, where a capture at those sizes would trace the same operators.
 
     Args:
         traced: the model's operators, with the fake value of each leaf of (args, kwargs).
         dynamic: the dimensions that became symbols.
-        model: whose weights the graphs list, read or not.
+        model: the module whose weights the graphs list.
 
     Raises:
-        CaptureError: no size stayed a symbol.
+        CaptureError: torch fixed all sizes.
     """
 
     def __init__(self, traced: Traced, dynamic: Sequence[Place], name: str, model: Any) -> None:
@@ -39,17 +39,17 @@ class SymbolicCapture:
         self._shapes = [fake.shape if isinstance(fake, torch.Tensor) else () for fake in traced.fakes]
         open_sizes = [size for leaf, dim in dynamic if isinstance(size := traced.fakes[leaf].shape[dim], torch.SymInt)]
         if not open_sizes:
-            raise CaptureError("none of the sizes stays a symbol: the model makes them part of its graph")
+            raise CaptureError("no size can vary: the model makes all of them part of its graph")
         self._env = open_sizes[0].node.shape_env
 
     def at(self, shapes: Sequence[Sequence[int]]) -> Graph:
-        """The graph for inputs of these shapes: of every leaf of (args, kwargs), in order, empty for one that is no tensor.
+        """The graph for inputs of these shapes: one per leaf of (args, kwargs), in order, empty for a leaf that is not a tensor.
         `CaptureError` where the model would trace differently at these sizes, or a guard cannot be evaluated."""
         values = self._values(shapes)
         for symbol, value in values.items():
             valid = self._env.var_to_range.get(symbol)
             if valid is not None and not valid.lower <= value <= valid.upper:
-                # torch's infinity of whole numbers says of itself that it is finite.
+                # torch's integer infinity claims to be finite.
                 upper = f" to {valid.upper}" if valid.upper.is_Integer else " up"
                 raise CaptureError(f"the capture holds for sizes from {valid.lower}{upper}, not {value}")
         for guard in self._env.guards:
@@ -78,10 +78,10 @@ class SymbolicCapture:
         """The value of every symbol, checked against all sizes."""
         values: dict[sympy.Symbol, sympy.Integer] = {}
         sizes: list[tuple[Place, sympy.Expr, int]] = []
-        for leaf, (given, captured) in enumerate(zip(shapes, self._shapes, strict=True)):
-            if len(given) != len(captured):
-                raise CaptureError(f"input {leaf} has {len(given)} dimensions, it was captured with {len(captured)}")
-            for dim, (size, example) in enumerate(zip(given, captured, strict=True)):
+        for leaf, (shape, captured) in enumerate(zip(shapes, self._shapes, strict=True)):
+            if len(shape) != len(captured):
+                raise CaptureError(f"input {leaf} has {len(shape)} dimensions, it was captured with {len(captured)}")
+            for dim, (size, example) in enumerate(zip(shape, captured, strict=True)):
                 expression = example.node.expr if isinstance(example, torch.SymInt) else sympy.Integer(example)
                 sizes.append(((leaf, dim), expression, size))
                 if expression.is_Symbol:
@@ -94,7 +94,7 @@ class SymbolicCapture:
 
 
 def leaf_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Shapes of the leaves of (args, kwargs), in order; empty for a leaf that is no tensor."""
+    """Shapes of the leaves of (args, kwargs), in order; empty for a leaf that is not a tensor."""
     leaves = tree_leaves((tuple(args), dict(kwargs)))
     return [tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else () for leaf in leaves]
 
@@ -109,7 +109,7 @@ def capture_symbolic(
     name: str = "",
     traced: bool = False,
 ) -> SymbolicCapture:
-    """Capture as `capture` would, or, `traced`, as `capture_traced` without stand-ins for data, with symbols in the given
+    """Capture as `capture` does, or with `traced` as `capture_traced` does without stand-ins for data, with symbols in the given
     dimensions. Their sizes in the arguments are examples, at least 2. `CaptureError` where torch cannot take the model, splits
     it, or makes the sizes part of the graph."""
     if traced:
@@ -123,7 +123,7 @@ def capture_symbolic(
     pieces, reasons = compile_pieces(model, args, kwargs, name)
     if len(pieces) != 1 or reasons:
         why = "; ".join(reasons) or f"{len(pieces)} pieces"
-        raise CaptureError(f"torch.compile splits the model, so that sizes inside it are not known from its inputs: {why}")
+        raise CaptureError(f"torch.compile splits the model, so sizes inside it do not follow from its inputs: {why}")
     ((traced_piece, _, arguments, _),) = pieces
     fake_of = {id(argument): fake for argument, fake in zip(arguments or (), traced_piece.fakes, strict=True)}
     of_leaves = traced_piece._replace(fakes=[fake_of.get(id(leaf), leaf) for leaf in leaves])

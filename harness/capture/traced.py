@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shmoo.harness.capture.exported import Place
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.fast_path import encoder_fast_path
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu, environment, guarded
 from shmoo.harness.capture.fx.introspect import (
@@ -31,15 +32,14 @@ from shmoo.harness.capture.fx.introspect import (
     tensors_in,
     with_tensors,
 )
-from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Traced, weight_origins, with_all_weights
 from shmoo.harness.capture.standins import StandIns
 from shmoo.harness.module import Capture
 
 _CPU = torch.device("cpu")
 _UNCHECKED = {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}
-"""By this variable transformers' models do not compare what they take with data that is not there, such as the number of image
-features with that of the tokens for them."""
+"""With this variable transformers' models skip checks that need data, such as comparing the numbers of image features and of
+image tokens."""
 _RESIZING = ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")
 
 
@@ -48,14 +48,14 @@ class FakeCall:
     `call(*call.values)`.
 
     Args:
-        dynamic: dimensions of the leaves of (args, kwargs) that become symbols; nothing then stands in for data.
-        fixed: names of keyword arguments whose values are known whatever the data.
+        dynamic: dimensions of the leaves of (args, kwargs) that become symbols; with them, nothing stands in for data.
+        fixed: names of keyword arguments whose values do not depend on data.
 
     Attributes:
         values: the call's arguments: fakes of the weights, of the leaves of (args, kwargs), and of tensors inside objects among
-            them; `origins` are theirs, and `mode` is the mode that they are fake in.
-        fakes: the values of the leaves of (args, kwargs) alone.
-        stand_ins: the mode that stands in for data; a null context with `dynamic`.
+            them; `origins` has their origins, `mode` is their fake mode.
+        fakes: the values of only the leaves of (args, kwargs).
+        stand_ins: the mode with stand-ins for data; a null context with `dynamic`.
     """
 
     def __init__(
@@ -81,13 +81,15 @@ class FakeCall:
         inner = [tensor for tensors in self._objects.values() for tensor in tensors]
         self.origins += [Origin("input", f"tensor_{i}") for i in range(len(inner))]
         for leaf in {leaf for leaf, _ in dynamic}:
-            self.fakes[leaf] = self._with_symbols(self.fakes[leaf], {dim for other, dim in dynamic if other == leaf})
+            self.fakes[leaf] = self._with_symbols(
+                self.fakes[leaf], {dim for dynamic_leaf, dim in dynamic if dynamic_leaf == leaf}
+            )
         self.values = [*(self._fake(weight) for weight in self._weights.values()), *self.fakes, *map(self._fake, inner)]
-        # Stand-ins for data would have to be computed, which needs sizes.
+        # Stand-ins for data need concrete sizes.
         self.stand_ins: Any = contextlib.nullcontext()
         if not dynamic:
-            known = [i for i, path in enumerate(paths) if path[-1] in fixed and isinstance(inputs[i][1], torch.Tensor)]
-            self.stand_ins = StandIns([(self.fakes[i], inputs[i][1]) for i in known])
+            fixed_leaves = [i for i, path in enumerate(paths) if path[-1] in fixed and isinstance(inputs[i][1], torch.Tensor)]
+            self.stand_ins = StandIns([(self.fakes[i], inputs[i][1]) for i in fixed_leaves])
 
     def __call__(self, *values: Any) -> list[torch.Tensor]:
         """Run the model; returns every tensor that it returns."""
@@ -108,7 +110,7 @@ class FakeCall:
             return tensors_in(self._model(*args, **kwargs))
 
     def trace(self, label: str) -> Traced:
-        """The operators of the call, with their module paths and lines; the placeholders take `values`. Errors as of
+        """The operators of the call, with their module paths and lines; the placeholders take `values`. Errors as for
         `capture_traced`."""
 
         def run(*values: Any) -> list[torch.Tensor]:
@@ -121,7 +123,7 @@ class FakeCall:
                 with RecordLines() as lines, encoder_fast_path() as notes:
                     traced = make_fx(run, pre_dispatch=True)(*self.values)
                 if lines.transformed:
-                    # Above the transforms a call shows one sample.
+                    # Above the transforms a call has the shapes of one sample.
                     traced = make_fx(run)(*self.values)
                 return Traced(inline_wrapped(traced), self.origins, self.fakes, tuple(notes))
         except CaptureError as error:
@@ -160,8 +162,8 @@ def capture_traced(
 
     Args:
         model: a module, its weights on any device, or a function.
-        notes: further notes for the reader of the graph's numbers.
-        fixed: names of keyword arguments whose values are known whatever the data.
+        notes: further notes for the reader of the graph.
+        fixed: names of keyword arguments whose values do not depend on data.
     """
     call = FakeCall(model, args, kwargs, fixed=fixed)
     traced = call.trace(name or type(model).__name__)
@@ -172,8 +174,8 @@ def capture_traced(
 
 @contextmanager
 def _conversions_in_place() -> Iterator[None]:
-    """While active, a conversion of a module (`self.router.to(torch.float32)`) assigns the converted tensors to the module: torch
-    swaps fake tensors with their originals, which fails on tensors that are being traced."""
+    """While active, converting a module (`self.router.to(torch.float32)`) assigns the converted tensors to it. torch would swap
+    fake tensors with their originals, which fails during tracing."""
 
     def convert(module: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         for child in module.children() if recurse else ():
@@ -193,7 +195,7 @@ def _conversions_in_place() -> Iterator[None]:
 @contextmanager
 def _shapes_from_kernels() -> Iterator[None]:
     """While active, the size of a resized image comes from the kernel's own shape function: torch would decompose the operator
-    into some two hundred others to compute it, again for every size."""
+    into about two hundred others to compute it, for every size again."""
     saved = []
     for name in _RESIZING:
         packet = getattr(torch.ops.aten, name)
@@ -210,8 +212,8 @@ def _shapes_from_kernels() -> Iterator[None]:
 
 
 class _FormatNumbers(TorchFunctionMode):
-    """While active, a scalar tensor in a format string (f"expert_{i}") shows its value, as torch does for plain tensors only, or
-    says that only data would give it, as in a message that is made in case it is needed."""
+    """While active, a scalar tensor in a format string (f"expert_{i}") shows its value, which torch does for plain tensors only,
+    or a text if only data would give the value, as in error messages built in advance."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if not torch.compiler.is_dynamo_compiling() and func is torch.Tensor.__format__ and args[0].dim() == 0:

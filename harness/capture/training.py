@@ -1,4 +1,4 @@
-"""A training step -> its graphs: forward and backward as AOTAutograd traces them together."""
+"""A training step -> its graphs: AOTAutograd's joint trace of forward and backward pass."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import fx
 from shmoo.estimators.costs import costs_of
 from shmoo.estimators.graph.records import Graph, OpCall
 from shmoo.harness.capture.compiled import EagerRecorder, compiled_apart, placeholder_origins
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, first_line
-from shmoo.harness.capture.fx.trace import inline_wrapped
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, Origins, with_all_weights
 from shmoo.harness.capture.recurrent import keep_recurrent_layers
 from shmoo.harness.module import Capture
@@ -27,16 +27,16 @@ def capture_training(
 ) -> Capture:
     """Capture one forward pass, the loss, and the backward pass to every weight of `model(*args, **kwargs)`.
 
-    The loss is the mean of every floating tensor that the model returns. A module runs in training mode, with gradients for those
-    of its floating parameters that ask for them, or for all where none does, as in models made for inference; both are restored
-    afterwards. Operators are those below autograd (`aten.convolution`, `aten.mm`),
-    as AOTAutograd traces them and torch's FlopCounterMode counts them; calls of the backward pass carry the module path and the
-    line of their forward call. Recurrent layers stay whole (`recurrent.py`). The optimizer's step is not included. A graph break
-    gives a graph for each piece, and what torch.compile leaves to eager execution is recorded as it runs.
+    The loss is the mean of every floating tensor that the model returns. A module runs in training mode, with gradients for the
+    floating-point parameters that require them, or for all if none does, as in models made for inference; both settings are
+    restored afterwards. Operators are the ones below autograd (`aten.convolution`, `aten.mm`), as AOTAutograd traces them and
+    torch's FlopCounterMode counts them; calls of the backward pass carry the module path and the line of their forward call.
+    Recurrent layers stay whole (`recurrent.py`). The optimizer's step is not included. A graph break gives one graph per piece;
+    operators that torch.compile leaves to eager execution are recorded as they run.
 
     Raises:
-        CaptureError: torch.compile or AOTAutograd cannot take the model, it returns nothing that has a gradient, or a parameter
-            gets one from operators that the capture does not see.
+        CaptureError: torch.compile or AOTAutograd cannot take the model, its result has no gradient, or a parameter gets a
+            gradient from operators outside the capture.
     """
     label = name or getattr(model, "__name__", type(model).__name__)
 
@@ -56,7 +56,7 @@ def capture_training(
                     if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
                         raise CaptureError("nothing that it returns has a gradient")
                     backend.recorder.flush()
-                    # Where no part runs eagerly, what eager operators do in the backward pass is the accumulation of gradients.
+                    # If no part runs eagerly, eager operators in the backward pass only accumulate gradients.
                     recording = backend.recorder if backend.eager_calls else nullcontext()
                 seed = torch.ones_like(loss)
                 with recording:
@@ -70,8 +70,8 @@ def capture_training(
     reasons = [*backend.break_reasons]
     if backend.eager_calls:
         reasons.append(f"{len(backend.eager_calls)} operators left to eager execution ({backend.eager_calls[0].source})")
-    seen = {value.name for graph in backend.graphs for value in graph.values if value.is_weight}
-    missed = [name for name in trained if name not in seen]
+    captured_names = {value.name for graph in backend.graphs for value in graph.values if value.is_weight}
+    missed = [name for name in trained if name not in captured_names]
     if missed:
         raise CaptureError(
             f"cannot train {label!r}: the capture does not see the operators of {len(missed)} of its parameters, such as "
@@ -81,7 +81,7 @@ def capture_training(
 
 
 def _in_modules(graph: Graph) -> Graph:
-    """The graph with calls of no known module, as behind a graph break, in the module of the parameter that they read."""
+    """The graph in which calls without a module path, as after a graph break, get the module of the parameter that they read."""
 
     def placed(call: OpCall) -> OpCall:
         roots = [] if call.module else [graph.values[graph.root(value)] for value in call.reads]
@@ -110,16 +110,16 @@ def _differentiable(outputs: Any) -> list[torch.Tensor]:
 
 @contextmanager
 def _training(model: Any) -> Iterator[None]:
-    """Put a module into training mode; where no parameter asks for gradients, let all floating ones. Restore modes, flags and
-    gradients."""
+    """While active, a module is in training mode; if no parameter requires gradients, all floating-point ones do. Modes, flags
+    and gradients are restored."""
     is_module = isinstance(model, torch.nn.Module)
     modes = [(module, module.training) for module in model.modules()] if is_module else []
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()] if is_module else []
     if is_module:
-        model.train()  # which a model may override, to keep frozen layers as they are
-    asked = any(flag for _, flag, _ in gradients)
+        model.train()  # a model may override it to keep frozen layers in evaluation mode
+    any_asks = any(flag for _, flag, _ in gradients)
     for parameter, flag, _ in gradients:
-        parameter.requires_grad_(flag if asked else parameter.is_floating_point())
+        parameter.requires_grad_(flag if any_asks else parameter.is_floating_point())
     try:
         yield
     finally:
@@ -132,7 +132,7 @@ def _training(model: Any) -> Iterator[None]:
 
 
 class _JointBackend:
-    """A torch.compile back-end that has AOTAutograd trace forward and backward together, and records that graph."""
+    """A torch.compile back-end that lets AOTAutograd trace forward and backward together, and records that graph."""
 
     def __init__(self, model: Callable[..., Any], name: str) -> None:
         self.name = name
@@ -172,7 +172,7 @@ class _JointBackend:
         compiled = compile_piece(module, inputs)
 
         def run_whole(*values: Any) -> Any:
-            # What AOTAutograd does around a piece, such as updates of running statistics, is in the piece's graph.
+            # AOTAutograd's work around a piece, such as updates of running statistics, is in the piece's graph.
             results = self.recorder.run_unseen(compiled, values)
             self.origins.flows(results)
             return results

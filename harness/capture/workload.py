@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture.capture import capture
 from shmoo.harness.capture.exported import FunctionModule, exportable
-from shmoo.harness.capture.fx.dynamo import dynamo_put_off
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
+from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off
 from shmoo.harness.capture.recorded import capture_recorded
 from shmoo.harness.module import Built, Capture, DNNModule
 from shmoo.runs.store.records import AxisValue
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 Axes = Mapping[str, AxisValue]
 
 _NEEDS_INDICES = re.compile(r"argument #1 'indices'|tensors used as indices must be", re.IGNORECASE)
-"""torch's messages where a floating-point tensor stands for indices."""
+"""torch's messages where a floating-point tensor is used as indices."""
 
 
 def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | None = None) -> Built:
-    """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where that fails, as in models that run or
-    read themselves while they are built. Errors as of `DNNModule.build`."""
+    """Build on the meta device, which takes neither memory nor arithmetic; on the CPU where that fails, as for models that
+    compute with their weights while they are built. Errors as for `DNNModule.build`."""
     try:
-        # torch initializes weights on the meta device by its shape functions, too.
+        # torch also uses shape functions to initialize weights on the meta device.
         with dynamo_put_off():
             return module.build(axes, dtype, "meta")
     except InputError as on_meta:
-        # A refusal holds on every device; only code that failed may succeed where tensors have values.
+        # A refusal holds on every device, but code that failed may succeed where tensors have values.
         if module.without_memory or on_meta.__cause__ is None or isinstance(on_meta.__cause__, (ImportError, InputError)):
             raise
     return module.build(axes, dtype, "cpu")
@@ -49,9 +49,9 @@ def build_for_capture(module: DNNModule, axes: Axes | None = None, dtype: str | 
 def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | None = None) -> Capture:
     """Capture a workload at the given axes, every graph named after it.
 
-    The model is built without weights in memory if possible, and runs once while its operators are recorded. What such a run
-    cannot show goes through torch.export, then torch.compile. Where sizes depend on data, which both refuse on the meta device,
-    the model's Python runs on fake tensors with stand-ins for data. A model that needs real values is built and run on the CPU.
+    The model is built without weights in memory if possible, and runs once while its operators are recorded. If that is not
+    enough, torch.export is tried, then torch.compile. Where sizes depend on data, which both refuse on the meta device, the
+    model's Python runs on fake tensors with stand-ins for data. A model that needs real values is built and run on the CPU.
 
     Raises:
         CaptureError: none of these methods can capture it.
@@ -63,7 +63,7 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
     if isinstance(built.model, torch.nn.Module):
         with contextlib.suppress(CaptureError):
             return capture_recorded(built.model, built.args, built.kwargs, name=module.name)
-        # The recorded run may have changed what the model keeps.
+        # The recorded run may have changed the model's state.
         built = build_for_capture(module, axes, dtype)
     failures = []
     try:
@@ -83,19 +83,19 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
         message = f"{on_cpu} (on the meta device: {'; '.join(failures)})"
         if _NEEDS_INDICES.search(message):
             message = (
-                f"{module.name!r} takes whole numbers such as tokens, and its input is a floating-point tensor, which is what "
-                f"--input-shape makes; let the factory return (model, (tokens,)). torch says: {failures[-1]}"
+                f"{module.name!r} takes whole numbers such as tokens, but --input-shape makes a floating-point tensor; "
+                f"let the factory return (model, (tokens,)). torch says: {failures[-1]}"
             )
         raise CaptureError(message) from on_cpu
 
 
 @guarded
 def capture_operator(built: Built, name: str) -> Capture:
-    """Capture a single operator as it was built, with its operands in memory: by running a copy without memory where that shows
-    all, in a tenth of the time of `capture`, which would keep hold of the operands.
+    """Capture a single operator that was built with its operands in memory. If possible a copy without memory runs, which takes a
+    tenth of the time of `capture` and keeps no reference to the operands.
 
-    Of several calls, such a copy does not show which results share memory on the device: attention on a CPU lays its result out
-    as no other device does.
+    For an operator of several calls, such a copy does not show which results share memory on the device: attention on a CPU has
+    its own layout of the result.
     """
     module = built.model if isinstance(built.model, torch.nn.Module) else FunctionModule(built.model)
     if exportable(module):
@@ -117,9 +117,10 @@ def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _capture_traced(built: Built, name: str) -> Capture:
-    """By running its Python; with other forms of its inputs, and then without optional ones, where the model refuses them. A note
-    says what is left out, and why: the reason is that of the first other form, which has what the signature asks for."""
-    # Dynamo is imported with it.
+    """Capture by running the model's Python. Where the model refuses its inputs, alternative forms are tried, then calls without
+    the optional inputs. A note names the omitted inputs and the reason, which is the error of the first alternative, since that
+    one matches the signature."""
+    # Importing it imports Dynamo.
     from shmoo.harness.capture.traced import capture_traced
 
     refusals: list[CaptureError] = []
@@ -133,14 +134,14 @@ def _capture_traced(built: Built, name: str) -> Capture:
 
 
 def _calls(built: Built) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The inputs by name of the calls to try, and the words for what is left out: all of them as they are, in other forms,
-    without each of the optional ones, and without all of these."""
+    """The calls to try, as (description of the omitted inputs, inputs by name): all inputs, their alternative forms, without each
+    optional input, and without all of them."""
     yield "", built.kwargs
-    for other in built.others:
-        yield "", {**built.kwargs, **other}
-    alone = [(one,) for one in built.optional]
-    for left_out in (*alone, *((built.optional,) if len(alone) > 1 else ())):
-        names = {name for _, taken in left_out for name in taken}
+    for alternative in built.alternatives:
+        yield "", {**built.kwargs, **alternative}
+    single_omissions = [(omission,) for omission in built.optional]
+    for left_out in (*single_omissions, *((built.optional,) if len(single_omissions) > 1 else ())):
+        names = {name for _, omitted_names in left_out for name in omitted_names}
         yield " and ".join(words for words, _ in left_out), {k: v for k, v in built.kwargs.items() if k not in names}
 
 
@@ -148,8 +149,8 @@ class CaptureFamily:
     """A workload's captures at several points of its axes.
 
     Two points that differ in whole numbers show which input dimensions change. One capture with symbols in these dimensions
-    serves all points at which torch would trace the same graph. The model is captured anew, and the capture's `note` says so,
-    where weights, plain attributes of modules or other arguments differ between the points, where torch makes a size part of the
+    serves all points at which torch would trace the same graph. The model is captured again, with a note in the capture, where
+    weights, plain attributes of modules or other arguments differ between the points, where torch makes a size part of the
     graph, and at sizes of 1, which torch traces differently.
 
     Args:
@@ -165,11 +166,11 @@ class CaptureFamily:
 
     @guarded
     def at(self, axes: Axes) -> Capture:
-        """The capture at one point; errors as of `capture_workload`."""
+        """The capture at one point; errors as for `capture_workload`."""
         point = self._module.resolve(axes)
         group = _group(point)
-        same_group = [other for other in self._points if _group(other) == group]
-        if len({_sizes(other) for other in same_group}) < 2:
+        same_group = [neighbour for neighbour in self._points if _group(neighbour) == group]
+        if len(set(map(_sizes, same_group))) < 2:
             return capture_workload(self._module, point, self._dtype)
         if group not in self._symbolic:
             self._symbolic[group] = self._capture_symbolic(same_group)
@@ -183,16 +184,17 @@ class CaptureFamily:
                 return Capture((graph,), note="its sizes put into one capture with symbols in their place")
             except CaptureError as error:
                 source = str(error)
-        return msgspec.structs.replace(capture_workload(self._module, point, self._dtype), note=f"captured anew: {source}")
+        captured = capture_workload(self._module, point, self._dtype)
+        return msgspec.structs.replace(captured, note=f"captured again: {source}", recaptured=True)
 
     def _capture_symbolic(self, points: Sequence[Axes]) -> SymbolicCapture | str:
-        """The capture with symbols, or the reason why there is none."""
+        """The capture with symbols, or the reason why it failed."""
         from shmoo.harness.capture.symbolic import capture_symbolic
 
         example = max(points, key=lambda point: min(_sizes(point), default=0))
-        other = max(points, key=lambda point: sum(a != b for a, b in zip(_sizes(point), _sizes(example), strict=True)))
+        farthest = max(points, key=lambda point: sum(a != b for a, b in zip(_sizes(point), _sizes(example), strict=True)))
         try:
-            built, other_built = (build_for_capture(self._module, point, self._dtype) for point in (example, other))
+            built, other_built = (build_for_capture(self._module, point, self._dtype) for point in (example, farthest))
             if any(map(holds_tensors, tree_leaves((built.args, built.kwargs)))):
                 return "inputs are inside objects"
             dynamic = _changed_dimensions(built, other_built)
@@ -202,7 +204,7 @@ class CaptureFamily:
 
 
 def _group(point: Axes) -> tuple:
-    """The axis values that no symbol can replace."""
+    """The axis values that cannot become symbols."""
     return tuple((name, value) for name, value in point.items() if type(value) is not int)
 
 
@@ -213,11 +215,11 @@ def _sizes(point: Axes) -> tuple[int, ...]:
 def _changed_dimensions(a: Built, b: Built) -> list[tuple[int, int]]:
     """The dimensions of the arguments in which two builds of a workload differ; `CaptureError` where they differ in something
     else, or in nothing."""
-    left, right = tree_leaves((a.args, a.kwargs)), tree_leaves((b.args, b.kwargs))
-    if len(left) != len(right):
+    leaves_a, leaves_b = tree_leaves((a.args, a.kwargs)), tree_leaves((b.args, b.kwargs))
+    if len(leaves_a) != len(leaves_b):
         raise CaptureError("the number of inputs changes with the sizes")
     places = []
-    for leaf, (x, y) in enumerate(zip(left, right, strict=True)):
+    for leaf, (x, y) in enumerate(zip(leaves_a, leaves_b, strict=True)):
         if not isinstance(x, torch.Tensor):
             if x != y:
                 raise CaptureError(f"input {leaf} is {x!r} at one size and {y!r} at another")
@@ -233,14 +235,14 @@ def _changed_dimensions(a: Built, b: Built) -> list[tuple[int, int]]:
 
 
 def _compare_models(a: torch.nn.Module, b: torch.nn.Module) -> None:
-    """Raise `CaptureError` where two models differ in something that a substitution of sizes would miss."""
+    """Raise `CaptureError` where two models differ in a way that substituting sizes would miss."""
     shapes = [{name: tuple(t.shape) for name, t in (*m.named_parameters(), *m.named_buffers())} for m in (a, b)]
     if shapes[0] != shapes[1]:
         raise CaptureError("weights change with the sizes")
     for (name, x), (_, y) in zip(a.named_modules(), b.named_modules(), strict=True):
-        others = _plain_attributes(y)
+        other_attributes = _plain_attributes(y)
         for attribute, value in _plain_attributes(x).items():
-            if others.get(attribute, value) != value:
+            if other_attributes.get(attribute, value) != value:
                 raise CaptureError(f"{attribute!r} of module {name or type(x).__name__!r} changes with the sizes")
 
 

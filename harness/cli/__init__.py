@@ -1,4 +1,7 @@
-"""The command line: one file for each verb; heavy imports happen inside the verb that needs them."""
+"""The command line: options, output, tables and progress that verbs share; each verb is a file in verbs.
+
+Work belongs in the rooms above: verbs only parse and print. Heavy imports happen inside the verb that needs them.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,20 @@ def main() -> None:
     try:
         cli(prog_name="shmoo")
     finally:
-        # The system takes the process's memory back: a last search for cycles in it would take as long as half of all imports.
+        # The system frees the process's memory; a last garbage collection would take as long as half of all imports.
         gc.freeze()
         try:
             sys.stdout.flush()
         except OSError as error:
-            # The interpreter would flush once more at its end, fail, and exit with a code of its own.
+            # The interpreter would flush again at its end, fail, and exit with its own code.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stderr.write(f"shmoo: cannot write the result: {error.strerror}\n")
             sys.exit(BAD_INPUT)
 
 
 def _open_closed_streams() -> None:
-    """Let streams that the caller closed (`>&-`) lead nowhere: otherwise the next file that is opened takes the number of a
-    closed one, and whatever prints writes into it."""
+    """Point streams that the caller closed (`>&-`) to the null device. Otherwise the next opened file gets the descriptor of a
+    closed stream, and prints go into it."""
     for descriptor, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
         try:
             os.fstat(descriptor)

@@ -22,7 +22,7 @@ LOG_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 class Refused(click.ClickException):
-    """An error of Shmoo's own, shown as one message on stderr."""
+    """An error of Shmoo, shown as one message on stderr."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -34,11 +34,11 @@ class Refused(click.ClickException):
 
 
 class VerbGroup(click.Group):
-    """Suggests the nearest verb, and turns `ShmooError`, what the system refuses and Ctrl-C into their exit codes."""
+    """Suggests the nearest verb, and turns `ShmooError`, system errors and Ctrl-C into exit codes."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As of click; an unknown verb's error suggests the nearest. An empty value is refused: a variable of the shell that is
-        not set leaves one."""
+        """As in click; an unknown verb's error suggests the nearest. An empty value, as from an unset shell variable, is
+        refused."""
         name = args[0]
         for flag, value in zip(args, [*args[1:], None], strict=True):
             if flag.startswith("-") and (value == "" or (flag.startswith("--") and flag.endswith("="))):
@@ -48,7 +48,7 @@ class VerbGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As of click; errors that a user can mend become one line on stderr and an exit code."""
+        """As in click; errors that a user can fix become one line on stderr and an exit code."""
         try:
             with _rare_collections():
                 return super().invoke(ctx)
@@ -58,7 +58,7 @@ class VerbGroup(click.Group):
             raise Refused(str(error), BAD_INPUT) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # whoever read our output has seen enough: click ends without a word
+                raise  # the reader closed the pipe: click ends silently
             raise Refused(_refusal(error), BAD_INPUT) from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
@@ -67,7 +67,7 @@ class VerbGroup(click.Group):
             raise Refused(str(not_installed("parts of this command", package)), BAD_INPUT) from error
         except UnicodeEncodeError as error:
             text = error.object.encode("utf-8", "backslashreplace").decode()
-            words = f"{text[:200]!r} is no text in UTF-8, and so cannot be kept in a file; name it otherwise"
+            words = f"{text[:200]!r} is not valid UTF-8, so it cannot be stored in a file; use another name"
             raise Refused(words, BAD_INPUT) from error
         except RecursionError as error:
             raise Refused("the input is nested too deeply", BAD_INPUT) from error
@@ -77,8 +77,8 @@ class VerbGroup(click.Group):
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """While active, Python looks for unreachable cycles a thousand times less often: imports, graphs and runs make many objects
-    and no cycles, and looking through them takes a tenth of the time."""
+    """While active, garbage collections are a thousand times rarer. Imports, graphs and runs create many objects and no cycles,
+    and collections would take a tenth of the time."""
     before = gc.get_threshold()
     gc.set_threshold(1000 * before[0], *before[1:])
     try:
@@ -88,24 +88,24 @@ def _rare_collections() -> Iterator[None]:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system would not do, and to which file where it says so."""
+    """The system's refusal as a message, with the file if it names one."""
     why = error.strerror or str(error) or type(error).__name__
     if error.filename is None:
         return f"the system refused: {why}"
-    return f"cannot use {str(error.filename)!r}: {why}; see that it exists, that you may use it, and that there is room"
+    return f"cannot use {str(error.filename)!r}: {why}; check that it exists, its permissions, and the free space"
 
 
 class StderrHandler(logging.Handler):
-    """Shows log records on the stderr of the moment, which `output.only_results_on_stdout` and tests replace."""
+    """Shows log records on the current `sys.stderr`, which `output.only_results_on_stdout` and tests replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record to the stderr of the moment."""
+        """Write a record to the current stderr."""
         output.message(self.format(record))
 
 
 @contextmanager
 def shown_log(verbosity: int) -> Iterator[None]:
-    """While active, Shmoo's log is shown on stderr: warnings, with 1 what is done, with 2 and more the details too."""
+    """While active, Shmoo's log is shown on stderr: warnings, with 1 also actions, with 2 or more also details."""
     logger = logging.getLogger("shmoo")
     handler, level = StderrHandler(), logger.level
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbosity else "%(message)s"))
@@ -119,7 +119,7 @@ def shown_log(verbosity: int) -> Iterator[None]:
 
 
 class Verbs(UserDict[str, Any]):
-    """The verbs by name, each imported when it is first looked at."""
+    """The verbs by name, each imported on first access."""
 
     def __getitem__(self, name: str) -> Any:
         if self.data[name] is None:
@@ -134,7 +134,7 @@ VERBS = (
 
 
 @click.group(cls=VerbGroup, commands=Verbs(dict.fromkeys(VERBS)), context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-v", "--verbose", "verbosity", count=True, help="Say on stderr what is done; -vv with details.")
+@click.option("-v", "--verbose", "verbosity", count=True, help="Log actions on stderr; -vv with details.")
 @click.version_option(package_name="shmoo", message="shmoo %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, verbosity: int) -> None:

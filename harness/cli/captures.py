@@ -1,5 +1,5 @@
-"""Options of a model and of the machines it is estimated on: its sizes and types, how it is run (a phase of a language model, a
-training step, autocast, quantized weights), whether its capture is kept between commands, and architectures with runtimes."""
+"""Options of a model and of the machines of its estimates: its sizes and types, its mode (a phase of a language model, a training
+step, autocast, quantized weights), caching of its capture, and architectures with runtimes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
 
 if TYPE_CHECKING:
-    from shmoo.harness.models.asked import Asked
     from shmoo.harness.models.capture_cache import ModelSource
+    from shmoo.harness.models.request import ModelRequest
     from shmoo.harness.module import Capture
     from shmoo.harness.question import Question
 
 
-def asked(
+def model_options(
     *,
     arch: str = options.ONE_ARCHITECTURE,
     runtime: str = options.ONE_RUNTIME,
@@ -27,8 +27,8 @@ def asked(
     dtype: str = options.ONE_DTYPE,
     without: Collection[str] = (),
 ) -> options.Decorator:
-    """Adds the options of a model and its machines, but those `without`, taken together as `asked`. The others are the defaults
-    that the help of these options tells."""
+    """Adds the options of a model and its machines, except those in `without`, passed together as the argument `question`. The
+    other parameters are the defaults in the help of these options."""
     offered: dict[str, options.Decorator] = {
         "arch": options.archs(arch),
         "runtime": options.runtimes(runtime),
@@ -59,39 +59,39 @@ def asked(
             "--no-cache", is_flag=True, help="Capture the model anew and keep nothing; otherwise see `shmoo cache --help`."
         ),
     }
-    taken = [name for name in offered if name not in without]
-    return options.together("asked", _question, *(offered[name] for name in taken), taken=taken)
+    chosen = [name for name in offered if name not in without]
+    return options.together("question", _question, *(offered[name] for name in chosen), parameters=chosen)
 
 
-def _question(arch: tuple[str, ...], no_cache: bool, input_shape: str | None = None, **given: Any) -> Question:
+def _question(arch: tuple[str, ...], no_cache: bool, input_shape: str | None = None, **settings: Any) -> Question:
     from dataclasses import replace
 
     from shmoo.harness.models.capture_cache import CaptureCache, ModelSource, software
     from shmoo.harness.question import ask
 
-    known = None if no_cache else software()
-    cache = None if known is None else CaptureCache(capture_folder(), known)
-    told = click.get_current_context().meta.setdefault(__name__, set())
+    software_digest = None if no_cache else software()
+    cache = None if software_digest is None else CaptureCache(capture_folder(), software_digest)
+    told_models = click.get_current_context().meta.setdefault(__name__, set())
 
-    def open_source(request: Asked) -> ModelSource:
+    def open_source(request: ModelRequest) -> ModelSource:
         def before_capture() -> None:
-            if request.model not in told:
-                told.add(request.model)
+            if request.model not in told_models:
+                told_models.add(request.model)
                 output.tell_of_code([request.model])
 
         return ModelSource(request, cache, before_capture)
 
-    question = ask(arch, input_shape=options.parse_shape(input_shape), **given)
+    question = ask(arch, input_shape=options.parse_shape(input_shape), **settings)
     return replace(question, open_source=open_source, tell=tell_about)
 
 
-def tell_about(model: str, found: Capture) -> None:
-    """Say on stderr what the reader of the numbers of a capture must know."""
-    for said in notes_of(found.graphs):
-        output.message(f"{model}: {said}")
-    if found.note.startswith("captured anew"):
-        output.message(f"{model}: {found.note}")
-    if found.break_reasons:
+def tell_about(model: str, capture: Capture) -> None:
+    """Print on stderr the notes that the reader of a capture's numbers needs."""
+    for note in notes_of(capture.graphs):
+        output.message(f"{model}: {note}")
+    if capture.recaptured:
+        output.message(f"{model}: {capture.note}")
+    if capture.break_reasons:
         output.message(
-            f"{model}: torch.compile split the model into pieces, all are counted; reasons: {'; '.join(found.break_reasons)}"
+            f"{model}: torch.compile split the model into pieces, all are counted; reasons: {'; '.join(capture.break_reasons)}"
         )

@@ -1,4 +1,4 @@
-"""Estimates as tables for people, and what was assumed in them."""
+"""Estimates as tables for people, with their assumptions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NO_SILICON = "no silicon"
 SHARED = ("model", "batch", "dtype", "runtime")
-"""Columns that move into the title where all rows agree."""
+"""Columns that move into the title if all rows agree."""
 COLUMNS = (
     Column("model", itemgetter("model")),
     Column("arch", lambda r: f"{r['arch']}, {NO_SILICON}" if _simulated(r) else r["arch"]),
@@ -27,16 +27,16 @@ COLUMNS = (
     *results("latency", "90 % interval", "device", "rate", "energy", "power", "memory", "fits", "tiles"),
     Column("rests on", lambda r: _rests_on(r["basis"])),
 )
-"""Of estimates with their flat records."""
+"""Columns of a table of estimates, from the record and its flat form."""
 MOST_ADVICE = 3
 """Lines about memory below a table."""
 TEXTS = 5
-"""Columns that are text, the first ones."""
+"""Number of text columns, which come first."""
 DROP = ("tiles", "rests on", "power", "device", "memory", "rate", "90 % interval", "energy", "fits")
-"""Columns in the order in which a narrow terminal leaves them out."""
+"""Columns in the order in which a narrow terminal drops them."""
 ALL = "a short list where no --arch is named"
 ORDER = "by latency where no --arch is named, else that of --arch"
-"""Defaults of --all and --sort for help."""
+"""Defaults of --all and --sort for the help."""
 MORE = "more machines: --all for every built-in one, --arch NAME,... for those of `shmoo profiles list`"
 OPERATOR_COLUMNS = (
     Column("row", itemgetter("row")),
@@ -49,10 +49,10 @@ OPERATOR_COLUMNS = (
 
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
-    """Table of estimates of models, what was assumed, what does not fit, and operators without a cost."""
+    """Show estimates of models as a table, then assumptions, machines without enough memory, and operators without a cost."""
     from shmoo.estimators.predict.estimate_records import flatten
 
-    # Each architecture has its own runtime unless several are compared on one.
+    # Each architecture uses its default runtime unless several are compared on one.
     pairs = {(r["arch"], r["runtime"]) for r in records}
     own_runtimes = len(pairs) == len({arch for arch, _ in pairs})
     drop = (*DROP[:5], "runtime", *DROP[5:]) if own_runtimes else DROP
@@ -60,17 +60,17 @@ def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> No
     tell_about(records, assumptions(records))
 
 
-def tell_about(records: Sequence[Record], said: Mapping[str, str]) -> None:
+def tell_about(records: Sequence[Record], assumed: Mapping[str, str]) -> None:
     """Print the notes below a table of estimates: the assumptions, advice for the first estimates that exceed their machine's
     memory, and operators without a cost formula."""
     if records:
         output.result("")
-        output.facts(said)
+        output.facts(assumed)
     outgrown = [r for r in records if r["fits"] is False]
     for r in outgrown[:MOST_ADVICE]:
         output.message(f"{r['model']} on {r['arch']}, batch {r['batch']} {r['dtype']}: {r['memory']['advice']}")
     if len(outgrown) > MOST_ADVICE:
-        output.message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says of each what is missing and what would fit")
+        output.message(f"{len(outgrown) - MOST_ADVICE} more do not fit; --json says what is missing and what would fit")
     for line in dict.fromkeys(note for r in records for note in r.get("notes", ()) if note.startswith(f"{r['arch']} does not")):
         output.message(line)
     for line in dict.fromkeys(
@@ -82,22 +82,24 @@ def tell_about(records: Sequence[Record], said: Mapping[str, str]) -> None:
 
 
 def assumptions(records: Sequence[Record]) -> dict[str, str]:
-    """What the estimates rest on that the table does not show, by name."""
-    said = {}
+    """The assumptions behind the estimates that the table does not show, by name."""
+    assumed = {}
     if inputs := list(dict.fromkeys(r["inputs"] for r in records if r.get("inputs"))):
-        said["input"] = "; ".join(inputs)
-    said["state"] = "weights and inputs in memory, calls back to back with warm caches, compilation not counted"
+        assumed["input"] = "; ".join(inputs)
+    assumed["state"] = "weights and inputs in memory, calls back to back with warm caches, compilation not counted"
     runtimes = sorted({str(r["runtime"]) for r in records})
     if len(runtimes) > 1:
-        said["runtime"] = f"each architecture's own of {', '.join(runtimes)}"
+        assumed["runtime"] = f"each architecture's own of {', '.join(runtimes)}"
     if hosts := sorted({str(r["host"]) for r in records} - {"own"}):
-        said["host"] = f"{', '.join(hosts)} launches the kernels of GPUs"
+        assumed["host"] = f"{', '.join(hosts)} launches the kernels of GPUs"
     if any("@" in str(r["arch"]) for r in records):
-        said["variants"] = "without corrections that were measured on the machine as it is; compare with it under --no-residual"
-    said["rate"] = "samples a second: the batch over the latency"
+        assumed["variants"] = (
+            "without corrections that were measured on the unchanged machine; compare with that under --no-residual"
+        )
+    assumed["rate"] = "samples a second: the batch over the latency"
     if any(_simulated(r) for r in records):
-        said[NO_SILICON] = "the machine exists in simulation only: its numbers are design targets"
-    return said
+        assumed[NO_SILICON] = "the machine exists in simulation only: its numbers are design targets"
+    return assumed
 
 
 def _rests_on(basis: Mapping[str, float]) -> str:
@@ -110,19 +112,19 @@ def _simulated(record: Record) -> bool:
 
 
 def unnamed_architectures(show_all: bool, for_programs: bool) -> list[str]:
-    """What is estimated on where no architecture is named: programs get every built-in profile, a table has a short list or, with
-    --all, every machine."""
+    """The architectures used if none is named: programs get every built-in profile, a table a short list or, with --all, every
+    machine."""
     from shmoo.harness.machine.architectures import default_names, machine_names, short_names
 
     return default_names() if for_programs else machine_names() if show_all else short_names()
 
 
 def of_unnamed(records: Sequence[Record], show_all: bool) -> list[Record]:
-    """The records that a table shows where no architecture is named, those of one request sorted by latency."""
+    """The records that a table shows if no architecture is named; records of one request are sorted by latency."""
     names = unnamed_architectures(show_all, for_programs=False)
-    listed = [r for r in records if r["arch"] in names]
-    requests = list(dict.fromkeys(map(_request, listed)))
-    return sorted(listed, key=lambda r: (requests.index(_request(r)), r["latency_s"]["value"]))
+    shown_records = [r for r in records if r["arch"] in names]
+    requests = list(dict.fromkeys(map(_request, shown_records)))
+    return sorted(shown_records, key=lambda r: (requests.index(_request(r)), r["latency_s"]["value"]))
 
 
 def _request(record: Record) -> tuple[object, ...]:
@@ -130,7 +132,7 @@ def _request(record: Record) -> tuple[object, ...]:
 
 
 def show_operators(records: Sequence[Record], view: View) -> None:
-    """Table of the rows of an operator table."""
+    """Show estimates of the rows of an operator table."""
     from shmoo.estimators.predict.estimate_records import flatten
 
     output.table(OPERATOR_COLUMNS, map(flatten, records), left=2, view=view)

@@ -1,5 +1,5 @@
-"""A long command: it shows what it has so far, keeps to its budget, a first Ctrl-C shortens it, a second stops it, and it says
-how to go on."""
+"""Support for a long command: previews of its results, keeping to its budget, Ctrl-C that first shortens and then stops it, and
+the command that resumes it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from shmoo.estimators.progress import Standing
 
 FINISHING_S, FINISHING_SHARE, MOST_FINISHING_SHARE = 35.0, 0.3, 0.5
-"""Time kept for calibrating and reporting, the most of a short budget that it may be, and the most where previews took long."""
+"""Time reserved for calibrating and reporting; its largest share of a short budget; and its largest share after slow previews."""
 PREVIEWS_TO_FINISH = 3.0
-"""Calibrating and reporting in short takes this many times as long as the longest preview, at most."""
+"""Time of a shortened calibration and report, in multiples of the longest preview, at most."""
 PREVIEWS_S = (50.0, 180.0, 900.0)
-"""Seconds since the start after which the networks measured so far are estimated and shown, which takes up to 15 s each time."""
+"""Times of previews in seconds since the start. A preview estimates the networks measured so far and takes up to 15 s."""
 
 
 class Reserve:
-    """Time kept of a command's budget for calibrating and reporting; it grows with what previews of the fit take."""
+    """The part of a command's budget reserved for calibrating and reporting; it grows with the time that previews take."""
 
     def __init__(self, budget_s: float) -> None:
         self.budget_s = budget_s
@@ -42,14 +42,14 @@ class Reserve:
         return self.finishing_s - self._first_s
 
     def learn(self, preview_s: float) -> None:
-        """Take note of the time that a preview took."""
+        """Grow the reserve according to the time of a preview."""
         wanted_s = min(PREVIEWS_TO_FINISH * preview_s, MOST_FINISHING_SHARE * self.budget_s)
         self.finishing_s = max(self.finishing_s, wanted_s)
 
 
 class Previews:
-    """Estimates the networks measured so far into `out` now and then while a campaign runs, and shows them beside their
-    measurement; `begin` is on `time.monotonic`'s clock, and `reserve` learns how long the previews take."""
+    """Estimates the networks measured so far into `out` at some times during a campaign, and shows them with their measurements.
+    `begin` is on `time.monotonic`'s clock; `reserve` learns the time that previews take."""
 
     def __init__(self, out: Path, begin: float, reserve: Reserve) -> None:
         self._out = out
@@ -61,15 +61,15 @@ class Previews:
         """Show a preview when one is due and there is a run."""
         from shmoo.harness.campaign.campaign import COMPILING, WAITING
 
-        now = time.monotonic()
-        later = [after_s for after_s in self._times if now - self._begin < after_s]
+        now_s = time.monotonic()
+        later = [after_s for after_s in self._times if now_s - self._begin < after_s]
         if standing.stage == WAITING or later == self._times:
             return
         self._times = later
         self.show()
         if standing.stage != COMPILING:
-            # Beside compilers it takes longer than at the end.
-            self._reserve.learn(time.monotonic() - now)
+            # While compilers run it takes longer than at the end.
+            self._reserve.learn(time.monotonic() - now_s)
 
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""
@@ -86,31 +86,31 @@ class Previews:
             output.message(f"no estimate yet: {error}")
             return
         for network in error_report(run, profile).networks:
-            whole = network.whole
+            case = network.whole
             output.message(
-                f"so far: {network.name} measured {si(whole.measured_s, 's')} ± {percent(whole.standard_error)}, estimated "
-                f"{si(whole.estimate_s.value, 's')} ({percent(whole.error, signed=True)}) from {len(run.rows)} cases"
+                f"so far: {network.name} measured {si(case.measured_s, 's')} ± {percent(case.standard_error)}, estimated "
+                f"{si(case.estimate_s.value, 's')} ({percent(case.error, signed=True)}) from {len(run.rows)} cases"
             )
 
 
 class Hurry:
-    """Whether work has to end with what it has: after a deadline, or after a first Ctrl-C. Use as a context manager around the
-    work, which asks by calling it.
+    """Tells work to finish early: after a deadline, or after a first Ctrl-C. Use as a context manager around the work, which
+    calls it to check.
 
     Args:
         deadline: on `time.monotonic`'s clock.
-        interrupted: the first Ctrl-C came earlier, so that the next one stops the command.
+        interrupted: whether the first Ctrl-C came earlier, so that the next one stops the command.
     """
 
     def __init__(self, deadline: float, interrupted: bool = False) -> None:
         self._deadline = deadline
-        # Where Ctrl-C is ignored, as in the background of a script, it stays so.
+        # If Ctrl-C is ignored, as in the background of a script, it stays ignored.
         heard = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
         self._own_signals = heard and not interrupted
         self.interrupted = interrupted
 
     def __call__(self) -> bool:
-        """Whether to end now."""
+        """Whether to finish now."""
         return (self._own_signals and self.interrupted) or time.monotonic() >= self._deadline
 
     def __enter__(self) -> Hurry:
@@ -130,28 +130,28 @@ class Hurry:
 
 
 def resumed(out: Path) -> str:
-    """The command that goes on with a run that the present command began in `out`: its name and the options it was given."""
+    """The command that resumes the current command's run in `out`, with its name and options."""
     words, places = given_again(("out", "resume", "as_json", "wide"))
     name = click.get_current_context().command_path.split(" ")[1:]
     return shlex.join(["shmoo", *name, *words, "--out", str(out), "--resume", *places])
 
 
 def given_again(left_out: Collection[str]) -> tuple[list[str], list[str]]:
-    """The options and the arguments that the present command was given, without some parameters."""
+    """The current command's options and arguments as given, without some parameters."""
     ctx = click.get_current_context()
     words, places = [], []
     for parameter in ctx.command.params:
         name = parameter.name or ""
         if name in left_out or ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        several = isinstance(ctx.params[name], tuple)
-        values = list(map(str, ctx.params[name])) if several else [str(ctx.params[name])]
+        is_list = isinstance(ctx.params[name], tuple)
+        values = list(map(str, ctx.params[name])) if is_list else [str(ctx.params[name])]
         if isinstance(parameter, click.Argument):
-            places += ["--", *values] if several else values
+            places += ["--", *values] if is_list else values
         elif isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(parameter.opts[-1])
         elif parameter.callback is not None:
-            # Lists are separated by commas, other options repeated.
+            # Lists are joined by commas, other options are repeated.
             words += [parameter.opts[-1], ",".join(values)]
         else:
             words += [word for value in values for word in (parameter.opts[-1], value)]

@@ -1,4 +1,4 @@
-"""Tables as lines of text: the columns there is room for, the order of rows, and where text is broken. A number never is."""
+"""Tables as lines of text: the columns that fit, the order of rows, and line breaks in text. Numbers are never broken."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from shmoo.estimators.errors import unknown
 from shmoo.estimators.shown_columns import Cell
 
 PROSE = 40
-"""Columns of longer cells are text, wherever they stand."""
+"""Characters of a cell above which its column counts as text."""
 NARROWEST = 12
-"""A column of text is folded to no fewer characters than this."""
+"""Fewest characters to which a column of text is folded."""
 GAP = 2
 """Characters between two columns."""
 MARKS = "._/,=+"
 """Characters after which a name that is too long for its column is broken."""
 INDENT = " " * 4
-"""Before what is folded under a row."""
+"""Indentation of text folded under a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a person wants to see of a table.
+    """A person's choices for a table.
 
     Attributes:
-        wide: every column, however narrow the terminal.
-        columns: headers to show, in this order; all where none is named.
-        sort: header to sort by; from the largest with a "-" before it. "" keeps the order.
+        wide: show every column, however narrow the terminal.
+        columns: headers to show, in this order; by default all.
+        sort: header to sort by, in descending order with a "-" in front. "" keeps the order.
         top: rows to show; `None` for all.
     """
 
@@ -39,7 +39,7 @@ class View:
     top: int | None = None
 
     def check(self, headers: Collection[str]) -> None:
-        """`InputError` that suggests the nearest header where the table has no such column."""
+        """`InputError` with the nearest header if the table lacks a chosen column."""
         for name in (*self.columns, *([self.sort.removeprefix("-")] if self.sort else [])):
             if name not in headers:
                 raise unknown("column", name, headers)
@@ -47,11 +47,11 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class LaidOut:
-    """A column as it is laid out.
+    """A column in the layout.
 
     Attributes:
-        text: whether cells are words, which stand on the left and may be broken; numbers stand on the right.
-        values: what rows are sorted by.
+        text: whether cells are words, which are aligned left and may be broken; numbers are aligned right.
+        values: sort keys of the rows.
     """
 
     header: str
@@ -66,12 +66,12 @@ class LaidOut:
 
     @property
     def least_width(self) -> int:
-        """Characters it takes where its header stands on several lines and its prose is broken."""
+        """Characters it takes with its header on several lines and its prose broken."""
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
         return min(width, PROSE) if self.text else width
 
     def folded_header(self) -> LaidOut:
-        """The column, its header on as many lines as the width of its cells asks for; words stay whole."""
+        """The column with its header folded to the width of its cells; words stay whole."""
         width = max(len(text) for text in (*self.header.split(), *self.cells, "-"))
         return replace(self, header="\n".join(textwrap.wrap(self.header, width)))
 
@@ -88,30 +88,30 @@ class LaidOut:
 
 def columns_of(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], left: int) -> list[LaidOut]:
     """Columns of rows; the first `left` are text, and so are those with long cells."""
-    made = []
+    columns = []
     for i, header in enumerate(headers):
-        listed = [row[i] for row in rows]
-        cells = tuple(cell.text if isinstance(cell, Cell) else cell for cell in listed)
-        values = tuple(cell.value if isinstance(cell, Cell) else cell for cell in listed)
+        column_cells = [row[i] for row in rows]
+        cells = tuple(cell.text if isinstance(cell, Cell) else cell for cell in column_cells)
+        values = tuple(cell.value if isinstance(cell, Cell) else cell for cell in column_cells)
         column = LaidOut(header, cells, i < left, values)
-        made.append(replace(column, text=column.text or column.width > PROSE))
-    return made
+        columns.append(replace(column, text=column.text or column.width > PROSE))
+    return columns
 
 
 def order_of(columns: Sequence[LaidOut], view: View) -> list[int]:
-    """Rows to show, in the order asked for."""
+    """Indices of the rows to show, in the requested order."""
     count = len(columns[0].cells) if columns else 0
     order = list(range(count))
     if view.sort:
         values = next(column.values for column in columns if column.header == view.sort.removeprefix("-"))
-        known = [i for i in order if values[i] not in (None, "")]
-        known.sort(key=lambda i: _sort_key(values[i]), reverse=view.sort.startswith("-"))
-        order = [*known, *(i for i in order if values[i] in (None, ""))]
+        rows_with_value = [i for i in order if values[i] not in (None, "")]
+        rows_with_value.sort(key=lambda i: _sort_key(values[i]), reverse=view.sort.startswith("-"))
+        order = [*rows_with_value, *(i for i in order if values[i] in (None, ""))]
     return order[: view.top]
 
 
 def _sort_key(value: float | str | None) -> tuple[bool, float, str]:
-    """Numbers, also those written as text, before words."""
+    """Sort key that puts numbers, including numbers in text form, before words."""
     if isinstance(value, str):
         try:
             return False, float(value), ""
@@ -121,18 +121,18 @@ def _sort_key(value: float | str | None) -> tuple[bool, float, str]:
 
 
 def with_room(columns: Sequence[LaidOut], available: int, drop: Sequence[str]) -> list[LaidOut]:
-    """The columns that fit into `available` characters; those named in `drop` go first, from its first name on."""
-    kept = {column.header for column in columns if column.header not in drop}
+    """The columns that fit into `available` characters; columns in `drop` are removed first, in its order."""
+    kept_headers = {column.header for column in columns if column.header not in drop}
     for name in reversed(drop):
-        more = kept | {name}
-        if total_width(c.least_width for c in columns if c.header in more) <= available:
-            kept = more
-    return [column for column in columns if column.header in kept]
+        candidate = kept_headers | {name}
+        if total_width(c.least_width for c in columns if c.header in candidate) <= available:
+            kept_headers = candidate
+    return [column for column in columns if column.header in kept_headers]
 
 
 def fitted(columns: Sequence[LaidOut], available: int | None) -> tuple[list[LaidOut], list[int]]:
-    """The columns with the width of each: headers take several lines, and then text is broken, the widest column first, until
-    all fit. Where the numbers alone are wider, or nothing limits them, columns are as wide as they are."""
+    """The columns with their widths: headers are folded, then text is broken, the widest column first, until all fit. If the
+    numbers alone are too wide, or nothing limits the width, columns keep their widths."""
     natural = [column.width for column in columns]
     if available is None or total_width(natural) <= available:
         return list(columns), natural
@@ -149,8 +149,8 @@ def fitted(columns: Sequence[LaidOut], available: int | None) -> tuple[list[Laid
 
 def total_width(widths: Iterable[int]) -> int:
     """Characters that columns of these widths take with their gaps."""
-    listed = list(widths)
-    return sum(listed) + GAP * (len(listed) - 1)
+    all_widths = list(widths)
+    return sum(all_widths) + GAP * (len(all_widths) - 1)
 
 
 def room_beside(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], available: int) -> int:
@@ -159,7 +159,7 @@ def room_beside(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], av
 
 
 def grid(columns: Sequence[LaidOut], widths: Sequence[int], under: Sequence[str], available: int | None) -> tuple[list[str], ...]:
-    """Lines of the head, and lines of the rows, each with what is folded under it.
+    """Lines of the head, and lines of each row with the text folded under it.
 
     Args:
         under: a text for each row, "" for none; () for none at all.
@@ -186,14 +186,14 @@ _AMOUNT = re.compile(r"(\d) (?=[fpnµmkMGTP]?(?:s|J|W|B|Hz|flop)\b|[KMGT]iB\b|%)
 
 
 def wrapped(text: str, width: int | None) -> list[str]:
-    """Text on lines of a width, names that are longer broken after a mark, numbers beside their units; on one line where the
-    width is `None`."""
+    """Text on lines of a width; longer names are broken after a mark, and numbers stay with their units. One line if the width is
+    `None`."""
     if width is None or len(text) <= width:
         return [text]
     room, lines = max(width, NARROWEST), []
     lead = text[: len(text) - len(text.lstrip())]
-    whole = _AMOUNT.sub(r"\1" + _NO_BREAK, text.strip())
-    for line in textwrap.wrap(whole, room, initial_indent=lead, break_long_words=False):
+    joined = _AMOUNT.sub(r"\1" + _NO_BREAK, text.strip())
+    for line in textwrap.wrap(joined, room, initial_indent=lead, break_long_words=False):
         line = line.replace(_NO_BREAK, " ")
         while len(line) > room:
             begin = len(line) - len(line.lstrip()) + 1

@@ -1,5 +1,5 @@
-"""Options that several verbs share: one name, one meaning, one help text up to the default. Also the text forms of lists, shapes
-and axes."""
+"""Options shared by several verbs, each with one name, one meaning and one help text except for its default. Also parses lists,
+shapes and axes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from shmoo.harness.defaults import LOCAL
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MAX_POINTS = 10_000
-"""Points of one axis; more is a slip of the finger."""
+"""Most points of one axis; more is a typing error."""
 ONE_ARCHITECTURE = f"{LOCAL}; takes one"
 """Default of --arch where a verb takes one architecture."""
 EVERY_ARCHITECTURE = "all built-in ones"
-"""Default of --arch where a verb gives each architecture rows of its own."""
+"""Default of --arch where a verb gives separate rows for each architecture."""
 SHORT_LIST = "a short list, sorted by time; all built-in ones with --json and --csv"
 """Default of --arch where a verb answers with a table of architectures."""
 OWN_BATCH, ONE_BATCH = "the model's own", "the model's own; takes one"
@@ -57,7 +57,7 @@ def _split_dtypes(ctx: click.Context, parameter: click.Parameter, values: tuple[
 
 
 class FiniteRange(click.FloatRange):
-    """A number in a range; NaN and the infinities lie in none."""
+    """A finite number in a range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; a usage error where it is not finite or outside the range."""
@@ -101,9 +101,9 @@ class Share(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _told(*flags: str, help: str, usual: str = "", **how: Any) -> Callable[..., Decorator]:
-    """An option whose default differs from verb to verb: called with that default, which it adds to the help, it decorates a
-    command."""
+def _with_default(*flags: str, help: str, usual: str = "", **how: Any) -> Callable[..., Decorator]:
+    """A factory of an option whose default differs between verbs. Called with the text of the default, which it adds to the help,
+    it returns the decorator of a command."""
     return lambda default=usual: click.option(*flags, help=f"{help} Default: {default}.", **how)
 
 
@@ -117,16 +117,16 @@ def counts(*flags: str, help: str) -> Decorator:
     return click.option(*flags, multiple=True, callback=_split_counts, metavar="N,...", help=help)
 
 
-def together(name: str, make: Callable[..., object], *added: Decorator, taken: Collection[str] = ()) -> Decorator:
-    """Adds options whose values the command takes together: as `name`, what `make` returns for them. `taken` are their
-    parameters, for none those of `make`."""
-    taken = taken or inspect.signature(make).parameters
+def together(name: str, make: Callable[..., object], *added: Decorator, parameters: Collection[str] = ()) -> Decorator:
+    """Adds options that the command receives together, as one argument `name` built by `make`. `parameters` are the options'
+    parameters, by default those of `make`."""
+    parameters = parameters or inspect.signature(make).parameters
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def with_record(**given: Any) -> Any:
-            record = make(**{option: given.pop(option) for option in taken})
-            return command(**given, **{name: record})
+        def with_record(**values: Any) -> Any:
+            record = make(**{option: values.pop(option) for option in parameters})
+            return command(**values, **{name: record})
 
         decorated: Callable[..., Any] = with_record
         for option in reversed(added):
@@ -137,18 +137,18 @@ def together(name: str, make: Callable[..., object], *added: Decorator, taken: C
 
 
 def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any], Any] = lambda value: value) -> Decorator:
-    """A hidden option, such as "--passes", whose value `take` turns into one of the option that replaced it, with a hint on
-    stderr; `new` wins where both are given."""
+    """A hidden older option, such as "--passes". `take` converts its value to one of the option that replaced it, with a hint on
+    stderr; `new` wins if both are given."""
     hidden, target = f"old_{old.strip('-').replace('-', '_')}", new.strip("-").replace("-", "_")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def with_old(**given: Any) -> Any:
-            value = given.pop(hidden)
+        def with_old(**values: Any) -> Any:
+            value = values.pop(hidden)
             if value is not None:
                 output.message(f"{old} is now {new}")
-                given[target] = given[target] or take(value)
-            return command(**given)
+                values[target] = values[target] or take(value)
+            return command(**values)
 
         return click.option(old, hidden, hidden=True, type=kind)(with_old)
 
@@ -158,16 +158,16 @@ def old_spelling(old: str, new: str, kind: click.ParamType, take: Callable[[Any]
 _PATH = click.Path(path_type=Path)
 _PROFILE = "a name from `shmoo profiles list` or a .json file."
 
-archs = _told(
+archs = _with_default(
     "--arch",
     multiple=True,
     callback=_split,
     metavar="NAME,...",
     help="Architectures: names from `shmoo profiles list` or .json files.",
 )
-batches = _told("--batch", multiple=True, callback=_split_counts, metavar="N,...", help="Batch sizes.")
+batches = _with_default("--batch", multiple=True, callback=_split_counts, metavar="N,...", help="Batch sizes.")
 _threads = functools.partial(
-    _told,
+    _with_default,
     "--threads",
     multiple=True,
     metavar="T,...",
@@ -175,14 +175,14 @@ _threads = functools.partial(
 )
 thread_counts = _threads(callback=_split_counts, usual=f"{MEASURED_THREADS}; each case is measured with each of several")
 threads = _threads(callback=_one_count, usual=f"{OWN_THREADS}; takes one")
-dtypes = _told(
+dtypes = _with_default(
     "--dtype",
     multiple=True,
     callback=_split_dtypes,
     metavar="D,...",
     help="Element types: float64, float32, tf32, bfloat16, float16, float8, nvfp4, int8, int4.",
 )
-runtimes = _told(
+runtimes = _with_default(
     "--runtime",
     multiple=True,
     callback=_split,
@@ -190,25 +190,25 @@ runtimes = _told(
     help=f"Runtimes: {', '.join(EVERY_RUNTIME)}.",
     usual=OWN_RUNTIME,
 )
-out = _told("-o", "--out", type=_PATH, help="File or directory to write the result to.")
-force = _told("--force", is_flag=True, help="Replace a profile of that name.")
-profile_name = _told("--name", help="Name of the new profile.")
-budget = _told(
+out = _with_default("-o", "--out", type=_PATH, help="File or directory to write the result to.")
+force = _with_default("--force", is_flag=True, help="Replace a profile of that name.")
+profile_name = _with_default("--name", help="Name of the new profile.")
+budget = _with_default(
     "--budget",
     type=FiniteRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Time to stay within; no visit to a case starts after it.",
 )
-threshold = _told(
+threshold = _with_default(
     "--threshold", type=Share(), metavar="P", help="Relative change, such as 3%, up to which nothing counts as changed."
 )
-reduction = _told(
+reduction = _with_default(
     "--reduction", type=click.Choice(["k", "n"]), help="Column of operator tables that holds the reduction of matrix products."
 )
-profile = _told("--profile", metavar="PROFILE", help=f"Profile to judge: {_PROFILE}")
-base = _told("--base", metavar="PROFILE", help=f"Profile whose numbers stay where nothing is fitted: {_PROFILE}")
-everything = _told("--all", "show_all", is_flag=True, help="Leave nothing out of the table.")
-sort = _told(
+profile = _with_default("--profile", metavar="PROFILE", help=f"Profile to judge: {_PROFILE}")
+base = _with_default("--base", metavar="PROFILE", help=f"Profile whose numbers stay where nothing is fitted: {_PROFILE}")
+everything = _with_default("--all", "show_all", is_flag=True, help="Leave nothing out of the table.")
+sort = _with_default(
     "--sort", metavar="COLUMN", default="", help="Sort the rows of the table by this column, from the largest with - before it."
 )
 
@@ -224,7 +224,7 @@ operators = click.option(
     "--operators", is_flag=True, help="With the distinct operators of each network, each timed alone (in eager only)."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-seed = click.option("--seed", type=WholeRange(min=0), default=0, help="Seed of whatever is drawn at random. Default: 0.")
+seed = click.option("--seed", type=WholeRange(min=0), default=0, help="Seed of all random draws. Default: 0.")
 as_html = click.option("--html", "html_path", type=click.Path(), help="Also write an interactive page to this .html file.")
 no_residual = click.option("--no-residual", is_flag=True, help="The physical model alone, without fitted corrections.")
 input_shape = click.option("--input-shape", help="Shape of the model's input, such as 1x3x224x224.")
@@ -234,7 +234,7 @@ wide = click.option("--wide", is_flag=True, help="Every column of the table, how
 
 
 def against(what: str, *, required: bool) -> Decorator:
-    """--against: the path of an earlier result, which is `what` by default."""
+    """--against: the path of an earlier result; the help gives the default in words."""
     text = f"Earlier result to hold this one against. Default: {what}."
     return click.option("--against", required=required, type=_PATH, help=text)
 
@@ -245,13 +245,13 @@ def top(default: str, count: int | None = None) -> Decorator:
 
 
 def view(order: str, rows: str = "all") -> Decorator:
-    """--wide, --columns, --sort and --top, taken together as `view`; the order of rows, and how many are shown, by default."""
+    """--wide, --columns, --sort and --top, passed together as `view`; `order` and `rows` describe the defaults in the help."""
     columns = names("--columns", help="Columns of the table to show, in this order.")
     return together("view", output.View, wide, columns, sort(order), top(rows))
 
 
-def alone(ctx: click.Context, as_json: bool) -> bool:
-    """Whether a group is called without a sub-command; `InputError` for a --json before one, which has its own."""
+def without_subcommand(ctx: click.Context, as_json: bool) -> bool:
+    """Whether a group is called without a sub-command; `InputError` for --json before a sub-command, which has its own."""
     if ctx.invoked_subcommand is not None and as_json:
         raise InputError(f"write --json after {ctx.invoked_subcommand!r}")
     return ctx.invoked_subcommand is None
@@ -267,23 +267,23 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
 def parse_axis(text: str, *, whole: bool) -> tuple[str, tuple[int | float | str, ...]]:
     """An axis as text: NAME=64..8192, NAME=64..8192:9 (log-spaced, both ends included) or NAME=64,96,128.
 
-    A range without a count has one point an octave. Repeated points are dropped.
+    A range without a count has one point per octave. Repeated points are dropped.
 
     Args:
         whole: round range points to whole numbers, as extents are. Otherwise numbers may be sizes such as 64MiB. List members
-            that are no numbers stay text (an activation's name, a mode of a tiling strategy).
+            that are not numbers stay text (an activation's name, a mode of a tiling strategy).
 
     Raises:
         InputError: not of that form, an end that is not positive, or an empty range.
     """
-    name, equals, rest = text.partition("=")
+    name, equals, values_text = text.partition("=")
     form = "write NAME=64..8192, NAME=64..8192:9 or NAME=64,96,128"
-    if not equals or not name.strip() or not rest.strip():
+    if not equals or not name.strip() or not values_text.strip():
         raise InputError(f"cannot read axis {text!r}; {form}")
-    if ".." not in rest:
-        members = [part.strip() for part in rest.split(",") if part.strip()]
+    if ".." not in values_text:
+        members = [part.strip() for part in values_text.split(",") if part.strip()]
         return name.strip(), tuple(dict.fromkeys(_member(part, text, whole) for part in members))
-    ends, colon, count_text = rest.partition(":")
+    ends, colon, count_text = values_text.partition(":")
     first_text, _, last_text = ends.partition("..")
     first, last = _number(first_text, text), _number(last_text, text)
     if not 0 < first <= last:
@@ -298,29 +298,29 @@ def parse_axis(text: str, *, whole: bool) -> tuple[str, tuple[int | float | str,
 
 
 def axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple[int | float | str, ...]]:
-    """Several axes as `parse_axis` reads them; `InputError` for one that is given twice."""
-    found: dict[str, tuple[int | float | str, ...]] = {}
+    """Several axes, read by `parse_axis`; `InputError` for an axis given twice."""
+    values_by_name: dict[str, tuple[int | float | str, ...]] = {}
     for text in texts:
         name, values = parse_axis(text, whole=whole)
-        if name in found:
+        if name in values_by_name:
             raise InputError(f"axis {name!r} is given twice; give it once")
-        found[name] = values
-    return found
+        values_by_name[name] = values
+    return values_by_name
 
 
 def machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
-    """Axes of an architecture; what counts parts takes whole numbers."""
+    """Axes of an architecture; coefficients that count parts take whole numbers."""
     from shmoo.estimators.machine.catalogue import is_count
 
-    found = axes(texts, whole=False)
+    values_by_name = axes(texts, whole=False)
     return {
         name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
-        for name, values in found.items()
+        for name, values in values_by_name.items()
     }
 
 
 def settings(texts: Sequence[str]) -> dict[str, int | float | str]:
-    """Axes of a workload that keep one value each, from texts NAME=VALUE."""
+    """Axes of a workload with one fixed value each, from texts NAME=VALUE."""
     fixed = {}
     for name, values in axes(texts, whole=True).items():
         if len(values) != 1:

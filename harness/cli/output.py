@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LIBRARIES = frozenset({"diffusers", "functorch", "huggingface_hub", "timm", "torch", "torchao", "torchvision", "transformers"})
-"""Packages whose warnings are about themselves. Their errors are shown, apart from torch's."""
+"""Packages whose warnings go to the log. Their errors are shown, except torch's."""
 TORCH_LOGS = "TORCH_LOGS"
-"""Whoever sets this variable asks torch to say more."""
+"""Variable by which a user asks torch for more output."""
 PART = 1000
-"""Elements of a long list that are made ready to be written at once."""
+"""Elements of a long list that are converted to JSON at a time."""
 EVERYTHING = View()
-"""Of a table without options of its own."""
+"""The view of a table without options."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that move a terminal's cursor, change its state or reorder its text, and what no encoding has; a tab and a new line
-do no harm."""
+"""Characters that move a terminal's cursor, change its state or reorder its text, and surrogates; tabs and newlines are
+harmless."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _HALF_PAIR = re.compile(r"\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]", re.ASCII)
-"""What may be half of a pair of surrogates, as JSON in ASCII writes it."""
+"""A possible half of a surrogate pair, as an ASCII escape in JSON."""
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out: names and descriptions come from untrusted files."""
+    """The text with control characters escaped, since names and descriptions come from untrusted files."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
@@ -67,7 +67,7 @@ def result(text: str) -> None:
 
 
 def _say(text: str, err: bool) -> None:
-    """A text on a stream; where that is a terminal, words stay whole."""
+    """Print text on a stream; on a terminal, words stay whole."""
     width = terminal_columns(sys.stderr if err else None)
     for line in printable(text).split("\n"):
         click.echo("\n".join(wrapped(line, width)), err=err)
@@ -79,11 +79,11 @@ def verbose() -> bool:
 
 
 def json_document(document: object) -> None:
-    """The one JSON document of a command, on stdout. A NaN or an infinity is a fault of ours and raises ValueError.
+    """Print the command's JSON document on stdout. A NaN or an infinity is a bug and raises ValueError.
 
     Args:
-        document: plain types and records. A list or an iterator that it is, or that is a value of it, is written a part at a
-            time: as plain types, and as text, a long one takes many times its memory.
+        document: plain types and records. A list or an iterator, at the top or as a value, is written in parts, since
+            plain types and text of a long one take many times its memory.
     """
     for text in _json_of(document):
         click.echo(text, nl=False)
@@ -91,7 +91,7 @@ def json_document(document: object) -> None:
 
 
 def _json_of(document: object, margin: str = "") -> Iterator[str]:
-    """A document part by part, its lines but the first behind a margin; members of what is inside it in one part."""
+    """A document in parts, with a margin before all lines but the first; nested members come in one part."""
     if isinstance(document, Mapping) and document and not margin:
         for number, (name, value) in enumerate(document.items()):
             yield f"{',' if number else '{'}\n {_json_text(name)}: "
@@ -100,7 +100,7 @@ def _json_of(document: object, margin: str = "") -> Iterator[str]:
     elif isinstance(document, (list, tuple, Iterator)):
         elements, opening, closing = iter(document), "[", f"\n{margin}]"
         while part := list(islice(elements, PART)):
-            # The part's own lines, without the brackets around them.
+            # The part's lines, without the surrounding brackets.
             yield opening + _json_text(part, margin).removeprefix("[").removesuffix(closing)
             opening = ","
         yield "[]" if opening == "[" else closing
@@ -116,45 +116,45 @@ def _json_text(value: object, margin: str = "") -> str:
     except (TypeError, ValueError, OverflowError):
         line = "null"
     if "null" in line or not line.isascii():
-        # msgspec writes a NaN as null, and knows neither arrays' numbers nor text that no encoding has.
+        # msgspec writes NaN as null, and supports neither numpy numbers nor text with surrogates.
         line = _json_line(value)
     text: str = msgspec.json.format(line, indent=1)
-    # No line ends inside a text, which JSON writes as an escape.
+    # Line ends inside a text are escaped in JSON.
     return text.replace("\n", f"\n{margin}") if margin else text
 
 
 def _json_line(value: object) -> str:
-    """A value as JSON on one line; ValueError where a number is no JSON."""
+    """A value as JSON on one line; ValueError for a number that JSON lacks."""
     line = json.dumps(value, allow_nan=False, separators=(",", ":"), default=msgspec.to_builtins)
     if r"\ud" in line and _HALF_PAIR.search(line):
-        # A name that no encoding has, such as a path of other bytes, is written as its escape: JSON has no half of a pair.
-        whole = _SURROGATE.sub(
+        # Surrogates, as in a path with undecodable bytes, are written as escapes, since JSON forbids half a pair.
+        text = _SURROGATE.sub(
             lambda match: rf"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=msgspec.to_builtins)
         )
-        line = json.dumps(json.loads(whole), separators=(",", ":"))
+        line = json.dumps(json.loads(text), separators=(",", ":"))
     return line
 
 
 def tell_of_code(models: Iterable[str]) -> None:
-    """Say which of the named models are made by running code of the user's."""
+    """Print which of the named models are made by running the user's code."""
     from shmoo.harness.workloads.loading import is_factory
 
     for model in filter(is_factory, models):
-        message(f"{model}: running its code to make the model; the current directory is searched for it first")
+        message(f"{model}: running its code to make the model; the current directory is searched first")
 
 
 @contextlib.contextmanager
 def only_results_on_stdout() -> Iterator[None]:
-    """While a user's model or a library runs: what it prints goes to stderr, so that stdout stays readable by programs; what
-    other languages and child processes print does so too. What libraries say of themselves goes to the log."""
+    """While active, output of a user's model or a library goes to stderr, so that programs can read stdout; this includes output
+    of other languages and child processes. Libraries' own warnings go to the log."""
     with libraries_quiet(), contextlib.redirect_stdout(sys.stderr), _descriptor_on_stderr(sys.stdout):
         yield
 
 
 @contextlib.contextmanager
 def libraries_quiet() -> Iterator[None]:
-    """While active, warnings that a library logs, and Python warnings from its code or from Shmoo's, go to the log; those of the
-    user's code are shown as ever. So do errors that torch logs: they are tracebacks of what it tried, and it raises them, too."""
+    """While active, warnings that a library logs, and Python warnings from its code or Shmoo's, go to the log; those of the
+    user's code are shown as usual. Errors that torch logs also go there, since torch raises them too."""
     quiet = LIBRARIES - {"torch"} if os.environ.get(TORCH_LOGS) else LIBRARIES
     handle = logging.Logger.handle
     folders = [Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in quiet]
@@ -162,8 +162,8 @@ def libraries_quiet() -> Iterator[None]:
 
     def handle_unless_library(self: logging.Logger, record: logging.LogRecord) -> None:
         library = self.name.partition(".")[0]
-        own = record.levelno == logging.WARNING or (record.levelno == logging.ERROR and library == "torch")
-        if own and library in quiet:
+        about_library = record.levelno == logging.WARNING or (record.levelno == logging.ERROR and library == "torch")
+        if about_library and library in quiet:
             logger.debug("%s: %s", record.name, record.getMessage())
         else:
             handle(self, record)
@@ -194,7 +194,7 @@ def libraries_quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _descriptor_on_stderr(stream: TextIO | None) -> Iterator[None]:
-    """Descriptor 1 leads where 2 does; as it was where either is closed."""
+    """While active, descriptor 1 points to the target of 2; unchanged if either is closed."""
     if stream is not None:
         stream.flush()
     try:
@@ -221,22 +221,22 @@ def table(
     under: Sequence[str] = (),
     view: View = EVERYTHING,
 ) -> None:
-    """A table on stdout, a row a record; a heading alone is that of the texts at its place. The first `left` columns are text,
-    and so are those of long cells; the others are aligned right.
+    """Print a table on stdout, one row per record. A plain heading names the texts at its position in the records. The first
+    `left` columns are text, and so are columns with long cells; the others are aligned right.
 
-    On a terminal it is no wider than that: columns are left out, and then text is folded, the widest column first, and so are
-    headers; numbers never are. Where the numbers alone are wider, whole rows run over the edge.
+    On a terminal the table fits its width: columns are dropped, then headers and text are folded, the widest column first;
+    numbers never are. If the numbers alone are too wide, rows run over the edge.
 
     Args:
-        drop: headers that are left out where there is no room, the first of them first.
-        common: headers that move into the title where all rows agree.
-        under: a text for each row that is folded under it.
-        view: what the person wants to see of it; `InputError` where it names no header.
+        drop: headers to drop, in this order, if there is no room.
+        common: headers that move into the title if all rows agree.
+        under: a text for each row, folded under it.
+        view: the person's choices; `InputError` for an unknown header.
     """
-    named = [column if isinstance(column, Column) else Column(column, itemgetter(i)) for i, column in enumerate(columns)]
-    cells = [[column.cell(record) for column in named] for record in records]
+    named_columns = [column if isinstance(column, Column) else Column(column, itemgetter(i)) for i, column in enumerate(columns)]
+    cells = [[column.cell(record) for column in named_columns] for record in records]
     cells = [[replace(cell, text=printable(cell.text)) for cell in row] for row in cells]
-    laid = columns_of([printable(column.name) for column in named], cells, left)
+    laid = columns_of([printable(column.name) for column in named_columns], cells, left)
     view.check([column.header for column in laid])
     order = order_of(laid, view)
     laid = [column.rows(order) for column in laid]
@@ -248,11 +248,11 @@ def table(
         title = ", ".join(filter(None, (title, *(f"{column.header} {column.cells[0]}" for column in moved))))
     terminal = terminal_columns()
     available = None if view.wide else terminal
-    shown = laid if available is None else with_room(laid, available, () if view.columns else drop)
-    left_out = [column.header for column in laid if column not in shown]
-    shown, widths = fitted(shown, available)
+    visible = laid if available is None else with_room(laid, available, () if view.columns else drop)
+    left_out = [column.header for column in laid if column not in visible]
+    visible, widths = fitted(visible, available)
     below = [printable(under[i]) for i in order] if under else []
-    head, body = grid(shown, widths, below, terminal)
+    head, body = grid(visible, widths, below, terminal)
     for line in (*(wrapped(printable(title), terminal) if title else ()), *head):
         click.echo(click.style(line, bold=True))
     if terminal is not None and total_width(widths) <= terminal:
@@ -265,45 +265,46 @@ def table(
         message(f"no room for {', '.join(left_out)}: {'--wide' if has_wide else 'a wider terminal'} shows every column")
 
 
-def facts(named: Mapping[str, str]) -> None:
-    """Names with a text each, on stdout; on a terminal a long text goes on under its beginning."""
-    width = max(map(len, named), default=0) + GAP
+def facts(texts: Mapping[str, str]) -> None:
+    """Print names with their texts on stdout; on a terminal a long text continues under its start."""
+    width = max(map(len, texts), default=0) + GAP
     available = terminal_columns()
-    for name, text in named.items():
-        first, *more = wrapped(printable(text), None if available is None else available - width)
+    for name, text in texts.items():
+        first, *further_lines = wrapped(printable(text), None if available is None else available - width)
         result(f"{name.ljust(width)}{first}")
-        for line in more:
+        for line in further_lines:
             result(" " * width + line)
 
 
 def terminal_columns(stream: TextIO | None = None) -> int | None:
-    """Width of the terminal that a stream (stdout for `None`) is; `None` where it is a file or a pipe, which is as wide as it
-    needs to be, unless COLUMNS says how wide results are to be."""
+    """Width of a stream's terminal (stdout for `None`); `None` for a file or a pipe, which has no limit unless COLUMNS sets
+    one."""
     used = sys.stdout if stream is None else stream
-    asked = os.environ.get("COLUMNS", "") if stream is None else ""
-    wanted = asked.isdecimal() and int(asked) > 0
-    return shutil.get_terminal_size().columns if wanted or (used is not None and used.isatty()) else None
+    columns_variable = os.environ.get("COLUMNS", "") if stream is None else ""
+    fixed_width = columns_variable.isdecimal() and int(columns_variable) > 0
+    return shutil.get_terminal_size().columns if fixed_width or (used is not None and used.isatty()) else None
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, object]], what: str) -> None:
-    """Rows of `what` as CSV; the columns are those of all rows, in the order they first appear. `None` is an empty cell."""
+    """Write rows as CSV with the columns of all rows, in order of first appearance; `None` is an empty cell. `what` names the
+    rows in the message."""
     write_columns(path, list(blocks_of(rows)), what)
 
 
 def write_columns(path: str | Path, blocks: Sequence[Mapping[str, Sequence[object]]], what: str = "rows") -> None:
-    """As `write_csv`, of blocks of rows held as columns."""
+    """As `write_csv`, from blocks of rows stored as columns."""
     write(path, csv_of_blocks(blocks))
     message(f"wrote {sum(len(next(iter(block.values()))) for block in blocks)} {what} to {path}")
 
 
 def write(path: str | Path, data: bytes) -> None:
-    """Write a result where `writing` allows it: at once into a file, straight into a device or a pipe. `OSError` where the system
-    refuses, or nobody reads the pipe."""
+    """Write a result where `writing` allows it: atomically into a file, directly into a device or a pipe. `OSError` where the
+    system refuses, or nobody reads the pipe."""
     target = writing(path)
     if not target.exists() or target.is_file():
         replace_file(target, data)
         return
-    # Without a reader a pipe would block in open().
+    # Without O_NONBLOCK, open() of a pipe without a reader would block.
     descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
     os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
@@ -311,7 +312,7 @@ def write(path: str | Path, data: bytes) -> None:
 
 
 def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
-    """A run, with what is wrong about its files told on stderr; `cases` as for `Run.open`."""
+    """Open a run and print problems of its files on stderr; `cases` as for `Run.open`."""
     from shmoo.runs.store.store import Run
 
     run = Run.open(path, cases)
@@ -321,24 +322,24 @@ def open_run(path: str | Path, cases: dict[str, CaseSpec] | None = None) -> Run:
 
 
 def check_folder(path: Path) -> None:
-    """Make a folder that is written to after long work; `InputError` where that or a file in it cannot be made."""
+    """Create a folder before long work writes to it; `InputError` where it or a file in it cannot be created."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise InputError(
-            f"cannot write into {str(path)!r}: {error.strerror}; name another, or see that you may write there"
+            f"cannot write into {str(path)!r}: {error.strerror}; name another folder, or check its permissions"
         ) from None
 
 
 def writing(path: str | Path) -> Path:
-    """A path to write to; its folder is made. `InputError` where that cannot be, and where it is a file that a run or a campaign
-    consists of."""
+    """A path to write to; its folder is created. `InputError` where that fails, and for a file that belongs to a run or a
+    campaign."""
     from shmoo.runs.store.store import is_record
 
     target = Path(path)
     if is_record(target):
-        raise InputError(f"cannot write {str(target)!r}: what was measured or started is recorded there; name another file")
+        raise InputError(f"cannot write {str(target)!r}: it is a record of a run or a campaign; name another file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUIET_S = 2.0
-"""Counted work that ends sooner shows no progress off a terminal."""
+"""Counted work that ends sooner shows no progress except on a terminal."""
 LINE_EVERY_S = 10.0
-"""Seconds between two plain lines, to half the time between two reports."""
+"""Seconds between two plain lines, accurate to half the time between two reports."""
 
 
 class Display:
-    """Shows what work reports (`estimators.progress.Progress`). Use as a context manager.
+    """Shows the progress that work reports (`estimators.progress.Progress`). Use as a context manager.
 
-    Off a terminal a stage whose cases are counted gets a line every `LINE_EVERY_S`, and one at its end; of a stage without a
-    count every report is a line. While work reports nothing for that long, its last report is shown again.
+    Without a terminal, a stage with a count gets a line every `LINE_EVERY_S` and one at its end; a stage without a count gets a
+    line per report. While the work reports nothing for that long, its last report is shown again.
     """
 
     def __init__(self) -> None:
@@ -41,45 +41,45 @@ class Display:
         self._repeater: threading.Thread | None = None
 
     def __call__(self, standing: Standing) -> None:
-        """Show how far the work is."""
+        """Show a report."""
         with self._shown:
             self._show(standing, time.monotonic())
 
-    def _show(self, standing: Standing, now: float) -> None:
+    def _show(self, standing: Standing, now_s: float) -> None:
         if standing.stage != self._stage:
-            self._begin(standing, now)
-        since_s, self._last_report = now - self._last_report, now
-        left_s = self._left_s(standing, now)
+            self._begin(standing, now_s)
+        since_s, self._last_report = now_s - self._last_report, now_s
+        left_s = self._left_s(standing, now_s)
         self._under_way = None if standing.done == standing.total and left_s == 0 else standing
         if self._bar is not None:
             (task,) = self._bar.task_ids
-            left = _left(standing, left_s)
-            self._bar.update(task, completed=standing.done, total=standing.total, left=left, note=_note(standing))
+            left_text = _left_text(standing, left_s)
+            self._bar.update(task, completed=standing.done, total=standing.total, left=left_text, note=_note(standing))
             if left_s:
-                # A campaign visits again after each case has had its visits, and its clock goes on.
+                # A campaign continues visiting after each case has had its visits, and its clock goes on.
                 self._bar.tasks[0].finished_time = None
             return
-        due = now - self._started >= QUIET_S and (left_s == 0 or now - self._last_line >= LINE_EVERY_S - since_s / 2)
-        if standing.total is None or due:
-            self._line(standing, now)
+        line_due = now_s - self._started >= QUIET_S and (left_s == 0 or now_s - self._last_line >= LINE_EVERY_S - since_s / 2)
+        if standing.total is None or line_due:
+            self._line(standing, now_s)
 
-    def _left_s(self, standing: Standing, now: float) -> float | None:
-        """Time left by what the work said when it reported, or at the pace of the cases so far."""
+    def _left_s(self, standing: Standing, now_s: float) -> float | None:
+        """Time left, from the work's report or at the pace of the cases so far."""
         if standing.left_s is not None:
-            return max(standing.left_s - (now - self._last_report), 0.0)
+            return max(standing.left_s - (now_s - self._last_report), 0.0)
         if standing.done and standing.total:
-            return (now - self._started) / standing.done * (standing.total - standing.done)
+            return (now_s - self._started) / standing.done * (standing.total - standing.done)
         return None
 
-    def _line(self, standing: Standing, now: float) -> None:
-        """Print how far the work is; where its report is shown again and nothing is counted, for how long it has been silent."""
-        text, silent_s = f"{standing.stage}: {_note(standing)}", now - self._last_report
+    def _line(self, standing: Standing, now_s: float) -> None:
+        """Print a report as a line; a repeated report without a count also shows how long the work has been silent."""
+        text, silent_s = f"{standing.stage}: {_note(standing)}", now_s - self._last_report
         if standing.total is not None:
-            counted = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(now - self._started)} spent"
-            text = f"{counted}, {_left(standing, self._left_s(standing, now))}  {_note(standing)}".rstrip(" ,")
+            counted = f"{standing.stage}: {standing.done} of {standing.total}, {_clock(now_s - self._started)} spent"
+            text = f"{counted}, {_left_text(standing, self._left_s(standing, now_s))}  {_note(standing)}".rstrip(" ,")
         elif silent_s:
             text = f"{text}, {_clock(silent_s)} so far"
-        self._last_line = now
+        self._last_line = now_s
         output.message(text)
         self._shown.notify()
 
@@ -90,9 +90,9 @@ class Display:
                 if not self._shown.wait(LINE_EVERY_S) and self._under_way is not None:
                     self._line(self._under_way, time.monotonic())
 
-    def _begin(self, standing: Standing, now: float) -> None:
-        self._stage, self._started, self._last_report = standing.stage, now - standing.spent_s, now
-        self._last_line = now - LINE_EVERY_S + QUIET_S
+    def _begin(self, standing: Standing, now_s: float) -> None:
+        self._stage, self._started, self._last_report = standing.stage, now_s - standing.spent_s, now_s
+        self._last_line = now_s - LINE_EVERY_S + QUIET_S
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
@@ -117,17 +117,17 @@ class Display:
 
 
 def track(items: Iterable[T], total: int, stage: str, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
-    """Hand out `items` while showing progress; `size` says how many of the total each stands for."""
-    done = 0
+    """Iterate over `items` while showing progress; `size` is an item's part of the total."""
+    done_count = 0
     with Display() as display:
         for item in items:
             yield item
-            done += size(item)
-            display(Standing(stage, done, total))
+            done_count += size(item)
+            display(Standing(stage, done_count, total))
 
 
 def _note(standing: Standing) -> str:
-    """Cases by status where they have one, and what happens now."""
+    """Numbers of cases by status, if known, and the current action."""
     if not standing.visits:
         return standing.now
     counts = f"{standing.ok} ok / {standing.noisy} noisy / {standing.suspect} suspect"
@@ -135,7 +135,7 @@ def _note(standing: Standing) -> str:
     return f"{counts}{failed}, {standing.visits} visits  {standing.now}"
 
 
-def _left(standing: Standing, left_s: float | None) -> str:
+def _left_text(standing: Standing, left_s: float | None) -> str:
     if left_s is None:
         return ""
     out_of_time = round(left_s) <= 0 and standing.total is not None and standing.done < standing.total
@@ -143,12 +143,12 @@ def _left(standing: Standing, left_s: float | None) -> str:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    minutes, rest_s = divmod(round(seconds), 60)
+    return f"{minutes}:{rest_s:02d}"
 
 
 def _bar() -> Bar:
-    """In a terminal too narrow for all of it, the note alone loses its end."""
+    """The progress bar; in a narrow terminal only the note is truncated."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column

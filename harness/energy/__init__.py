@@ -1,4 +1,7 @@
-"""Energy counters: which ones this machine has, and why the others are missing."""
+"""Energy counters, the sampler that reads them, and the list of counters on this machine.
+
+The energy of a case in a row is stored by measuring.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,23 @@ from shmoo.harness.energy.probe import Probe
 from shmoo.harness.energy.rapl import AGREE_S, POWERCAP, PowercapProbe, pyrapl_readings
 
 Availability = tuple[list[Probe], dict[str, str]]
-"""Working probes, and domain -> why it has none."""
+"""Working probes, and domain -> reason why it has no probe."""
 
 
 def available_probes(
     root: Path = Path("/"), nvml_loader: Callable[[], Any] = load_nvml, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[tuple[Probe, ...], dict[str, str]]:
-    """Every counter that works here, no domain twice; and domain ("package", "gpu", or "pyRAPL" where only the direct reader
-    works) -> why not. Only the virtual package where the user switched it on.
+    """The working counters of this machine, each domain once, and domain ("package", "gpu", or "pyRAPL" where only the direct
+    reader works) -> reason why it does not work. Only the virtual package if the user switched it on.
 
     Args:
-        root: holds the sys tree; pyRAPL, whose paths are fixed, is asked only for "/".
+        root: directory of the sys tree; pyRAPL, whose paths are fixed, is used only for "/".
     """
     if simulated.is_switched_on():
         return (simulated.virtual_package(),), {"gpu": f"{simulated.SWITCH}=1 replaces every counter of this machine; unset it"}
     probes, reasons = _cpu_probes(root, sleep)
     for kind in (HwmonProbe, BatteryProbe):
-        with contextlib.suppress(OSError):  # few machines have one and nobody misses it
+        with contextlib.suppress(OSError):  # few machines have one, so its absence needs no message
             probes.append(kind(root))
     gpu_probes, gpu_reasons = _gpu_probes(nvml_loader)
     return (*probes, *gpu_probes), reasons | gpu_reasons
@@ -39,23 +42,26 @@ def available_probes(
 
 def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> Availability:
     """RAPL through powercap; where that cannot be read, through perf."""
-    probes, missing = _powercap_probes(root, sleep)
+    probes, missing_reasons = _powercap_probes(root, sleep)
     if probes:
-        return probes, missing
+        return probes, missing_reasons
     try:
         probe = PerfProbe(root)
     except PermissionError as error:
-        return [], {**missing, "package": f"{missing['package']}; {error}"}
+        return [], {**missing_reasons, "package": f"{missing_reasons['package']}; {error}"}
     except OSError:
-        return [], missing
-    # Guests see events that their hypervisor does not count.
+        return [], missing_reasons
+    # A guest may see events that its hypervisor does not count.
     before = probe.snapshot()
     sleep(AGREE_S)
     if all(energy.energy_j is None for energy in probe.energy_j(before, probe.snapshot()).values()):
         probe.close()
         events = ", ".join(probe.domains)
-        return [], {**missing, "package": f"{missing['package']}; perf shows {events}, but its counters do not move"}
-    return [probe], {} if "package" in probe.domains else missing
+        return [], {
+            **missing_reasons,
+            "package": f"{missing_reasons['package']}; perf shows {events}, but its counters do not move",
+        }
+    return [probe], {} if "package" in probe.domains else missing_reasons
 
 
 def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability:

@@ -35,8 +35,8 @@ class PerfProbe(Probe):
 
     The counters are 64 bits wide and start at 0 when opened, so they do not wrap. Each is read on the CPUs that the `cpumask` of
     the event source lists: one of each package (or die). Sources: perf_event_open(2);
-    Documentation/ABI/testing/sysfs-bus-event_source-devices-events. `OSError` where there is no such event source, or it may not
-    be read, says what to do.
+    Documentation/ABI/testing/sysfs-bus-event_source-devices-events. `OSError` with the remedy where there is no such event
+    source, or it may not be read.
     """
 
     name = "perf"
@@ -115,7 +115,7 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
     or this machine's call number is not known."""
     number = SYSCALLS.get(platform.machine())
     if number is None or os.name != "posix":
-        raise OSError(f"perf events are not known on {platform.machine()}")
+        raise OSError(f"perf events are unknown on {platform.machine()}")
     # struct perf_event_attr, first version (64 bytes): type, size, config, and zeros: counting, all of the machine, no sampling.
     attributes = struct.pack("<IIQ", kind, 64, event) + bytes(48)
     descriptor = ctypes.CDLL(None, use_errno=True).syscall(number, ctypes.c_char_p(attributes), -1, cpu, -1, 0)
@@ -126,12 +126,12 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
 
 
 class HwmonProbe(Probe):
-    """Every `energy*_input` (µJ since the driver was loaded) below /sys/class/hwmon, each a domain of its own, such as
-    "hwmon amdgpu energy1". They are never summed: only the board's maker knows which of them contains another. `OSError` where
+    """Every `energy*_input` (µJ since the driver was loaded) below /sys/class/hwmon, each a separate domain, such as
+    "hwmon amdgpu energy1". They are never summed, since only the board's maker knows which contains another. `OSError` where
     none can be read."""
 
     name = "hwmon"
-    update_period_s = 1e-2  # usual; the meter measures it
+    update_period_s = 1e-2  # typical; the meter measures it
     slack_periods = 10
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
@@ -150,7 +150,7 @@ class HwmonProbe(Probe):
 
 
 class BatteryProbe(Probe):
-    """Energy that the batteries gave: the whole machine's, screen included. `OSError` where none has an energy gauge."""
+    """Energy from the batteries: that of the whole machine, screen included. `OSError` where none has an energy gauge."""
 
     name = "battery"
     update_period_s = 2.0  # embedded controllers refresh the gauge every few seconds at best, in steps of 1 to 10 mWh

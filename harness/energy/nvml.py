@@ -18,8 +18,8 @@ FIELD_POWER_INSTANT = 186
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
-    """One card, as NVML describes it. Its memory is `None` where the driver does not say, with the reason: cards that share the
-    memory of the CPU have none. With `mig` it is split into instances."""
+    """One card, as NVML describes it. Its memory is `None`, with the reason, where the driver does not report it: cards that
+    share the CPU's memory have none. With `mig` it is split into instances."""
 
     uuid: str
     name: str
@@ -30,7 +30,7 @@ class GpuInfo(msgspec.Struct, frozen=True):
 
 
 def load_nvml() -> ModuleType:
-    """The NVML binding, initialized; `OSError` says what to do where nvidia-ml-py is not installed, or no driver answers."""
+    """The NVML binding, initialized; `OSError` with the remedy where nvidia-ml-py is not installed, or no driver answers."""
     try:
         import pynvml
     except ImportError:
@@ -43,7 +43,7 @@ def load_nvml() -> ModuleType:
 
 
 def visible_gpus(nvml: Any) -> tuple[GpuInfo, ...]:
-    """The cards that CUDA programs started from here see, at least one; `OSError` says why there is none."""
+    """The cards that CUDA programs started from here see, at least one; `OSError` with the reason where there is none."""
     cards = list_gpus(nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not cards:
         raise OSError("the driver shows no GPU to this process; look at CUDA_VISIBLE_DEVICES")
@@ -95,18 +95,18 @@ def _card(nvml: Any, index: int, driver: str) -> GpuInfo:
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int | None, str]:
-    """Bytes of a card's memory, or why they are not known."""
+    """Bytes of a card's memory, or the reason why they are unknown."""
     try:
-        total, said = int(nvml.nvmlDeviceGetMemoryInfo(handle).total), "it says 0"
+        total, reason = int(nvml.nvmlDeviceGetMemoryInfo(handle).total), "it says 0"
     except nvml.NVMLError as error:
-        total, said = 0, str(error)
+        total, reason = 0, str(error)
     if total > 0:
         return total, ""
-    return None, f"the driver does not say how much memory the card has ({said}); it may share the CPU's"
+    return None, f"the driver does not say how much memory the card has ({reason}); it may share the CPU's"
 
 
 def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[GpuInfo]:
-    """The card of which "MIG-..." names an instance, marked as split; empty where there is none."""
+    """The card with the instance "MIG-...", marked as split; empty if there is none."""
     try:
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError:
@@ -114,7 +114,7 @@ def _card_of_instance(nvml: Any, uuid: str, cards: Sequence[GpuInfo]) -> list[Gp
     try:
         parent = _text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
     except (AttributeError, nvml.NVMLError):
-        # A binding or driver that does not tell: with a single split card there is no doubt.
+        # The binding or driver does not report it; with a single split card there is no doubt.
         split = [card for card in cards if card.mig]
         parent = split[0].uuid if len(split) == 1 else ""
     memory, reason = _memory(nvml, handle)
@@ -133,7 +133,7 @@ class NvmlProbe(Probe):
     name = "NVML"
     update_period_s = 0.1  # usual; the meter measures it
     gain_error = 0.05  # of one board against a meter (Yang et al., SC'24, arXiv 2312.02741)
-    slack_periods = 10  # cards differ in their period; a second of full power is still no jump
+    slack_periods = 10  # cards differ in their period; a second of full power is not a jump
     senses_power = True
 
     def __init__(self, nvml: Any, uuid: str, mig: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -146,7 +146,7 @@ class NvmlProbe(Probe):
         except nvml.NVMLError as error:
             raise OSError(f"GPU {uuid} has no energy counter ({error})") from None
         domain = "gpu (whole card, MIG)" if mig else "gpu"
-        # 64 bits of mJ do not wrap; a counter that falls was reset with the driver.
+        # 64 bits of mJ never wrap, so a falling counter was reset with the driver.
         super().__init__([Counter(domain, domain, self._millijoules, MILLI)], clock)
 
     def _millijoules(self) -> float:
@@ -158,7 +158,7 @@ class NvmlProbe(Probe):
             raise OSError(str(error)) from None
 
     def power_w(self) -> float | None:
-        """Power now, W, where the driver has the field; a check of the counter, not a substitute."""
+        """Current power in W, where the driver has the field; a check of the counter, not a substitute."""
         try:
             answer = self._nvml.nvmlDeviceGetFieldValues(self._handle, [FIELD_POWER_INSTANT])[0]
         except (AttributeError, self._nvml.NVMLError):  # old bindings have no fields

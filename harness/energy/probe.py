@@ -1,5 +1,5 @@
-"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings. It is
-positive, or `None` with a reason and never 0: an unreadable sample taken for 0 makes the next one look like a wrap."""
+"""Energy counters: `snapshot()` reads them, and the pure `energy_j(before, after)` gives the energy between two readings. The
+energy is positive, or `None` with a reason, but never 0: an unreadable sample read as 0 would make the next look like a wrap."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import msgspec
 MICRO = 1e-6
 UNMOVED = "the counter did not move; the window may be shorter than its update period, or it is stuck"
 MAX_DOMAIN_W = 2000.0
-"""No socket, memory or card draws more (the largest accelerators are specified below 1,500 W); a larger step is a fault."""
+"""Largest power of a socket, memory or card (the largest accelerators are specified below 1,500 W); a larger step is a fault."""
 
 
 class UnreadableError(OSError):
-    """A counter cannot be read; the message is the whole reason."""
+    """A counter cannot be read; the message is the complete reason."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One reading of every counter of a probe, at a monotonic time: the raw value in the counter's own unit, or why it could not
-    be read, by the counter's name."""
+    """One reading of all counters of a probe, at a monotonic time: by counter name, the raw value in the counter's unit, or the
+    reason why it could not be read."""
 
     at_s: float
     values: dict[str, float] = {}
@@ -37,9 +37,9 @@ class DomainEnergy(msgspec.Struct, frozen=True):
 
 
 class Counter(msgspec.Struct, frozen=True):
-    """One counter of a probe. Its name is that of the domain where a domain has one counter only; `read` gives the raw value, or
-    raises `UnreadableError` with the whole reason, `OSError` or `ValueError`; after its `span` (in its own unit, `None` where
-    unknown) it starts again at 0."""
+    """One counter of a probe, named after its domain if it is the domain's only counter. `read` returns the raw value, or raises
+    `UnreadableError` with the complete reason, `OSError` or `ValueError`. After `span`, in the counter's unit, it restarts at 0
+    (`None` if unknown)."""
 
     name: str
     domain: str
@@ -54,15 +54,15 @@ class Probe:
 
     Args:
         clock: monotonic seconds.
-        incomplete: domain -> why its counters do not cover the machine, so that their sum would mislead.
+        incomplete: domain -> why its counters do not cover the machine, so their sum would mislead.
 
     Attributes:
-        name: for people ("pyRAPL", "NVML").
-        domains: "package", "dram", "core", "uncore", "psys", "gpu". A domain may contain another (package holds core and uncore,
-            psys holds package): they are never summed.
-        update_period_s: how often the counter moves; the meter measures it where it can.
-        gain_error: relative error of its scale that no repetition averages out; part of every interval.
-        slack_periods: update periods whose energy one step may show beyond the time between its readings.
+        name: name to show ("pyRAPL", "NVML").
+        domains: "package", "dram", "core", "uncore", "psys", "gpu". A domain may contain another (package contains core and
+            uncore, psys contains package), so domains are never summed.
+        update_period_s: time between updates of the counter; the meter measures it where possible.
+        gain_error: relative error of the counter's scale, which repetition does not average out; part of every interval.
+        slack_periods: update periods whose energy a step may contain in addition to the time between its readings.
         senses_power: whether it also reads power.
     """
 
@@ -79,7 +79,7 @@ class Probe:
         self.domains = tuple(dict.fromkeys(counter.domain for counter in counters))
 
     def snapshot(self) -> Snapshot:
-        """Read every counter now. Raises nothing: a counter that cannot be read leaves its error."""
+        """Read every counter now. Raises nothing; the error of an unreadable counter is in the snapshot."""
         values, errors = {}, {}
         for counter in self._counters:
             try:
@@ -91,7 +91,7 @@ class Probe:
         return Snapshot(self._clock(), values, errors)
 
     def energy_j(self, before: Snapshot, after: Snapshot) -> dict[str, DomainEnergy]:
-        """Energy of every domain between two snapshots, or why it is not known. Pure."""
+        """Energy of every domain between two snapshots, or why it is unknown. Pure."""
         energies = {domain: DomainEnergy(0.0) for domain in self.domains}
         for counter in self._counters:
             total, step = energies[counter.domain], self._step(counter, before, after)
@@ -134,10 +134,10 @@ def read_counter_file(path: Path) -> float:
 def counter_step(
     before: float, after: float, *, span: float | None, joules_per_unit: float, elapsed_s: float, update_period_s: float = 0.0
 ) -> DomainEnergy:
-    """Energy of one step of a counter that may have wrapped once: after its `span`, in its own unit. The time between the
-    readings bounds, with `MAX_DOMAIN_W`, the energy that can be believed; the step may include that of one update period more."""
+    """Energy of one step of a counter that may have wrapped once, at its `span` in the counter's unit. `MAX_DOMAIN_W` times the
+    time between the readings, plus one update period, limits the plausible energy."""
     if not (math.isfinite(before) and math.isfinite(after)):
-        return DomainEnergy(None, f"the counter reads {before} and {after}, which are no numbers")
+        return DomainEnergy(None, f"the counter reads {before} and {after}, which are not numbers")
     possible = MAX_DOMAIN_W * (max(elapsed_s, 0.0) + update_period_s)
     if span is not None and possible >= span * joules_per_unit and possible > 0:
         wraps_after = span * joules_per_unit / MAX_DOMAIN_W
@@ -158,7 +158,7 @@ def counter_step(
 
 
 def trail_energy(probe: Probe, trail: Sequence[Snapshot]) -> dict[str, DomainEnergy]:
-    """Energy of every domain from the first to the last of many snapshots, step by step, so that a counter may wrap often."""
+    """Energy of every domain from the first to the last of many snapshots, step by step, so a counter may wrap many times."""
     totals: dict[str, DomainEnergy] = dict.fromkeys(probe.domains, DomainEnergy(None, UNMOVED))
     for before, after in pairwise(trail):
         steps = probe.energy_j(before, after)
@@ -168,7 +168,7 @@ def trail_energy(probe: Probe, trail: Sequence[Snapshot]) -> dict[str, DomainEne
 
 def _add(total: DomainEnergy, step: DomainEnergy) -> DomainEnergy:
     if total.energy_j is None or step.energy_j is None:
-        unknown, other = (total, step) if total.energy_j is None else (step, total)
-        # A step without movement is no fault: the next step includes its energy.
-        return other if unknown.reason == UNMOVED else unknown
+        unknown, measured = (total, step) if total.energy_j is None else (step, total)
+        # A step without movement is not a fault; the next step includes its energy.
+        return measured if unknown.reason == UNMOVED else unknown
     return DomainEnergy(total.energy_j + step.energy_j)

@@ -45,8 +45,8 @@ def powercap_zones(root: Path = Path("/")) -> tuple[Zone, ...]:
     zones: list[Zone] = []
     for folder in sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: (len(path.name), path.name)):
         package = _zone(folder, "", -1)
-        # Zen 1 and 2 show the one counter of a socket once a die; Intel's dies have counters of their own. Counting a mirror
-        # would double the energy.
+        # Zen 1 and 2 show a socket's single counter once per die; Intel's dies have separate counters. Counting a mirror would
+        # double the energy.
         if package is None or any(_mirrors(zone, package) for zone in zones if zone.domain == "package"):
             continue
         parts = (_zone(path, f"{package.name}/", package.socket) for path in sorted(folder.glob("intel-rapl:*:*")))
@@ -70,7 +70,7 @@ def _zone(path: Path, prefix: str, socket: int) -> Zone | None:
 
 
 def _mirrors(a: Zone, b: Zone) -> bool:
-    """True where both zones of one socket show one counter: b's value lies between two readings of a."""
+    """True if two zones of one socket show the same counter: b's value lies between two readings of a."""
     if (a.domain, a.socket) != (b.domain, b.socket):
         return False
     try:
@@ -81,8 +81,8 @@ def _mirrors(a: Zone, b: Zone) -> bool:
 
 
 class PowercapProbe(Probe):
-    """Every RAPL zone below `root`: those of `readings` by pyRAPL's reading, which raises what a counter may, and all others by
-    their file."""
+    """Every RAPL zone below `root`. Zones in `readings` are read through pyRAPL, which may raise as a counter may; others from
+    their files."""
 
     update_period_s = UPDATE_PERIOD_S
 
@@ -98,7 +98,7 @@ class PowercapProbe(Probe):
         for zone in zones:
             sockets.setdefault(zone.domain, set()).add(zone.socket)
         packages = sockets.get("package", set())
-        # A sum over some of the sockets would pass for the machine's.
+        # A sum over some of the sockets would look like the machine's.
         incomplete = {
             domain: f"only {len(counted)} of {len(packages)} sockets count {domain}"
             for domain, counted in sockets.items()
@@ -148,8 +148,8 @@ def pyrapl_readings(sleep: Callable[[float], None]) -> Mapping[str, Callable[[],
         apis["dram"] = module.DramAPI()  # fails on a socket without DRAM counters
     zones = [zone for zone in powercap_zones() if zone.domain in apis]
     readings = {zone.name: partial(_socket_value, apis[zone.domain], zone.socket) for zone in zones}
-    for read in readings.values():
-        read()  # a reading that stays at its first value shows later
+    for read_counter in readings.values():
+        read_counter()  # so that a reading stuck at its first value shows below
     sleep(AGREE_S)
     for zone in zones:
         low, through, high = read_counter_file(zone.path), readings[zone.name](), read_counter_file(zone.path)

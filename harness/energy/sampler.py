@@ -1,10 +1,10 @@
-"""The energy pass: calls back to back for several windows, counters read at the windows' edges and, from a thread, in between.
+"""The energy pass: calls run back to back for several windows. Counters are read at the edges and, by a thread, in between.
 
     idle | calls  edge calls calls ... calls edge  | calls  edge calls ... edge | calls ... | idle
          | random      snapshot . . . . .  snapshot     (in between, so that a counter may wrap any number of times)
 
-Energy is gross; idle power is stored beside it and nothing is subtracted. A counter lags by up to one update at either edge,
-which cancels only if the same work ran before both: so calls run for a random time before each window.
+Energy is gross; idle power is stored beside it and never subtracted. A counter lags by up to one update at each edge. The lags
+cancel only if the same work ran before both edges, so calls run for a random time before each window.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from shmoo.harness.energy.probe import UNMOVED, DomainEnergy, Probe, Snapshot, t
 from shmoo.runs.store.records import EnergyReading
 
 UPDATES_PER_WINDOW = 20
-"""A window holds at least this many counter updates, so that the unknown phase of its edges costs at most 5 % of it; over three
-windows at random phases that is a standard deviation of 1.2 %."""
+"""Fewest counter updates in a window. The unknown phase of its edges is then at most 5 % of the window, or a standard deviation
+of 1.2 % over three windows with random phases."""
 UPDATES_IDLE = 10
 UPDATES_WATCHED, WATCHED_S = 20, 3.0
-"""Movements of a counter from which its update period is measured, and the time in which they must come."""
+"""Movements of a counter needed to measure its update period, and the time limit for them."""
 IDLE_LASTS_S = 30.0
-"""Idle power measured after one case also counts as that before the next one if it begins within this time."""
+"""Idle power after one case also counts as idle power before the next case if that begins within this time."""
 POWER_SAMPLE_S = 0.02
 """Shortest time between samples of a power sensor; faster ones repeat themselves (Yang et al., SC'24: 10 to 100 ms)."""
 T_90 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
@@ -43,13 +43,13 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """How energy is measured.
 
     Attributes:
-        window_s: length of one window; 0 measures no energy. Longer where a counter updates slowly.
-        max_window_s: a counter that needs longer windows is not read: it is slower than the run.
-        trials: windows a case, at random phases of the counter; their spread is part of the interval.
-        settle_s: calls before each window, while power rises; two updates of the counter at least.
-        idle_s: how long idle power is measured before and after a case; 0 leaves it unknown.
+        window_s: length of one window; 0 measures no energy. Windows are longer for a counter that updates slowly.
+        max_window_s: longest window; a counter that needs a longer one is not read.
+        trials: windows per case, at random phases of the counter; their spread is part of the interval.
+        settle_s: time of calls before each window, while power rises; at least two updates of the counter.
+        idle_s: time to measure idle power before and after a case; 0 leaves it unknown.
         sample_s: time between the thread's snapshots; far below the 33 s in which a 65.7 kJ DRAM counter wraps at 2 kW.
-        batch_s: calls of this much time run between two looks at the clock.
+        batch_s: time of the calls between two readings of the clock.
     """
 
     window_s: float = 1.5
@@ -62,7 +62,8 @@ class EnergySettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TrailSampler:
-    """Takes snapshots of several probes in its own thread, from `start` to `stop`; the caller's thread takes the edges.
+    """Takes snapshots of several probes in a thread, from `start` to `stop`; the caller's thread takes the snapshots at the
+    edges.
 
     A thread that dies or lags leaves a shorter trail: its last snapshot and the edge still bound the energy in between, and where
     a counter may have wrapped unseen in the gap, its energy is unknown. `failed` says why the thread ended early.
@@ -94,7 +95,7 @@ class TrailSampler:
             while not self._done.wait(self._period_s):
                 self._take()
         except Exception as error:
-            # A probe raises nothing by contract; whatever a driver does must not end the measurement.
+            # Probes should raise nothing, but a fault in a driver must not end the measurement.
             self.failed = f"{type(error).__name__}: {error}"
 
     def _take(self) -> None:
@@ -107,8 +108,8 @@ class TrailSampler:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One window: energy by domain, one mapping a probe; (time, watts) of each probe's power sensor, empty where it has none; and
-    why the sampling thread ended early, "" when it did not."""
+    """One window: energy by domain, one mapping per probe; (time, watts) of each probe's power sensor, empty without one; and the
+    reason why the sampling thread ended early, or ""."""
 
     energies: list[dict[str, DomainEnergy]]
     powers: list[list[tuple[float, float]]]
@@ -118,7 +119,7 @@ class Trial:
 
 
 class EnergyMeter:
-    """Measures the energy of calls with every available counter; `probes` and `reasons` are those of `available_probes`."""
+    """Measures the energy of calls with every available counter; `probes` and `reasons` come from `available_probes`."""
 
     def __init__(
         self,
@@ -141,11 +142,11 @@ class EnergyMeter:
     def measure(
         self, call: Callable[[], object], call_s: float, device: str = "cpu", synchronize: Callable[[], None] | None = None
     ) -> tuple[EnergyReading, ...]:
-        """Gross energy per call by domain; on "cpu" the GPU's are left out. Exceptions of `call` pass through. `call_s` is the
-        expected time of a call, to look at the clock rarely; `synchronize` waits for the device."""
+        """Gross energy per call by domain, without the GPU's domains for "cpu". Exceptions of `call` pass through. `call_s` is
+        the expected time of a call, so that the clock is read rarely; `synchronize` waits for the device."""
         if self._settings.window_s <= 0:
             return self.unknown("not asked for (energy window of 0 s)", device)
-        readings = [EnergyReading(domain, reason=reason) for domain, reason in self._missing(device).items()]
+        readings = [EnergyReading(domain, reason=reason) for domain, reason in self._missing_domains(device).items()]
         probes = []
         for probe in self._probes_of(device):
             if reason := self._unusable_reason(probe):
@@ -169,23 +170,23 @@ class EnergyMeter:
         return tuple(readings)
 
     def unknown(self, reason: str, device: str = "cpu") -> tuple[EnergyReading, ...]:
-        """The domains that `measure` gives, all of them unknown for this reason; nothing is run."""
+        """The domains of `measure`, all unknown for this reason; nothing runs."""
         domains = [domain for probe in self._probes_of(device) for domain in probe.domains]
-        return tuple(EnergyReading(domain, reason=reason) for domain in (*domains, *self._missing(device)))
+        return tuple(EnergyReading(domain, reason=reason) for domain in (*domains, *self._missing_domains(device)))
 
     def _probes_of(self, device: str) -> list[Probe]:
         return [probe for probe in self._probes if device != "cpu" or not probe.domains[0].startswith("gpu")]
 
-    def _missing(self, device: str) -> dict[str, str]:
+    def _missing_domains(self, device: str) -> dict[str, str]:
         domains = ("package",) if device == "cpu" else ("package", "gpu")
         return {domain: reason for domain, reason in self._reasons.items() if domain in domains}
 
     def _period(self, probe: Probe) -> float:
-        """The counter's update period as measured, or as the probe declares it where it is too slow to be measured."""
+        """The counter's measured update period, or the probe's declared one if it is too slow to measure."""
         return self._periods[probe.name] or probe.update_period_s
 
     def _unusable_reason(self, probe: Probe) -> str:
-        """Why this probe can measure no window, "" where it can. The first call watches the counter for a while."""
+        """Why this probe cannot measure a window, or "". The first call watches the counter for a while."""
         longest = self._settings.max_window_s
         if probe.name not in self._periods:
             declared = probe.update_period_s
@@ -202,7 +203,7 @@ class EnergyMeter:
         )
 
     def _run(self, call: Callable[[], object], call_s: float, wait: Callable[[], None], length_s: float) -> tuple[float, int]:
-        """Run calls back to back for `length_s`; gives the seconds taken and the number of calls."""
+        """Run calls back to back for `length_s`; returns the elapsed seconds and the number of calls."""
         batch = max(1, round(self._settings.batch_s / call_s)) if call_s > 0 else 1
         calls = 0
         begin = self._clock()
@@ -230,7 +231,7 @@ class EnergyMeter:
         return Trial(energies, sampler.powers, spent_s, calls, sampler.failed)
 
     def _idle_power(self, probes: Sequence[Probe], lasts_s: float) -> dict[str, float]:
-        """Watts by domain while no call runs; a measurement less than `lasts_s` old is used again."""
+        """Watts by domain while no call runs; a measurement less than `lasts_s` old is reused."""
         if self._settings.idle_s <= 0:
             return {}
         watts = {name: by_domain for name, (at_s, by_domain) in self._idle.items() if self._clock() - at_s < lasts_s}
@@ -256,16 +257,16 @@ def measure_update_period(probe: Probe, clock: Callable[[], float], sleep: Calla
     last = probe.snapshot()
     while len(moved_at_s) <= UPDATES_WATCHED and clock() - begin < WATCHED_S:
         sleep(probe.update_period_s / 20)
-        now = probe.snapshot()
-        if now.values and now.values != last.values:
-            moved_at_s.append(now.at_s)
-            last = now
+        current = probe.snapshot()
+        if current.values and current.values != last.values:
+            moved_at_s.append(current.at_s)
+            last = current
     return statistics.median_high([b - a for a, b in pairwise(moved_at_s)]) if len(moved_at_s) > 1 else None
 
 
 def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], gain_error: float) -> EnergyReading:
-    """Energy per call of one domain over the trials, whose probe has this number; unknown when one of them is. `unread` holds
-    idle power and the counter's update period."""
+    """Energy per call of one domain over the trials, for the probe of this number; unknown if it is unknown in any trial.
+    `unread` has idle power and the counter's update period."""
     seconds, calls = sum(trial.window_s for trial in trials), sum(trial.calls for trial in trials)
     common = msgspec.structs.replace(unread, window_s=seconds, calls=calls)
     joules, sensed_j = [], []
@@ -283,7 +284,7 @@ def reading(unread: EnergyReading, probe_number: int, trials: Sequence[Trial], g
     integrated = None
     if len(sensed_j) == len(trials):
         integrated = sum(sensed_j) / len(trials)
-        # Counter and sensor of one card have been seen 40 % apart, and nothing here shows which of them is right.
+        # Counter and sensor of a card can be 40 % apart, and nothing here shows which one is right.
         low, high = min(low, integrated), max(high, integrated)
     return msgspec.structs.replace(common, energy_j=energy_j, low_j=low, high_j=high, trials_j=per_call, integrated_j=integrated)
 
@@ -301,7 +302,7 @@ def relative_half_width(per_call: Sequence[float], edge: float) -> float:
 
 
 def mean_power_w(samples: Sequence[tuple[float, float]]) -> float | None:
-    """Mean of power sampled at (time, watts), by trapezoids; `None` with fewer than three samples, which say nothing."""
+    """Mean of power samples (time, watts), by trapezoids; `None` with fewer than three samples."""
     if len(samples) < 3 or samples[-1][0] <= samples[0][0]:
         return None
     joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(samples))

@@ -1,5 +1,5 @@
-"""A counter of known power that is not there, for tests, and for learning the tool without root: `SHMOO_VIRTUAL_ENERGY=1` puts a
-virtual package in the place of this machine's counters, and the machine's name in the rows says so."""
+"""A simulated counter of known power, for tests and for learning the tool without root: `SHMOO_VIRTUAL_ENERGY=1` replaces this
+machine's counters by a virtual package, and the machine's name in the rows says so."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from shmoo.harness.energy.probe import MICRO, Counter, Probe
 
 SWITCH = "SHMOO_VIRTUAL_ENERGY"
-"""Environment variable that puts a virtual package in place of this machine's counters when it is "1"."""
+"""Environment variable that replaces this machine's counters by a virtual package when it is "1"."""
 IDLE_W, CORE_W = 10.0, 15.0
-"""Power of the virtual package with idle cores, and of each core that this process keeps busy: round numbers of a desktop CPU."""
+"""Power of the virtual package with idle cores, and of each core that this process keeps busy; typical of a desktop CPU."""
 
 
 def last_update(now_s: float, period_s: float) -> float:

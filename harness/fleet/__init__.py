@@ -1,3 +1,4 @@
-"""Many machines measured with one command: hosts, the engines that reach them, campaigns over them, and what comes back.
+"""Measuring many machines with one command: hosts, the engines that reach them, campaigns over them, and fetched rows.
 
-Nothing here measures: each machine runs a `shmoo` command of its own. State is in files; no service stays on a machine."""
+Measuring belongs in campaign: each machine runs its own `shmoo` command. State is in files; no service stays on a machine.
+"""

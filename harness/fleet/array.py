@@ -1,4 +1,4 @@
-"""One command split into jobs whose answers are put together: processes of this machine, or an array of Slurm."""
+"""One command split into jobs whose answers are combined: processes on this machine, or a Slurm array."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from shmoo.runs.store.files import own_folder
 
 PROGRAM = (sys.executable, "-m", "shmoo.harness.cli")
 REFUSED = 2
-"""Exit code of a command that refuses what it is asked."""
+"""Exit code of a command that refuses its request."""
 PARTS = "shmoo-parts"
-"""Beginning of the folder for answers, in the current one, which the jobs of an array must see too."""
+"""Prefix of the folder for answers in the current folder, which the jobs of an array must see too."""
 
 
 class JobDiedError(ShmooError):
-    """A job that gave neither an answer nor a refusal."""
+    """A job that ended without an answer or a refusal."""
 
 
 ArrayEngine = Callable[[Sequence[Sequence[str]], Path], None]
-"""Runs all commands and waits; command N writes to N.json and N.err in the folder, and its exit code to N.code. One that
-died leaves no code."""
+"""Runs all commands and waits; command N writes to N.json and N.err in the folder, and its exit code to N.code. A
+command that died leaves no code."""
 
 
 def run_here(commands: Sequence[Sequence[str]], folder: Path) -> None:
-    """An `ArrayEngine`: processes of this machine, as many at once as it has cores, each with one thread."""
+    """An `ArrayEngine`: processes on this machine, as many at a time as it has cores, each with one thread."""
 
-    def one(job: int) -> None:
+    def run_job(job: int) -> None:
         with (folder / f"{job}.json").open("wb") as answer, (folder / f"{job}.err").open("wb") as words:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
+            process = subprocess.run(
                 commands[job], stdin=subprocess.DEVNULL, stdout=answer, stderr=words, env=environment, check=False
             )
-        (folder / f"{job}.code").write_text(str(done.returncode))
+        (folder / f"{job}.code").write_text(str(process.returncode))
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(one, range(len(commands))))
+        list(pool.map(run_job, range(len(commands))))
 
 
 def run_in_slurm(commands: Sequence[Sequence[str]], folder: Path) -> None:
-    """An `ArrayEngine`: one array of Slurm, submitted from here; the current folder must be one that its nodes see."""
+    """An `ArrayEngine`: one Slurm array, submitted from here; its nodes must see the current folder."""
     cases = "\n".join(
         f"{job}) {shlex.join(command)} > {folder}/{job}.json 2> {folder}/{job}.err ;;" for job, command in enumerate(commands)
     )
@@ -59,16 +59,16 @@ def run_in_slurm(commands: Sequence[Sequence[str]], folder: Path) -> None:
     options = ["--wait", "--parsable", f"--array=0-{len(commands) - 1}", "--ntasks=1", f"--job-name={folder.name}"]
     command = ["sbatch", *options, f"--chdir={Path.cwd()}", f"--output={folder}/slurm-%a.log"]
     try:
-        done = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
+        process = subprocess.run(command, input=script.encode(), capture_output=True, check=False)
     except FileNotFoundError:
         raise InputError("sbatch is not installed here; run this where Slurm is, or take --engine local") from None
     except BaseException:
-        # Interrupted: nobody waits for the array any more.
+        # Interrupted: cancel the array, since nobody waits for it.
         subprocess.run(["scancel", "--me", f"--name={folder.name}"], capture_output=True, check=False)
         raise
-    # With --wait the exit code is that of the worst job, whose own words say more.
-    if done.returncode and not done.stdout.strip():
-        raise ShmooError(f"Slurm took no array: {done.stderr.decode('utf-8', 'replace').strip()}")
+    # With --wait the exit code is the worst job's; that job's output says more.
+    if process.returncode and not process.stdout.strip():
+        raise ShmooError(f"Slurm refused the array: {process.stderr.decode('utf-8', 'replace').strip()}")
 
 
 ARRAYS: Mapping[str, ArrayEngine] = {"local": run_here, "slurm": run_in_slurm}
@@ -78,15 +78,15 @@ def run_array(engine: ArrayEngine, commands: Sequence[Sequence[str]]) -> list[An
     """The JSON answers of `shmoo` commands, in their order.
 
     Raises:
-        InputError: a command refused what it was asked; nothing is kept.
-        JobDiedError: a command died; its last line, and the folder where logs and the answers of the others are kept.
+        InputError: a command refused its request; nothing is kept.
+        JobDiedError: a command died; with its last line, and the folder with the logs and the other jobs' answers.
     """
     folder = own_folder(Path.cwd() / f"{PARTS}-{secrets.token_hex(4)}")
     try:
         engine([[*PROGRAM, *command] for command in commands], folder)
         answers = [_answer(folder, job) for job in range(len(commands))]
     except JobDiedError:
-        raise  # what it left says more than its last line
+        raise  # keep the folder: its files say more than the last line
     except BaseException:
         shutil.rmtree(folder)
         raise

@@ -1,4 +1,4 @@
-"""Ways to a host's files and its Python: this machine itself, or OpenSSH's client as the user has configured it."""
+"""Channels to a host's files and its Python: this machine itself, or OpenSSH's client with the user's configuration."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ T = TypeVar("T")
 
 CONNECT_S = 10
 ANSWER_S = 60.0
-"""Time for one answer of a host."""
+"""Time limit for one answer of a host."""
 COPY_S = 3600.0
 QUESTIONS = Path(remote.__file__)
 
 
 class UnreachableError(ShmooError):
-    """A host that cannot be asked: no route, no such name, a refused key, or a connection that broke."""
+    """A host that cannot be reached: no route, no such name, a refused key, or a broken connection."""
 
 
 class HostRefusal(ShmooError):
-    """A host that answered that it cannot do what it was asked."""
+    """A host answered that it cannot fulfil the request."""
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """What a host answers to `remote.hello`.
+    """A host's answer to `remote.hello`.
 
     Attributes:
         directory: the host's folder for environments and campaigns, absolute. python: version of the Python that answered.
-        rsync: whether the host has it. wheels: name -> size of the wheels that were copied there.
+        rsync: whether the host has rsync. wheels: name -> size of the wheels that were copied there.
     """
 
     directory: str
@@ -48,21 +48,21 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Channel:
-    """A way to run commands on a host and to copy files both ways. This one leads to the machine of the controller."""
+    """Runs commands on a host and copies files to and from it. This class is for the controller's machine."""
 
-    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """Output of a command that was given `given` on its stdin; `UnreachableError` where the host cannot be reached,
+    def run(self, command: Sequence[str], stdin: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+        """Output of a command that reads `stdin`; `UnreachableError` where the host cannot be reached,
         `HostRefusal` where the command failed."""
-        return _output(command, given, timeout_s)
+        return _output(command, stdin, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
-        """Copy files into a folder there, which is made. Raises as `run`."""
+        """Copy files into a folder on the host, which is created. Raises as `run`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copy2(file, folder)
 
     def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
-        """Copy files or folders of a folder there into one here. Raises as `run`."""
+        """Copy files or folders from a folder on the host into a local one. Raises as `run`."""
         for name in names:
             source = Path(folder) / name
             if source.is_dir():
@@ -72,19 +72,27 @@ class Channel:
 
 
 class SshChannel(Channel):
-    """OpenSSH's client with the user's own configuration (or the file `config`), agent, jump hosts and known hosts. BatchMode: it
-    never asks, so that a password or an unknown host key is a refusal and nothing else. Where the host has no `rsync`, scp
+    """OpenSSH's client with the user's own configuration (or the file `config`), agent, jump hosts and known hosts. In
+    BatchMode it never asks, so a password or an unknown host key is simply a refusal. Where the host has no `rsync`, scp
     copies."""
 
     def __init__(self, destination: str, config: str = "", rsync: bool = False) -> None:
         self.destination = destination
-        own = ["-F", config] if config else []
-        self.options = [*own, "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", "-o", "ServerAliveInterval=15"]
+        config_options = ["-F", config] if config else []
+        self.options = [
+            *config_options,
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"ConnectTimeout={CONNECT_S}",
+            "-o",
+            "ServerAliveInterval=15",
+        ]
         self.rsync = rsync and shutil.which("rsync") is not None
 
-    def run(self, command: Sequence[str], given: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
+    def run(self, command: Sequence[str], stdin: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
         """As of `Channel`."""
-        return self._outside(["ssh", *self.options, "--", self.destination, shlex.join(command)], given, timeout_s)
+        return self._outside(["ssh", *self.options, "--", self.destination, shlex.join(command)], stdin, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
         """As of `Channel`."""
@@ -97,27 +105,27 @@ class SshChannel(Channel):
 
     def _copy(self, sources: Sequence[str], target: str) -> None:
         if self.rsync:
-            # Links are left out, and a file that was copied before is the base of the next copy.
+            # Links are skipped, and an earlier copy of a file is the base of the next one.
             shell = shlex.join(["ssh", *self.options])
             self._outside(["rsync", "-rt", "--partial", "-e", shell, "--", *sources, target], b"", COPY_S)
         else:
             self._outside(["scp", "-r", "-q", *self.options, "--", *sources, target], b"", COPY_S)
 
-    def _outside(self, command: Sequence[str], given: bytes, timeout_s: float) -> bytes:
-        """255 is OpenSSH's own exit code, and rsync passes it on as one from 10 to 14, 30 or 255."""
+    def _outside(self, command: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
+        """Run a command over the network. OpenSSH's own exit code is 255; rsync reports it as 10 to 14, 30 or 255."""
         lost = (255, 10, 12, 30) if command[0] == "rsync" else (255,)
-        return _output(command, given, timeout_s, lost, self.destination)
+        return _output(command, stdin, timeout_s, lost, self.destination)
 
 
 def channel_to(destination: str, config: str = "", rsync: bool = False) -> Channel:
-    """The way to a destination of ssh; "" is this machine."""
+    """The channel to a destination of ssh; "" is this machine."""
     return SshChannel(destination, config, rsync) if destination else Channel()
 
 
-def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **asked: Any) -> T:
-    """The answer of a host's Python to one question of `remote.ACTIONS`, read as `answer`; `UnreachableError` where the host
-    cannot be reached, `HostRefusal` where it has no such Python, or refuses."""
-    text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **asked})!r})\n"
+def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **arguments: Any) -> T:
+    """The answer of a host's Python to a request for one of `remote.ACTIONS`, decoded as `answer`; `UnreachableError` where the
+    host cannot be reached, `HostRefusal` where it has no such Python, or refuses."""
+    text = f"{QUESTIONS.read_text(encoding='utf-8')}\n\nmain({json.dumps({'do': do, **arguments})!r})\n"
     output = channel.run([python, "-"], text.encode(), timeout_s)
     lines = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith(remote.REPLY)]
     if not lines:
@@ -134,31 +142,34 @@ def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: floa
 
 
 def _output(
-    command: Sequence[str], given: bytes, timeout_s: float, unreachable: Sequence[int] = (), where: str = "this machine"
+    command: Sequence[str], stdin: bytes, timeout_s: float, unreachable: Sequence[int] = (), destination: str = "this machine"
 ) -> bytes:
-    """Raises:
-    UnreachableError: no answer in time, or an exit code that says so. HostRefusal: another exit code than 0.
+    """Output of a command.
+
+    Raises:
+        UnreachableError: no answer in time, or one of the `unreachable` exit codes.
+        HostRefusal: any other exit code than 0.
     """
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            command, input=given, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
+        process = subprocess.run(
+            command, input=stdin, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
         )
     except subprocess.TimeoutExpired:
-        raise UnreachableError(f"{where} gave no answer within {timeout_s:.0f} s") from None
+        raise UnreachableError(f"{destination} gave no answer within {timeout_s:.0f} s") from None
     except FileNotFoundError:
         raise HostRefusal(f"{command[0]} is not installed here; install it, or use another engine") from None
-    if done.returncode == 0:
-        return done.stdout
-    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    words = " ".join(lines[-2:]) or f"exit code {done.returncode}"
-    if done.returncode in unreachable:
+    if process.returncode == 0:
+        return process.stdout
+    lines = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    words = " ".join(lines[-2:]) or f"exit code {process.returncode}"
+    if process.returncode in unreachable:
         raise UnreachableError(words)
     raise HostRefusal(words)
 
 
 def runner_files() -> dict[str, str]:
-    """Files of a campaign's folder on a host that make up its job: name -> content."""
+    """Name -> content of the files of a job in a campaign's folder on a host."""
     room = QUESTIONS.parent
     package = "code/shmoo/harness/fleet"
     start = (

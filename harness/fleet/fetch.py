@@ -1,6 +1,8 @@
-"""Rows of a campaign brought here as they grow: copied beside, compared with the host's hashes, then put in place.
+"""Fetches the growing rows of a campaign: files are copied to a side folder, compared with the host's hashes, then moved in
+place.
 
-A fetch may be repeated and interrupted at any moment: what was fetched before is only ever continued."""
+A fetch may be repeated and interrupted at any moment; fetched rows are only ever extended.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,13 @@ from shmoo.runs.store.files import own_folder, read_regular, replace_file
 from shmoo.runs.store.store import ROWS
 
 INCOMING = ".incoming"
-"""Folder beside a host's files that copies go to first."""
+"""Folder beside a host's files for incoming copies."""
 COPY_TIME_S = 600.0
-"""Time for the hashes of a large run."""
+"""Time limit for hashing a large run."""
 
 
-class Fetched(msgspec.Struct, frozen=True):
-    """What came from one host: files that are new or longer, their bytes, and why nothing came where nothing did."""
+class FetchResult(msgspec.Struct, frozen=True):
+    """The result of fetching from one host: new or longer files, their bytes, and the reason if nothing was fetched."""
 
     name: str
     files: int = 0
@@ -32,36 +34,36 @@ class Fetched(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-def fetch(campaign: Campaign) -> tuple[Fetched, ...]:
-    """Bring what every host has; hosts that cannot be reached are listed with the reason."""
-    results = campaign.each(lambda host: _fetch(campaign, host), campaign.file.hosts)
+def fetch(campaign: Campaign) -> tuple[FetchResult, ...]:
+    """Fetch from every host; the result of an unreachable host has the reason."""
+    results = campaign.for_each_host(lambda host: _fetch(campaign, host), campaign.file.hosts)
     return tuple(
-        Fetched(name, problem=str(result)) if isinstance(result, ShmooError) else result for name, result in results.items()
+        FetchResult(name, problem=str(result)) if isinstance(result, ShmooError) else result for name, result in results.items()
     )
 
 
-def _fetch(campaign: Campaign, host: Host) -> Fetched:
+def _fetch(campaign: Campaign, host: Host) -> FetchResult:
     target = campaign.fetched(host.name)
-    told, channel = campaign.reach(host)
-    folder = campaign.folder(host, told.directory)
-    listed = ask(channel, host.python, "listing", dict[str, tuple[int, str]], timeout_s=COPY_TIME_S, folder=folder)
-    for name in listed:
+    hello, channel = campaign.reach(host)
+    folder = campaign.folder(host, hello.directory)
+    listing = ask(channel, host.python, "listing", dict[str, tuple[int, str]], timeout_s=COPY_TIME_S, folder=folder)
+    for name in listing:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or path.parts[:1] not in (("run",), ("facts.jsonl",)) or "\0" in name:
             raise HostRefusal(f"the host lists a file {name!r}, which does not belong to a run; nothing was fetched")
-    wanted = [name for name, (_, digest) in listed.items() if _digest(target / name) != digest]
-    if not wanted:
-        return Fetched(host.name)
+    changed = [name for name, (_, digest) in listing.items() if _digest(target / name) != digest]
+    if not changed:
+        return FetchResult(host.name)
     for part in (target.parent, target, target / INCOMING):
         own_folder(part)
     incoming = target / INCOMING
-    tops = sorted({PurePosixPath(name).parts[0] for name in wanted})
+    tops = sorted({PurePosixPath(name).parts[0] for name in changed})
     channel.pull(folder, tops, incoming)
-    contents = {name: _content(incoming / name, *listed[name]) for name in wanted}
-    # Graphs come before the rows that name them.
+    contents = {name: _content(incoming / name, *listing[name]) for name in changed}
+    # Graphs are stored before the rows that name them.
     for name in sorted(contents, key=lambda name: (PurePosixPath(name).name == ROWS, name)):
         _put(contents[name], target / name)
-    return Fetched(host.name, len(contents), sum(map(len, contents.values())))
+    return FetchResult(host.name, len(contents), sum(map(len, contents.values())))
 
 
 def _digest(path: Path) -> str:
@@ -69,30 +71,30 @@ def _digest(path: Path) -> str:
 
 
 def _content(path: Path, size: int, digest: str) -> bytes:
-    """What the host had listed of a file, which may have grown since; `HostRefusal` for another content."""
+    """The listed part of a file, which may have grown since; `HostRefusal` where the content differs."""
     try:
         data = read_regular(path)[:size]
     except OSError as error:
         raise HostRefusal(f"{path.name} did not arrive ({error.strerror}); fetch again") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise HostRefusal(f"{path.name} arrived damaged, its hash differs from the host's; fetch again")
-    # A row that is just being written is fetched next time.
+    # A partly written row is fetched next time.
     return data[: data.rfind(b"\n") + 1] if path.name == ROWS else data
 
 
 def _put(data: bytes, path: Path) -> None:
-    """Replace a file; rows only by rows that begin with them, `HostRefusal` for others."""
+    """Replace a file; `HostRefusal` where new rows do not begin with the old ones."""
     own_folder(path.parent)
     if path.name == ROWS and path.exists() and not data.startswith(read_regular(path)):
         raise HostRefusal(
-            f"the rows on the host do not go on from those fetched before, which are kept in {path}; "
+            f"the rows on the host do not continue those fetched before, which are kept in {path}; "
             "was the run there removed and measured again? Move them away, then fetch again"
         )
     replace_file(path, data)
 
 
 def last_facts(fetched: Path) -> dict[str, object]:
-    """What a host whose files are in this folder said of itself at its last attempt; empty where nothing was fetched."""
+    """A host's facts from its last attempt, read from the folder of its fetched files; empty where nothing was fetched."""
     path = fetched / "facts.jsonl"
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""hosts.toml: which machines there are, how each is reached, and where its environment comes from."""
+"""hosts.toml: the machines, how each is reached, and the source of its environment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 from shmoo.estimators.errors import InputError, unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-"""Names of hosts become names of folders and of Slurm jobs."""
+"""Form of a host's name, which also names folders and Slurm jobs."""
 FOLDER = re.compile(r"(~/|/)?[A-Za-z0-9._][A-Za-z0-9._/-]*")
-"""Folders on a host stand in command lines of ssh, scp and rsync, whose quoting differs from version to version; none begins as
-an option does."""
+"""Form of a folder on a host. It appears in command lines of ssh, scp and rsync, whose quoting differs between versions, and must
+not look like an option."""
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:%\[\]-]*")
-"""What ssh takes for a destination; nothing that it would take for an option."""
+"""Form of a destination of ssh, which must not look like an option."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -26,24 +26,24 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """One machine to measure.
 
     Attributes:
-        name: its name in status and report.
+        name: name in status and report.
         engine: "ssh", "slurm" (one exclusive job) or "local" (the machine of the controller).
-        address: destination for ssh, as in `ssh ADDRESS`; of a Slurm host the login node that has sbatch, "" where this machine
-            has it. Default for ssh: the name.
-        ssh_config: file that ssh reads in place of the user's own configuration.
-        directory: folder on the host for environments and campaigns, from the home folder where it is relative. Of a Slurm host
-            the login node and the compute node must both see it.
-        python: interpreter there, 3.11 or newer, that makes the environment.
-        environment: folder of an environment that is there already; it is checked against the pins and never changed.
-        installer: "pip" or "uv", which makes the environment.
-        constraints: file of pins here; default: constraints.txt beside hosts.toml.
-        wheelhouse: folder of wheels here, which is copied to the host and is then the only source of packages.
+        address: destination for ssh, as in `ssh ADDRESS`; for a Slurm host the login node with sbatch, or "" if this machine has
+            it. Default for ssh: the name.
+        ssh_config: file that ssh reads instead of the user's configuration.
+        directory: folder on the host for environments and campaigns, relative to the home folder. For a Slurm host, the login
+            node and the compute node must both see it.
+        python: interpreter on the host, 3.11 or newer, that creates the environment.
+        environment: folder of an existing environment; it is checked against the pins and never changed.
+        installer: "pip" or "uv", which creates the environment.
+        constraints: local file of pins; default: constraints.txt beside hosts.toml.
+        wheelhouse: local folder of wheels, which is copied to the host and is then the only source of packages.
         variables: environment variables of the measurement.
-        node: of a Slurm host the node to measure; default: the name.
+        node: node to measure of a Slurm host; default: the name.
         sbatch: further options of sbatch, such as "--partition=gpu".
-        when_busy: "wait" for others to end, "report" them and do not measure, or "measure" all the same.
-        busy_share: part of the CPU time of all cores from which a machine counts as used by others.
-        wait_minutes: longest wait for others, or for another campaign on the machine.
+        when_busy: "wait" until other programs end, "report" them and do not measure, or "measure" anyway.
+        busy_share: share of all cores' CPU time above which a machine counts as used by other programs.
+        wait_minutes: longest wait for other programs, or for another campaign on the machine.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
     @property
     def destination(self) -> str:
-        """Where ssh goes to; "" where commands run on this machine."""
+        """Destination of ssh; "" where commands run on this machine."""
         return self.address or (self.name if self.engine == "ssh" else "")
 
 
 FIELDS = tuple(name for name in Host.__struct_fields__ if name != "name")
 CHOICES = {name: get_args(kind) for name, kind in get_type_hints(Host).items() if get_origin(kind) is Literal}
-"""Field -> its allowed values, where these are listed."""
+"""Field -> its allowed values, if limited to a list."""
 HERE = ("ssh_config", "constraints", "wheelhouse")
 """Fields that name files on the controller's machine, relative to hosts.toml."""
 
@@ -91,7 +91,7 @@ def read_hosts(path: str | Path) -> tuple[Host, ...]:
         sbatch = ["--partition=gpu"]
 
     Raises:
-        InputError: no such file, no TOML, an unknown key (with the nearest one), a value of the wrong kind, or no host.
+        InputError: no such file, invalid TOML, an unknown key (with the nearest one), a value of the wrong kind, or no host.
     """
     file = Path(path)
     try:
@@ -111,10 +111,13 @@ def read_hosts(path: str | Path) -> tuple[Host, ...]:
     )
     first: dict[tuple[str, str], str] = {}
     for host in hosts:
-        if host.engine == "ssh" and (other := first.setdefault((host.destination, host.ssh_config), host.name)) != host.name:
+        if (
+            host.engine == "ssh"
+            and (earlier_name := first.setdefault((host.destination, host.ssh_config), host.name)) != host.name
+        ):
             raise InputError(
-                f"{file}: {other} and {host.name} are both {host.destination!r}, and one machine is measured once; "
-                "remove one, or mend its address"
+                f"{file}: {earlier_name} and {host.name} are both {host.destination!r}, and one machine is measured once; "
+                "remove one, or correct its address"
             )
     return hosts
 
@@ -137,10 +140,10 @@ def _host(name: str, fields: Mapping[str, object], defaults: Mapping[str, object
         host = msgspec.convert({"name": name, **fields}, Host)
     except msgspec.ValidationError as error:
         raise InputError(f"{where}: {error}") from None
-    own = {field: str(file.parent.absolute() / getattr(host, field)) for field in HERE if getattr(host, field)}
-    if "constraints" not in own and (beside := file.parent.absolute() / "constraints.txt").is_file():
-        own["constraints"] = str(beside)
-    host = msgspec.structs.replace(host, **own)
+    absolute_paths = {field: str(file.parent.absolute() / getattr(host, field)) for field in HERE if getattr(host, field)}
+    if "constraints" not in absolute_paths and (beside := file.parent.absolute() / "constraints.txt").is_file():
+        absolute_paths["constraints"] = str(beside)
+    host = msgspec.structs.replace(host, **absolute_paths)
     check_host(host, where)
     for field in HERE:
         if (value := getattr(host, field)) and not Path(value).exists():
@@ -154,7 +157,7 @@ def _host(name: str, fields: Mapping[str, object], defaults: Mapping[str, object
 
 
 def check_host(host: Host, where: str) -> None:
-    """`InputError` unless every field may stand in a path and in a command line, here and on the host."""
+    """`InputError` unless every field is safe in paths and command lines, here and on the host."""
     if not NAME.fullmatch(host.name):
         raise InputError(f"{where}: a name has letters, digits, '.', '_' and '-' only, at most 63, and begins with no sign")
     for field in ("directory", "environment", "python"):
@@ -162,13 +165,11 @@ def check_host(host: Host, where: str) -> None:
         if (value and not FOLDER.fullmatch(value)) or (field == "directory" and not value):
             raise InputError(f"{where}: {field} = {value!r} may have letters, digits and '._-/' only, and begins with no '-'")
     if host.python.startswith("~"):
-        raise InputError(
-            f"{where}: python = {host.python!r} is no path that every shell and Slurm would expand; write it in full"
-        )
+        raise InputError(f"{where}: python = {host.python!r} is not a path that every shell and Slurm expand; write it in full")
     if host.address and not ADDRESS.fullmatch(host.address):
-        raise InputError(f"{where}: address = {host.address!r} is nothing that ssh takes; write HOST or USER@HOST")
+        raise InputError(f"{where}: address = {host.address!r} is not a destination for ssh; write HOST or USER@HOST")
     if host.node and not NAME.fullmatch(host.node):
-        raise InputError(f"{where}: node = {host.node!r} is no name of a node; name one, not a list")
+        raise InputError(f"{where}: node = {host.node!r} is not the name of a node; name one, not a list")
     for field in ("node", "sbatch"):
         if getattr(host, field) and host.engine != "slurm":
             raise InputError(f'{where}: {field} belongs to engine = "slurm", and this host\'s engine is {host.engine!r}')
@@ -176,7 +177,7 @@ def check_host(host: Host, where: str) -> None:
         raise InputError(f"{where}: busy_share lies between 0 and 1, and wait_minutes between 0 and a week")
     for name, value in host.variables.items():
         if not VARIABLE.fullmatch(name) or "\0" in value:
-            raise InputError(f"{where}: the variable {name!r} = {value!r} is none; a name has letters, digits and '_' only")
+            raise InputError(f"{where}: the variable {name!r} = {value!r} is invalid; a name has letters, digits and '_' only")
     for option in host.sbatch:
         if not option.isprintable():
             raise InputError(f"{where}: sbatch = {option!r} has control characters; write such as '--partition=gpu'")

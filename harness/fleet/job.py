@@ -25,31 +25,31 @@ from collections.abc import Callable
 from shmoo.harness.fleet import remote
 
 LONGEST_REASON = 1200
-"""Characters of a reason: the state fits into its block."""
+"""Most characters of a reason, so that the state fits into its block."""
 MEASURING_LOCK = "shmoo-measuring.lock"
-"""Beside it: what `shmoo measure` holds, started by whomever (`harness/campaign/campaign.py`)."""
+"""Lock of any `shmoo measure` on the machine (`harness/campaign/campaign.py`), in the folder for temporary files."""
 MACHINE_LOCK = "shmoo-fleet.lock"
-"""In the folder for temporary files: two campaigns on one machine would measure each other."""
+"""Lock of a fleet's job, in the folder for temporary files: two campaigns on one machine would disturb each other."""
 TRIES, TRY_S = 40, 0.05
 LOOK_S = 15.0
-"""Time between two looks at a machine that others use."""
+"""Time between two checks of a machine that other programs use."""
 SAMPLE_S = 1.0
 """Time over which CPU use is sampled."""
 DONE_CODES = (0, 1)
-"""Exit codes of `shmoo` with which everything was done; 1 says that some of it is weak."""
+"""Exit codes of a complete `shmoo` command; 1 means that some results are weak."""
 SIGNATURE = 400
-"""Bytes of the lock's file that say who holds it."""
+"""Bytes of the lock file with the name of its holder."""
 UV_FOLDERS = (".local/bin", ".cargo/bin")
-"""Where uv installs itself, below the home folder."""
+"""Folders below the home folder into which uv installs itself."""
 MOST_SHOWN = 3
-"""Processes that are named where others use the machine."""
-Say = Callable[..., None]
+"""Most processes named where other programs use the machine."""
+SetPhase = Callable[..., None]
 
 
 def run(folder: str) -> int:
-    """The job: one `shmoo` command on a machine that nobody else measures on."""
-    held = _own_lock(os.path.join(folder, "runner.lock"))
-    if held is None or os.path.exists(os.path.join(folder, remote.STOPPED)):
+    """Run the job: one `shmoo` command, while no other campaign measures on the machine."""
+    job_lock = _own_lock(os.path.join(folder, "runner.lock"))
+    if job_lock is None or os.path.exists(os.path.join(folder, remote.STOPPED)):
         return 0  # another process runs this job, or it was stopped before it began
     with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
         job = json.load(file)
@@ -57,8 +57,8 @@ def run(folder: str) -> int:
     state = remote.read_state(folder) or {"attempt": 1}
     state.update(command=job["command"], pid=os.getpid(), host=socket.gethostname(), boot=remote.boot_id(), reason="")
 
-    def say(phase: str, reason: str = "", **more: object) -> None:
-        state.update(phase=phase, reason=reason[-LONGEST_REASON:], at=time.time(), **more)
+    def say(phase: str, reason: str = "", **fields: object) -> None:
+        state.update(phase=phase, reason=reason[-LONGEST_REASON:], at=time.time(), **fields)
         remote.write_state(folder, state)
 
     try:
@@ -84,7 +84,8 @@ def run(folder: str) -> int:
 
 
 def _unreached(folder: str, command: list[str]) -> str:
-    """How many cases `measure` left out, in words; "" for none, and for other verbs, which end when their time does."""
+    """The number of cases that `measure` did not reach, in words; "" for none, and for other verbs, which end with their
+    budget."""
     if command[0] != "measure":
         return ""
     try:
@@ -96,21 +97,21 @@ def _unreached(folder: str, command: list[str]) -> str:
 
 
 def _own_lock(path: str) -> int | None:
-    """A descriptor that tells others that the job is alive; `None` where another process has it. Whoever looks whether the job
-    is alive has the lock for a moment too, so it is tried for a while."""
-    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """A descriptor of the lock that marks the job as alive; `None` where another process has it. A check of the job takes the
+    lock for a moment too, so taking it is retried for a while."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     for _ in range(TRIES):
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return held
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
         except BlockingIOError:
             time.sleep(TRY_S)
-    os.close(held)
+    os.close(descriptor)
     return None
 
 
-def _wait_for_machine(job: remote.Request, say: Say) -> int:
-    """The machine's lock, once others are gone; a descriptor that holds it."""
+def _wait_for_machine(job: remote.Request, say: SetPhase) -> int:
+    """Wait until the machine is free; returns a descriptor that holds its lock."""
     deadline = time.monotonic() + 60 * job["wait_minutes"]
     say("waiting", "for the machine's lock")
     lock = _open_lock(os.path.join(tempfile.gettempdir(), MACHINE_LOCK))
@@ -122,22 +123,22 @@ def _wait_for_machine(job: remote.Request, say: Say) -> int:
             words = os.pread(lock, SIGNATURE, 0).decode("utf-8", "replace")
             holder = "".join(filter(str.isprintable, words)).strip() or "another campaign"
             if time.monotonic() > deadline:
-                raise remote.Refused(f"{holder} held the machine for {job['wait_minutes']:.0f} minutes") from None
+                raise remote.Refused(f"{holder} used the machine for {job['wait_minutes']:.0f} minutes") from None
             say("waiting", f"{holder} measures on this machine")
             time.sleep(1.0)
     _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
-    # The command itself would wait for no longer than its budget, and then fail.
-    while job["command"][0] != "calibrate" and _held(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
-        words = "a measurement outside of the fleet runs on this machine"
+    # The command itself would only wait as long as its budget, and then fail.
+    while job["command"][0] != "calibrate" and _is_locked(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
+        words = "a measurement outside the fleet runs on this machine"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
             raise remote.Refused(words)
         say("waiting", words)
         time.sleep(1.0)
     while job["when_busy"] != "measure":
-        share, who = _others()
+        share, users = _other_users()
         if share <= job["busy_share"]:
             break
-        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%}){who}"
+        words = f"others use {share:.0%} of this machine's CPU time (limit {job['busy_share']:.0%}){users}"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
             raise remote.Refused(words)
         say("waiting", words)
@@ -145,8 +146,8 @@ def _wait_for_machine(job: remote.Request, say: Say) -> int:
     return lock
 
 
-def _held(path: str) -> bool:
-    """Whether another process holds the lock at `path`; it is let go at once."""
+def _is_locked(path: str) -> bool:
+    """Whether another process holds the lock at `path`; the lock is released at once."""
     try:
         look = os.open(path, os.O_RDWR)
     except OSError:
@@ -161,7 +162,7 @@ def _held(path: str) -> bool:
 
 
 def _open_lock(path: str) -> int:
-    # In a folder like /tmp the kernel may refuse O_CREAT on another user's file, which can still be locked.
+    # In a folder like /tmp the kernel may refuse O_CREAT on another user's file, although the file can be locked.
     try:
         return os.open(path, os.O_RDWR)
     except PermissionError:
@@ -175,7 +176,7 @@ def _open_lock(path: str) -> int:
 
 
 def _sign(lock: int, words: str) -> None:
-    """Say in the lock's file who holds it, where it may be written."""
+    """Write the holder's name into the lock file, if it is writable."""
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, words.encode(), 0)
@@ -190,8 +191,8 @@ def _user(number: int) -> str:
         return f"user {number}"
 
 
-def _others() -> tuple[float, str]:
-    """Part of the CPU time of all cores that is used now, and who uses most of it; 0 where the system does not tell."""
+def _other_users() -> tuple[float, str]:
+    """Share of all cores' CPU time in use now, and its largest users; 0 where the system does not report it."""
 
     def look() -> tuple[int, int, dict[tuple[str, str], int]]:
         with open("/proc/stat", encoding="ascii") as file:
@@ -209,23 +210,25 @@ def _others() -> tuple[float, str]:
         later, later_idle, after = look()
     except (OSError, ValueError, IndexError):
         return 0.0, ""
-    elapsed, who = max(later - total, 1), []
-    for share, number, name in sorted((((after[one] - before.get(one, 0)) / elapsed, *one) for one in after), reverse=True):
+    elapsed, users = max(later - total, 1), []
+    for share, number, name in sorted(
+        (((after[process] - before.get(process, 0)) / elapsed, *process) for process in after), reverse=True
+    ):
         try:
             user = _user(os.stat(f"/proc/{number}").st_uid)
         except FileNotFoundError:
             continue  # it has ended
-        who.append(f"{name} of {user} {share:.0%}")
-        if len(who) == MOST_SHOWN or share <= 0:
+        users.append(f"{name} of {user} {share:.0%}")
+        if len(users) == MOST_SHOWN or share <= 0:
             break
-    return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(who)}" if who else ""
+    return 1.0 - (later_idle - idle) / elapsed, f": {', '.join(users)}" if users else ""
 
 
 def _measure(folder: str, job: remote.Request, python: str) -> tuple[int, str]:
     """Run the command; its exit code, and the last line that it wrote to stderr."""
     arguments = [part.replace("{folder}", folder) for part in job["arguments"]]
     if "--resume" in arguments:
-        # The first attempt begins the run that later ones go on with.
+        # The first attempt starts the run that later ones continue.
         os.makedirs(arguments[arguments.index("--out") + 1], exist_ok=True)
     environment = {**os.environ, "SHMOO_HOME": os.path.join(folder, "home"), "PYTHONUNBUFFERED": "1"}
     child = subprocess.Popen(
@@ -254,13 +257,13 @@ def _measure(folder: str, job: remote.Request, python: str) -> tuple[int, str]:
 
 
 def _end_with_parent() -> None:
-    """Where the job is killed, its measurement ends too, as Linux does it: nobody would wait for its rows."""
+    """Let the kernel end this process if the job is killed (Linux), since nobody would wait for its rows."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _environment(job: remote.Request) -> tuple[str, str]:
-    """Python of an environment with the pinned packages, and the fingerprint of what is installed there."""
+    """Python of an environment with the pinned packages, and the fingerprint of the installed packages."""
     if job["environment"]:
         python = os.path.join(remote.absolute(job["environment"]), "bin", "python")
         installed = _installed(python)
@@ -270,15 +273,15 @@ def _environment(job: remote.Request) -> tuple[str, str]:
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     lock = os.open(folder + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     fcntl.flock(lock, fcntl.LOCK_EX)  # hosts may share a home
-    python, ready = os.path.join(folder, "bin", "python"), os.path.join(folder, "ready")
+    python, ready_file = os.path.join(folder, "bin", "python"), os.path.join(folder, "ready")
     try:
-        if os.path.exists(ready) and remote.read_text(ready) == _fingerprint(_installed(python)):
-            return python, remote.read_text(ready)
+        if os.path.exists(ready_file) and remote.read_text(ready_file) == _fingerprint(_installed(python)):
+            return python, remote.read_text(ready_file)
         shutil.rmtree(folder, ignore_errors=True)
         _install(folder, python, job)
         installed = _installed(python)
         _check_pins(installed, job["pins"], folder)
-        remote.write_text(ready, _fingerprint(installed))
+        remote.write_text(ready_file, _fingerprint(installed))
         return python, _fingerprint(installed)
     finally:
         os.close(lock)
@@ -286,51 +289,54 @@ def _environment(job: remote.Request) -> tuple[str, str]:
 
 def _install(folder: str, python: str, job: remote.Request) -> None:
     package = os.path.join(job["directory"], "packages", job["key"])
-    wanted = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
+    requirements = [*glob.glob(os.path.join(package, "*.whl")), "--constraint", os.path.join(package, "constraints.txt")]
     if job["wheelhouse"]:
-        wanted += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
+        requirements += ["--no-index", "--find-links", os.path.join(job["directory"], "wheels")]
     if job["installer"] == "uv":
         uv = _uv()
         steps = [[uv, "venv", "--quiet", "--python", sys.executable, folder]]
-        # Not linked into uv's cache: a package that somebody changes here would be wrong there, and in every other environment.
-        steps += [[uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", python, *wanted]]
+        # Copies, not links into uv's cache: a package changed here would also change in the cache and every other environment.
+        steps += [[uv, "pip", "install", "--quiet", "--link-mode=copy", "--python", python, *requirements]]
     else:
-        steps = [[sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "--disable-pip-version-check", *wanted]]
+        steps = [
+            [sys.executable, "-m", "venv", folder],
+            [python, "-m", "pip", "install", "--disable-pip-version-check", *requirements],
+        ]
     for step in steps:
-        done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False, preexec_fn=_end_with_parent)
-        if done.returncode:
-            lines = [line for line in (done.stdout + done.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
+        process = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False, preexec_fn=_end_with_parent)
+        if process.returncode:
+            lines = [line for line in (process.stdout + process.stderr).decode("utf-8", "replace").splitlines() if line.strip()]
             errors = [line for line in lines if line.lower().lstrip().startswith("error")] or lines[-1:]
             raise remote.Refused("cannot make the environment: " + " ".join(errors[-2:]))
 
 
 def _uv() -> str:
-    """The uv of this host; the search path of a session of ssh may lack the folders that uv installs itself into."""
-    own = [os.path.join(remote.absolute(folder), "uv") for folder in UV_FOLDERS]
-    found = shutil.which("uv") or next((path for path in own if os.access(path, os.X_OK)), None)
-    if found is None:
+    """The path of uv on this host; an ssh session's search path may lack the folders into which uv installs itself."""
+    own_paths = [os.path.join(remote.absolute(folder), "uv") for folder in UV_FOLDERS]
+    uv_path = shutil.which("uv") or next((path for path in own_paths if os.access(path, os.X_OK)), None)
+    if uv_path is None:
         raise remote.Refused('uv is not installed on this host; install it there, or take installer = "pip"')
-    return found
+    return uv_path
 
 
 def _installed(python: str) -> dict[str, str]:
-    """Name -> version of what an environment holds, its Python included, which need not be the one that runs this."""
-    # What comes first on the path counts.
+    """Name -> version of the packages in an environment, its Python included, which may differ from the running one."""
+    # The first package on the path counts.
     code = (
         "import importlib.metadata as m, json, platform; "
         "found = {d.name: d.version for d in reversed(list(m.distributions())) if d.name}; "
         "print(json.dumps({**found, 'python': platform.python_version()}))"
     )
     try:
-        told = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
+        process = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
         raise remote.Refused(f"no usable environment: {python} does not run ({error})") from None
-    versions = json.loads(told.stdout)
+    versions = json.loads(process.stdout)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in versions.items()}
 
 
 def _check_pins(installed: dict[str, str], pins: dict[str, str], where: str) -> None:
-    """A local version such as +cpu satisfies the pin without it."""
+    """Refuse an environment that differs from the pins. A local version such as +cpu satisfies a pin without it."""
     wrong = [
         f"{name} is {installed[name]}, pinned to {version}"
         for name, version in sorted(pins.items())
@@ -348,7 +354,7 @@ def _fingerprint(installed: dict[str, str]) -> str:
 
 
 def machine_facts() -> dict[str, str | None]:
-    """What a machine is and how it is set, beyond the fingerprint of a run: firmware, kernel, driver, clock and power limits."""
+    """Facts about a machine and its settings beyond a run's fingerprint: firmware, kernel, driver, clock and power limits."""
     facts = {
         "kernel": platform.release(),
         "bios": remote.first_line("/sys/class/dmi/id/bios_version"),
@@ -360,8 +366,8 @@ def machine_facts() -> dict[str, str | None]:
     facts["package power limit"] = remote.first_line("/sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw")
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,vbios_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
-        told = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30).stdout.decode()
-        columns = [cell.strip() for cell in told.splitlines()[0].split(",")]
+        output = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30).stdout.decode()
+        columns = [cell.strip() for cell in output.splitlines()[0].split(",")]
         facts.update(zip(("gpu", "driver", "vbios", "gpu power limit", "gpu clock limit"), columns, strict=False))
     except (OSError, subprocess.SubprocessError, IndexError):
         facts["gpu"] = None

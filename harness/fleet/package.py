@@ -1,4 +1,4 @@
-"""What a machine gets installed: this Shmoo as a wheel, and the pins of everything it needs."""
+"""The packages to install on a machine: this Shmoo as a wheel, and the pins of its dependencies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shmoo.harness.defaults import own_folders
 
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*==\s*([^\s;#]+)")
 EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""Date of every file in the wheel, so that equal code makes equal wheels."""
+"""Date of every file in the wheel, so that equal code gives equal wheels."""
 
 
 def write_wheel(folder: Path) -> Path:
-    """A wheel of the Shmoo that runs now, however it is installed; equal code gives equal bytes. `InputError` where this Shmoo is
-    not installed, so that nobody knows what it needs."""
+    """A wheel of the running Shmoo, however it is installed; equal code gives equal bytes. `InputError` where this Shmoo is not
+    installed, so its dependencies are unknown."""
     try:
         installed = metadata.distribution("shmoo")
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def write_wheel(folder: Path) -> Path:
 
 
 def _modules() -> Iterator[tuple[str, bytes]]:
-    """Every file of the package, named as it installs."""
+    """Every file of the package, under its installed name."""
     root, *rooms = own_folders()
     yield "shmoo/__init__.py", (root / "__init__.py").read_bytes()
     for room in rooms:
@@ -69,7 +69,7 @@ def read_pins(path: Path) -> dict[str, str]:
 
 
 def environment_key(wheel: Path, constraints: Path, *choices: str) -> str:
-    """Sixteen hex digits: environments made from equal wheels, pins and choices may be shared."""
+    """Sixteen hex digits that are equal for equal wheels, pins and choices, whose environment may be shared."""
     digest = hashlib.sha256(wheel.read_bytes())
     for part in (constraints.read_bytes(), *(choice.encode() for choice in choices)):
         digest.update(hashlib.sha256(part).digest())

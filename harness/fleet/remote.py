@@ -1,4 +1,4 @@
-"""What a host is asked, answered on the host: its Python reads this file as text (`python3 -`) with one request behind it.
+"""The host's side of requests: the host's Python reads this file as text (`python3 -`), followed by one request.
 
 Standard library only, and no import of Shmoo. docs/formats.md describes a campaign's folder on a host."""
 
@@ -17,39 +17,39 @@ import time
 from typing import Any
 
 REPLY = "shmoo-fleet-reply "
-"""What the line with the answer begins with: a login shell may print other lines."""
+"""Prefix of the line with the answer; a login shell may print other lines."""
 BLOCK = 4096
-"""Bytes of state.json."""
+"""Size of state.json in bytes."""
 STOPPED = "stopped"
-"""File that a stopped job has in its folder."""
+"""File that marks a stopped job in its folder."""
 ENDED = ("finished", "failed")
-"""Phases after which a job does nothing any more."""
+"""Last phases of a job."""
 RUNNER = "runner.py"
-"""Starts the job of the campaign whose folder it stands in."""
+"""File that starts the job of the campaign in its folder."""
 
 
 Request = dict[str, Any]
 
 
 class Refused(Exception):
-    """What cannot be done here, in words for the user."""
+    """A request that cannot be fulfilled here, with a message for the user."""
 
 
 def main(text: str) -> None:
-    """Answer one request, a JSON object with "do" and what that needs."""
-    asked = json.loads(text)
+    """Answer one request, a JSON object with "do" and its arguments."""
+    request = json.loads(text)
     try:
-        answer: Request = {"answer": ACTIONS[asked["do"]](asked)}
+        answer: Request = {"answer": ACTIONS[request["do"]](request)}
     except (OSError, Refused) as error:
         answer = {"error": str(error)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        answer = {"error": f"a file of {asked.get('folder', 'the campaign')} is damaged ({type(error).__name__}: {error})"}
+        answer = {"error": f"a file of {request.get('folder', 'the campaign')} is damaged ({type(error).__name__}: {error})"}
     sys.stdout.write("\n" + REPLY + json.dumps(answer) + "\n")
 
 
-def hello(asked: Request) -> Request:
-    """What the controller must know before it sends anything."""
-    folder = absolute(asked["directory"])
+def hello(request: Request) -> Request:
+    """Facts that the controller needs before it sends anything."""
+    folder = absolute(request["directory"])
     os.makedirs(folder, exist_ok=True)
     wheels = os.path.join(folder, "wheels")
     return {
@@ -60,27 +60,32 @@ def hello(asked: Request) -> Request:
     }
 
 
-def start(asked: Request) -> bool:
-    """Write the job of a campaign into its folder, unless one is alive there; whether it was written."""
-    folder = asked["folder"]
+def start(request: Request) -> bool:
+    """Write the job of a campaign into its folder, unless one is alive there; returns whether it was written."""
+    folder = request["folder"]
     os.makedirs(folder, exist_ok=True)
     if _alive(folder):
         return False
     before = read_state(folder) or {}
-    for name, text in {**asked["code"], "job.json": json.dumps(asked["job"])}.items():
+    for name, text in {**request["code"], "job.json": json.dumps(request["job"])}.items():
         path = os.path.join(folder, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_text(path, text)
-    state = {"phase": "starting", "attempt": before.get("attempt", 0) + 1, "command": asked["job"]["command"], "at": time.time()}
+    state = {
+        "phase": "starting",
+        "attempt": before.get("attempt", 0) + 1,
+        "command": request["job"]["command"],
+        "at": time.time(),
+    }
     if os.path.exists(os.path.join(folder, STOPPED)):
         os.remove(os.path.join(folder, STOPPED))
     write_state(folder, state)
     return True
 
 
-def launch(asked: Request) -> int:
-    """Start the job as a session of its own, which outlives the connection; the number of its process."""
-    folder = asked["folder"]
+def launch(request: Request) -> int:
+    """Start the job in a separate session, which outlives the connection; returns its process number."""
+    folder = request["folder"]
     with open(os.path.join(folder, "job.log"), "ab") as log:
         job = subprocess.Popen(
             [sys.executable, os.path.join(folder, RUNNER), folder],
@@ -96,30 +101,30 @@ def launch(asked: Request) -> int:
     return job.pid
 
 
-def stop(asked: Request) -> bool:
-    """Ask for the end of a job that waits or runs, and wait for it; whether it is alive all the same. With "signal" the job's
-    process is told to end; otherwise the engine tells it."""
-    folder = absolute(asked["folder"])
+def stop(request: Request) -> bool:
+    """Stop a waiting or running job and wait for its end; returns whether it is still alive. With "signal" the job's process is
+    signalled; otherwise the engine does that."""
+    folder = absolute(request["folder"])
     state = read_state(folder) or {}
     if not _alive(folder) and state.get("phase") in (None, *ENDED):
         return False
     write_text(os.path.join(folder, STOPPED), "")
-    deadline, told = time.monotonic() + asked["wait_s"], not asked["signal"]
+    deadline, signalled = time.monotonic() + request["wait_s"], not request["signal"]
     while _alive(folder):
-        # A job that is just starting has not said its number yet.
+        # A job that is just starting has not written its process number yet.
         state = read_state(folder) or {}
-        if not told and state.get("pid") and state.get("boot") == boot_id():
+        if not signalled and state.get("pid") and state.get("boot") == boot_id():
             os.kill(state["pid"], signal.SIGTERM)
-            told = True
+            signalled = True
         if time.monotonic() > deadline:
             return True
         time.sleep(0.05)
     return False
 
 
-def status(asked: Request) -> Request:
-    """How far the job is. Whether it is alive is looked at first: it may end in between."""
-    folder = absolute(asked["folder"])
+def status(request: Request) -> Request:
+    """The state of the job. Whether it is alive is checked first, since it may end in between."""
+    folder = absolute(request["folder"])
     alive = _alive(folder)
     rows = os.path.join(folder, "run", "rows.jsonl")
     facts = read_text(os.path.join(folder, "facts.jsonl")).splitlines()
@@ -133,9 +138,9 @@ def status(asked: Request) -> Request:
     }
 
 
-def listing(asked: Request) -> dict[str, tuple[int, str]]:
-    """Files of the run with the size and SHA-256 of what is there now; rows may grow meanwhile, what is listed stays."""
-    folder = absolute(asked["folder"])
+def listing(request: Request) -> dict[str, tuple[int, str]]:
+    """Files of the run with their current size and SHA-256. Rows may grow meanwhile, but the listed part does not change."""
+    folder = absolute(request["folder"])
     files: dict[str, tuple[int, str]] = {}
     for top, _, names in os.walk(os.path.join(folder, "run")):
         for name in names:
@@ -152,7 +157,7 @@ ACTIONS = {"hello": hello, "start": start, "launch": launch, "stop": stop, "stat
 
 
 def write_state(folder: str, state: Request) -> None:
-    """Overwrite the state in place: a block that exists needs no room."""
+    """Overwrite the state in place, since an existing block needs no space on a full disk."""
     data = json.dumps(state).encode().ljust(BLOCK)
     descriptor = os.open(os.path.join(folder, "state.json"), os.O_WRONLY | os.O_CREAT, 0o666)
     try:
@@ -162,7 +167,7 @@ def write_state(folder: str, state: Request) -> None:
 
 
 def read_state(folder: str) -> Request | None:
-    """The state, `None` where no job was started; read again where it is just being written."""
+    """The state, `None` where no job was started; retried while it is being written."""
     for _ in range(20):
         text = read_text(os.path.join(folder, "state.json"))
         if not text.strip():
@@ -179,17 +184,18 @@ def read_state(folder: str) -> Request | None:
 
 
 def _alive(folder: str) -> bool:
-    """Whether a process runs the job: it holds a lock as long as it lives, across reboots and reused process numbers."""
+    """Whether a process runs the job. The process holds a lock while it lives, which is safe against reboots and reused
+    numbers."""
     try:
-        held = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
+        descriptor = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(held)
+        os.close(descriptor)
     return False
 
 
@@ -221,12 +227,12 @@ def _lines(path: str) -> int:
 
 
 def absolute(folder: str) -> str:
-    """A folder as hosts.toml names it: relative to the home folder."""
+    """The absolute path of a folder in hosts.toml, which is relative to the home folder."""
     return os.path.join(os.path.expanduser("~"), os.path.expanduser(folder))
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a file at once."""
+    """Write a file atomically."""
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(path + ".new", path)
@@ -242,10 +248,10 @@ def read_text(path: str) -> str:
 
 
 def first_line(path: str) -> str | None:
-    """The content of a file of the system, `None` where there is none."""
+    """The first line of a system file, `None` without one."""
     return read_text(path).strip() or None
 
 
 def boot_id() -> str | None:
-    """Another one after each start of the machine."""
+    """An id that changes with each start of the machine."""
     return first_line("/proc/sys/kernel/random/boot_id")

@@ -1,4 +1,4 @@
-"""How far every host of a campaign is, found out from the machines."""
+"""The status of every host of a campaign, queried from the machines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Standing = Literal[
     "not started", "queued", "starting", "waiting", "preparing", "running", "finished", "stopped", "failed", "died", "missing"
 ]
 STARTABLE = ("not started", "stopped", "failed", "died", "missing")
-"""Standings from which a job is started again."""
+"""Standings from which a job can be started again."""
 SETTLED = ("finished", *STARTABLE)
-"""Standings that change by nothing but a new start."""
+"""Standings that only a new start changes."""
 STATUS = "status.json"
 LIVE: tuple[Standing, ...] = ("waiting", "preparing", "running")
 
@@ -33,9 +33,9 @@ class JobState(msgspec.Struct, frozen=True):
 
     Attributes:
         phase: "starting", one of `LIVE`, "finished", "short" (its time ended before all cases had a visit) or "failed".
-        reason: why, in words.
-        attempt: how often the job was started. command: of that job.
-        host, boot: name of the machine, and its start that the job began in. environment: fingerprint of its packages.
+        reason: reason for the phase.
+        attempt: number of starts of the job. command: the job's command.
+        host, boot: name of the machine, and boot id at the job's start. environment: fingerprint of its packages.
     """
 
     phase: str
@@ -47,13 +47,13 @@ class JobState(msgspec.Struct, frozen=True):
     environment: str = ""
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What a host answers to `remote.status`.
+class HostReport(msgspec.Struct, frozen=True):
+    """A host's answer to `remote.status`.
 
     Attributes:
-        alive: whether a process runs the job. stopped: whether somebody asked for its end.
-        state: `None` where no job was started. boot: the machine's present start.
-        rows: lines of rows.jsonl. facts: what the machine said of itself at each attempt.
+        alive: whether a process runs the job. stopped: whether the job was told to stop.
+        state: `None` where no job was started. boot: the machine's current boot id.
+        rows: lines of rows.jsonl. facts: facts about the machine at each attempt.
     """
 
     alive: bool
@@ -68,14 +68,14 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """One host of a campaign.
 
     Attributes:
-        reason: why it stands as it does; "" where nothing needs saying.
-        visits: rows that its run holds, one a visit to a case.
-        attempt: how often its job was started.
-        machine: name that the machine gives itself.
+        reason: reason for its standing, or "".
+        visits: rows in its run, one per visit to a case.
+        attempt: number of starts of its job.
+        machine: host name that the machine reports.
         environment: fingerprint of its environment.
-        changed: what differs between the machine at the first attempt and at a later one.
+        changed: differences of the machine between the first attempt and later ones.
         seen: its standing when the machine last answered, at `asked_at`.
-        refusal: why its job could not be started; "" where it was.
+        refusal: why its job could not be started, or "".
     """
 
     name: str
@@ -93,38 +93,41 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def status(campaign: Campaign) -> tuple[HostStatus, ...]:
-    """Ask all machines; what they say is kept for those that cannot be reached later."""
+    """Query all machines; the answers are stored for when a machine cannot be reached."""
 
-    def answer(host: Host) -> Told:
+    def answer(host: Host) -> HostReport:
         channel = campaign.engine_of(host).channel(host)
-        return ask(channel, host.python, "status", Told, folder=campaign.folder(host, host.directory))
+        return ask(channel, host.python, "status", HostReport, folder=campaign.folder(host, host.directory))
 
     before, jobs = last_known(campaign), _jobs(campaign)
-    answers = campaign.each(answer, campaign.file.hosts)
-    statuses = tuple(judge(campaign.file.command, answers[name], jobs.get(name), known) for name, known in before.items())
+    answers = campaign.for_each_host(answer, campaign.file.hosts)
+    statuses = tuple(
+        judge(campaign.file.command, answers[name], jobs.get(name), last_status) for name, last_status in before.items()
+    )
     keep(campaign, statuses)
     return statuses
 
 
 def _jobs(campaign: Campaign) -> dict[str, Job | ShmooError]:
-    """Host -> its job as its engine knows it; each kind of engine is asked once."""
+    """Host -> its job as its engine reports it; each kind of engine is queried once."""
     jobs: dict[str, Job | ShmooError] = {}
     for hosts in grouped((host.engine, host) for host in campaign.file.hosts).values():
-        told = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
-        jobs |= {host.name: told[job] for host in hosts if (job := campaign.job_name(host)) in told}
+        jobs_by_name = campaign.engine_of(hosts[0]).jobs({campaign.job_name(host): host for host in hosts})
+        jobs |= {host.name: jobs_by_name[job] for host in hosts if (job := campaign.job_name(host)) in jobs_by_name}
     return jobs
 
 
-def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooError | None, before: HostStatus) -> HostStatus:
-    """A host's standing from what its files tell, what its engine knows of its `job` (`None` where only the files tell), and what
-    was last known."""
+def judge(
+    command: tuple[str, ...], answer: HostReport | ShmooError, job: Job | ShmooError | None, before: HostStatus
+) -> HostStatus:
+    """A host's standing from its files, its engine's report on the `job` (`None` without one), and its status `before`."""
     if isinstance(answer, ShmooError):
         return _unknown(answer, before)
     if isinstance(job, ShmooError):
         return _unknown(job, before)
     state = answer.state or JobState("", 0, ())
-    phase, own, refusal = state.phase, state.command == command, before.refusal
-    told = HostStatus(
+    phase, same_command, refusal = state.phase, state.command == command, before.refusal
+    current = HostStatus(
         before.name,
         before.engine,
         "not started",
@@ -138,31 +141,31 @@ def judge(command: tuple[str, ...], answer: Told | ShmooError, job: Job | ShmooE
     )
 
     def as_(standing: Standing, reason: str = "") -> HostStatus:
-        return msgspec.structs.replace(told, standing=standing, seen=standing, reason=reason)
+        return msgspec.structs.replace(current, standing=standing, seen=standing, reason=reason)
 
     if job is not None and job.queued:
         return as_("queued", job.words)
-    if own and phase == "finished":
+    if same_command and phase == "finished":
         return as_("finished", state.reason)
-    if own and phase == "short" and not refusal and not answer.alive and not (job is not None and job.alive):
+    if same_command and phase == "short" and not refusal and not answer.alive and not (job is not None and job.alive):
         return as_("stopped", state.reason)
     stopped = as_("stopped", "by `shmoo fleet stop`")
-    if own and phase == "failed" and not refusal:
+    if same_command and phase == "failed" and not refusal:
         return stopped if answer.stopped else as_("failed", state.reason)
     if answer.alive or (job is not None and job.alive):
         begins: Standing = "starting"
         standing = next((live for live in LIVE if live == phase), begins)
         if answer.stopped:
             return as_(standing, "told to end by `shmoo fleet stop`")
-        return as_(standing, state.reason if own else f"still runs `{' '.join(state.command)}`")
-    if answer.stopped and own and not refusal:
+        return as_(standing, state.reason if same_command else f"still runs `{' '.join(state.command)}`")
+    if answer.stopped and same_command and not refusal:
         return stopped
     if refusal:
         return as_("failed", refusal)
-    if not own:
+    if not same_command:
         return as_("not started")
     if phase == "starting":
-        # Nothing ran: the engine took no job.
+        # Nothing ran: the engine has no job.
         return as_("failed", f"its job never ran{f' ({job.words})' if job is not None else ''}; see job.log on the host")
     if job is not None:
         return as_("died", f"its job ended while {phase}: {job.words}")
@@ -177,7 +180,7 @@ def _unknown(error: ShmooError, before: HostStatus) -> HostStatus:
 
 
 def _changes(attempts: list[dict[str, object]]) -> tuple[str, ...]:
-    """What differs between the first attempt and a later one."""
+    """Differences between the first attempt and later ones."""
     changes = {}
     for facts in attempts[1:]:
         for name in sorted({*attempts[0], *facts}):
@@ -188,21 +191,31 @@ def _changes(attempts: list[dict[str, object]]) -> tuple[str, ...]:
 
 
 def last_known(campaign: Campaign) -> dict[str, HostStatus]:
-    """Host -> what was last known; not started in a new campaign, and where the file was damaged: the machines know better."""
+    """Host -> its last known status; "not started" in a new campaign, and where the file is damaged, since machines are queried
+    anyway."""
     try:
-        listed = msgspec.json.decode(read_regular(campaign.path / STATUS), type=tuple[HostStatus, ...])
+        stored_statuses = msgspec.json.decode(read_regular(campaign.path / STATUS), type=tuple[HostStatus, ...])
     except (OSError, *UNREADABLE):
-        listed = ()
-    known = {one.name: one for one in listed}
-    return {host.name: known.get(host.name, HostStatus(host.name, host.engine, "not started")) for host in campaign.file.hosts}
+        stored_statuses = ()
+    known_statuses = {status.name: status for status in stored_statuses}
+    return {
+        host.name: known_statuses.get(host.name, HostStatus(host.name, host.engine, "not started"))
+        for host in campaign.file.hosts
+    }
 
 
 def keep(campaign: Campaign, statuses: Iterable[HostStatus]) -> None:
-    """Write what is known of the hosts."""
+    """Store the statuses of the hosts."""
     replace_file(campaign.path / STATUS, msgspec.json.format(msgspec.json.encode(tuple(statuses)), indent=1) + b"\n")
 
 
 def begun(campaign: Campaign, refusals: Mapping[str, str]) -> None:
-    """Keep why jobs could not be started; "" where they were."""
-    known = last_known(campaign)
-    keep(campaign, (msgspec.structs.replace(one, refusal=refusals.get(name, one.refusal)) for name, one in known.items()))
+    """Store the reasons why jobs could not be started; "" where they were."""
+    statuses_by_name = last_known(campaign)
+    keep(
+        campaign,
+        (
+            msgspec.structs.replace(known_status, refusal=refusals.get(name, known_status.refusal))
+            for name, known_status in statuses_by_name.items()
+        ),
+    )

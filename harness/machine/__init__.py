@@ -1,1 +1,4 @@
-"""The machine in front of us: its fingerprint, and its architecture's profile. Energy counters are energy."""
+"""This machine: its fingerprint, the doctor's report and its launch times; and architectures by name.
+
+Energy counters belong in energy; the format of profiles in estimators/machine.
+"""

@@ -46,14 +46,14 @@ def machine_names() -> list[str]:
 
 def own_profiles() -> dict[str, Path]:
     """Files of the user's own profiles by name, where `load_architecture` finds them."""
-    here, own = profile_search()
-    profiles = {path.stem: path for path in sorted(own.glob("*.json"))}
-    return profiles | {path.stem: path for path in sorted(here.glob("*.json")) if means_profile(path)}
+    working_folder, user_folder = profile_search()
+    profiles = {path.stem: path for path in sorted(user_folder.glob("*.json"))}
+    return profiles | {path.stem: path for path in sorted(working_folder.glob("*.json")) if means_profile(path)}
 
 
 def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitectureProfile:
-    """`load_profile` among the current directory, the user's own profiles and the built-in ones; a profile as it is. `cpu_local`
-    exists before it is calibrated: its structure is then read from the machine, and its rates are wide guesses.
+    """`load_profile` from the current directory, the user's profiles and the built-in ones; a profile is returned unchanged.
+    `cpu_local` exists before calibration: its structure is then read from the machine, and its rates are wide guesses.
 
     A name may contain changes: "kpu_t64@capacity.l3=64MiB@tile_m=32" sets a coefficient (and those that depend on it:
     `variants.variant`) and a parameter of the tiling strategy, "gpu_t4@host=own" the host of a GPU. The profile's name is then
@@ -82,7 +82,7 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
 
         return base_profile(probe_machine())
     profile = ArchitectureProfile.from_json(path.read_bytes(), str(path))
-    strategy_for(profile)  # raises where the tiling is not known
+    strategy_for(profile)  # raises where the tiling is unknown
     if path.parent != BUILTIN_DIR and not str(name).endswith(".json"):
         replaced = ", in place of the built-in profile of that name" if name in builtin_names() else ""
         logger.warning("%s is %s%s", name, path, replaced)
@@ -91,24 +91,24 @@ def load_architecture(name: str | Path | ArchitectureProfile) -> ArchitecturePro
 
 
 def _beside(profile: ArchitectureProfile, host: str) -> ArchitectureProfile:
-    """A GPU with a host of the catalogue or the one that was measured here."""
+    """A GPU with a host from the catalogue or the one measured on this machine."""
     if host == LOCAL_HOST:
         know_local_host()
     return with_host(profile, host)
 
 
 def load_architectures(archs: Sequence[str | ArchitectureProfile]) -> list[ArchitectureProfile]:
-    """The named profiles under names that tell them apart: of different machines with one name, those after the first are called
-    after what they were asked for as, too ("gpu_t4 (mine/gpu_t4.json)"). Errors as of `load_architecture`."""
-    named: dict[str, ArchitectureProfile] = {}
-    listed = []
+    """The named profiles under unique names: of different machines with one name, those after the first also get the requested
+    text in their name ("gpu_t4 (mine/gpu_t4.json)"). Errors as for `load_architecture`."""
+    by_name: dict[str, ArchitectureProfile] = {}
+    profiles = []
     for number, arch in enumerate(archs, 1):
         profile = load_architecture(arch)
-        if profile != named.get(profile.name, profile):
+        if profile != by_name.get(profile.name, profile):
             profile = profile.replacing(name=f"{profile.name} ({arch if isinstance(arch, str) else number})")
-        named.setdefault(profile.name, profile)
-        listed.append(profile)
-    return listed
+        by_name.setdefault(profile.name, profile)
+        profiles.append(profile)
+    return profiles
 
 
 def choose_targets(
@@ -118,25 +118,25 @@ def choose_targets(
     host: str | None = None,
     unnamed: Sequence[str] = (),
 ) -> list[tuple[ArchitectureProfile, str | None]]:
-    """Architectures with the runtimes to estimate on each. Those named must have every runtime asked for; where none is named,
-    those of `unnamed` (all built-in ones for none) that have it are taken. `host` launches the kernels of the GPUs among them.
+    """Architectures with the runtimes to estimate on each. Named architectures must have every requested runtime; where none is
+    named, those of `unnamed` (by default all built-in ones) with the runtime are used. `host` launches the kernels of GPUs.
 
     Raises:
         InputError: an unknown name, a runtime that a named architecture (or every architecture) lacks, threads without a CPU, or
             a host without a GPU.
     """
-    for named in runtimes:
-        if named not in EVERY_RUNTIME:
-            raise unknown("runtime", named, EVERY_RUNTIME)
+    for wanted_runtime in runtimes:
+        if wanted_runtime not in EVERY_RUNTIME:
+            raise unknown("runtime", wanted_runtime, EVERY_RUNTIME)
     profiles = load_architectures(archs or unnamed or default_names())
     if host is not None:
         if all(profile.family != "gpu" for profile in profiles):
             raise InputError(f"--host {host} applies to GPUs, and none is among the architectures; leave it out")
         profiles = [profile if profile.family != "gpu" else _beside(profile, host) for profile in profiles]
     targets: list[tuple[ArchitectureProfile, str | None]] = []
-    wanted: Sequence[str | None] = runtimes or (None,)
+    wanted_runtimes: Sequence[str | None] = runtimes or (None,)
     for profile in profiles:
-        for runtime in wanted:
+        for runtime in wanted_runtimes:
             if archs or runtime is None or runtime in RUNTIMES[profile.family]:
                 targets.append((profile, runtime if runtime is None else check_runtime(profile, runtime)))
     if threads is not None and not any(profile.family == "cpu" for profile, _ in targets):

@@ -1,4 +1,4 @@
-"""How long this machine takes to launch a GPU's kernel, as the host `local` of `--host`."""
+"""The time that this machine takes to launch a GPU's kernel, as the host `local` of `--host`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ LOCAL_HOST = "local"
 LIKE = "server_2025"
 """The host whose other times (views, graphs, compiled code) are scaled with the measured launch."""
 CALLS, BLOCKS = 200, 50
-"""Calls between two looks at the clock, fewer than a GPU's queue takes, and how often they are timed."""
+"""Calls between two readings of the clock (fewer than fit into a GPU's queue), and number of such blocks."""
 DRIVER_S = (5.5e-6, 3.5e-6, 9e-6)
-"""What CUDA's driver and allocator add to a launch, with its 90 % range, where there is no GPU to launch on: an elementwise
-operator takes a CPU 1.5 to 3 us in eager PyTorch, and on a GPU 7 to 9 us of host time (`HOSTS`, server_2025 and server_h200)."""
+"""Time that CUDA's driver and allocator add to a launch, with its 90 % range, for a machine without a GPU: an elementwise
+operator takes 1.5 to 3 us on a CPU in eager PyTorch, and 7 to 9 us of host time on a GPU (`HOSTS`, server_2025 and
+server_h200)."""
 
 
 class LocalHost(msgspec.Struct, frozen=True):
-    """Seconds of host time that one eager launch takes, with their 90 % range, and how they came about."""
+    """Seconds of host time per eager launch, with their 90 % range and their source."""
 
     launch_s: float
     low_s: float
@@ -43,8 +44,8 @@ class LocalHost(msgspec.Struct, frozen=True):
 
 
 def measure_host() -> LocalHost:
-    """Time an elementwise operator on one number, in CPU time of this thread. On a GPU the calls queue, and the host's time is
-    all that shows; without one it is the framework's part, and the driver's is added as it usually is. Imports torch."""
+    """Time an elementwise operator on one number, in CPU time of this thread. On a GPU the calls queue, so only host time is
+    measured. Without a GPU it is the framework's part, and a typical driver time is added. Imports torch."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -62,20 +63,20 @@ def measure_host() -> LocalHost:
     middle = sorted(seconds[1:])[BLOCKS // 2]
     if on_gpu:
         return LocalHost(middle, low, high, f"{BLOCKS * CALLS} launches of relu in eager PyTorch {torch.__version__} on a GPU")
-    driver, least, most = DRIVER_S
+    driver, driver_low, driver_high = DRIVER_S
     source = (
         f"{BLOCKS * CALLS} calls of relu in eager PyTorch {torch.__version__} on the CPU, and {driver * 1e6:g} us of a driver"
     )
-    return LocalHost(middle + driver, low + least, high + most, source)
+    return LocalHost(middle + driver, low + driver_low, high + driver_high, source)
 
 
 def host_file() -> Path:
-    """Where the measured host is kept, beside the user's profiles."""
+    """The file of the measured host, beside the user's profiles."""
     return user_profiles().parent / "host.json"
 
 
 def keep_host(host: LocalHost) -> Path:
-    """Write it for later estimates."""
+    """Store the measured host for later estimates."""
     path = host_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, msgspec.json.format(msgspec.json.encode(host), indent=1) + b"\n")
@@ -90,9 +91,9 @@ def know_local_host() -> None:
     """
     path = host_file()
     try:
-        known = msgspec.json.decode(path.read_bytes(), type=LocalHost)
+        local_host = msgspec.json.decode(path.read_bytes(), type=LocalHost)
     except OSError:
         raise InputError(f"host {LOCAL_HOST!r} was not measured on this machine; run `shmoo doctor --full` first") from None
     except UNREADABLE as error:
         raise InputError(f"cannot read {str(path)!r}: {error}; measure it anew with `shmoo doctor --full`") from None
-    register_host(LOCAL_HOST, known.host())
+    register_host(LOCAL_HOST, local_host.host())

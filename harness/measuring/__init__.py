@@ -1,1 +1,4 @@
-"""Timing one case: samples, cache states, allocations, replayed graphs, peak memory. Many cases are campaign."""
+"""Measuring one case: timing, cache states, allocations, replayed graphs, peak memory.
+
+Ordering and resuming many cases belongs in campaign; observing the machine meanwhile in watch.
+"""

@@ -1,5 +1,5 @@
-"""The allocator is part of the machine: what a fresh output buffer costs, and how the heap of a process that measures case after
-case is kept like that of one that runs a single model. glibc maps large buffers anew on every call, and the kernel then faults in
+"""The allocator as part of the machine: the cost of a fresh output buffer, and settings that make the heap of a process with many
+cases behave like that of a process with one model. glibc maps large buffers anew on every call, and the kernel then faults in
 page after page; docs/measuring.md has the numbers."""
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from shmoo.runs.store.records import AxisValue
 logger = logging.getLogger(__name__)
 
 SIZES = (1 << 20, 64 << 20)
-"""Below every mapping threshold of glibc, and above the largest."""
+"""Bytes of a buffer below every mapping threshold of glibc, and of one above the largest."""
 REPEATS = 5
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3): free bytes at the top of the heap above which they return to the system, and the size from which a
-block gets its own mapping."""
+"""Parameters of mallopt(3): free bytes at the top of the heap above which they are returned to the system, and the size from
+which a block gets its own mapping."""
 FIRST_THRESHOLD = 128 << 10
 """glibc's mapping threshold before any block was freed (DEFAULT_MMAP_THRESHOLD_MIN)."""
 SETTLED_THRESHOLD = (32 << 20) - (64 << 10)
 """Just below glibc's largest (DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems)."""
 HOLE = 4 << 20
-"""Holes from this size on are filled: smaller results cost few page faults."""
+"""Smallest hole to fill, in bytes; smaller results cost few page faults."""
 MOST_HOLES = 1 << 12
 LITTLE = 16 << 20
-"""Calls that touch less new memory than this are not worth warming it."""
+"""Bytes of new memory below which a call needs no warming."""
 COLD = 3.0
-"""Time of a page over the shortest seen above which pages are not warm: cold ones take seven times as long, and a neighbour on
-the core makes warm ones take twice as long."""
+"""Time per page over the shortest time, above which pages are cold: cold pages take seven times as long, warm pages beside a
+neighbour on the core twice as long."""
 WARMING_S = 1.5
-"""No further round of warming begins after this time."""
+"""Time after which no further round of warming starts."""
 SMALLEST_SHARE = 1 / 16
-"""Smallest share of what a call needs that is touched while all memory is found warm."""
+"""Smallest share of a call's memory that is touched while memory keeps being warm."""
 
 
 class HeapInfo(ctypes.Structure):
-    """What mallinfo2(3) tells, in bytes or counts."""
+    """The result of mallinfo2(3), in bytes or counts."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -71,11 +71,11 @@ def process_heap() -> Heap:
 
 
 def buffer_costs(heap: Heap | None = None, clock: Callable[[], float] = time.perf_counter) -> dict[str, AxisValue | None]:
-    """Bytes per second at which fresh and held buffers of each size are written; the fastest of five writes.
+    """Bytes per second when writing fresh and reused buffers of each size; the fastest of five writes.
 
     Returns:
         "measured.fresh_1MiB_bytes_per_s", "measured.held_1MiB_bytes_per_s", the same for 64 MiB, and
-        "measured.fresh_s_per_byte": what a byte of a large fresh buffer costs beyond writing it. Only "measured.fresh_reason"
+        "measured.fresh_s_per_byte": the cost of a byte of a large fresh buffer beyond writing it. Only "measured.fresh_reason"
         where malloc cannot be reached or has no memory.
     """
     costs: dict[str, AxisValue | None] = {}
@@ -92,15 +92,15 @@ def buffer_costs(heap: Heap | None = None, clock: Callable[[], float] = time.per
 
 
 def settle_heap(heap: Heap | None = None) -> None:
-    """Fix glibc's thresholds where they settle in a process that has freed large blocks: each freed block with its own mapping
-    raises the mapping threshold to its size, and the trim threshold to twice that (mallopt(3), dynamic adjustment). Does nothing
-    under another allocator."""
+    """Fix glibc's thresholds at the values that they reach in a process that has freed large blocks: each freed block with its
+    own mapping raises the mapping threshold to its size, and the trim threshold to twice that (mallopt(3), dynamic adjustment).
+    Does nothing under another allocator."""
     _set_threshold(SETTLED_THRESHOLD, heap)
 
 
 @contextmanager
 def mapped_apart(heap: Heap | None = None) -> Iterator[None]:
-    """Blocks of 128 KiB and more that are allocated here get mappings of their own, which return to the system as a whole."""
+    """While active, blocks of 128 KiB and more get their own mappings, which are returned to the system as a whole."""
     _set_threshold(FIRST_THRESHOLD, heap)
     try:
         yield
@@ -118,21 +118,21 @@ def _set_threshold(nbytes: int, heap: Heap | None) -> None:
 
 
 def fill_holes(heap: Heap | None = None) -> int:
-    """Take the room that freed blocks left inside the heap, for good; its pages go back to the system first. Returns how many
-    blocks were taken; 0 under another allocator, or with a glibc older than 2.33."""
+    """Permanently occupy the holes that freed blocks left in the heap, after returning their pages to the system. Returns the
+    number of holes; 0 under another allocator, or with a glibc older than 2.33."""
     try:
         functions = heap or process_heap()
         functions.malloc_trim(0)
-        for taken in range(MOST_HOLES):
+        for count in range(MOST_HOLES):
             before = functions.mallinfo2()
             address = functions.malloc(HOLE)
             after = functions.mallinfo2()
             if not address:
-                return taken
-            # A hole is taken before the top of the heap or a mapping of its own.
+                return count
+            # malloc uses a hole before the top of the heap or a new mapping.
             if (after.hblks, after.keepcost) != (before.hblks, before.keepcost):
                 functions.free(address)
-                return taken
+                return count
     except (OSError, AttributeError) as error:
         logger.debug("holes in the heap stay: %s", error)
         return 0
@@ -140,7 +140,7 @@ def fill_holes(heap: Heap | None = None) -> int:
 
 
 class FreshPages:
-    """Warms the memory that the system hands out next; `touch` touches so many bytes of new memory and gives it back."""
+    """Warms the memory that the system hands out next; `touch` touches a number of bytes of new memory and returns them."""
 
     def __init__(self, touch: Callable[[int], object] | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._touch = touch or _touch_fresh
@@ -151,11 +151,12 @@ class FreshPages:
             self._round(LITTLE)
 
     def warm(self, nbytes: int) -> None:
-        """Touch `nbytes` of new memory again and again until that is about as fast as it has been seen. The system does not hand
-        out first what was given back last, so that several rounds can be needed.
+        """Touch `nbytes` of new memory repeatedly until that is about as fast as the fastest time. The system does not first hand
+        out the memory that was returned last, so several rounds may be needed.
 
-        Touching takes as long as many a call. Each time that memory is found warm at once, half as much of it is looked at the
-        next time; once it is found cold, all of it is again."""
+        Touching takes as long as many a call. Each time the memory is warm at once, half as much is touched the next time; once
+        it is cold, all of it again.
+        """
         if nbytes < LITTLE:
             return
         begin = self._clock()
@@ -177,13 +178,13 @@ class FreshPages:
         except (OSError, ValueError, AttributeError) as error:
             logger.debug("%d bytes cannot be touched: %s", nbytes, error)
             return 0.0
-        taken = (self._clock() - start) / nbytes
-        self._least_s = min(self._least_s, taken)
-        return taken
+        seconds_per_byte = (self._clock() - start) / nbytes
+        self._least_s = min(self._least_s, seconds_per_byte)
+        return seconds_per_byte
 
 
 def faulted_bytes(call: Callable[[], object]) -> int:
-    """Bytes of new pages that a call touches, going by its page faults; 0 where the system does not count them."""
+    """Bytes of new pages that a call touches, from its page faults; 0 where the system does not count them."""
     before = page_faults()
     call()
     return (page_faults() - before) * mmap.PAGESIZE
@@ -195,7 +196,7 @@ def _touch_fresh(nbytes: int) -> None:
 
 
 def _write_s(heap: Heap, size: int, clock: Callable[[], float], *, fresh: bool) -> float:
-    """Shortest time to fill a buffer: a new one each time, with its allocation, or the same one again and again."""
+    """Shortest time to fill a buffer: a new one each time, including its allocation, or the same one repeatedly."""
     times = []
     address = None
     for _ in range(REPEATS + (not fresh)):

@@ -1,5 +1,5 @@
-"""Visits to cases in this process: a model is built, compiled and timed; its graph is captured after the first blocks, and on one
-later visit its energy, peak memory and child times are read. A case that fails gives a row that says why."""
+"""Visits to cases in this process. A model is built, compiled and timed; its graph is captured after the first blocks, and on one
+later visit its energy, peak memory and child times are measured. A case that fails gives a row with the reason."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from shmoo.runs.store.statistics import median
 
 Builder = Callable[[CaseSpec], Built]
 BETWEEN_CALLS = 4.0
-"""How much longer a window may last in which a flush or other work runs before each call."""
+"""Factor by which a window is longer when a flush or other work runs before each call."""
 
 
 def build_case(case: CaseSpec) -> Built:
-    """The workload of a case, built; `InputError` as for `resolve_model`. Whoever planned a case of a file that can run code has
-    decided to trust it."""
+    """Build the workload of a case; `InputError` as for `resolve_model`. Files that can run code are trusted here, since planning
+    the case required that decision."""
     from shmoo.harness.workloads.loading import INPUT_SHAPE, resolve_model
 
     axes = dict(case.axes)
@@ -65,11 +65,11 @@ def build_case(case: CaseSpec) -> Built:
 
 
 class Measurer:
-    """Visits cases in this process. It keeps what visits share: built cases, energy counters, idle power, captured graphs.
+    """Visits cases in this process. Visits share built cases, energy counters, idle power and captured graphs.
 
     Args:
-        build: how a case becomes a model with its operands.
-        probes: as `available_probes` gives them; looked for when first needed, as are the cores to watch beside CPU cases.
+        build: builds the model and operands of a case.
+        probes: result of `available_probes`, by default called when first needed, as is the watch over the cores for CPU cases.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class Measurer:
 
     @classmethod
     def from_settings(cls, settings: bytes) -> Measurer:
-        """A measurer from its settings' JSON ("null" for the defaults), as a worker process gets them."""
+        """A measurer from the JSON of its settings ("null" for the defaults), which a worker process receives."""
         return cls(msgspec.json.decode(settings, type=MeasureSettings | None))
 
     def measure(self, case: CaseSpec, visit: int = 0, details: bool = True) -> tuple[Measurement, tuple[Graph, ...]]:
-        """One visit, by its number: its row, and the graphs the row names, captured on the first visit and with the details:
-        energy, peak memory and the times inside the case. Whatever goes wrong is in the row; only an interruption is raised."""
+        """Visit a case; returns its row and the graphs that the row names, which are captured on the first visit and on the one
+        with details (energy, peak memory, times inside the case). Errors are stored in the row; only interruptions are raised."""
         measured_at = utc_now()
         try:
             row, graphs = self._visit(case, visit, details)
@@ -104,7 +104,8 @@ class Measurer:
         return msgspec.structs.replace(row, visit=visit, measured_at=measured_at), graphs
 
     def prepare(self, case: CaseSpec) -> Measurement:
-        """Build and compile a case for its first visit. The row has no samples; it says how long that took, or why it failed."""
+        """Build and compile a case for its first visit. The row has no samples, only the time that this took, or why it
+        failed."""
         try:
             with self._conditions(case):
                 session = self._begin(case)
@@ -115,7 +116,7 @@ class Measurer:
 
     @contextmanager
     def _conditions(self, case: CaseSpec) -> Iterator[None]:
-        """Threads, precision and inference as a case asks for."""
+        """While active, threads, precision and inference mode are those of the case."""
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)
@@ -165,13 +166,13 @@ class Measurer:
         prepared.call()
         if _is_cuda(case):
             torch.cuda.synchronize()
-        taken = time.perf_counter() - begin
+        elapsed_s = time.perf_counter() - begin
         freeze()
         return Session(
             case=case,
             built=built,
             prepared=prepared,
-            first_call_s=taken,
+            first_call_s=elapsed_s,
             compile_s=compile_seconds() - before if compiled else None,
             call_blocks=prepared.block_calls,
             kept_bytes=resident_bytes(built),
@@ -180,7 +181,7 @@ class Measurer:
         )
 
     def _fresh_bytes(self, case: CaseSpec, call: Callable[[], object]) -> int:
-        """New memory that a call touches, found once: a call can take long."""
+        """New memory that a call touches, measured once, since a call can take long."""
         if _is_cuda(case):
             return 0
         if case.identity not in self._fresh:
@@ -188,16 +189,16 @@ class Measurer:
         return self._fresh[case.identity]
 
     def _keep(self, session: Session) -> None:
-        """Let a case wait for its next visit. On a GPU, or with copies of their operands, cases take too much memory for that."""
+        """Keep a case for its next visit, unless it runs on a GPU or with copies of its operands, which take too much memory."""
         if not _is_cuda(session.case) and session.case.cache_state == CANONICAL_STATE:
             self._waiting.keep(session)
 
     def _time(self, session: Session) -> tuple[Timing, Host, tuple[Reason, ...]]:
-        """The blocks of one visit, what was observed beside them, and what disturbed them."""
+        """The blocks of one visit, observations of the host meanwhile, and disturbances."""
         case, prepared, cuda = session.case, session.prepared, _is_cuda(session.case)
         settings = self._timing(case)
         if prepared.before is not None:
-            # Most of the window goes into what runs between the calls.
+            # Most of the window is spent on the work between the calls.
             settings = msgspec.structs.replace(settings, max_s=BETWEEN_CALLS * settings.max_s)
         timer = CudaTimer(torch.cuda, before=prepared.before) if cuda else HostTimer(before=prepared.before)
         card, compiled = self._card if cuda else None, _compilations(case)
@@ -214,8 +215,10 @@ class Measurer:
                 host |= card.observe()
             if isinstance(timer, CudaTimer):
                 host["launch_s"] = timer.host_s
-            again = _compilations(case) - compiled
-            recompiled = (Reason("recompiled", f"{again} compilations while it was timed"),) if again else ()
+            new_compilations = _compilations(case) - compiled
+            recompiled = (
+                (Reason("recompiled", f"{new_compilations} compilations while it was timed"),) if new_compilations else ()
+            )
             return host, gpu_doubts(host) + recompiled
 
         return observed(window, torch.get_num_threads(), further, device_time=cuda)
@@ -235,7 +238,7 @@ class Measurer:
 
     @cached_property
     def _card(self) -> GpuWatch | None:
-        """Watches the first visible card, on which cases run; `None` where NVML does not answer."""
+        """A watch on the first visible card, on which cases run; `None` where NVML does not answer."""
         try:
             nvml = load_nvml()
             return GpuWatch(nvml, visible_gpus(nvml)[0].uuid)
@@ -244,20 +247,20 @@ class Measurer:
 
     @cached_property
     def _meter(self) -> EnergyMeter:
-        probes, missing = self._given_probes or available_probes()
-        return EnergyMeter(probes, missing, self._settings.energy)
+        probes, missing_reasons = self._given_probes or available_probes()
+        return EnergyMeter(probes, missing_reasons, self._settings.energy)
 
     def _energy(self, session: Session, call_s: float) -> tuple[EnergyReading, ...]:
-        """A reading for each domain; its energy is unknown where something was compiled inside its windows."""
+        """A reading for each domain; its energy is unknown if something was compiled inside its windows."""
         case, prepared = session.case, session.prepared
         if prepared.before is not None:
-            reason = f"not measured {case.cache_state}: what runs between the calls draws power of its own"
+            reason = f"not measured {case.cache_state}: the work between the calls draws power, too"
             return self._meter.unknown(reason, case.device)
         compiled = _compilations(case)
         wait = torch.cuda.synchronize if _is_cuda(case) else None
         readings = self._meter.measure(prepared.call, call_s, case.device, wait)
-        again = _compilations(case) - compiled
-        return tuple(_without_compilation(reading, again) for reading in readings)
+        new_compilations = _compilations(case) - compiled
+        return tuple(_without_compilation(reading, new_compilations) for reading in readings)
 
     def _peak_memory(self, session: Session) -> tuple[float | None, str]:
         case, call, built = session.case, session.prepared.call, session.built
@@ -282,10 +285,10 @@ class Measurer:
         return self._graphs[key], ()
 
     def _children(self, session: Session, graphs: tuple[Graph, ...]) -> tuple[tuple[ChildTime, ...], tuple[Reason, ...]]:
-        """Times of the calls of all graphs in order; `ChildTime.call` counts on from graph to graph."""
+        """Times of the calls of all graphs in order; `ChildTime.call` is numbered on from graph to graph."""
         case, built = session.case, session.built
-        wanted = case.kind == "network" and case.runtime == "eager" and case.cache_state == "warm"
-        if not wanted or self._settings.children_s <= 0 or not graphs:
+        applies = case.kind == "network" and case.runtime == "eager" and case.cache_state == "warm"
+        if not applies or self._settings.children_s <= 0 or not graphs:
             return (), ()
         model = built.model
         weights = dict(model.named_parameters()) | dict(model.named_buffers()) if isinstance(model, torch.nn.Module) else {}
@@ -300,22 +303,22 @@ class Measurer:
         return tuple(ChildTime(i, call.op, seconds, "interpreter") for i, (call, seconds) in enumerate(timed)), ()
 
     def _operators(self, case: CaseSpec, graphs: tuple[Graph, ...]) -> tuple[OperatorTime, ...]:
-        """Times of the distinct operators alone, where they are asked for: of networks and synthetic models in eager."""
-        wanted = self._settings.operators
-        if wanted is None or case.kind == "operator" or case.runtime != "eager" or case.cache_state != "warm":
+        """Times of the distinct operators alone, if requested, for networks and synthetic models in eager."""
+        settings = self._settings.operators
+        if settings is None or case.kind == "operator" or case.runtime != "eager" or case.cache_state != "warm":
             return ()
-        return time_operators(graphs, case.device, wanted)
+        return time_operators(graphs, case.device, settings)
 
 
 def failure(error: BaseException) -> Reason:
-    """An error as a reason: its type, unless it is one of our own, and the first line that says something."""
+    """An error as a reason: its type, unless it is one of Shmoo's errors, and its first non-empty line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
     return Reason("error", text) if isinstance(error, ShmooError) else Reason(type(error).__name__, text)
 
 
 def _without_compilation(reading: EnergyReading, compilations_beside: int) -> EnergyReading:
-    """The reading, its energy unknown where the compiler's would pass for the model's."""
+    """The reading, with unknown energy if a compilation ran meanwhile, whose energy would be counted as the model's."""
     if reading.energy_j is None or not compilations_beside:
         return reading
     reason = f"{compilations_beside} compilations while it was measured"
@@ -323,14 +326,14 @@ def _without_compilation(reading: EnergyReading, compilations_beside: int) -> En
 
 
 def _cache_bytes(case: CaseSpec) -> int | None:
-    """Capacity of the last cache before memory, `None` where the device does not tell."""
+    """Capacity of the last cache before memory, `None` where the device does not report it."""
     if _is_cuda(case):
         return torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size or None
     return last_level_bytes()
 
 
 def _compilations(case: CaseSpec) -> int:
-    """How much this process has compiled so far; 0 for a case of which nothing is compiled."""
+    """Number of compilations in this process so far; 0 for a case without compilation."""
     return compilations() if TORCH_RUNTIMES[case.runtime].compiled else 0
 
 
@@ -340,7 +343,7 @@ def _is_cuda(case: CaseSpec) -> bool:
 
 @contextmanager
 def matmul_precision(case: CaseSpec) -> Iterator[None]:
-    """TF32 exactly where the case asks for it."""
+    """While active, TF32 is on exactly if it is the case's type."""
     if case.dtype == "tf32" and not _is_cuda(case):
         raise InputError("dtype 'tf32' exists on CUDA devices only; allowed on a CPU: float32, bfloat16, float16")
     precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

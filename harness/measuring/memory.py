@@ -1,4 +1,4 @@
-"""Memory of cases: what they take, what a call takes at its peak, and built cases that wait for their next visit."""
+"""Memory of cases: their weights and arguments, the peak of a call, and built cases that wait for their next visit."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from shmoo.harness.runtimes.chatter import without_chatter
 from shmoo.runs.store.records import CaseSpec
 
 if TYPE_CHECKING:
-    from shmoo.harness.measuring.cachestate import Prepared
+    from shmoo.harness.measuring.cachestate import PreparedCall
 
 UNFREED_SHARE = 0.25
-"""Growth of this process, as a share of the room for waiting cases, after which garbage among frozen objects is looked for: that
+"""Growth of this process, as a share of the room for waiting cases, after which frozen objects are searched for garbage, which
 takes half a second."""
 LEAST_GROWTH = 256 << 20
-"""The least growth in bytes, whatever the room."""
+"""Smallest such growth in bytes."""
 
 
 @dataclass(slots=True)
 class Session:
-    """A case that is built and compiled, ready for another visit: calls in a block, found on the first visit; what weights and
-    operands take while it waits; what building and compiling it took, and would take again; and new memory that a call
-    touches."""
+    """A built and compiled case, ready for another visit: calls per block, from the first visit; bytes of weights and operands
+    while it waits; seconds to build and compile it; and bytes of new memory that a call touches."""
 
     case: CaseSpec
     built: Built
-    prepared: Prepared
+    prepared: PreparedCall
     first_call_s: float
     compile_s: float | None
     call_blocks: int | None
@@ -44,11 +43,11 @@ class Session:
 
 
 class WaitingCases:
-    """The cases that wait; those that are soonest built again, by byte, leave when all together take more than a share of the
-    memory that would be available without them.
+    """Cases that wait for their next visit. When they take more than a share of the memory available without them, the cases that
+    are fastest to rebuild, per byte, are dropped.
 
-    What left is freed at once unless it is part of a cycle: where this process grows by more than waiting cases do, frozen
-    objects are looked through for garbage.
+    A dropped case is freed at once unless it is part of a cycle. If this process grows by more than the waiting cases do, frozen
+    objects are searched for garbage.
     """
 
     def __init__(
@@ -59,38 +58,38 @@ class WaitingCases:
         self._resident = resident
         self._sessions: dict[str, Session] = {}
         self._others: float | None = None
-        """Bytes beside those of waiting cases, when last looked through."""
+        """Bytes of this process beside waiting cases, at the last search."""
 
     def get(self, case: CaseSpec) -> Session | None:
-        """The case as it waits, if it does."""
+        """The waiting case, if there is one."""
         return self._sessions.get(case.identity)
 
     def keep(self, session: Session) -> None:
-        """Let a case wait, as far as there is room."""
+        """Keep a case if there is room."""
         self._sessions[session.case.identity] = session
-        room = self._share * (self._available() + self._taken)
+        room = self._share * (self._available() + self._waiting_bytes)
         for waiting in sorted(self._sessions.values(), key=lambda waiting: waiting.begin_s / max(waiting.kept_bytes, 1.0)):
-            if self._taken <= room:
+            if self._waiting_bytes <= room:
                 break
             self.drop(waiting.case)
         if self._others is None:
-            self._others = self._resident() - self._taken
-        elif self._resident() - self._taken > self._others + max(UNFREED_SHARE * room, LEAST_GROWTH):
+            self._others = self._resident() - self._waiting_bytes
+        elif self._resident() - self._waiting_bytes > self._others + max(UNFREED_SHARE * room, LEAST_GROWTH):
             gc.unfreeze()
             freeze()
-            self._others = self._resident() - self._taken
+            self._others = self._resident() - self._waiting_bytes
 
     def drop(self, case: CaseSpec) -> None:
-        """Let a case go."""
+        """Drop a case."""
         self._sessions.pop(case.identity, None)
 
     @property
-    def _taken(self) -> float:
+    def _waiting_bytes(self) -> float:
         return sum(session.kept_bytes for session in self._sessions.values())
 
 
 def freeze() -> None:
-    """Spare later collections what was built so far, after freeing what is garbage: frozen garbage would stay."""
+    """Exclude existing objects from later garbage collections, after a collection, since frozen garbage would stay."""
     gc.collect()
     gc.freeze()
 
@@ -105,9 +104,9 @@ def resident_bytes(built: Built) -> float:
 
 
 def peak_cpu_bytes(call: Callable[[], object], resident: float) -> tuple[float | None, str]:
-    """Peak bytes, `resident` plus the call's largest allocation at any moment; or `None` and the reason.
+    """Peak bytes, `resident` plus the call's largest total allocation; or `None` and the reason.
 
-    Counts what torch's CPU allocator hands out, but no buffers that a library maps for itself.
+    Counts memory from torch's CPU allocator, but not buffers that a library maps itself.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -126,7 +125,7 @@ def highest_sum(changes: Iterable[float]) -> float:
 
 
 def peak_cuda_bytes(call: Callable[[], object], device: str) -> tuple[float | None, str]:
-    """Peak bytes that the caching allocator handed out during the call, weights and arguments included."""
+    """Peak bytes from the caching allocator during the call, weights and arguments included."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     call()

@@ -1,5 +1,5 @@
-"""Runs a captured graph call by call on real tensors: to time each call of a network where it stands, with the caches, views and
-releases of eager execution, or each operator alone, back to back on its own operands."""
+"""Runs a captured graph call by call on real tensors, to time each call inside its network, with the caches, views and releases
+of eager execution, or each operator alone, back to back on its operands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shmoo.runs.store.records import OperatorTime
 from shmoo.runs.store.statistics import mad, median
 
 _DTYPES = {"float8": torch.float8_e4m3fn, "int4": torch.int8, "float4": torch.int8}
-"""Torch dtypes of the vocabulary's names that torch does not have; torch has no tensor of 4 bits, so int8 replaces them."""
+"""Type of the vocabulary -> torch dtype, where the names differ; torch has no 4-bit tensors, so int8 replaces them."""
 
 
 MOST_PASSES = 50
@@ -32,13 +32,13 @@ class ReplayError(ShmooError):
 
 
 class _Slot(NamedTuple):
-    """The place of a tensor among the arguments of a call: the index of its value."""
+    """Stands for a tensor among the arguments of a call: the index of its value."""
 
     value: int
 
 
 class _Step:
-    """One call, resolved once: the callable, and its arguments with slots for the tensors of each run."""
+    """One resolved call: the callable, and its arguments with slots for the tensors of each run."""
 
     def __init__(self, call: OpCall, device: str) -> None:
         self.call = call
@@ -62,7 +62,7 @@ class _Step:
         if members:
             return [_Slot(members[i]) if i in members else None for i in range(max(members) + 1)]
         if "Device" in kind:
-            # A conversion may name its device beside its operand; all other operators follow their operands' device.
+            # A conversion may name its device in addition to its operand; other operators run on their operands' device.
             return None if operands and kind.startswith("Optional") else torch.device(device)
         if name in self.call.attributes:
             return _decode(self.call.attributes[name], argument)
@@ -80,16 +80,17 @@ class _Step:
 
 
 class GraphReplay:
-    """A graph made ready to run.
+    """A graph prepared to run.
 
     Args:
         weights: tensors of parameters and buffers by their qualified name.
-        inputs: tensors for the graph's inputs; each input takes the first unused one of its shape and dtype. Values in
-            neither are made up: random numbers, and zeros for integers, which may be indices.
-        device: of made-up and new tensors.
+        inputs: tensors for the graph's inputs; each input takes the first unused one of its shape and dtype. Missing values
+            are random numbers, or zeros for integers, which may be indices.
+        device: device of new tensors.
 
     Raises:
-        ReplayError: here, an operator of the graph cannot be called by its name; when it runs, one refuses its arguments.
+        ReplayError: an operator of the graph cannot be called by its name; also raised during a run, when one refuses its
+            arguments.
     """
 
     def __init__(
@@ -109,13 +110,13 @@ class GraphReplay:
     def _source_tensors(
         self, weights: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Tensors of the values that no call produces; removes those it takes from `inputs`."""
+        """Tensors for the values that no call produces; removes used ones from `inputs`."""
         produced = {index for call in self.graph.calls for index in call.writes}
-        read = {place for call in self.graph.calls for index in call.reads for place in (index, self.graph.root(index))}
+        read_values = {place for call in self.graph.calls for index in call.reads for place in (index, self.graph.root(index))}
         for index, value in enumerate(self.graph.values):
             if index in produced or (value.kind == "activation" and value.storage is not None):
                 continue
-            if value.is_weight and index not in read:
+            if value.is_weight and index not in read_values:
                 continue
             tensor = weights.get(value.name) if value.is_weight else None
             if tensor is None and value.kind == "input":
@@ -130,28 +131,28 @@ class GraphReplay:
         return torch.zeros(spec.shape, dtype=dtype, device=self._device)
 
     def run(self, stamp: Callable[[], Any]) -> list[tuple[Any, Any]]:
-        """Run every call once; gives the pairs of `stamp()` right before and right after each."""
+        """Run every call once; returns pairs of `stamp()` right before and right after each."""
         environment = dict(self._sources)
         return [self._advance(step, environment, stamp) for step in self._steps]
 
     def last_call(self) -> Callable[[], object]:
-        """Run every call once, and give the last as a function that can be called again on the same operands."""
+        """Run every call once, and return the last as a function that can be called again on the same operands."""
         environment = dict(self._sources)
         for step in self._steps[:-1]:
             self._advance(step, environment, lambda: None)
         last = self._steps[-1]
-        arguments, named = self._operands(last, environment)
-        call = partial(last.function, *arguments, **named)
+        arguments, keywords = self._operands(last, environment)
+        call = partial(last.function, *arguments, **keywords)
         with self._replay_errors(last):
             call()
         return call
 
     def _advance(self, step: _Step, environment: dict[int, torch.Tensor], stamp: Callable[[], Any]) -> tuple[Any, Any]:
-        """Run one call and put its results into the environment; gives the stamps right before and after it."""
-        arguments, named = self._operands(step, environment)
+        """Run one call and store its results in the environment; returns the stamps right before and after it."""
+        arguments, keywords = self._operands(step, environment)
         with self._replay_errors(step):
             before = stamp()
-            result = step.function(*arguments, **named)
+            result = step.function(*arguments, **keywords)
             after = stamp()
         results = [tensor for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
         returned = {id(tensor) for tensor in results}
@@ -175,7 +176,7 @@ class GraphReplay:
             raise ReplayError(f"{step.call.op} of graph {self.graph.name!r} cannot be replayed: {error}") from error
 
     def _alias(self, index: int, environment: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """A value that no call produces: another view of memory that a later call wrote."""
+        """A value that no call produces: another view of memory that a call wrote."""
         spec = self.graph.values[index].spec
         storage = self.graph.values[index].storage
         base = None if storage is None else environment.get(storage)
@@ -185,7 +186,7 @@ class GraphReplay:
 
 
 def child_times(replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: int = 5, device: str = "cpu") -> list[float]:
-    """Median seconds of each call, over the graphs in order; errors as of `GraphReplay`. The first pass only warms up."""
+    """Median seconds of each call, over the graphs in order; errors as for `GraphReplay`. The first pass only warms up."""
     stamp, seconds, wait = _stamps(device)
     begin = time.perf_counter()
     passes: list[list[float]] = []
@@ -201,7 +202,7 @@ def child_times(replays: Sequence[GraphReplay], max_s: float = 1.0, min_passes: 
 
 
 def _stamps(device: str) -> tuple[Callable[[], Any], Callable[[Any, Any], float], Callable[[], None]]:
-    """How to mark a moment, the seconds between two marks, and how to wait until they can be read."""
+    """Functions that take a time stamp, give the seconds between two stamps, and wait until stamps can be read."""
     if device.startswith("cuda"):
 
         def event() -> torch.cuda.Event:
@@ -214,8 +215,8 @@ def _stamps(device: str) -> tuple[Callable[[], Any], Callable[[Any, Any], float]
 
 
 def time_operators(graphs: Sequence[Graph], device: str = "cpu", settings: TimingSettings = ALONE) -> tuple[OperatorTime, ...]:
-    """Time each distinct operator of some graphs alone: the baseline of estimates that sum operators. An operator that cannot be
-    run from its record has a reason in place of a time, and a disturbed one has the disturbance beside it."""
+    """Time each distinct operator of some graphs alone, as the baseline for estimates that sum operators. An operator that cannot
+    run from its record has a reason instead of a time; a disturbed one has both."""
     with torch.no_grad():
         return tuple(_time_operator(operator, device, settings) for operator in distinct_operators(graphs))
 
@@ -251,7 +252,7 @@ def _function(call: OpCall) -> Any:
         function = getattr(packet, call.overload, None)
         if function is not None and hasattr(function, "_schema"):
             return function
-    raise ReplayError(f"{call.op} (overload {call.overload!r}) is no operator that can be called by its name")
+    raise ReplayError(f"{call.op} (overload {call.overload!r}) is not an operator that can be called by its name")
 
 
 def _decode(value: Any, argument: Any) -> Any:

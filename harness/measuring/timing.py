@@ -1,9 +1,9 @@
-"""The measuring core: how long one call takes, for the command line and pytest alike.
+"""The core of measuring: times one call, for the command line and for pytest.
 
     first call | warm-up, block size found | window: block, block, block, ... until a rule stops it   (gap | window) ...
     (measure)  | nothing kept              | one sample = seconds of a block / calls in it
 
-Blocks are as long as the clock needs; nothing else runs between its two readings.
+Blocks are as long as the clock's resolution needs; nothing else runs between its two readings.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 
 STABLE = 0.05
-"""Two medians of warm-up blocks, or noise levels of the window, this close together count as settled."""
+"""Relative difference of two medians of warm-up blocks, or of two noise levels of the window, that counts as settled."""
 CHECK_GROWTH = 1.25
-"""The stopping rules are asked again each time there are this many times more samples, so that asking stays cheap."""
+"""Growth of the number of samples between two checks of the stopping rules, so that checks stay cheap."""
 
 
 class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How long and how exactly to time.
+    """Length and precision of a timing.
 
     Attributes:
         block_s: shortest block; 1 ms is 10^4 readings of a 100 ns clock.
-        warmup_s, max_warmup_s: shortest and longest warm-up. One call is always made.
-        min_s, max_s: shortest and longest window. A call longer than the window is sampled `min_samples` times at most.
+        warmup_s, max_warmup_s: shortest and longest warm-up; it has at least one call.
+        min_s, max_s: shortest and longest window. A call longer than the window is sampled at most `min_samples` times.
         min_samples: samples before a rule other than "timeout" may stop the window.
-        precision: half width of the 90 % interval of the median, relative to it, that is good enough.
-        windows: number of windows; fewer where calls are so long that they would take more than 10 s.
+        precision: relative half width of the median's 90 % interval that is good enough to stop.
+        windows: number of windows; fewer if calls are so long that all would take more than 10 s.
         gap_s: longest pause between two windows; each pause is random.
     """
 
@@ -62,29 +62,29 @@ class TimingSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 VISIT = TimingSettings(block_s=2e-3, warmup_s=0.01, max_warmup_s=0.03, min_s=0.05, max_s=0.05, min_samples=1)
-"""A visit to an operator or a synthetic model: long enough for many slices of a scheduler, short enough for many visits. Visits
-of 50 ms differ from each other no more than visits of 100 ms do: what makes them differ lasts longer."""
+"""A visit to an operator or a synthetic model: long enough for many time slices of the scheduler, short enough for many visits.
+Visits of 50 ms scatter no more than visits of 100 ms, since the causes last longer."""
 NETWORK_VISIT = TimingSettings(block_s=2e-3, warmup_s=0.02, max_warmup_s=0.06, min_s=0.15, max_s=0.15, min_samples=1)
 SPACED = TimingSettings(
     block_s=2e-3, warmup_s=0.05, max_warmup_s=0.2, min_s=0.06, max_s=0.06, min_samples=1, windows=5, gap_s=0.35
 )
-"""The only visit to a target: five windows of 60 ms within about a second."""
+"""A single visit to a target: five windows of 60 ms within about a second."""
 LONGEST_S = 10.0
-"""No further window begins after this time."""
+"""Time after which no further window starts."""
 
 
 class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How cases are measured.
+    """Settings for measuring cases.
 
     Attributes:
-        operator: timing of one visit to an operator or a synthetic model. network: of one visit to a network.
-        gpu, gpu_network: the same on a GPU, whose device time needs no protection from the host's neighbours.
-        threads: for cases that name none; `None` leaves torch's own number.
-        children_s: time for timing each call of a network in eager; 0 leaves it out.
-        operators: timing of each distinct operator of a network alone, in eager; `None` leaves it out.
+        operator: timing of one visit to an operator or a synthetic model. network: timing of one visit to a network.
+        gpu, gpu_network: the same on a GPU, whose device time is not disturbed by the host's neighbours.
+        threads: threads for cases that set none; `None` keeps torch's number.
+        children_s: time limit for timing the calls inside a network in eager; 0 skips it.
+        operators: timing of each distinct operator of a network alone, in eager; `None` skips it.
         memory: measure peak memory (not for single operators on CPU, where it follows from the shapes).
-        kept_share: share of the memory in which built cases wait for their next visit; small, so that calls find memory that was
-            used a moment ago.
+        kept_share: share of the memory for built cases that wait for their next visit; small, so that calls get recently used
+            memory.
     """
 
     operator: TimingSettings = VISIT
@@ -100,18 +100,18 @@ class MeasureSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 ALONE = TimingSettings(warmup_s=0.02, max_warmup_s=0.2, min_s=0.08, max_s=0.25)
-"""Timing of operators alone: a network has dozens to hundreds of distinct ones, which together take about as long as it does."""
+"""Timing of operators alone. A network has dozens to hundreds of distinct operators, which together take about as long as it."""
 
 
 class HostTimer:
-    """Times a block of calls, all of their work finished, by a monotonic clock.
+    """Times a block of calls, including all of their work, with a monotonic clock.
 
     Args:
-        synchronize: waits until the device has finished; called before and after a block, inside the timed span the second time.
+        synchronize: waits until the device has finished; called before a block, untimed, and after it, timed.
         before: runs before each block, untimed.
 
     Attributes:
-        on_core_s: how long the calling thread had a core during the last block; `None` where that says nothing.
+        on_core_s: how long the calling thread had a core during the last block; `None` where that is meaningless.
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class HostTimer:
         before: Callable[[], object] | None = None,
     ) -> None:
         self.on_core_s: float | None = None
-        # A clock that was passed in does not advance with the CPU time of this machine's threads.
+        # A clock passed by the caller need not advance with the CPU time of this machine's threads.
         self._thread_clock = time.thread_time if clock is time.perf_counter else None
         self._clock = clock
         self._synchronize = synchronize
         self._before = before
 
     def __call__(self, call: Call, calls: int) -> float:
-        """Seconds of the clock that `calls` calls took."""
+        """Seconds of `calls` calls by the clock."""
         if self._before is not None:
             self._before()
         if self._synchronize is not None:
@@ -141,20 +141,20 @@ class HostTimer:
             call()
         if self._synchronize is not None:
             self._synchronize()
-        taken = self._clock() - start
+        elapsed_s = self._clock() - start
         if thread_clock is not None:
             self.on_core_s = thread_clock() - on_core
-        return taken
+        return elapsed_s
 
 
 class CudaTimer:
-    """Device time of a block between two events on the current stream. `host_s` keeps what the host needed to launch the last
-    block's calls, per call: when it is the larger one, the device waited for the host.
+    """Times a block of calls on the device, between two events on the current stream. `host_s` is the host's time per call to
+    launch the last block; if it is larger, the device waited for the host.
 
     Args:
         cuda: `torch.cuda`, or a stand-in with `Event` and `synchronize`.
-        before: launched before the first event of each block, without waiting for it: while the device works on it the host runs
-            ahead, so that a block of one call is not timed from an idle device.
+        before: launched before the first event of each block, without waiting. While the device works on it the host runs ahead,
+            so that a block of one call does not start on an idle device.
     """
 
     def __init__(self, cuda: Any, clock: Clock = time.perf_counter, before: Callable[[], object] | None = None) -> None:
@@ -165,7 +165,7 @@ class CudaTimer:
         self.on_core_s = None
 
     def __call__(self, call: Call, calls: int) -> float:
-        """Seconds of the device that `calls` calls took."""
+        """Seconds of `calls` calls on the device."""
         begin, end = self._cuda.Event(enable_timing=True), self._cuda.Event(enable_timing=True)
         self._cuda.synchronize()
         if self._before is not None:
@@ -194,13 +194,13 @@ def time_callable(
     watch: CoreWatch | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Timing:
-    """Time `call` after warming it up. What it raises passes through.
+    """Time `call` after a warm-up. Its exceptions pass through.
 
     Args:
         synchronize: waits for the device; `None` where calls return when done.
-        timer: another way of timing a block, such as `CudaTimer`; `clock` still decides when the window ends.
-        block_calls: calls in every block; found in the warm-up when not given.
-        watch: asked before and after each block, untimed, such as a `CoreWatch`.
+        timer: timer of a block, such as `CudaTimer`; `clock` still determines the end of the window.
+        block_calls: calls in every block; by default determined in the warm-up.
+        watch: watch over the cores that is read before and after each block, untimed.
         sleep: pauses between two windows.
     """
     settings = settings or TimingSettings()
@@ -215,7 +215,7 @@ def time_callable(
                 break
             sleep(draw.uniform(0, settings.gap_s))
             if blocks.samples[-1] * calls < settings.max_s:
-                # The first short block after a pause finds cold caches.
+                # The first short block after a pause has cold caches.
                 timer(call, calls)
                 warmup_calls += calls
             blocks.look()
@@ -234,30 +234,31 @@ def time_callable(
 
 
 def _warm_up(call: Call, timer: BlockTimer, clock: Clock, settings: TimingSettings, block_calls: int | None) -> tuple[int, int]:
-    """Call until blocks are long enough and their times settle; (calls per block, calls made)."""
+    """Call until blocks are long enough and their times settle; returns (calls per block, calls made)."""
     begin = clock()
-    calls, made = block_calls or 1, 0
+    calls, calls_made = block_calls or 1, 0
     # Blocks long enough for the clock, and few enough to keep every sample: at most about 500 fill the longest window.
     target = max(settings.block_s, settings.max_s / 500)
     while True:
-        taken = timer(call, calls)
-        made += calls
-        if block_calls or taken >= target or clock() - begin >= settings.max_warmup_s:
+        block_s = timer(call, calls)
+        calls_made += calls
+        if block_calls or block_s >= target or clock() - begin >= settings.max_warmup_s:
             break
-        # A tenfold step at most: the first calls are slow ones, and a clock too coarse to see a call reads 0.
-        calls = math.ceil(min(10 * calls, calls * 1.2 * target / taken if taken > 0 else 10 * calls))
-    recent = [taken]
+        # At most a tenfold step, since the first calls are slow, and a coarse clock may read 0.
+        calls = math.ceil(min(10 * calls, calls * 1.2 * target / block_s if block_s > 0 else 10 * calls))
+    recent = [block_s]
     while (spent := clock() - begin) < settings.max_warmup_s and not (spent >= settings.warmup_s and _settled(recent)):
         recent.append(timer(call, calls))
-        made += calls
-    # Calls are faster now than when the block size was found.
+        calls_made += calls
+    # Calls are faster now than when the block size was determined.
     if recent[-1] > 0 and not block_calls:
         calls = max(1, round(calls * target / median(recent[-3:])))
-    return calls, made
+    return calls, calls_made
 
 
 def _settled(recent: list[float]) -> bool:
-    """Whether the last three blocks took what the three before them took; of fewer than six, the last one that before."""
+    """Whether the last three blocks took as long as the three before them; with fewer than six blocks, the last as long as the
+    one before."""
     if len(recent) < 3:
         return False
     count = 3 if len(recent) >= 6 else 1
@@ -266,7 +267,7 @@ def _settled(recent: list[float]) -> bool:
 
 
 class _Blocks:
-    """The blocks of a window, and what was seen of the machine between them."""
+    """The blocks of a window, and observations of the machine between them."""
 
     def __init__(self, watch: CoreWatch | None) -> None:
         self.samples: list[float] = []
@@ -277,16 +278,16 @@ class _Blocks:
         self._switched: int | None = None
         self.cpu_s = 0.0
         self.quiet_s: tuple[float, ...] = ()
-        """The longest quiet time of each core that a slowdown of these blocks goes by."""
+        """For each core, the longest quiet time among those used for these blocks' slowdowns."""
         self._cpu = 0.0
         self.look()
 
     def look(self) -> None:
-        """See how the cores are now; what happened since the last block is forgotten."""
+        """Probe the cores now, and forget events since the last block."""
         if self._watch is not None and (slowdown := self._watch.slowdown()) is not None:
             self._probed.append((len(self.samples), slowdown))
-            now = self._watch.quiet_s
-            self.quiet_s = tuple(map(max, self.quiet_s, now)) if self.quiet_s else now
+            quiet_s = self._watch.quiet_s
+            self.quiet_s = tuple(map(max, self.quiet_s, quiet_s)) if self.quiet_s else quiet_s
         self._switched = involuntary_switches()
         self._cpu = time.process_time()
 
@@ -311,14 +312,14 @@ class _Blocks:
 
 
 def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: TimingSettings, blocks: _Blocks) -> str:
-    """Add the blocks of one window; returns why it ended."""
+    """Add the blocks of one window; returns the reason for its end."""
     samples = blocks.samples
     noise: list[float] = []
     begin = clock()
     next_check = settings.min_samples
     while True:
-        taken = timer(call, calls)
-        blocks.add(taken / calls, None if timer.on_core_s is None else timer.on_core_s / calls)
+        block_s = timer(call, calls)
+        blocks.add(block_s / calls, None if timer.on_core_s is None else timer.on_core_s / calls)
         spent = clock() - begin
         if spent >= settings.max_s:
             return "timeout"
@@ -330,7 +331,7 @@ def _window(call: Call, calls: int, timer: BlockTimer, clock: Clock, settings: T
 
 
 def _stop(samples: list[float], noise: list[float], precision: float) -> str:
-    """Why to stop: "precision", "plateau" or "" to go on. `noise` collects IQR / median at each check."""
+    """The reason to stop: "precision", "plateau" or "" to continue. `noise` collects IQR / median at each check."""
     middle = median(samples)
     if middle <= 0:
         return ""
@@ -346,7 +347,7 @@ def _stop(samples: list[float], noise: list[float], precision: float) -> str:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A collection inside a block would be timed with it."""
+    """While active, no garbage collection runs, which would be timed with a block."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

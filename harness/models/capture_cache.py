@@ -1,5 +1,5 @@
-"""A model's graphs, captured or read from disk, where a file is found by the request and by the software (Python, installed
-packages, Shmoo's sources) and counts only while the inputs of its capture are unchanged. Imports torch only to capture."""
+"""A model's graphs, captured or read from a cache on disk. The key of a file is the request and the software (Python, installed
+packages, Shmoo's sources); it is valid while the capture's dependencies are unchanged. Imports torch only to capture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shmoo.harness.models.asked import Asked, Point
-from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+from shmoo.harness.models.dependencies import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
+from shmoo.harness.models.request import ModelRequest, Point
 from shmoo.harness.module import Capture
 from shmoo.runs.store.files import replace_file
 from shmoo.runs.store.records import AxisValue
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 LIMIT_BYTES = 256 << 20
-"""Bytes that a cache may take; beyond them the captures that were used longest ago go."""
+"""Most bytes of a cache; beyond them the least recently used captures are removed."""
 _SUFFIX = ".json.gz"
 _UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """One capture as its file holds it: the size of these graphs, `None` where only the default of every axis is kept."""
+class CachedCapture(msgspec.Struct, frozen=True, rename={"request": "asked"}):
+    """One capture in its file; `point` is the size of its graphs, `None` if only the default of every axis is stored."""
 
-    asked: Asked
+    request: ModelRequest
     point: Point | None
     axes: Point
     inputs: Inputs
@@ -46,64 +46,64 @@ class Kept(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a cache: what it answers, its size, and when it was last used (seconds since 1970)."""
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, rename={"request": "asked"}):
+    """One file of a cache: its request, its size, and its last use (seconds since 1970)."""
 
     path: str = ""
-    asked: Asked
+    request: ModelRequest
     point: Point | None
     nbytes: int = 0
     used_at_s: float = 0.0
 
 
 class CaptureCache:
-    """The captures in a folder, of what `software` says of this process."""
+    """The cached captures in a folder for one state of the software."""
 
     def __init__(self, folder: Path, software: str, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder = folder
         self._software = software
         self._limit_bytes = limit_bytes
-        # One for all captures of the process: a module that two models share is executed for the first only.
+        # One recorder for all captures of the process, since a module shared by two models is executed only once.
         self._recorder = InputRecorder()
         if (started := main_file()) is not None:
             self._recorder.add_file(started)
 
-    def find(self, asked: Asked, point: Point | None) -> Kept | None:
-        """What a capture of the model would give now, if it is kept."""
-        path = self._path(asked, point)
+    def find(self, request: ModelRequest, point: Point | None) -> CachedCapture | None:
+        """The cached capture of a model at a point, if it is present and still valid."""
+        path = self._path(request, point)
         try:
-            kept = msgspec.json.decode(_read(path), type=Kept)
+            cached = msgspec.json.decode(_decompressed(path), type=CachedCapture)
         except FileNotFoundError:
             return None
         except _UNREADABLE as error:
-            logger.info("%s is damaged, so %s is captured again: %s", path, asked.model, error)
+            logger.info("%s is damaged, so %s is captured again: %s", path, request.model, error)
             return None
-        if (kept.format, kept.asked, kept.point) != (FORMAT, asked, point) or not kept.inputs.unchanged():
-            logger.info("%s is captured again: what it was made from has changed", asked.model)
+        if (cached.format, cached.request, cached.point) != (FORMAT, request, point) or not cached.inputs.unchanged():
+            logger.info("%s is captured again: its dependencies have changed", request.model)
             return None
         with suppress(OSError):
             os.utime(path)
-        logger.info("%s %s read from %s", asked.model, point or "", path)
-        return kept
+        logger.info("%s %s read from %s", request.model, point or "", path)
+        return cached
 
     def recording(self, model: str) -> AbstractContextManager[None]:
-        """While active, the inputs of a capture are recorded; every capture that is to be kept takes place here."""
+        """While active, dependencies of a capture are recorded; every capture to store takes place here."""
         from shmoo.harness.workloads.loading import named_file
 
         if (path := named_file(model)) is not None:
             self._recorder.add_file(os.path.abspath(path))
         return self._recorder.recording()
 
-    def keep(self, asked: Asked, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
-        """Write a capture, and remove those used longest ago where there are too many. Nothing is kept where the inputs of the
-        capture are not known, or the folder cannot be written to."""
+    def keep(self, request: ModelRequest, point: Point | None, axes: Point, graphs: Capture | None = None) -> None:
+        """Store a capture, and remove the least recently used ones beyond the limit. Nothing is stored if the capture's
+        dependencies are unknown, or the folder is not writable."""
         inputs = self._recorder.inputs()
         if inputs is None:
-            logger.info("the capture of %s is not kept: %s", asked.model, self._recorder.unseen)
+            logger.info("the capture of %s is not kept: %s", request.model, self._recorder.unseen)
             return
-        path = self._path(asked, point)
-        kept = Kept(asked, point, axes, inputs, graphs)
-        data = gzip.compress(msgspec.json.encode(kept), compresslevel=1, mtime=0)
+        path = self._path(request, point)
+        cached = CachedCapture(request, point, axes, inputs, graphs)
+        data = gzip.compress(msgspec.json.encode(cached), compresslevel=1, mtime=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, data)
@@ -113,12 +113,12 @@ class CaptureCache:
                 if total > self._limit_bytes:
                     older.unlink(missing_ok=True)
         except OSError as error:
-            logger.warning("the capture of %s is not kept in %s: %s", asked.model, self.folder, error.strerror or error)
+            logger.warning("the capture of %s is not kept in %s: %s", request.model, self.folder, error.strerror or error)
 
-    def _path(self, asked: Asked, point: Point | None) -> Path:
-        # Names of files and functions mean something in their folder only.
-        place = os.getcwd() if ":" in asked.model or asked.model.endswith(".pt2") else ""
-        key = msgspec.json.encode([asked, point, place, self._software], order="deterministic")
+    def _path(self, request: ModelRequest, point: Point | None) -> Path:
+        # Names of files and functions depend on the current folder.
+        place = os.getcwd() if ":" in request.model or request.model.endswith(".pt2") else ""
+        key = msgspec.json.encode([request, point, place, self._software], order="deterministic")
         return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{_SUFFIX}"
 
 
@@ -126,60 +126,62 @@ class ModelSource:
     """The graphs of one model.
 
     Args:
-        cache: where captures are kept; `None` captures each time.
-        before_capture: called before the model is captured, and not where everything is read.
+        cache: cache of captures; `None` captures each time.
+        before_capture: called before the model is captured, but not if everything comes from the cache.
     """
 
-    def __init__(self, asked: Asked, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None) -> None:
-        self._asked = asked
+    def __init__(
+        self, request: ModelRequest, cache: CaptureCache | None = None, before_capture: Callable[[], None] | None = None
+    ) -> None:
+        self._request = request
         self._cache = cache
         self._before_capture = before_capture
         self._opened: WorkloadGraphs | None = None
 
     def at(self, point: Mapping[str, AxisValue]) -> Capture:
-        """The graphs at one of the points asked for. `CaptureError` where torch cannot capture the model; `InputError` for an
+        """The graphs at one of the requested points. `CaptureError` where torch cannot capture the model; `InputError` for an
         unknown model, or sizes and modes that it does not take."""
         _, graphs = self._captured(dict(point))
         assert graphs is not None
         return graphs
 
     def axes(self) -> dict[str, AxisValue]:
-        """The default of every axis; errors as of `at`."""
+        """The default of every axis; errors as for `at`."""
         return self._captured(None)[0]
 
     def _captured(self, size: Point | None) -> tuple[Point, Capture | None]:
-        """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and kept there."""
-        kept = None if self._cache is None else self._cache.find(self._asked, size)
-        if kept is not None and (kept.graphs is None) == (size is None):
-            return kept.axes, kept.graphs
-        with nullcontext() if self._cache is None else self._cache.recording(self._asked.model):
+        """The axes, and the graphs at a size (none for `None`): read from the cache, or captured and stored there."""
+        cached = None if self._cache is None else self._cache.find(self._request, size)
+        if cached is not None and (cached.graphs is None) == (size is None):
+            return cached.axes, cached.graphs
+        with nullcontext() if self._cache is None else self._cache.recording(self._request.model):
             if self._opened is None:
                 if self._before_capture is not None:
                     self._before_capture()
                 from shmoo.harness.models.model_graphs import open_model
 
-                self._opened = open_model(self._asked)
+                self._opened = open_model(self._request)
             axes, graphs = self._opened.axes, None if size is None else self._opened.at(size)
         if self._cache is not None:
-            self._cache.keep(self._asked, size, axes, graphs)
+            self._cache.keep(self._request, size, axes, graphs)
         return axes, graphs
 
 
-def list_captures(folder: Path) -> list[Listed]:
+def list_captures(folder: Path) -> list[CacheEntry]:
     """The captures in a folder, last used first; damaged files are left out."""
-    listed = []
+    entries = []
     for path, status in _files(folder):
         with suppress(*_UNREADABLE):
-            head = msgspec.json.decode(_read(path), type=Listed)
+            head = msgspec.json.decode(_decompressed(path), type=CacheEntry)
             beside = {"path": str(path), "nbytes": status.st_size, "used_at_s": status.st_mtime}
-            listed.append(msgspec.structs.replace(head, **beside))
-    return sorted(listed, key=lambda one: one.used_at_s, reverse=True)
+            entries.append(msgspec.structs.replace(head, **beside))
+    return sorted(entries, key=lambda entry: entry.used_at_s, reverse=True)
 
 
 def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
     """Remove the captures of some models, or every file of the cache where none is named; returns how many."""
     if models:
-        paths = [Path(one.path) for one in list_captures(folder) if one.asked.model in models]
+        paths = [Path(entry.path) for entry in list_captures(folder) if entry.request.model in models]
     else:
         paths = [path for path, _ in _files(folder)]
     for path in paths:
@@ -188,8 +190,8 @@ def clear_captures(folder: Path, models: Collection[str] = ()) -> int:
 
 
 def software() -> str | None:
-    """Digest of all that decides what a request means: this machine, Python and its path, the installed packages, the sources of
-    Shmoo. `None` where that is not known: torch is not an installed package, or code of others runs in this process."""
+    """Digest of everything that determines the answer to a request: this machine, Python and its path, the installed packages,
+    the sources of Shmoo. `None` if unknown: torch is not an installed package, or foreign code runs in this process."""
     foreign = foreign_modules()
     if foreign:
         logger.info("captures are not kept: modules from outside are loaded, such as %s", foreign[0])
@@ -204,19 +206,19 @@ def software() -> str | None:
     if not any(name.startswith("torch-") for _, name, _ in packages):
         logger.info("captures are not kept: the version of torch is not known")
         return None
-    own = hashlib.sha256(b"".join(path.read_bytes() for path in capture_sources())).hexdigest()
-    known = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, own]
-    return hashlib.sha256(msgspec.json.encode(known)).hexdigest()
+    sources_digest = hashlib.sha256(b"".join(path.read_bytes() for path in capture_sources())).hexdigest()
+    identity = [platform.node(), platform.machine(), sys.version, sys.flags.optimize, sys.path, packages, sources_digest]
+    return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
-def _read(path: Path) -> bytes:
+def _decompressed(path: Path) -> bytes:
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
     return gzip.decompress(path.read_bytes())
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files of a cache, those that a crash left among them."""
+    """The files of a cache, including leftovers of a crash."""
     for path in folder.glob(f"*{_SUFFIX}*"):
         with suppress(OSError):
             yield path, path.stat()

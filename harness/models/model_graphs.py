@@ -1,4 +1,4 @@
-"""Models and workloads by name -> their graphs at given sizes, in given types and modes, and by phase of language models."""
+"""Models and workloads by name -> their graphs at given sizes, types and modes; phases of language models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shmoo.estimators.graph.records import Graph, weights_of
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError
 from shmoo.harness.capture.workload import CaptureFamily, build_for_capture
-from shmoo.harness.models.asked import Asked, Mode, at_batches
+from shmoo.harness.models.request import Mode, ModelRequest, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Built, Capture, DNNModule, Maker, dim
 from shmoo.harness.workloads.config_inputs import DEFAULT_SEQ_LEN
 from shmoo.harness.workloads.loading import resolve_model, with_default
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 PHASES = ("prefill", "decode")
 _CACHE_SWITCH = "use_cache"
-"""The argument by which transformers' models are told whether to keep keys and values."""
+"""The argument of transformers' models that switches their cache of keys and values."""
 STEP_AXES = ("batch", "tokens", "past")
-"""Axes of a user's own language model: sequences, new tokens of each, and tokens of each in the cache before them."""
+"""Axes of a user's language model: sequences, new tokens per sequence, and cached tokens per sequence before them."""
 
 
 def model_graphs(
@@ -46,35 +46,35 @@ def model_graphs(
     trust: bool = False,
     mode: Mode | None = None,
 ) -> Capture:
-    """Capture a model named as on the command line; arguments as in `Asked`, and the samples of a call, the model's own for
-    `None`.
+    """Capture a model named as on the command line; arguments as in `ModelRequest`, and the samples of a call, the model's own
+    for `None`.
 
     Raises:
         InputError: unknown model, or a batch where the model has no batch axis.
         CaptureError: torch cannot capture the model.
     """
-    asked = Asked(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
-    return open_model(asked).at(asked.points[0])
+    request = ModelRequest(model, dtype, input_shape, seq_len, trust, mode or Mode(), at_batches((batch,)))
+    return open_model(request).at(request.points[0])
 
 
-def open_model(asked: Asked) -> WorkloadGraphs:
-    """The graphs of a model by name, which is built and captured when they are asked for; `InputError` for an unknown model, mode
+def open_model(request: ModelRequest) -> WorkloadGraphs:
+    """The graphs of a model by name, which is built and captured on first use; `InputError` for an unknown model, mode
     or axis, with the nearest names."""
-    phase = asked.mode.phase
+    phase = request.mode.phase
     module = resolve_model(
-        asked.model, input_shape=asked.input_shape, seq_len=None if phase else asked.seq_len, trust=asked.trust
+        request.model, input_shape=request.input_shape, seq_len=None if phase else request.seq_len, trust=request.trust
     )
     if phase is not None:
         module = phase_of(module, phase)
-        if asked.seq_len is not None:
-            module = with_default(module, "seq_len", asked.seq_len)
-    if not module.axes and any("batch" in point for point in asked.points):
-        raise InputError(f"{asked.model!r} has no batch axis, its input is fixed; leave --batch out")
-    return WorkloadGraphs(module, asked.points, asked.dtype, asked.mode)
+        if request.seq_len is not None:
+            module = with_default(module, "seq_len", request.seq_len)
+    if not module.axes and any("batch" in point for point in request.points):
+        raise InputError(f"{request.model!r} has no batch axis, its input is fixed; leave --batch out")
+    return WorkloadGraphs(module, request.points, request.dtype, request.mode)
 
 
 class WorkloadGraphs:
-    """Graphs of a workload at points of its axes, from one capture where torch allows it. `points` are those of the later calls
+    """Graphs of a workload at points of its axes, from one capture where torch allows it. `points` are the points of later calls
     of `at`; `InputError` where dtype and mode exclude each other."""
 
     def __init__(
@@ -103,15 +103,15 @@ class WorkloadGraphs:
         logger.info("captured %s %s in %.2f s: %d graphs, %d calls", name, dict(axes), taken_s, len(graphs), calls)
         if self._dtype is not None and self._dtype != self._stored:
             graphs = tuple(with_dtype(graph, self._dtype) for graph in graphs)
-        notes, stored = self._module.notes, self._module.quantization
+        notes, stored_schemes = self._module.notes, self._module.quantization
         if self._mode.quantize is not None:
             graphs = quantized(graphs, self._mode.quantize)
-        if stored and (self._mode.quantize is not None or self._mode.training):
-            instead = "another one is asked for" if self._mode.quantize else "a training step keeps whole weights"
+        if stored_schemes and (self._mode.quantize is not None or self._mode.training):
+            instead = "another one is requested" if self._mode.quantize else "a training step keeps whole weights"
             notes = (*notes, f"the config's quantization is not taken into account: {instead}")
-        elif stored:
-            graphs, said = _as_stored(graphs, stored)
-            notes = (*notes, *said)
+        elif stored_schemes:
+            graphs, scheme_notes = _as_stored(graphs, stored_schemes)
+            notes = (*notes, *scheme_notes)
         if notes and graphs:
             graphs = (msgspec.structs.replace(graphs[0], notes=(*graphs[0].notes, *notes)), *graphs[1:])
         batch = int(self._module.resolve(axes).get("batch", 1))
@@ -136,7 +136,7 @@ class WorkloadGraphs:
 
 
 def _as_stored(graphs: tuple[Graph, ...], schemes: Sequence[Scheme]) -> tuple[tuple[Graph, ...], tuple[str, ...]]:
-    """Graphs whose weights are stored as a config says, and notes that say how, and how many of them."""
+    """Graphs with weights stored according to a config, and notes on the schemes and the share of the parameters."""
     notes = []
     before = sum(value.spec.numel for value in weights_of(graphs))
     for scheme in schemes:
@@ -154,12 +154,12 @@ def channels_last(built: Built) -> Built:
     """A model with its images and the weights of its convolutions stored channels-last; `InputError` where it takes no images."""
     last = torch.channels_last
 
-    def stored(value: object) -> object:
+    def to_channels_last(value: object) -> object:
         return value.to(memory_format=last) if isinstance(value, torch.Tensor) and value.dim() == 4 else value
 
     if not any(isinstance(leaf, torch.Tensor) and leaf.dim() == 4 for leaf in tree_leaves((built.args, built.kwargs))):
         raise InputError("channels-last is an order of images, and the model takes none; leave it out")
-    args, kwargs = tree_map(stored, (built.args, built.kwargs))
+    args, kwargs = tree_map(to_channels_last, (built.args, built.kwargs))
     model: Any = built.model
     stored_model = model.to(memory_format=last) if isinstance(model, torch.nn.Module) else model
     return msgspec.structs.replace(built, model=stored_model, args=args, kwargs=kwargs)
@@ -183,7 +183,7 @@ def _capture_training_step(module: DNNModule, axes: Mapping[str, AxisValue], dty
 
 
 def _without_cache(built: Built) -> Built:
-    """A model told to keep no keys and values for later tokens, of which training has none, where its call has such a switch."""
+    """A model with its cache of keys and values turned off, if its call has such a switch, since training needs none."""
     model = built.model
     if not isinstance(model, torch.nn.Module) or _CACHE_SWITCH in built.kwargs:
         return built
@@ -225,7 +225,7 @@ def _hugging_face_step(module: DNNModule, make: Maker, batch: int, tokens: int, 
             f"parameters {', '.join(STEP_AXES)}"
         )
     try:
-        from shmoo.harness.models.hf_cache import causal_step, is_causal
+        from shmoo.harness.models.causal_step import causal_step, is_causal
     except ImportError as error:
         raise not_installed("phases of language models", "transformers>=4.56", str(error)) from error
     if not is_causal(built.model):

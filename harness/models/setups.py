@@ -11,75 +11,76 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.dtypes import STORED_AS
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.present.setups import BATCH_STEPS, Setup
-from shmoo.harness.models.asked import Asked, at_batches
 from shmoo.harness.models.capture_cache import ModelSource
+from shmoo.harness.models.request import ModelRequest, at_batches
 from shmoo.harness.module import STORAGE_DTYPES, Capture
 
 
 class ModelSetups:
-    """Graphs of a model in setups: one capture serves the model as it is, one all other batches, of each type and order of
-    images.
+    """Graphs of a model in setups. For each type and image layout, one capture serves the original batch and one all others.
 
     Args:
-        asked: the model as it is; `Asked.points` is ignored.
-        batch: of a call; the model's own for `None`.
-        open_source: makes the source of what is asked for.
+        request: the original model; its points are ignored.
+        batch: samples per call; by default the model's batch.
+        open_source: makes the source of a request's graphs.
     """
 
-    def __init__(self, asked: Asked, batch: int | None = None, open_source: Callable[[Asked], ModelSource] = ModelSource) -> None:
-        self._asked = asked
+    def __init__(
+        self, request: ModelRequest, batch: int | None = None, open_source: Callable[[ModelRequest], ModelSource] = ModelSource
+    ) -> None:
+        self._request = request
         self._open = open_source
         self._sources: dict[tuple[str | None, bool, bool], ModelSource] = {}
-        self._asked_batch = batch
-        axes = open_source(msgspec.structs.replace(asked, points=at_batches((batch,)))).axes()
+        self._given_batch = batch
+        axes = open_source(msgspec.structs.replace(request, points=at_batches((batch,)))).axes()
         self._batched = "batch" in axes
         self.batch = int(batch or axes.get("batch", 1))
 
     def base(self, runtime: str) -> Setup:
-        """The model as it was asked for."""
-        mode = self._asked.mode
+        """The setup of the original request."""
+        mode = self._request.mode
         return Setup(
-            runtime=runtime, batch=self.batch, dtype=self._asked.dtype, quantize=mode.quantize, channels_last=mode.channels_last
+            runtime=runtime, batch=self.batch, dtype=self._request.dtype, quantize=mode.quantize, channels_last=mode.channels_last
         )
 
-    def found(self, setup: Setup) -> Capture:
-        """What a capture in the types and the order of images of a setup gives, before types and weights are replaced.
+    def captured(self, setup: Setup) -> Capture:
+        """The capture in the types and image layout of a setup, before types and weights are replaced.
         `CaptureError` where torch cannot capture the model; `InputError` where the model does not take the setup."""
         if setup.batch != self.batch and not self._batched:
             raise InputError("the model's input is fixed: it has no batch axis")
-        # Types that torch does not compute in replace those of a float32 capture, or the types that the model has.
-        stored = None if setup.dtype is None else STORAGE_DTYPES.get(setup.dtype, "float32")
-        if stored == "float32" and self._asked.dtype is None:
-            stored = None
-        own = setup.batch == self.batch
-        points = at_batches((self._asked_batch,) if own else [self.batch * step for step in BATCH_STEPS])
-        key = stored, setup.channels_last, own
-        mode = msgspec.structs.replace(self._asked.mode, quantize=setup.quantize, channels_last=setup.channels_last)
+        # Types without arithmetic in torch replace those of a float32 capture, or the model's types.
+        stored_dtype = None if setup.dtype is None else STORAGE_DTYPES.get(setup.dtype, "float32")
+        if stored_dtype == "float32" and self._request.dtype is None:
+            stored_dtype = None
+        own_batch = setup.batch == self.batch
+        points = at_batches((self._given_batch,) if own_batch else [self.batch * step for step in BATCH_STEPS])
+        key = stored_dtype, setup.channels_last, own_batch
+        mode = msgspec.structs.replace(self._request.mode, quantize=setup.quantize, channels_last=setup.channels_last)
         mode.check(setup.dtype or "float32")
         if key not in self._sources:
             plain = msgspec.structs.replace(mode, quantize=None)
-            self._sources[key] = self._open(msgspec.structs.replace(self._asked, dtype=stored, mode=plain, points=points))
-        return self._sources[key].at(points[0] if own else {"batch": setup.batch})
+            self._sources[key] = self._open(msgspec.structs.replace(self._request, dtype=stored_dtype, mode=plain, points=points))
+        return self._sources[key].at(points[0] if own_batch else {"batch": setup.batch})
 
     def graphs(self, setup: Setup) -> tuple[Graph, ...]:
-        """The graphs of a setup; errors as of `found`."""
-        return in_setup(self.found(setup).graphs, setup, stored=False)
+        """The graphs of a setup; errors as of `captured`."""
+        return in_setup(self.captured(setup).graphs, setup, replace_all=False)
 
 
 def of_graphs(graphs: Sequence[Graph], base: Setup) -> Callable[[Setup], tuple[Graph, ...]]:
-    """Setups of graphs that are captured already: other types and quantized weights, at the size and in the order they have."""
+    """Setups of captured graphs: other types and quantized weights, at the captured size and layout."""
 
     def graphs_of(setup: Setup) -> tuple[Graph, ...]:
         if (setup.batch, setup.channels_last) != (base.batch, base.channels_last):
-            raise InputError("the graphs are captured already, at their size and in their order; give the model by name")
-        return in_setup(graphs, setup, stored=setup.dtype != base.dtype)
+            raise InputError("the graphs are captured already, at a fixed size and layout; give the model by name")
+        return in_setup(graphs, setup, replace_all=setup.dtype != base.dtype)
 
     return graphs_of
 
 
-def in_setup(graphs: Sequence[Graph], setup: Setup, stored: bool) -> tuple[Graph, ...]:
-    """Graphs with the types and the quantized weights of a setup; `stored` replaces types that torch computes in, too."""
+def in_setup(graphs: Sequence[Graph], setup: Setup, replace_all: bool) -> tuple[Graph, ...]:
+    """Graphs with the types and the quantized weights of a setup; `replace_all` also replaces types that torch computes in."""
     target = setup.dtype
-    if target is not None and target not in STORED_AS and (stored or target not in STORAGE_DTYPES):
+    if target is not None and target not in STORED_AS and (replace_all or target not in STORAGE_DTYPES):
         graphs = [with_dtype(graph, target) for graph in graphs]
     return tuple(graphs) if setup.quantize is None else quantized(graphs, setup.quantize)

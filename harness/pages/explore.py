@@ -1,4 +1,4 @@
-"""The page of a design space: the front among other designs, on which a design opens its breakdown."""
+"""The page of a design space: the front among other designs; a click on a design opens its breakdown."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from shmoo.runs.plots.page import page, section, table, write
 
 PAGES = Path(__file__).parent
 MOST_OPENED = 100
-"""Designs of a front with a breakdown, evenly spread over it."""
+"""Most designs of a front with a breakdown, evenly spread over it."""
 KERNELS = 8
-"""Kernels of a breakdown."""
+"""Number of kernels in a breakdown."""
 LISTED = 500
-"""Designs of a front in the table of a page."""
+"""Most designs of a front in the page's table."""
 
 
 BOARD = Markup("""<div class="board"><figure><svg id="front-plot" role="group" aria-label="designs by two quantities"></svg>
@@ -57,7 +57,7 @@ def write_page(space: Space, front: Front, path: str | Path) -> None:
 
 
 def page_data(space: Space, front: Front) -> dict[str, Any]:
-    """The data of the page's script: designs of the front with their texts and breakdowns, and others as pairs of numbers."""
+    """The data for the page's script: designs of the front with texts and breakdowns, and other designs as pairs of numbers."""
     x = space.objectives[0]
     y = space.objectives[1] if len(space.objectives) > 1 else x
     rows = front_rows(front)

@@ -1,5 +1,5 @@
-"""The interactive page of an inspection: the graph of kernels, which opens and closes by module, time by module as an icicle or
-treemap, and both as tables. Colours show what bounds each part on one architecture."""
+"""The interactive page of an inspection: the graph of kernels, with modules that open and close; time by module as an icicle or
+treemap; and tables of both. Colours show the bound of each part on one architecture."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shmoo.estimators.units import percent, si
 from shmoo.runs.plots.page import page, section, table, write
 
 COLOURS = {"compute": "#2a6f97", "memory": "#8a5a00", "launch": "#9b2226"}
-"""Colour of each bound: white text on it has a contrast of at least 4.5 to 1."""
+"""Colour of each bound; white text on it has a contrast of at least 4.5 to 1."""
 LEAST_TOLD = 0.005
-"""Share of the time from which the headline names a bound."""
+"""Smallest share of the time for which the headline names a bound."""
 PAGES = Path(__file__).parent
 """Folder of the page's styles and scripts."""
 GRAPH = Markup("""<p>{call}. Enter or space opens a module; drag to move, Ctrl and the wheel zoom.</p>
@@ -68,13 +68,16 @@ def write_page(inspection: Inspection, arch: str, path: str | Path) -> None:
 
 
 def headline(inspection: Inspection, arch: str) -> str:
-    """How long a call takes, what bounds it, and the operator with most time."""
-    whole, top = inspection.modules[0].on[arch], max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None)
-    bounds = sorted(BOUNDS, key=lambda name: -whole.bound_s[name])
-    parts = {name: whole.bound_s[name] / whole.latency_s for name in bounds if whole.bound_s[name] > 0}
+    """The time of a call, its bounds, and the operator with most time."""
+    model_row, top = (
+        inspection.modules[0].on[arch],
+        max(inspection.operators, key=lambda row: row.on[arch].latency_s, default=None),
+    )
+    bounds = sorted(BOUNDS, key=lambda name: -model_row.bound_s[name])
+    parts = {name: model_row.bound_s[name] / model_row.latency_s for name in bounds if model_row.bound_s[name] > 0}
     shares = ", ".join(f"{name} for {percent(part, digits=0)}" for name, part in parts.items() if part >= LEAST_TOLD)
     first = f"; {top.name} takes {percent(top.on[arch].share, digits=0)}" if top is not None else ""
-    return f"One call takes {si(whole.latency_s, 's')}, bound by {shares} of the time{first}."
+    return f"One call takes {si(model_row.latency_s, 's')}, bound by {shares} of the time{first}."
 
 
 def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
@@ -99,14 +102,14 @@ def graph_data(inspection: Inspection, arch: str) -> dict[str, Any]:
 
 
 def call_time(inspection: Inspection, arch: str) -> str:
-    """The time of one call for people, with the time to enter the graphs and the launch time that the device hides."""
+    """The time of one call as text, with the time to enter the graphs and the launch time hidden behind the device."""
     latency, entry, hidden = inspection.modules[0].on[arch].latency_s, inspection.entry_s(arch), inspection.hidden_s(arch)
     text = f"one call: {si(latency, 's')}, of which {si(entry, 's')} enter the graph"
     return f"{text}; {si(hidden, 's')} of launches hide behind the device and add nothing" if hidden > 0 else text
 
 
 def module_data(inspection: Inspection, arch: str) -> dict[str, Any]:
-    """The data of the icicle: modules with time in tree order, each with the position of the one that holds it."""
+    """The data of the icicle: modules with time in tree order, each with the position of its parent."""
     rows = [row for row in inspection.modules if row.on[arch].latency_s > 0 or not row.name]
     position = {row.name: place for place, row in enumerate(rows)}
     return {
@@ -140,20 +143,22 @@ def _line(row: Row, inspection: Inspection) -> dict[str, Cell]:
 
 
 def _operators(kernel: KernelEstimate) -> str:
-    """The operators of a kernel, without the module that begins its label."""
+    """The operators of a kernel, without the module at the start of its label."""
     return kernel.label.rpartition(":")[2]
 
 
 def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
     kernel = node.kernel
     hidden = kernel.latency_s - kernel.elapsed_s
-    alone = [f"{si(kernel.latency_s, 's')} alone: {si(hidden, 's')} of its launch hide behind the device"] if hidden > 0 else []
+    hidden_launch = (
+        [f"{si(kernel.latency_s, 's')} alone: {si(hidden, 's')} of its launch hide behind the device"] if hidden > 0 else []
+    )
     rule = [f"fused by rule: {kernel.pattern}"] if kernel.pattern else []
     return [
         _operators(kernel),
         f"in {node.module or 'the model itself'}",
         f"{si(kernel.elapsed_s, 's')}, {percent(kernel.elapsed_s / total if total else 0.0)} of the model",
-        *alone,
+        *hidden_launch,
         f"computing {si(kernel.compute_s, 's')}, moving {si(kernel.memory_s, 's')}, launching {si(kernel.launch_s, 's')}",
         f"{si(kernel.flops, 'flop')}, {si(kernel.bytes, 'B')}, energy {si(kernel.energy_j, 'J')}",
         f"{si(kernel.tiles, '')} tiles of {' x '.join(f'{extent:g}' for extent in kernel.tile_shape)}, "
@@ -163,11 +168,11 @@ def _kernel_facts(node: KernelNode, total: float) -> Sequence[str]:
 
 
 def _facts(row: Row, inspection: Inspection, arch: str) -> list[str]:
-    here = row.on[arch]
-    bounds = ", ".join(f"{name} {percent(here.bound_s[name] / here.latency_s)}" for name in BOUNDS) if here.latency_s else "none"
+    cost = row.on[arch]
+    bounds = ", ".join(f"{name} {percent(cost.bound_s[name] / cost.latency_s)}" for name in BOUNDS) if cost.latency_s else "none"
     return [
         row.name or inspection.model,
-        f"{si(here.latency_s, 's')}, {percent(here.share)} of the model",
+        f"{si(cost.latency_s, 's')}, {percent(cost.share)} of the model",
         f"time bound by {bounds}",
         f"{row.params:,} parameters, {row.calls} calls",
         f"{si(row.flops, 'flop')}, {si(row.bytes, 'B')}, {'no bytes' if row.intensity is None else si(row.intensity, 'flop/B')}",

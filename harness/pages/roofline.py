@@ -19,12 +19,13 @@ from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
 from shmoo.runs.plots.page import page, plot, section, write
 
 _LEAST_SIZE, _MOST_SIZE = 5.0, 32.0
-"""Diameter of the dots of kernels without time and with all of it, in pixels."""
+"""Diameter in pixels of the dots of kernels with none and with all of the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A kernel or a call: flop a byte, flop/s, its share of the time, what bounds it ("" for a measured one), and its text."""
+    """A kernel or a measured call: flop per byte, flop/s, its share of the time, its bound ("" for a measured call), and its
+    text."""
 
     intensity: float
     rate: float
@@ -44,20 +45,22 @@ def write_roofline(
     `measured` are calls of a run, timed one by one."""
     points, calls = kernel_points(inspection, profile.name), call_points(measured)
     without = len(inspection.kernels[profile.name]) - len(points)
-    said = "Each dot is a predicted kernel, as large as its share of the time. Bytes are those that must move once."
+    explanation = "Each dot is a predicted kernel, as large as its share of the time. Bytes are counted once each."
     if without:
-        said += f" Kernels without flops ({without}) are left out."
+        explanation += f" Kernels without flops ({without}) are left out."
     if calls:
-        said += " Diamonds are calls of the run, each timed alone in eager execution."
+        explanation += " Diamonds are calls of the run, each timed alone in eager execution."
     of_bound = {bound: sum(point.share for point in points if point.bound == bound) for bound in COLOURS}
-    most = max(of_bound, key=lambda bound: of_bound[bound])
+    main_bound = max(of_bound, key=lambda bound: of_bound[bound])
     text = page(
         f"Roofline of {inspection.model} on {profile.name}",
-        section("roofline", "Kernels under their roofs", said, plot("roofline", "achieved rate over arithmetic intensity")),
+        section(
+            "roofline", "Kernels under their roofs", explanation, plot("roofline", "achieved rate over arithmetic intensity")
+        ),
         eyebrow="Roofline",
         answer=(
-            f"{counted(len(points), 'kernel')} with flops; those bound by {most} take {percent(of_bound[most], digits=0)} of "
-            "the time."
+            f"{counted(len(points), 'kernel')} with flops; those bound by {main_bound} take "
+            f"{percent(of_bound[main_bound], digits=0)} of the time."
         ),
         figures={"roofline": roofline_figure(points, calls, roofs_of(profile, dtype))},
         footer="estimates, with measured calls beside them" if calls else "estimates, no measurements",
@@ -66,7 +69,7 @@ def write_roofline(
 
 
 def kernel_points(inspection: Inspection, arch: str) -> list[Point]:
-    """The kernels that compute, by the time they add to the call."""
+    """The kernels with flops, with the time that each adds to the call."""
     total = inspection.modules[0].on[arch].latency_s
     points = []
     for node in inspection.kernels[arch]:
@@ -80,7 +83,7 @@ def kernel_points(inspection: Inspection, arch: str) -> list[Point]:
 
 
 def call_points(measured: Sequence[MeasuredCall]) -> list[Point]:
-    """The measured calls that compute."""
+    """The measured calls with flops."""
     total = sum(call.time_s for call in measured)
     return [
         Point(
@@ -111,7 +114,7 @@ def roofs_of(profile: ArchitectureProfile, dtype: str) -> list[tuple[str, float,
 
 
 def roofline_figure(points: Sequence[Point], calls: Sequence[Point], roofs: Sequence[tuple[str, float, float]]) -> Figure:
-    """Kernels by what bounds them, and measured calls, under their roofs."""
+    """Kernels by their bound, and measured calls, under their roofs."""
     every = [*points, *calls]
     peak, main = max(roof for _, _, roof in roofs), min(bandwidth for _, bandwidth, _ in roofs)
     x = log_axis("flop per byte", [*(p.intensity for p in every), peak / main / 10, peak / main * 10], "")

@@ -1,4 +1,4 @@
-"""The page of a sweep: what it found, the maps or curves, and its points as a table."""
+"""The page of a sweep: its result in words, the maps or curves, and its points as a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shmoo.runs.plots.page import page, plot, section, table, write
 from shmoo.runs.plots.sweeps import AS_BUILT, LEAVES, OUTGROWN, THROUGHPUT, Machines, sweep_answer, sweep_figures
 
 LISTED = 500
-"""Points that the table of a page holds, the fastest ones; `--csv` writes them all."""
+"""Most points in the page's table, the fastest ones; `--csv` writes all of them."""
 
 
 def write_page(
@@ -35,12 +35,13 @@ def write_page(
     """Write the page of a sweep into one file; `InputError` without rows or axes.
 
     Args:
-        rows: of a `SweepController`. axes: the columns that vary. profiles: the machines before the sweep changed them.
-        machine_axes: those of the axes that change the machine. units: of the axes that have one."""
+        rows: rows of a `SweepController`. axes: the columns that vary. profiles: the machines before the sweep changed them.
+        machine_axes: the axes that change the machine. units: axis -> unit, for axes with one.
+    """
     figures = sweep_figures(rows, axes, units, machines_of(profiles, machine_axes))
     models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows))
     machines = list(dict.fromkeys(str(row["arch"]) for row in rows))
-    where = f" on {machines[0]}" if len(machines) == 1 else f" on {len(machines)} machines"
+    machines_text = f" on {machines[0]}" if len(machines) == 1 else f" on {len(machines)} machines"
     parts = []
     if "winner" in figures:
         parts.append(section("winner", "Which machine wins where", plot("winner", "the best machine in each cell")))
@@ -65,7 +66,7 @@ def write_page(
     lines = [{column.name: column.cell(row) for column in columns} for row in fastest]
     parts.append(section("points", "Points", note, table(lines, "points of the sweep")))
     text = page(
-        f"{models} over {' and '.join(axes)}{where}",
+        f"{models} over {' and '.join(axes)}{machines_text}",
         Markup("").join(parts),
         eyebrow="Sweep",
         answer=sweep_answer(rows, axes, units),
@@ -77,9 +78,9 @@ def write_page(
 
 
 def machines_of(profiles: Sequence[ArchitectureProfile], machine_axes: Sequence[str]) -> Machines:
-    """What the machines hold on chip with the swept values, and what they are as built."""
+    """The machines' on-chip memory with the swept values, and their values as built."""
     by_name = {profile.name: profile for profile in profiles}
-    # Rates and energies do not change how much a chip holds.
+    # Rates and energies do not change the on-chip memory.
     deciding = [name for name in machine_axes if entry(name).role in ("count", "size")]
 
     @cache

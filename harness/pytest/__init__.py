@@ -1,4 +1,4 @@
-"""The pytest plug-in: `shmoo_benchmark` and its runs.
+"""The pytest plug-in: the fixture `shmoo_benchmark`, the runs of a session, and their comparison.
 
-Everything it measures with is measuring.
+Timing itself belongs in measuring; comparing runs in runs/analysis.
 """

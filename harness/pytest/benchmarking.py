@@ -1,4 +1,4 @@
-"""What the pytest plug-in does once `--benchmark` is given: time, write the row, and show it through pytest-benchmark."""
+"""The work of the pytest plug-in under `--benchmark`: times targets, writes rows, and shows them through pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ T = TypeVar("T")
 
 
 CAMPAIGN = CampaignSettings()
-"""How often cases are visited: as often as by `shmoo measure`."""
+"""Numbers of visits, as in `shmoo measure`."""
 AGAIN = 5
-"""Further visits to a case whose visits were all suspect, where they are asked for."""
-ONE_VISIT = Reason("one visit", "timed within its test only, so that what the machine did at other times is not known")
+"""Further visits to a case whose visits were all suspect, if requested."""
+ONE_VISIT = Reason("one visit", "timed only within its test, so the state of the machine at other times is unknown")
 
 
 class _Shown(NamedTuple):
-    """What pytest-benchmark shows of one test: the identity of its case, its name, and pytest-benchmark's own fixture, whose
-    statistics and extra information are brought up to date."""
+    """A test that pytest-benchmark shows: the identity of its case, its name, and pytest-benchmark's fixture, whose statistics
+    and extra information are updated."""
 
     identity: str
     name: str
@@ -57,14 +57,14 @@ class _Shown(NamedTuple):
 
 
 class BenchmarkRun:
-    """The run directory of one pytest session, made when the first row arrives, and what it takes to visit its cases again.
+    """The run of one pytest session: its directory, created with the first row, and the means to visit its cases again.
 
     Args:
         out: directory; a new one under ./shmoo-runs for `None`.
-        max_s: longest timing of one visit to a benchmark; the engine's own for `None`.
-        own_visits: visits to a target of a test's own, all of them within its test.
-        again: suspect visits are repeated, up to `AGAIN` times a case.
-        tell: is given a line for the person while another campaign is waited for.
+        max_s: longest timing of one visit to a benchmark; by default the engine's limit.
+        own_visits: visits to a function or module of a test, all within its test.
+        again: whether suspect visits are repeated, up to `AGAIN` times per case.
+        tell: called with a message while waiting for another campaign.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BenchmarkRun:
         self.again = again
         self.path = Path(out) if out else new_run_directory("pytest")
         self.own = SPACED if max_s is None else _within(SPACED, max_s / SPACED.windows)
-        """How a target of a test's own is timed."""
+        """Timing settings of a test's own target."""
         self._max_s = max_s
         self.machine = probe_machine()
         self._writer: RunWriter | None = None
@@ -91,19 +91,19 @@ class BenchmarkRun:
         try:
             self._lock.enter_context(machine_lock(CAMPAIGN, lambda text: tell(f"\nshmoo: {text}")))
         except InputError as error:
-            # A session has other tests too, so it goes on and says so at its end.
+            # A session has other tests too, so it continues and reports this at its end.
             self._not_alone = str(error)
-        # Functions of one's own are timed without a measurer, which would do this.
+        # A test's functions are timed without a measurer, which would do this.
         settle_heap()
 
     @cached_property
     def cores(self) -> CoreWatch | None:
-        """Shared by all that is timed."""
+        """The watch over the cores, shared by all timings."""
         return core_watch()
 
     @cached_property
     def measurer(self) -> Measurer:
-        """Shared by all cases of the session; torch is imported when the first asks for it."""
+        """The measurer of all cases of the session; torch is imported on first use."""
         from shmoo.harness.measuring.measure import Measurer
 
         settings = MeasureSettings()
@@ -114,7 +114,7 @@ class BenchmarkRun:
         return Measurer(settings, cores=self.cores)
 
     def module_measurer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Measurer:
-        """Measures a module of a test's own."""
+        """A measurer of a test's own module."""
         from shmoo.harness.measuring.measure import Measurer
         from shmoo.harness.module import Built
 
@@ -124,7 +124,7 @@ class BenchmarkRun:
         return Measurer(settings, build=lambda _: Built(module, args, kwargs), cores=self.cores)
 
     def visit(self, case: CaseSpec) -> Measurement:
-        """One visit to a case of a workload, written down; further ones follow when all tests have run."""
+        """Visit a case of a workload and store the row; further visits follow after all tests."""
         self._cases[case.identity] = case
         number = sum(line.case.identity == case.identity for line in self._lines)
         row, graphs = self.measurer.measure(case, number, details=number == 0)
@@ -132,7 +132,7 @@ class BenchmarkRun:
         return row
 
     def append(self, row: Measurement, graphs: Sequence[Graph] = ()) -> None:
-        """Write one visit; it is on disk when this returns. `InputError` where the directory holds a run already."""
+        """Store one visit; it is on disk when this returns. `InputError` where the directory holds a run already."""
         if self._writer is None:
             versions = {name: version_of(name) for name in ("shmoo", "torch", "pytest", "pytest-benchmark")}
             manifest = RunManifest(self.machine, "pytest", versions, started_at=utc_now())
@@ -141,19 +141,19 @@ class BenchmarkRun:
         self._lines.append(row)
 
     def show(self, row: Measurement, name: str, benchmark: BenchmarkFixture) -> None:
-        """Let pytest-benchmark show a row from now on, merged with what further visits to its case will give."""
+        """Let pytest-benchmark show a row, later merged with further visits to its case."""
         self._shown.append(_Shown(row.case.identity, name, benchmark))
 
     def visit_again(self, tell: Callable[[str], object]) -> None:
-        """Further visits to all cases of workloads, until each is known well enough or was visited often enough."""
+        """Visit all cases of workloads again until each is precise enough or has its most visits."""
         schedule = Schedule(tuple(self._cases.values()), CAMPAIGN)
         for line in self._lines:
             schedule.add(line)
-        said = False
+        announced = False
         while (case := schedule.next()) is not None:
-            if not said:
-                tell(f"\nshmoo: visiting {len(self._cases)} cases again, each {CAMPAIGN.visits} times at least in all")
-                said = True
+            if not announced:
+                tell(f"\nshmoo: visiting {len(self._cases)} cases again, each at least {CAMPAIGN.visits} times in all")
+                announced = True
             schedule.add(self.visit(case))
         for case in self._cases.values() if self.again else ():
             for _ in range(AGAIN):
@@ -162,13 +162,13 @@ class BenchmarkRun:
                 self.visit(case)
 
     def show_merged(self) -> None:
-        """Bring pytest-benchmark's statistics and our figures beside them up to date."""
+        """Update pytest-benchmark's statistics and our figures beside them."""
         rows = {row.case.identity: row for row in self.rows}
-        for shown in self._shown:
-            row, metadata = rows[shown.identity], shown.fixture.stats
+        for test in self._shown:
+            row, metadata = rows[test.identity], test.fixture.stats
             if row.timing is None:
                 continue
-            shown.fixture.extra_info.update(figures(row, row.timing))
+            test.fixture.extra_info.update(figures(row, row.timing))
             if metadata is not None:
                 metadata.stats = type(metadata.stats)()
                 for sample in row.timing.samples_s:
@@ -176,23 +176,23 @@ class BenchmarkRun:
 
     @property
     def rows(self) -> tuple[Measurement, ...]:
-        """One row a case, its visits merged."""
+        """One row per case, with its visits merged."""
         return merge_visits(self._lines)
 
     def summary(self) -> list[str]:
-        """Lines for the end of the terminal: how well each time is known, and where the rows are."""
+        """Lines for the terminal summary: each time with its standard error, and the path of the rows."""
         if not self._lines:
             return []
         rows = {row.case.identity: row for row in self.rows}
         cells: list[tuple[str, ...]] = [("Noise", "time", "std. error", "alone", "visits", "status")]
-        for shown in self._shown:
-            row = rows[shown.identity]
+        for test in self._shown:
+            row = rows[test.identity]
             if row.timed:
-                latency, alone = row.latency, "-" if row.alone is None else si(row.alone.value_s, "s")
-                told = (si(latency.value_s, "s"), percent(latency.relative_se), alone, str(latency.visits))
-                cells.append((shown.name, *told, row.status))
+                latency, alone_text = row.latency, "-" if row.alone is None else si(row.alone.value_s, "s")
+                figures_texts = (si(latency.value_s, "s"), percent(latency.relative_se), alone_text, str(latency.visits))
+                cells.append((test.name, *figures_texts, row.status))
             else:
-                cells.append((shown.name, "-", "-", "-", str(len(row.visits)), f"{row.status}: {row.why}"))
+                cells.append((test.name, "-", "-", "-", str(len(row.visits)), f"{row.status}: {row.why}"))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         counts = Counter(row.status for row in rows.values())
         lines = []
@@ -201,13 +201,13 @@ class BenchmarkRun:
             lines.append(f"{name:{widths[0]}}  {'  '.join(columns)}  {status}")
         if self._not_alone:
             lines.append(f"shmoo: not measured alone: {self._not_alone}")
-        said = ", ".join(f"{count} {status}" for status, count in counts.items())
+        counts_text = ", ".join(f"{count} {status}" for status, count in counts.items())
         visits = counted(len(self._lines), "visit")
-        lines.append(f"shmoo: {counted(len(rows), 'row')} in {self.path} ({said}; {visits}); see `shmoo show {self.path}`")
+        lines.append(f"shmoo: {counted(len(rows), 'row')} in {self.path} ({counts_text}; {visits}); see `shmoo show {self.path}`")
         return lines
 
     def close(self) -> None:
-        """Close the run's file, and let other campaigns measure."""
+        """Close the run's file and release the machine's lock."""
         self._lock.close()
         if self._writer is not None:
             self._writer.close()
@@ -222,11 +222,11 @@ class ShmooBenchmark:
         self._run = run
 
     def __call__(self, target: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Time `target(*args, **kwargs)` in several windows spread over a second, and return its result; what it raises fails the
-        test, after a failed row is written. A coroutine is awaited and a generator exhausted, every time: the result is then what
-        it returned, or the list of what it yielded.
+        """Time `target(*args, **kwargs)` in several windows spread over a second, and return its result. An exception fails the
+        test, after a failed row is written. A coroutine is awaited and a generator exhausted on every call; the result is then
+        its return value, or the list of yielded values.
 
-        A `torch.nn.Module` is measured as a network is: its graph, memory, energy and per-operator times are in the row too.
+        A `torch.nn.Module` is measured like a network: its row also has its graph, memory, energy and per-operator times.
         """
         case = CaseSpec(self._node.nodeid, "network", self._parameters(), threads=self._run.machine.threads)
         torch = sys.modules.get("torch")
@@ -263,60 +263,61 @@ class ShmooBenchmark:
                 )
                 return row, ()
 
-            shown = self._visits(visit)
+            usable_row = self._visits(visit)
         except Exception as error:
             reason = Reason(type(error).__name__, str(error))
             self._run.append(Measurement(case, "failed", (reason,), measured_at=utc_now()))
             raise
         finally:
             loop.close()
-        self._show(shown)
+        self._show(usable_row)
         return result
 
     def case(self, case: CaseSpec) -> Measurement:
-        """Visit a case of a registered workload and return the visit's row; the test fails with the reason when the case does."""
+        """Visit a case of a registered workload and return the visit's row; if the case fails, the test fails with the reason."""
         row = self._run.visit(case)
         self._show(row)
         return row
 
     def _parameters(self) -> dict[str, AxisValue]:
-        """The test's parameters that are plain values; a tensor's numbers belong into no file."""
+        """The test's parameters that are plain values; tensors are left out."""
         callspec = getattr(self._node, "callspec", None)
         parameters = {} if callspec is None else callspec.params
-        return {name: _written(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
+        return {name: _storable(value) for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
 
     def _visits(self, visit: Callable[[int], tuple[Measurement, Sequence[Graph]]]) -> Measurement:
-        """Write the visits to a target of the test's own, which exists only here; the first that can be used, or the last one."""
-        wanted = self._run.own_visits
+        """Visit a test's own target, which exists only during the test, and store the rows; returns the first usable row, or the
+        last one."""
+        visit_count = self._run.own_visits
         usable: list[Measurement] = []
-        for number in range(wanted + (AGAIN if self._run.again else 0)):
+        for number in range(visit_count + (AGAIN if self._run.again else 0)):
             row, graphs = visit(number)
-            if row.timing is not None and wanted == 1:
+            if row.timing is not None and visit_count == 1:
                 row = msgspec.structs.replace(row, reasons=(*row.reasons, ONE_VISIT))
             self._run.append(row, graphs)
             if row.status == "failed":
                 return row
             if row.timed:
                 usable.append(row)
-            if len(usable) == wanted:
+            if len(usable) == visit_count:
                 break
         return usable[0] if usable else row
 
     def _show(self, row: Measurement) -> None:
-        """Hand a row's samples to pytest-benchmark as rounds of its own, and our figures as extra information."""
+        """Pass a row's samples to pytest-benchmark as rounds, and our figures as extra information."""
         if row.timing is None:
             pytest.fail(row.why or f"{row.status}, without a reason", pytrace=False)
         samples, calls = row.timing.samples_s, row.timing.block_calls
         marker = next(m for m in self._node.iter_markers("benchmark") if isinstance(m.kwargs.get("timer"), ReplayClock))
         marker.kwargs["timer"].load([sample * calls for sample in samples])
-        # The work was timed before.
+        # The work is timed already.
         self._benchmark.pedantic(lambda: None, rounds=len(samples), iterations=calls)
         self._benchmark.extra_info.update(figures(row, row.timing))
         self._run.show(row, self._node.name, self._benchmark)
 
 
 def _within(settings: TimingSettings, max_s: float) -> TimingSettings:
-    """The settings with windows of at most this length, and pauses and warm-up in proportion."""
+    """The settings with windows of at most this length, and with pauses and warm-up scaled in proportion."""
     share = min(1.0, max_s / settings.max_s)
     return msgspec.structs.replace(
         settings,
@@ -327,8 +328,8 @@ def _within(settings: TimingSettings, max_s: float) -> TimingSettings:
     )
 
 
-def _written(value: AxisValue) -> AxisValue:
-    """A parameter as a row can hold it: as text where JSON has no such number or character."""
+def _storable(value: AxisValue) -> AxisValue:
+    """A parameter in a form that a row can store: as text if JSON lacks the number or character."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     holds = -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
@@ -336,20 +337,21 @@ def _written(value: AxisValue) -> AxisValue:
 
 
 def _finished(result: Any, loop: asyncio.AbstractEventLoop) -> Any:
-    """The result of work that a call only began: of a coroutine what it returns, of a generator the list of what it yields."""
+    """The final result of a call: the return value of a coroutine, the list of values of a generator, otherwise the result
+    itself."""
 
-    async def listed(items: AsyncGenerator[Any, None]) -> list[Any]:
+    async def collected(items: AsyncGenerator[Any, None]) -> list[Any]:
         return [item async for item in items]
 
     if isinstance(result, Generator | map | filter | zip):
         return list(result)
     if isinstance(result, AsyncGenerator):
-        return loop.run_until_complete(listed(result))
+        return loop.run_until_complete(collected(result))
     return loop.run_until_complete(result) if isinstance(result, Awaitable) else result
 
 
 def _synchronize() -> Callable[[], None] | None:
-    """Waits for the GPU where the test's process uses one; torch is not imported for it."""
+    """A function that waits for the GPU, if the test's process uses one; does not import torch."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.synchronize

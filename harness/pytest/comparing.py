@@ -1,4 +1,4 @@
-"""The comparison at the end of a pytest session: each question is one more test, which passes or fails with its reasons."""
+"""The comparison at the end of a pytest session: each question is an additional test, which passes or fails with its reasons."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ SHOWN = 20
 
 
 class Referee:
-    """Compares the session's run with others; `pytest.UsageError` where a base run cannot be read, or for a change that nobody
-    knows.
+    """Compares the session's run with others; `pytest.UsageError` for an unreadable base run or an unknown change.
 
     Args:
         bases: directories of the runs to compare with.
-        asked: such as "slower:5%,hungrier"; slower by 3 % for none.
-        suspect: what suspect rows do: "say", "fail" or "again", after which those that are left fail.
+        questions: such as "slower:5%,hungrier"; by default slower by 3 %.
+        suspect: treatment of suspect rows: "say", "fail", or "again": they are measured again, and fail if still suspect.
     """
 
-    def __init__(self, bases: Sequence[str], asked: Sequence[str], suspect: str) -> None:
+    def __init__(self, bases: Sequence[str], questions: Sequence[str], suspect: str) -> None:
         self._suspect = suspect
-        parts = [part.strip() for text in asked for part in text.split(",") if part.strip()]
+        parts = [part.strip() for text in questions for part in text.split(",") if part.strip()]
         try:
             self._bases = [Run.open(path) for path in bases]
             self._asked = dict(map(_question, parts or ["slower"]))
@@ -37,10 +36,10 @@ class Referee:
             raise pytest.UsageError(str(error)) from None
 
     def reports(self, path: Path | None) -> Iterator[pytest.TestReport]:
-        """A report for each question about the session's run, and one for suspect rows where these are to fail; `None` where no
+        """A report for each question about the session's run, and one for suspect rows if they fail. `path` is `None` if no
         benchmark ran."""
         if path is None or not (path / "run.json").exists():
-            yield _report("any benchmark", "no benchmark ran, so that there is nothing to compare")
+            yield _report("any benchmark", "no benchmark ran, so there is nothing to compare")
             return
         new = Run.open(path)
         for question, threshold in self._asked.items():
@@ -51,12 +50,12 @@ class Referee:
                 yield _report(question, str(error))
                 continue
             left_out = suspects(comparison)
-            listed = "; ".join(f"{item.case.label} ({item.reason})" for item in left_out[:SHOWN])
-            said = f"{len(left_out)} suspect rows decide nothing: {listed}" if left_out else ""
-            yield _report(question, _reason(verdict, threshold), said)
-        left = [row for row in new.rows if row.status == "suspect"]
-        if self._suspect != "say" and left:
-            yield _report("suspect rows", "; ".join(f"{row.case.label} ({row.why})" for row in left[:SHOWN]))
+            labels = "; ".join(f"{item.case.label} ({item.reason})" for item in left_out[:SHOWN])
+            note = f"{len(left_out)} suspect rows were not used: {labels}" if left_out else ""
+            yield _report(question, _reason(verdict, threshold), note)
+        suspect_rows = [row for row in new.rows if row.status == "suspect"]
+        if self._suspect != "say" and suspect_rows:
+            yield _report("suspect rows", "; ".join(f"{row.case.label} ({row.why})" for row in suspect_rows[:SHOWN]))
 
 
 def _question(text: str) -> tuple[str, float]:
@@ -67,7 +66,7 @@ def _question(text: str) -> tuple[str, float]:
 
 
 def _reason(verdict: Verdict, threshold: float) -> str:
-    """Why the question fails; "" where it passes."""
+    """Why the question fails, or "" if it passes."""
     if verdict.answer == "no":
         return ""
     lines = [
@@ -81,7 +80,7 @@ def _reason(verdict: Verdict, threshold: float) -> str:
     return "\n".join(lines)
 
 
-def _report(question: str, failure: str, said: str = "") -> pytest.TestReport:
+def _report(question: str, failure: str, note: str = "") -> pytest.TestReport:
     name = f"shmoo compare::{question}"
     return pytest.TestReport(
         nodeid=name,
@@ -90,5 +89,5 @@ def _report(question: str, failure: str, said: str = "") -> pytest.TestReport:
         outcome="failed" if failure else "passed",
         longrepr=failure or None,
         when="call",
-        sections=[("shmoo", said)] if said else [],
+        sections=[("shmoo", note)] if note else [],
     )

@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     text = "Run the tests that use the fixture shmoo_benchmark, and write a run."
     group.addoption("--shmoo-benchmark", dest="shmoo_benchmark", action="store_true", default=False, help=text)
     try:
-        # On the parser, not the group: there pytest notices a second registration by anybody.
+        # On the parser, not the group, where pytest notices a second registration.
         parser.addoption("--benchmark", dest="shmoo_benchmark", action="store_true", default=False, help=text)
     except (ValueError, argparse.ArgumentError):
         # Another plug-in owns --benchmark: `benchmarking` reads its value, and --shmoo-benchmark is ours alone.
@@ -41,13 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             "--shmoo-suite", metavar="NAME", default="quick", help="Suite of the microbenchmarks: quick or micro. Default: quick."
         )
         group.addoption("--shmoo-max-time", metavar="SECONDS", type=_seconds, help="Longest timing of one visit to a benchmark.")
-        text = "Visits to a function or module of a test's own, all within its test. Default: 1, which tells no noise."
+        text = "Visits to a function or module of a test, all within its test. Default: 1, which cannot show noise."
         group.addoption("--shmoo-visits", metavar="N", type=_count, default=1, help=text)
         text = "Compare with this run; may be repeated. The session fails where the new run changed as --shmoo-fail names it."
         group.addoption("--shmoo-compare", metavar="RUN", action="append", default=[], help=text)
         text = "Changes that fail a comparison: slower, faster, hungrier, thriftier, each with a threshold. Default: slower:3%%."
         group.addoption("--shmoo-fail", metavar="CHANGE:P,...", action="append", default=[], help=text)
-        text = "What suspect rows do to a comparison: they are said, fail the session, or are measured again first. Default: say."
+        text = "Treatment of suspect rows in a comparison: report them, fail the session, or measure again first. Default: say."
         group.addoption("--shmoo-suspect", choices=("say", "fail", "again"), default="say", help=text)
 
 
@@ -73,7 +73,7 @@ def benchmarking(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; refuse benchmarks in parallel, and a comparison that could not be made."""
+    """Register the marker; refuse parallel benchmarks and impossible comparisons."""
     config.addinivalue_line("markers", f"{MARKER}: a benchmark of shmoo, skipped without --benchmark")
     distributed = config.getoption("numprocesses", None) or config.getoption("dist", "no") != "no"
     if benchmarking(config) and (distributed or hasattr(config, "workerinput")):
@@ -81,13 +81,13 @@ def pytest_configure(config: pytest.Config) -> None:
             "--benchmark and pytest-xdist (-n, --dist) exclude each other: workers that run side by side disturb each other's "
             "timings; leave -n out, or pass -n 0"
         )
-    bases, asked = config.getoption("shmoo_compare", []), config.getoption("shmoo_fail", [])
-    if asked and not bases:
-        raise pytest.UsageError("--shmoo-fail needs --shmoo-compare RUN: what to compare with")
+    bases, questions = config.getoption("shmoo_compare", []), config.getoption("shmoo_fail", [])
+    if questions and not bases:
+        raise pytest.UsageError("--shmoo-fail needs --shmoo-compare RUN, the run to compare with")
     if bases and benchmarking(config):
         from shmoo.harness.pytest.comparing import Referee
 
-        config.stash[REFEREE] = Referee(bases, asked, config.getoption("shmoo_suspect"))
+        config.stash[REFEREE] = Referee(bases, questions, config.getoption("shmoo_suspect"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elif uses_fixture:
             from shmoo.harness.pytest.showing import ReplayClock
 
-            # pytest-benchmark takes the clock of a test from this marker, before the fixture is made.
+            # pytest-benchmark takes a test's clock from this marker before it creates the fixture.
             item.add_marker(pytest.mark.benchmark(timer=ReplayClock()))
 
 
@@ -127,21 +127,21 @@ def shmoo_benchmark(request: pytest.FixtureRequest, benchmark: BenchmarkFixture)
 
 
 def _teller(config: pytest.Config) -> Callable[[str], object]:
-    """Writes a line on pytest's terminal, where it has one."""
+    """A function that writes a line on pytest's terminal, if there is one."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     return terminal.write_line if terminal is not None else lambda text: None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """When all tests have run, cases are visited again and the run is compared; a session that stopped early is left alone."""
+    """After all tests, visit cases again and compare the run, unless the session stopped early."""
     result = yield
     run = session.config.stash.get(RUN, None)
     if run is not None:
         run.visit_again(_teller(session.config))
     referee = session.config.stash.get(REFEREE, None)
     if referee is not None:
-        # Here a failed report still counts for the session's exit code.
+        # At this point a failed report still affects the session's exit code.
         reports = list(referee.reports(None if run is None else run.path))
         # The terminal shows progress as a share of the tests collected.
         session.testscollected += len(reports)
@@ -152,7 +152,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """pytest-benchmark saves its JSON and makes its table in this hook: what it shows is brought up to date before."""
+    """Update the figures first, since pytest-benchmark saves its JSON and makes its table in this hook."""
     run = session.config.stash.get(RUN, None)
     if run is not None:
         run.show_merged()
@@ -161,7 +161,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say where the run is and what it holds."""
+    """Print the path of the run and a summary of its rows."""
     run = config.stash.get(RUN, None)
     if run is not None:
         for line in run.summary():

@@ -1,4 +1,4 @@
-"""What pytest-benchmark shows of a row: its samples as rounds, and our figures beside them."""
+"""A row as shown by pytest-benchmark: its samples as rounds, and our figures beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shmoo.runs.store.statistics import iqr, mad
 
 
 class ReplayClock:
-    """A clock for pytest-benchmark that tells durations already measured: it is read before and after each round."""
+    """A clock for pytest-benchmark, read before and after each round, that replays measured durations."""
 
     __name__ = "ReplayClock"
 
@@ -18,18 +18,18 @@ class ReplayClock:
         self._readings: Iterator[float] = iter(())
 
     def load(self, durations_s: Sequence[float]) -> None:
-        """The next two readings are `durations_s[0]` apart, the two after them `durations_s[1]`, and so on."""
+        """Make the next two readings `durations_s[0]` apart, the two after them `durations_s[1]`, and so on."""
         self._readings = itertools.chain.from_iterable((0.0, duration) for duration in durations_s)
 
     def __call__(self) -> float:
         """The next reading, in seconds."""
-        # pytest-benchmark also reads the clock to learn its precision, when nothing is loaded.
+        # pytest-benchmark also reads the clock to measure its precision, while nothing is loaded.
         return next(self._readings, 0.0) or 0.0
 
 
 def figures(row: Measurement, timing: Timing) -> dict[str, object]:
-    """What pytest-benchmark's JSON carries beside its own statistics, in SI units."""
-    samples, latency, alone = timing.samples_s, row.latency, row.alone
+    """Our figures for pytest-benchmark's JSON, in SI units."""
+    samples, latency, time_alone = timing.samples_s, row.latency, row.alone
     info: dict[str, object] = {
         "case": row.case.label,
         "identity": row.case.identity,
@@ -43,8 +43,8 @@ def figures(row: Measurement, timing: Timing) -> dict[str, object]:
         "visits": latency.visits,
         "latency_s": latency.value_s,
         "relative_se": latency.relative_se,
-        "alone_s": None if alone is None else alone.value_s,
-        "alone_relative_se": None if alone is None else alone.relative_se,
+        "alone_s": None if time_alone is None else time_alone.value_s,
+        "alone_relative_se": None if time_alone is None else time_alone.relative_se,
         "latency_mad_s": mad(samples),
         "latency_iqr_s": iqr(samples),
         "samples": len(samples),

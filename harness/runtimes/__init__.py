@@ -1,1 +1,4 @@
-"""What runs a model: torch.compile back-ends, Inductor's real groups, and the profiler's trace. Timing is measuring."""
+"""The runtimes of a model: torch.compile back-ends, Inductor's kernels, and traces of measured calls.
+
+Timing belongs in measuring.
+"""

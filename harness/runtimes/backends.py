@@ -14,29 +14,29 @@ Forward = Callable[..., Any]
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """A way to run a model on some types of devices: options of torch.compile, which may compile at the first call only; `None`
-    runs the model itself."""
+    """A way to run a model on some device types: options of torch.compile, which may compile only at the first call; `None` runs
+    the model itself."""
 
     options: dict[str, Any] | None
     devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def compiled(self) -> bool:
-        """Whether anything is compiled; a compilation inside a timed window is then a fault."""
+        """Whether the runtime compiles; a compilation inside a timed window is then a fault."""
         return self.options is not None
 
 
 TORCH_RUNTIMES: Registry[Runtime] = Registry("runtime")
-"""Those of `estimators.graph.records.RUNTIMES` that torch has: how each runs a model here."""
+"""The runtimes of `estimators.graph.records.RUNTIMES` that torch has."""
 TORCH_RUNTIMES.add("eager", Runtime(None))
 TORCH_RUNTIMES.add("inductor", Runtime({"backend": "inductor"}))
 # Weights become constants that Inductor may fold and pre-pack; it does so only without gradients.
 TORCH_RUNTIMES.add("inductor-freezing", Runtime({"backend": "inductor", "options": {"freezing": True}}))
-# Inductor's kernels are replayed as one CUDA graph, without a launch by the host for each.
+# Inductor's kernels are replayed as one CUDA graph, without a host launch for each.
 TORCH_RUNTIMES.add("cudagraphs", Runtime({"mode": "reduce-overhead"}, devices=("cuda",)))
 
 MANY_PROGRAMS = 10_000
-"""Programs of one class of model that may be alive at once; torch's own limit of 8 is meant for one model that keeps changing."""
+"""Most compiled programs per class of model; torch's limit of 8 is meant for one model that keeps changing."""
 
 
 def runtimes_on(device: str) -> list[str]:
@@ -45,11 +45,11 @@ def runtimes_on(device: str) -> list[str]:
 
 
 def compile_model(model: Forward, runtime: str, device: str = "cpu") -> Forward:
-    """The replacement of `model` in `runtime`, or the model itself; `InputError` for no such runtime, or not on this device.
+    """`model` compiled for `runtime`, or the model itself; `InputError` for an unknown runtime or one that the device lacks.
     Programs compiled earlier stay alive."""
-    entry, here = TORCH_RUNTIMES[runtime], runtimes_on(device)
-    if runtime not in here:
-        raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(here)}")
+    entry, device_runtimes = TORCH_RUNTIMES[runtime], runtimes_on(device)
+    if runtime not in device_runtimes:
+        raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(device_runtimes)}")
     if entry.options is None:
         return model
     import torch

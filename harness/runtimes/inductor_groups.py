@@ -3,11 +3,11 @@
 Each captured call leaves its index on its FX node; tracing and decomposition carry this mark to the nodes that Inductor lowers,
 and every scheduler node lists its origins. Four rules turn that into groups:
 
-- A buffer computes its own FX node and the nodes inlined into it, back to nodes with a buffer.
+- A buffer computes its FX node and the nodes inlined into it, back to nodes with a buffer.
 - A call with a library kernel among its parts belongs to that kernel only; loops that rearrange its operands are layout copies.
-- A kernel that is left without calls is a layout copy, and no kernel of the model.
-- A call whose mark was lost in a pattern replacement belongs to the library kernel that absorbed it: that of the contraction
-  whose result alone it reads, of the pointwise call that reads it, or of its producer.
+- A kernel without calls is a layout copy, not a kernel of the model.
+- A call whose mark was lost in a pattern replacement belongs to the library kernel that absorbed it: the kernel of the only
+  contraction whose result it reads, of the pointwise call that reads it, or of its producer.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CONTRACTIONS, Graph
 from shmoo.harness.capture.compiled import Piece, compile_pieces
 from shmoo.harness.capture.fx.introspect import first_line, operator_name
-from shmoo.harness.capture.fx.walk import CALL_INDEX
+from shmoo.harness.capture.fx.walk_state import CALL_INDEX
 from shmoo.harness.module import DNNModule
 from shmoo.runs.store.records import AxisValue
 
 
 class InductorGroups(msgspec.Struct, frozen=True):
     """A captured graph with the indices of the costed calls that each of Inductor's kernels computes (part of), in the order of
-    execution, and the number of layout copies, which are no kernels of the model. Of operators that torch.compile leaves to eager
-    execution (`eager`) each is a kernel of its own."""
+    execution, and the number of layout copies, which are not kernels of the model. Each operator that torch.compile leaves to
+    eager execution (`eager`) is a separate kernel."""
 
     graph: Graph
     groups: tuple[tuple[int, ...], ...]
@@ -43,7 +43,7 @@ class InductorGroups(msgspec.Struct, frozen=True):
 def workload_groups(
     module: DNNModule, axes: Mapping[str, AxisValue] | None = None, *, freezing: bool = False, dtype: str | None = None
 ) -> tuple[list[InductorGroups], list[str]]:
-    """`inductor_groups` of a workload, built with real weights on the CPU, and why torch.compile makes several pieces of it."""
+    """`inductor_groups` of a workload, built with real weights on the CPU, and the reasons why torch.compile splits it."""
     built = module.build(axes, dtype, "cpu")
     return _compiled(built.model, built.args, built.kwargs, freezing, module.name)
 
@@ -75,7 +75,7 @@ def _compiled(
             # A piece that ran several times counts once.
             once = {id(piece.traced.module): piece for piece in pieces}
             return [
-                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _alone(p.graph) for p in once.values()
+                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _eager_groups(p.graph) for p in once.values()
             ], reasons
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
@@ -83,7 +83,7 @@ def _compiled(
         torch._dynamo.reset()
 
 
-def _alone(graph: Graph) -> InductorGroups:
+def _eager_groups(graph: Graph) -> InductorGroups:
     costed = tuple((call,) for call, cost in enumerate(costs_of(graph)) if cost is not None)
     return InductorGroups(graph, costed, 0, eager=True)
 
@@ -113,7 +113,7 @@ def _schedule(piece: Piece) -> list[Any]:
         with config.patch(fx_graph_cache=False, _post_fusion_custom_pass=stop):
             compile_fx(piece.traced.module, list(piece.arguments or ()))
     except Exception:
-        # Inductor wraps exceptions of its passes, so the type does not tell; without a schedule it is a failure.
+        # Inductor wraps exceptions of its passes, so their type is no help; without a schedule it is a failure.
         if not scheduled:
             raise
     return scheduled
@@ -140,12 +140,16 @@ def _restore_attributes(piece: Piece) -> None:
 def _grouped(graph: Graph, nodes: Sequence[Any]) -> InductorGroups:
     families = [cost.family if cost else None for cost in costs_of(graph)]
     parts = [[part for part in node.get_nodes() if _launches(part)] for node in nodes]
-    parts = [listed for listed in parts if listed]
-    buffered = {_result_node(part) if _is_library(part) else part.node.get_origin_node() for listed in parts for part in listed}
+    parts = [kernel_parts for kernel_parts in parts if kernel_parts]
+    buffered = {
+        _result_node(part) if _is_library(part) else part.node.get_origin_node()
+        for kernel_parts in parts
+        for part in kernel_parts
+    }
     buffered -= {None}
     shared = _shared_constants(buffered)
-    computed = [set().union(*(_calls_of(part, buffered, shared) for part in listed)) for listed in parts]
-    library = [any(_is_library(part) for part in listed) for listed in parts]
+    computed = [set().union(*(_calls_of(part, buffered, shared) for part in kernel_parts)) for kernel_parts in parts]
+    library = [any(_is_library(part) for part in kernel_parts) for kernel_parts in parts]
     in_library = {call for calls, is_library in zip(computed, library, strict=True) if is_library for call in calls}
     for calls, is_library in zip(computed, library, strict=True):
         if not is_library:
@@ -157,7 +161,8 @@ def _grouped(graph: Graph, nodes: Sequence[Any]) -> InductorGroups:
 
 
 def _launches(part: Any) -> bool:
-    """Whether a scheduler node launches anything: not a buffer that others fill, nor a selection of one of several results."""
+    """Whether a scheduler node launches a kernel; a buffer filled by others, or a selection of one of several results, does
+    not."""
     return part.node is not None and type(part).__name__ != "NopKernelSchedulerNode" and type(part.node).__name__ != "MultiOutput"
 
 
@@ -184,7 +189,7 @@ def _calls_of(part: Any, buffered: set[fx.Node], shared: set[fx.Node]) -> set[in
 
 
 def _shared_constants(buffered: set[fx.Node]) -> set[fx.Node]:
-    """Nodes that depend on no tensor (the indices of a roll, a fill value) although their call does: Inductor merges equal ones
+    """Nodes that depend on no tensor (the indices of a roll, a fill value) although their call does. Inductor merges equal ones
     of several calls, so their marks do not identify a call."""
     constants: set[fx.Node] = set()
     dependent_calls: set[int] = set()
@@ -197,7 +202,7 @@ def _shared_constants(buffered: set[fx.Node]) -> set[fx.Node]:
 
 
 def _result_node(part: Any) -> fx.Node | None:
-    """The node whose result a buffer contains: the buffer's own, or the last of its origins where the own is not among them."""
+    """The node whose result a buffer contains: the buffer's node, or its last origin if that node is not among the origins."""
     node, origins = part.node.get_origin_node(), part.node.get_origins()
     return node if node in origins else max(origins, default=None)
 
@@ -245,12 +250,12 @@ def _nearest_kernel(
     through: frozenset[int],
 ) -> int | None:
     """The first library kernel on a path along `neighbors` from `start` through free calls and the calls in `through`."""
-    stack, seen = list(start)[::-1], set()
+    stack, visited = list(start)[::-1], set()
     while stack:
         index = stack.pop()
         if index in kernel_of:
             return kernel_of[index]
-        if index not in seen and (families[index] is None or index in through):
-            seen.add(index)
+        if index not in visited and (families[index] is None or index in through):
+            visited.add(index)
             stack.extend(neighbors[index])
     return None

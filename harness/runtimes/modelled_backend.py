@@ -29,7 +29,7 @@ from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, source_of
 from shmoo.harness.machine.architectures import load_architecture
 
 DEFAULT_PROFILES = {"kpu": "kpu_t256", "tpu": "tpu_v4"}
-"""Architecture a back-end models where its options name none."""
+"""Back-end -> architecture that it models by default."""
 
 
 @dataclass
@@ -56,8 +56,8 @@ class ModelledCall:
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The whole estimate: intervals, breakdown, basis. `NothingMeasuredError` where nothing compiled with these back-ends
-        ran; `InputError` where pieces of different machines ran, which are recorded each by itself."""
+        """The complete estimate: intervals, breakdown, basis. `NothingMeasuredError` where nothing compiled with these back-ends
+        ran; `InputError` where pieces of different machines ran."""
         return self._director.estimate(self.graphs)
 
     @property
@@ -72,7 +72,7 @@ class ModelledCall:
 
     @property
     def schedule(self) -> tuple[Scheduled, ...]:
-        """Every kernel in order, from the entry of the call; errors as of `estimate`."""
+        """Every kernel in order, from the entry of the call; errors as for `estimate`."""
         return schedule(self._director, self.graphs)[1]
 
 
@@ -113,7 +113,7 @@ def _profile(family: str, options: Mapping[str, Any] | None) -> ArchitectureProf
 
 
 class _Piece:
-    """One of Dynamo's graphs with its machine. Each call brings its own shapes: graphs of symbolic sizes are modelled too."""
+    """One of Dynamo's graphs with its machine. Shapes come from each call, so graphs with symbolic sizes are modelled too."""
 
     def __init__(self, module: fx.GraphModule, profile: ArchitectureProfile) -> None:
         self._module = module

@@ -1,5 +1,7 @@
-"""Workloads by name: operators, synthetic models, and networks of torchvision, transformers and diffusion. Importing this package
-does not import torch."""
+"""Workloads by name: operators, synthetic models, and networks of torchvision, transformers and diffusion; suites of them.
+
+Capturing a workload belongs in capture. Importing this package does not import torch.
+"""
 
 from shmoo.harness.module import WORKLOADS, DNNModule
 from shmoo.harness.workloads.loading import find_workload, resolve_model

@@ -1,4 +1,4 @@
-"""Models that transformers builds from a config, with random weights; nothing is downloaded. Masks are left out, as nothing is
+"""Models that transformers builds from a config, with random weights; nothing is downloaded. Masks are omitted, since nothing is
 padded. Well-known models are entries of `configs.json`."""
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from shmoo.harness.workloads.quantization import QUANTIZATION_KEYS, quantization
 from shmoo.harness.workloads.zoo import import_torchvision
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Names in configs of the number of experts of a layer."""
+"""Config entries for the number of experts of a layer."""
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "num_selected_experts")
-"""Names of the number of experts that process a token; a config without one sends each token to one expert."""
+"""Config entries for the number of experts per token; without one, each token goes to one expert."""
 
 
 class ConfigModel(msgspec.Struct, frozen=True):
-    """A well-known model: the entries of its transformers config that differ from the defaults of its type, the publication of
-    its sizes, defaults of its axes that differ from those of every config, and its published number of parameters, where there is
-    one for exactly this model."""
+    """A well-known model: the entries of its transformers config that differ from its type's defaults, the publication of its
+    sizes, its own defaults of axes, and its published number of parameters, if there is one for exactly this model."""
 
     config: dict[str, Any]
     source: str
@@ -45,7 +44,7 @@ def config_models() -> Mapping[str, ConfigModel]:
 
 
 def load_config(path: str) -> DNNModule:
-    """The model of a config.json, named after the file; `InputError` where transformers is missing, or the config is not there,
+    """The model of a config.json, named after the file; `InputError` where transformers is missing, or the config is missing,
     not JSON, of an unknown type or of a model with unknown inputs."""
     source = Path(path)
     if not source.is_file():
@@ -63,9 +62,9 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
     """The model of a transformers config (with its "model_type"), with axes for the open sizes of its inputs: "batch", and
     "seq_len" for tokens, "height" and "width" for pixels where the config does not fix them, "samples" for raw audio; `defaults`
     replace those of every config. Its architecture is the first that the config names, or the bare model of its type.
-    `InputError` where transformers is missing or cannot use the config, or the model's inputs are not known."""
+    `InputError` where transformers is missing or cannot use the config, or the model's inputs are unknown."""
     settings, left_out = _harmless(settings)
-    # transformers imports torchvision for its image models, and fails where torchvision alone would; others do without.
+    # transformers imports torchvision for its image models, and fails if torchvision does; other models do not need it.
     with suppress(InputError):
         import_torchvision()
     try:
@@ -79,20 +78,24 @@ def config_workload(name: str, settings: Mapping[str, Any], *, defaults: Mapping
         inputs, left_out_inputs = inputs_of(config, inspect.signature(architecture.forward).parameters, architecture.__name__)
         notes += left_out_inputs
         axes = (dim("batch", 1, "inputs at once"), *dict.fromkeys(axis for entry in inputs for axis in entry.axes(config)))
-    optional = tuple((entry.words, (entry.name, *entry.beside)) for entry in inputs if entry.words and len(inputs) > 1)
+    optional = tuple(
+        (entry.description, (entry.name, *entry.companions)) for entry in inputs if entry.description and len(inputs) > 1
+    )
     defaults = defaults or {}
     axes = tuple(msgspec.structs.replace(axis, default=defaults.get(axis.name, axis.default)) for axis in axes)
 
     def build(make: Maker, **sizes: Any) -> Built:
         # Building a model changes its config, so each build has a new one.
         config = _config(transformers, settings, name)
-        # Those that pass are `DNNModule`'s own to explain.
+        # Passing errors are explained by `DNNModule`.
         with _refusals(name, ValueError, RuntimeError):
             model = make.module(lambda: architecture(config))
-            made = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
-            others = tuple(other for entry in inputs for other in entry.others(made, config))
+            model_inputs = {name: value for entry in inputs for name, value in entry.make(make, config, sizes).items()}
+            alternatives = tuple(alternative for entry in inputs for alternative in entry.alternatives(model_inputs, config))
             notes = _expert_notes(config)
-            return Built(model, (), made, traced=True, notes=notes, others=others, optional=optional, fixed=FIXED)
+            return Built(
+                model, (), model_inputs, traced=True, notes=notes, alternatives=alternatives, optional=optional, fixed=FIXED
+            )
 
     noted = (*left_out, *notes, *quantized)
     return DNNModule(name, "network", axes, build, quantization=quantization, notes=noted, without_memory=True)
@@ -107,9 +110,9 @@ _MOST_PARTS = 10_000
 
 
 def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A config without what would load code or a model from elsewhere, and a note for each such entry, those of its parts
-    included. `InputError` where it asks for so many layers or experts that building them would not end."""
-    kept: dict[str, Any] = {}
+    """A config without entries that load code or a model from elsewhere, in its parts too, and a note for each. `InputError` for
+    so many layers or experts that building them would not end."""
+    harmless: dict[str, Any] = {}
     notes: list[str] = []
     for key, value in settings.items():
         implementation = key.strip("_").removesuffix("_internal").endswith("_implementation")
@@ -121,15 +124,15 @@ def _harmless(settings: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, .
         parts = [value] if isinstance(value, dict) else value if isinstance(value, list) else []
         cleaned = [_harmless(part) if isinstance(part, dict) else (part, ()) for part in parts]
         notes += [note for _, part_notes in cleaned for note in part_notes]
-        kept[key] = cleaned[0][0] if isinstance(value, dict) else [part for part, _ in cleaned] if parts else value
-    if "use_pretrained_backbone" in kept:
-        kept["use_pretrained_backbone"] = False  # its weights would be downloaded
-    return kept, tuple(notes)
+        harmless[key] = cleaned[0][0] if isinstance(value, dict) else [part for part, _ in cleaned] if parts else value
+    if "use_pretrained_backbone" in harmless:
+        harmless["use_pretrained_backbone"] = False  # its weights would be downloaded
+    return harmless, tuple(notes)
 
 
 @contextmanager
 def _refusals(name: str, *passing: type[Exception]) -> Iterator[None]:
-    """While active, hubs are offline, and whatever transformers raises on a config is an `InputError`, except what is to pass."""
+    """While active, hubs are offline, and exceptions of transformers become `InputError`, except those in `passing`."""
     from shmoo.harness.capture.fx.guard import hubs_offline
 
     passes: tuple[type[Exception], ...] = (InputError, *passing)
@@ -157,18 +160,19 @@ def _config(transformers: Any, settings: Mapping[str, Any], name: str) -> Any:
 
 
 def _architecture(transformers: Any, config: Any, name: str) -> tuple[Any, tuple[str, ...]]:
-    """The class of the model, the one that the config names or the bare model of its type; and a note where it names another."""
-    listed = config.architectures if isinstance(config.architectures, list) else []
-    asked = next((text for text in listed if isinstance(text, str)), "")
-    named = getattr(transformers, asked, None) if asked else None
-    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
-        return named, ()
+    """The class of the model: the config's class, or the bare model of its type, with a note if the config names another
+    class."""
+    architectures = config.architectures if isinstance(config.architectures, list) else []
+    class_name = next((text for text in architectures if isinstance(text, str)), "")
+    model_class = getattr(transformers, class_name, None) if class_name else None
+    if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
+        return model_class, ()
     try:
         bare = transformers.AutoModel._model_mapping[type(config)]
     except KeyError:
         raise InputError(f"transformers has no model for the config {name!r} of type {config.model_type!r}") from None
-    note = f"transformers has no {asked}: {bare.__name__} is counted in its place, without a head, which is not known"
-    return bare, (note,) if asked else ()
+    note = f"transformers has no {class_name}: {bare.__name__} is counted instead, without a head, which is unknown"
+    return bare, (note,) if class_name else ()
 
 
 def _expert_notes(config: Any) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ class _CrossAttention(nn.Module):
 
 
 class _Gated(nn.Module):
-    """A linear layer, one half of which weights the other through GELU."""
+    """A linear layer whose one half weights the other through GELU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -184,9 +184,9 @@ class _Chain(nn.ModuleList):
         return x
 
 
-def _stage(stage: int, c_in: int, c_out: int, *more: nn.Module) -> _Chain:
+def _stage(stage: int, c_in: int, c_out: int, *extra_layers: nn.Module) -> _Chain:
     attends = [_Transformer(c_out)] if stage in ATTENDING else []
-    return _Chain([_Residual(c_in, c_out), *attends, *more])
+    return _Chain([_Residual(c_in, c_out), *attends, *extra_layers])
 
 
 class LatentUNet(nn.Module):
@@ -209,8 +209,8 @@ class LatentUNet(nn.Module):
         self.middle = _Chain([_Residual(width, width), _Transformer(width), _Residual(width, width)])
         for stage, multiple in reversed(list(enumerate(STAGES))):
             for position in range(DEPTH + 1):
-                more = [_Resample(WIDTH * multiple, double=True)] if stage and position == DEPTH else []
-                self.up.append(_stage(stage, width + skips.pop(), WIDTH * multiple, *more))
+                upsampling = [_Resample(WIDTH * multiple, double=True)] if stage and position == DEPTH else []
+                self.up.append(_stage(stage, width + skips.pop(), WIDTH * multiple, *upsampling))
                 width = WIDTH * multiple
         self.last = nn.Sequential(nn.GroupNorm(_GROUPS, width), nn.SiLU(), nn.Conv2d(width, LATENT_CHANNELS, 3, padding=1))
 

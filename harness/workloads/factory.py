@@ -1,4 +1,4 @@
-"""A model from the user's own code: "package.module:factory" -> a `DNNModule`."""
+"""A model from the user's code: "package.module:factory" -> a `DNNModule`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
     """The model of "package.module:factory": a function or a class that makes it, or the model itself.
 
     A factory returns a model alone, which needs `input_shape`, or a tuple or list of the model, its inputs (a tuple or list, or
-    one tensor) and inputs by name (a dictionary; it may stand in second place). A parameter `batch` and every one with a whole
+    one tensor) and inputs by name (a dictionary; it may be the second element). A parameter `batch` and every one with a whole
     number as its default is an axis. `InputError` where the module or the function is not found, or its inputs are not known.
     """
     factory = _import_factory(spec)
@@ -33,7 +33,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         raise InputError(f"{spec!r} does not say what it takes ({error}); wrap it in a function that returns a model") from None
     numbers = {p.name: p.default for p in parameters if type(p.default) is int}
     arguments = numbers | ({"batch": numbers.get("batch", 1)} if any(p.name == "batch" for p in parameters) else {})
-    batch, rest = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
+    batch, other_sizes = split_shape(input_shape) if input_shape is not None else (arguments.get("batch", 1), ())
 
     def build(make: Maker, **axes: Any) -> Built:
         from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
@@ -43,13 +43,13 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         model, args, kwargs = _parts(returned, spec)
         if isinstance(model, make.torch.nn.Module):
             _refuse_packed(model, spec)
-            own = next((tensor.dtype for tensor in model.parameters() if _convertible(tensor)), make.torch_dtype)
+            own_dtype = next((tensor.dtype for tensor in model.parameters() if _convertible(tensor)), make.torch_dtype)
             model = place_model(model, make).eval()
         else:
-            own = make.torch_dtype
+            own_dtype = make.torch_dtype
         if input_shape is not None:
-            x = make.tensor(axes["batch"], *rest)
-            return Built(model, (x.to(own) if make.own_types else x,))
+            x = make.tensor(axes["batch"], *other_sizes)
+            return Built(model, (x.to(own_dtype) if make.own_types else x,))
         if args is None:
             raise InputError(f"{spec!r} returned a model without inputs; give --input-shape, or {_FORM}")
         return Built(model, *place_inputs((args, kwargs), make))
@@ -61,7 +61,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
 
 
 def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
-    """What a factory returned as model, inputs (`None` where there are none) and inputs by name."""
+    """A factory's result as model, inputs (`None` without inputs) and inputs by name."""
     parts = list(returned) if isinstance(returned, (tuple, list)) else [returned]
     model, *inputs = parts or [None]
     if not callable(model):
@@ -83,18 +83,18 @@ def _described(returned: Any) -> str:
 
 
 def _refuse_packed(model: Any, spec: str) -> None:
-    """`InputError` where a model keeps its weights in a form whose sizes cannot be read, or that is counted by its data."""
+    """`InputError` where a model stores weights in a form whose sizes cannot be read, or whose work depends on data."""
     import torch
 
     for path, module in model.named_modules():
-        where = f"{path or 'the model'!r} of {spec!r}"
+        place = f"{path or 'the model'!r} of {spec!r}"
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
-                f"{where} is a TorchScript module, which holds no Python to capture; give the model it was made from"
+                f"{place} is a TorchScript module, which holds no Python to capture; give the model it was made from"
             )
         if any(isinstance(value, torch.ScriptObject) for value in (*vars(module).values(), *module._buffers.values())):
             raise InputError(
-                f"{where} ({type(module).__name__}) holds weights packed for one library, whose sizes cannot be read; give the "
+                f"{place} ({type(module).__name__}) holds weights packed for one library, whose sizes cannot be read; give the "
                 "model before its quantization, with --quantize int8-dynamic"
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -138,8 +138,8 @@ def _import_factory(spec: str) -> Callable[..., Any]:
 
 
 def _with_torchvision(action: Callable[[], Any]) -> Any:
-    """What `action` returns; once more, with the signatures alone of torchvision's operators, where it fails because their
-    compiled library does not load."""
+    """The result of `action`. If it fails because torchvision's compiled library does not load, it runs again with only the
+    signatures of torchvision's operators."""
     try:
         return action()
     except Exception as error:
@@ -154,7 +154,7 @@ def _with_torchvision(action: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _user_code(action: str, remedy: str = "") -> Iterator[None]:
-    """While active, anything that the user's code raises, `sys.exit` included, becomes an `InputError` that says where."""
+    """While active, any exception of the user's code, including `sys.exit`, becomes an `InputError` with its location."""
     try:
         yield
     except (InputError, KeyboardInterrupt):
@@ -165,8 +165,8 @@ def _user_code(action: str, remedy: str = "") -> Iterator[None]:
         frames = [
             f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((_PACKAGE, importlib.__file__))
         ]
-        own = [f for f in frames if "site-packages" not in f.filename] or frames
-        if frame := next((f for f in reversed(own) if not f.filename.startswith("<frozen")), None):
+        user_frames = [f for f in frames if "site-packages" not in f.filename] or frames
+        if frame := next((f for f in reversed(user_frames) if not f.filename.startswith("<frozen")), None):
             message += f" ({Path(frame.filename).name}:{frame.lineno})"
         raise InputError(f"{message}; {remedy}" if remedy else message) from error
 
@@ -175,14 +175,14 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def split_shape(shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """An input's first size, its batch, and the others; `InputError` for no size, or one below 1."""
+    """The first size of an input, which is its batch, and the others; `InputError` without a size, or for one below 1."""
     if not shape or any(size < 1 for size in shape):
         raise InputError(f"an input shape is one or more positive sizes, batch first, such as 1x3x224x224; got {list(shape)}")
     return shape[0], tuple(shape[1:])
 
 
 def _convertible(tensor: Any) -> bool:
-    """Whether an asked-for type replaces the tensor's: of floating-point ones, but not those that are stored in 8 bits."""
+    """Whether a requested type replaces the tensor's type: for floating-point tensors, except 8-bit ones."""
     return str(tensor.dtype).removeprefix("torch.") in STORAGE_DTYPES
 
 
@@ -192,16 +192,16 @@ def _converted(tensor: Any, make: Maker) -> Any:
 
 
 def place_model(model: Any, make: Maker) -> Any:
-    """The module on the maker's device, its floating-point weights in the dtype if one was asked for; shared weights stay
+    """The module on the maker's device, its floating-point weights in the dtype if one was requested; shared weights stay
     shared."""
     names: dict[int, list[str]] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
         names.setdefault(id(tensor), []).append(name)
     model._apply(lambda tensor: _converted(tensor, make))
-    for first, *others in names.values():
-        for path, _, name in (other.rpartition(".") for other in others):
-            home, _, own = first.rpartition(".")
-            setattr(model.get_submodule(path), name, getattr(model.get_submodule(home), own))
+    for first, *other_paths in names.values():
+        for path, _, name in (other_path.rpartition(".") for other_path in other_paths):
+            home, _, first_name = first.rpartition(".")
+            setattr(model.get_submodule(path), name, getattr(model.get_submodule(home), first_name))
     return model
 
 

@@ -16,7 +16,7 @@ from shmoo.harness.workloads.factory import load_factory, place_inputs, place_mo
 from shmoo.harness.workloads.zoo import DIFFUSION, find_network, quantized_names, zoo_names
 
 REGISTERED_BY = (operators, synthetic)
-"""The modules whose import fills `WORKLOADS`."""
+"""Modules that register workloads in `WORKLOADS` on import."""
 HF_PREFIX = "hf:"
 INPUT_SHAPE = "input_shape"
 """Axis of a measured case whose input was replaced: the shape as text, its batch first."""
@@ -53,7 +53,7 @@ def resolve_model(
         trust: allow files that can run code when loaded (.pt2).
 
     Raises:
-        InputError: the name is unknown (the nearest are suggested), or the model cannot be loaded or lacks an input or axis.
+        InputError: the name is unknown (with the nearest names), or the model cannot be loaded or lacks an input or axis.
     """
     if is_factory(text):
         module = load_factory(text, input_shape)
@@ -69,7 +69,7 @@ def resolve_model(
 
 
 def named_file(text: str) -> str | None:
-    """The path of the file that `text` names, a config or an exported program; `None` where it names none."""
+    """The path of the file that `text` names (a config or an exported program), or `None`."""
     if text.startswith(HF_PREFIX):
         return text.removeprefix(HF_PREFIX)
     return text if text.endswith(".pt2") else None
@@ -83,15 +83,15 @@ def is_factory(text: str) -> bool:
 def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
     """The workload with one input of another shape; the first size of `shape` is the default of its axis "batch". `InputError`
     where the shape does not fit, or the workload takes several inputs (when built)."""
-    batch, rest = split_shape(shape)
+    batch, other_sizes = split_shape(shape)
     names = [axis.name for axis in module.axes]
     if "batch" not in names:
         raise InputError(
             f"{module.name!r} has no axis 'batch', so its input cannot be replaced; its axes are {', '.join(names) or 'none'}"
         )
-    if "resolution" in names and len(rest) < 2:
+    if "resolution" in names and len(other_sizes) < 2:
         raise InputError(f"{module.name!r} takes images: --input-shape is such as 1x3x224x224, got {'x'.join(map(str, shape))}")
-    fixed = {"resolution": rest[-1]} if "resolution" in names else {}
+    fixed = {"resolution": other_sizes[-1]} if "resolution" in names else {}
 
     def factory(make: Maker, **axes: Any) -> Built:
         built = module.factory(make, **{**axes, **fixed})
@@ -99,15 +99,15 @@ def with_input_shape(module: DNNModule, shape: Sequence[int]) -> DNNModule:
             raise InputError(
                 f"{module.name!r} takes {len(built.args) + len(built.kwargs)} inputs; --input-shape replaces a single one"
             )
-        return Built(built.model, (make.tensor(axes["batch"], *rest),))
+        return Built(built.model, (make.tensor(axes["batch"], *other_sizes),))
 
     axes = tuple(axis for axis in with_default(module, "batch", batch).axes if axis.name not in fixed)
     return msgspec.structs.replace(module, axes=axes, factory=factory)
 
 
 def load_program(path: str, *, trust: bool) -> DNNModule:
-    """A program that torch.export saved, with the inputs it was exported with; `InputError` where the file is not trusted, not
-    there, or no exported program."""
+    """A program saved by torch.export, with its example inputs; `InputError` where the file is not trusted, missing, or not an
+    exported program."""
     if not trust:
         raise InputError(f"loading {path!r} can run code stored in it; add --trust if you know where it comes from")
     if not Path(path).is_file():

@@ -1,5 +1,5 @@
 """Single operators as workloads, with axes named as in operator tables. A workload with weights is a module, so that a capture
-tells weights from inputs; the others are functions of their operands."""
+can tell weights from inputs; the others are functions of their operands."""
 
 from __future__ import annotations
 
@@ -152,11 +152,11 @@ ACTIVATIONS = {
 """Element-wise operators of one tensor, by their name in `torch` or `torch.nn.functional` -> class of `torch.nn`."""
 
 
-def _register_unary(name: str, function: str, *more: float, dim: int | None = None) -> None:
+def _register_unary(name: str, function: str, *numbers: float, dim: int | None = None) -> None:
     @operator(name, axes=(ROWS, COLS))
     def unary(make: Maker, *, rows: int, cols: int) -> Built:
         """A function of one tensor, and of numbers."""
-        return Built(attrgetter(function)(make.torch), (make.tensor(rows, cols), *more), {} if dim is None else {"dim": dim})
+        return Built(attrgetter(function)(make.torch), (make.tensor(rows, cols), *numbers), {} if dim is None else {"dim": dim})
 
 
 for _name in ACTIVATIONS:

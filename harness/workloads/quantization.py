@@ -1,6 +1,6 @@
-"""How the `quantization_config` of a transformers config stores a model's weights, as each method's own library does: weights in
-a small type, scales, and zero points where it has them. Where no element type of the vocabulary describes that, a note says so,
-and weights count in the model's type."""
+"""The storage of a model's weights according to the `quantization_config` of a transformers config: weights in a small type,
+scales and zero points, as each method's library stores them. If no element type of the vocabulary fits, a note says so, and
+weights count in the model's type."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from shmoo.estimators.errors import InputError
 
 Settings = Mapping[str, Any]
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
-"""Entries of a config that say how its weights are stored; compressed-tensors once had its own."""
+"""Entries of a config about the storage of weights; older versions of compressed-tensors had their own."""
 _SKIPPED = (
     "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules", "skip_modules",
 )  # fmt: skip
-"""Names of the list of modules that stay as they are."""
+"""Entries for the list of modules that are not quantized."""
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
-"""Names of heads, which transformers leaves as they are: the output embedding and a model's last module."""
+"""Names of heads, which transformers does not quantize: the output embedding and a model's last module."""
 _WIDEST_PATTERN = 40
-"""Names that one pattern with alternatives may stand for."""
+"""Most names that one pattern with alternatives may represent."""
 _PACKED = {4: "int4", 8: "int8"}
 
 
 def quantization_of(settings: Settings) -> tuple[tuple[Scheme, ...], tuple[str, ...]]:
-    """How a config stores the weights of linear layers, and notes on what is not taken into account."""
-    found = next(_declared(settings), None)
-    if found is None:
+    """The schemes in which a config stores the weights of linear layers, and notes on settings that are ignored."""
+    declared = next(_declared(settings), None)
+    if declared is None:
         return (), ()
-    if not isinstance(found, Mapping):
-        return (), (f"the config's quantization {found!r} is no object: it is not taken into account",)
-    method = str(found.get("quant_method") or ("bitsandbytes" if _bits_of_loading(found) else "unnamed")).lower()
+    if not isinstance(declared, Mapping):
+        return (), (f"the config's quantization {declared!r} is not an object, so it is not taken into account",)
+    method = str(declared.get("quant_method") or ("bitsandbytes" if _bits_of_loading(declared) else "unnamed")).lower()
     ignored = f"the config's quantization ({method}) is not taken into account"
-    if found.get("dequantize") is True or found.get("run_compressed") is False:
+    if declared.get("dequantize") is True or declared.get("run_compressed") is False:
         return (), (f"{ignored}: the config asks for weights that are converted back when they are loaded",)
     if method not in _METHODS:
         return (), (f"{ignored}: weights are counted in the element type",)
     try:
-        said, kept = tuple(_METHODS[method](found)), _kept(found)
+        schemes_and_notes, kept_names = tuple(_METHODS[method](declared)), _kept_module_names(declared)
     except InputError as error:
         return (), (f"{ignored}: {error}; weights are counted in the element type",)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError):
         return (), (f"{ignored}: its entries are not as {method} writes them; weights are counted in the element type",)
-    schemes = [scheme for scheme in said if isinstance(scheme, Scheme)]
-    notes = [note for note in said if isinstance(note, str)]
-    return tuple(replace(s, kept=(*kept, *s.kept), parts=True) for s in schemes), tuple(dict.fromkeys(notes))
+    schemes = [scheme for scheme in schemes_and_notes if isinstance(scheme, Scheme)]
+    notes = [note for note in schemes_and_notes if isinstance(note, str)]
+    return tuple(replace(s, kept=(*kept_names, *s.kept), parts=True) for s in schemes), tuple(dict.fromkeys(notes))
 
 
 def _declared(settings: Settings) -> Iterator[Any]:
-    """What the config or one of its parts says of quantization."""
+    """The quantization entries of the config and its parts."""
     for key in QUANTIZATION_KEYS:
         if settings.get(key) is not None:
             yield settings[key]
@@ -63,7 +63,7 @@ def _declared(settings: Settings) -> Iterator[Any]:
 
 
 def _bits_of_loading(settings: Settings) -> int:
-    """4 or 8, as bitsandbytes says it; 0 where neither is on."""
+    """4 or 8 bits in the settings of bitsandbytes; 0 where neither is on."""
     on = [bits for bits in (4, 8) if settings.get(f"load_in_{bits}bit") is True or settings.get(f"_load_in_{bits}bit") is True]
     return on[0] if on else 0
 
@@ -79,28 +79,28 @@ def described(scheme: Scheme) -> str:
     if scheme.only:
         parts.append(f"only in {', '.join(scheme.only)}")
     if scheme.kept:
-        shown = [name for name in scheme.kept if name not in _HEADS or name == _HEADS[0]]
-        more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
-        parts.append(f"except in {', '.join(shown[:6])}{more}")
+        kept_names = [name for name in scheme.kept if name not in _HEADS or name == _HEADS[0]]
+        remainder = f" and {len(kept_names) - 6} more" if len(kept_names) > 6 else ""
+        parts.append(f"except in {', '.join(kept_names[:6])}{remainder}")
     return ", ".join(parts)
 
 
 # Names of modules --------------------------------------------------------------------------------------------------
 
 
-def _kept(settings: Settings) -> tuple[str, ...]:
-    """Names of the modules that stay as they are, heads among them unless the config names these."""
+def _kept_module_names(settings: Settings) -> tuple[str, ...]:
+    """Names of the modules that are not quantized, including heads unless the config quantizes them."""
     all_heads, output_head = settings.get("include_input_output_embeddings"), settings.get("lm_head") is True
     quantized = _HEADS if all_heads else _HEADS[:1] if output_head else ()
-    listed = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
-    names = listed if isinstance(listed, list | tuple) else (listed,)
-    kept = dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name))))
-    return tuple(name for name in kept if name not in quantized)
+    skipped = next((settings[name] for name in _SKIPPED if settings.get(name)), ())
+    names = skipped if isinstance(skipped, list | tuple) else (skipped,)
+    kept_names = dict.fromkeys((*_HEADS, *(glob for name in names if isinstance(name, str) for glob in _globs(name))))
+    return tuple(name for name in kept_names if name not in quantized)
 
 
 def _globs(pattern: str) -> tuple[str, ...]:
-    """A name, or a regular expression of names, as names whose `*` stand for anything. Nothing else of regular expressions is
-    evaluated, since some take for ever; what remains matches no module.
+    """A name, or a regular expression of names, as glob patterns. Other features of regular expressions are not evaluated, since
+    some take for ever; such patterns match no module.
 
     Example:
         >>> _globs(r"re:.*mlp\\.(gate|up)_proj$")
@@ -122,10 +122,10 @@ def _globs(pattern: str) -> tuple[str, ...]:
 
 # Methods -----------------------------------------------------------------------------------------------------------
 
-Said = Iterator[Scheme | str]
+SchemesAndNotes = Iterator[Scheme | str]
 """Schemes, and notes on what they leave out."""
 _EXPERTS_IN_4_BITS = Scheme("int4-weight", "int4", (1, 32), "float8", only=("experts",))
-"""Experts alone in 4-bit floating point, with a byte as the scale of each 32: OCP Microscaling Formats (MX) Specification 1.0,
+"""Only experts, in 4-bit floating point with a one-byte scale per 32 weights: OCP Microscaling Formats (MX) Specification 1.0,
 section 5.2."""
 
 
@@ -137,7 +137,7 @@ def _grouped(bits: Any, group: Any, zero: str | None = None) -> Scheme:
     return Scheme(f"{weight}-weight", weight, (1, max(int(group or 0), 0)), zero=zero)
 
 
-def _float8(settings: Settings) -> Said:
+def _float8(settings: Settings) -> SchemesAndNotes:
     """Blocks of 128 by 128 unless the config says otherwise, with scales in float32 or, as powers of two, in a byte: DeepSeek-V3,
     arXiv:2412.19437, section 3.3."""
     block = settings.get("weight_block_size", (128, 128))
@@ -147,10 +147,10 @@ def _float8(settings: Settings) -> Said:
     apart = (_EXPERTS_IN_4_BITS,) if settings.get("expert_dtype") == "fp4" else ()
     yield from apart
     scale = "float8" if settings.get("scale_fmt") == "ue8m0" else "float32"
-    yield Scheme("float8-dynamic", "float8", sizes, scale, kept=tuple(name for other in apart for name in other.only))
+    yield Scheme("float8-dynamic", "float8", sizes, scale, kept=tuple(name for scheme in apart for name in scheme.only))
 
 
-def _whole_number_groups(settings: Settings) -> Said:
+def _whole_number_groups(settings: Settings) -> SchemesAndNotes:
     """GPTQ and AWQ (arXiv:2210.17323, arXiv:2306.00978): a scale and a zero point in the weights' own bits for each group."""
     bits = settings.get("bits", settings.get("w_bit", 4))
     group = settings.get("group_size", settings.get("q_group_size", 128))
@@ -164,9 +164,9 @@ def _whole_number_groups(settings: Settings) -> Said:
         yield "settings of single modules (dynamic) are not taken into account"
 
 
-def _bitsandbytes(settings: Settings) -> Said:
-    """4 bits: each 64 share a float32 scale and there are no zero points, or a scale in a byte if the scales are quantized, too
-    (T. Dettmers et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: a float32 scale a row."""
+def _bitsandbytes(settings: Settings) -> SchemesAndNotes:
+    """4 bits: 64 weights share a float32 scale, or a one-byte scale if scales are quantized too, without zero points (T. Dettmers
+    et al., QLoRA, arXiv:2305.14314, section 3). 8 bits: one float32 scale per row."""
     bits = _bits_of_loading(settings)
     if bits == 0:
         raise InputError("neither load_in_4bit nor load_in_8bit is true")
@@ -176,19 +176,19 @@ def _bitsandbytes(settings: Settings) -> Said:
         yield Scheme("int4-weight", "int4", (1, 64), "int8" if settings.get("bnb_4bit_use_double_quant") else "float32")
 
 
-def _compressed(settings: Settings) -> Said:
-    """Groups of layers, each with the bits, the type and the blocks of its weights, and with those of its activations where they
-    are rounded at run time."""
+def _compressed(settings: Settings) -> SchemesAndNotes:
+    """Groups of layers, each with the bits, type and blocks of its weights, and of its activations if they are rounded at run
+    time."""
     if settings.get("format") == "dense":
         raise InputError("its format is dense, weights that are not compressed")
     groups = [group for group in settings["config_groups"].values() if group.get("weights")]
     if not groups:
         raise InputError("it compresses no weights")
-    taken: tuple[str, ...] = ()
+    taken_names: tuple[str, ...] = ()
     for group in sorted(groups, key=_is_general):
         scheme = _group(group)
-        yield replace(scheme, kept=taken)
-        taken += scheme.only
+        yield replace(scheme, kept=taken_names)
+        taken_names += scheme.only
         if group.get("input_activations") and not scheme.name.endswith("dynamic"):
             yield "activations are counted in their own type: products of such weights and activations have no rate"
     if settings.get("sparsity_config"):
@@ -198,7 +198,7 @@ def _compressed(settings: Settings) -> Said:
 
 
 def _is_general(group: Settings) -> bool:
-    """Whether a group names kinds of modules and not modules."""
+    """Whether a group names kinds of modules instead of modules."""
     return any(
         isinstance(name, str) and name.isidentifier() and name[:1].isupper() for name in group.get("targets") or ("Linear",)
     )
@@ -217,7 +217,7 @@ def _group(group: Settings) -> Scheme:
         scale = "float8" if block == (1, 32) else "float32"
         return Scheme("float8-dynamic" if activations else "int8-weight", "float8", block, scale, only=only)
     if (bits, kind) == (4, "float"):
-        # NVFP4 and MXFP4: a byte as the scale of each group.
+        # NVFP4 and MXFP4: a one-byte scale per group.
         return Scheme("int4-weight", "int4", block, "float8", only=only)
     if kind != "int":
         raise InputError(f"no element type is {kind} of {bits} bits")
@@ -239,30 +239,30 @@ _TORCHAO = {
 """torchao's configs, without case, underscores and "Config" -> way of computing, type of weights, zero points."""
 
 
-def _torchao(settings: Settings) -> Said:
-    """A config of torchao, as its name or as its class with its fields."""
+def _torchao(settings: Settings) -> SchemesAndNotes:
+    """A config of torchao, given by name or by class with its fields."""
     kind = settings["quant_type"]
     kind = kind["default"] if isinstance(kind, Mapping) and "default" in kind else kind
     fields = kind.get("_data", {}) if isinstance(kind, Mapping) else settings.get("quant_type_kwargs") or {}
     name = str(kind["_type"] if isinstance(kind, Mapping) else kind)
-    known = _TORCHAO.get(name.replace("_", "").lower().removesuffix("config"))
-    if known is None:
+    entry = _TORCHAO.get(name.replace("_", "").lower().removesuffix("config"))
+    if entry is None:
         raise InputError(f"{name} is not known")
-    way, weight, zero = known
+    way, weight, zero = entry
     group = int(fields.get("group_size") or (128 if weight == "int4" else 0))
     yield Scheme(way, weight, (1, group), "float32" if weight == "float8" else OWN, zero)
     if settings.get("include_input_output_embeddings"):
         yield "embeddings are counted in their own type"
 
 
-def _hqq(settings: Settings) -> Said:
+def _hqq(settings: Settings) -> SchemesAndNotes:
     """A scale and a zero point in the activations' type for each group."""
     weights = (settings.get("quant_config") or settings).get("weight_quant_params") or settings
     yield _grouped(weights.get("nbits", 4), weights.get("group_size", 64), zero=OWN)
 
 
-def _quanto(settings: Settings) -> Said:
-    """int8 and float8 with a scale a row, int4 with a scale and a shift for each 128."""
+def _quanto(settings: Settings) -> SchemesAndNotes:
+    """int8 and float8 with one scale per row, int4 with a scale and a shift per 128 weights."""
     weights = str(settings.get("weights", "int8"))
     if weights not in ("int4", "int8", "float8"):
         raise InputError(f"no element type is {weights}")

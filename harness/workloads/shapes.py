@@ -1,5 +1,5 @@
-"""Shapes of the suites: for each operator and synthetic model, random sizes like those of networks. Every size is drawn
-independently, so that m, n and k, or channels and image sizes, are not correlated, as a fit needs."""
+"""Shapes of the suites: for each operator and synthetic model, random sizes like those in networks. Sizes are drawn
+independently, since a fit needs uncorrelated m, n and k, or channels and image sizes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Draw = Callable[[Random], AxisValue]
 
 
 class Family(NamedTuple):
-    """Cases of one workload that belong together: how to draw one, and their numbers in the suites "micro", "quick" and
-    "compiled". Each of these last takes seconds to compile; compilation changes layouts and kernels of convolutions, loops, and
-    the call of a kernel. Banded cases are spread over the cache levels; whole networks are used as drawn."""
+    """A family of cases of one workload: how to draw one, and their numbers in the suites "micro", "quick" and "compiled". Cases
+    of "compiled" take seconds to compile each; compilation changes layouts and kernels of convolutions, loops, and kernel calls.
+    Banded cases are spread over the cache levels; whole networks are used as drawn."""
 
     name: str
     workload: str
@@ -42,7 +42,7 @@ def size(low: int, high: int, step: int = 1) -> Draw:
 
 
 def one_of(*choices: AxisValue) -> Draw:
-    """Draws one of some values; a value that is there twice comes twice as often."""
+    """Draws one of some values; a value listed twice is drawn twice as often."""
     return lambda rng: rng.choice(choices)
 
 
@@ -51,8 +51,8 @@ def chance(share: float) -> Draw:
     return lambda rng: rng.random() < share
 
 
-def each(draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
-    """Draws every axis, one after the other."""
+def draw_axes(draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
+    """Draws every axis in turn."""
     return lambda rng: {axis: draw(rng) for axis, draw in draws.items()}
 
 
@@ -98,20 +98,20 @@ _MLP = {
 
 def _linear(rng: Random) -> Axes:
     step = 1 if rng.random() < 0.3 else 16
-    return each({"m": size(1, 4096), "n": size(16, 8192, step), "k": size(16, 8192, step), "bias": chance(0.7)})(rng)
+    return draw_axes({"m": size(1, 4096), "n": size(16, 8192, step), "k": size(16, 8192, step), "bias": chance(0.7)})(rng)
 
 
 def _conv(kernels: tuple[int, ...], strides: tuple[int, ...]) -> Callable[[Random], Axes]:
     def draw(rng: Random) -> Axes:
         kernel = rng.choice(kernels)
-        return {**each({**_images("n", 8, 1024), "stride": one_of(*strides)})(rng), "kernel": kernel, "padding": kernel // 2}
+        return {**draw_axes({**_images("n", 8, 1024), "stride": one_of(*strides)})(rng), "kernel": kernel, "padding": kernel // 2}
 
     return draw
 
 
 def _conv_stem(rng: Random) -> Axes:
     kernel, stride = rng.choice(((7, 2), (3, 2), (4, 4), (16, 16), (11, 4)))
-    drawn = each({"size": one_of(64, 96, 128, 160, 192, 224, 256, 288), "c_out": size(16, 768, 16), "n": _batch})(rng)
+    drawn = draw_axes({"size": one_of(64, 96, 128, 160, 192, 224, 256, 288), "c_out": size(16, 768, 16), "n": _batch})(rng)
     return {**drawn, "c_in": 3, "kernel": kernel, "stride": stride, "padding": 0 if kernel == stride else kernel // 2}
 
 
@@ -137,20 +137,20 @@ def _conv1d(rng: Random) -> Axes:
     """Stems and layers of networks of audio and text."""
     kernel, stride, dilation = rng.choice(((1, 1, 1), (3, 1, 1), (3, 2, 1), (10, 5, 1), (3, 1, 2), (3, 1, 8), (5, 1, 4)))
     groups, padding = rng.choice((1, 1, 1, 1, 8)), 0 if stride > 2 else dilation * (kernel // 2)
-    drawn = each(_SEQUENCES)(rng)
+    drawn = draw_axes(_SEQUENCES)(rng)
     return {**drawn, "kernel": kernel, "stride": stride, "dilation": dilation, "padding": padding, "groups": groups}
 
 
 def _conv1d_depthwise(rng: Random) -> Axes:
-    drawn, kernel, dilation = each(_SEQUENCES)(rng), *rng.choice(((3, 1), (3, 8), (5, 1), (31, 1)))
+    drawn, kernel, dilation = draw_axes(_SEQUENCES)(rng), *rng.choice(((3, 1), (3, 8), (5, 1), (31, 1)))
     channels = drawn["c_in"]
     shape = {"kernel": kernel, "dilation": dilation, "padding": dilation * (kernel // 2)}
     return {**drawn, "c_out": channels, "groups": channels, **shape}
 
 
 def _window(choices: Sequence[tuple[int, int, int]], draws: Mapping[str, Draw]) -> Callable[[Random], Axes]:
-    """Kernel, stride and padding that go together, then the rest."""
-    return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | each(draws)(rng)
+    """Draws a combination of kernel, stride and padding, then the other axes."""
+    return lambda rng: dict(zip(("kernel", "stride", "padding"), rng.choice(choices), strict=True)) | draw_axes(draws)(rng)
 
 
 _TRANSPOSED = {"n": _batch, "c_in": size(8, 512, 8), "c_out": size(8, 512, 8), "size": size(7, 64)}
@@ -159,14 +159,14 @@ _pool = _window(((2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 2, 0)), _CHANNELS)
 
 
 def _adaptive_pool(rng: Random) -> Axes:
-    images = each(_CHANNELS)(rng)
+    images = draw_axes(_CHANNELS)(rng)
     return {**images, "out_size": min(rng.choice((1, 1, 7)), images["size"])}
 
 
 def _attention(rng: Random) -> Axes:
     length = spread(rng, 16, 2048)
-    rest = each({"b": _batch, "heads": size(1, 16), "head_dim": one_of(32, 64, 64, 128), "causal": chance(0.3)})(rng)
-    return {**rest, "seq_len": length, "kv_len": length}
+    axes = draw_axes({"b": _batch, "heads": size(1, 16), "head_dim": one_of(32, 64, 64, 128), "causal": chance(0.3)})(rng)
+    return {**axes, "seq_len": length, "kv_len": length}
 
 
 def _transformer(rng: Random) -> Axes:
@@ -175,7 +175,7 @@ def _transformer(rng: Random) -> Axes:
         "batch": _batch, "seq_len": size(16, 512), "d_model": one_of(32 * heads, 64 * heads), "mlp_ratio": one_of(2, 4),
         "depth": one_of(1, 1, 4), "activation": one_of("gelu", "relu"),
     }  # fmt: skip
-    return {**each(draws)(rng), "heads": heads}
+    return {**draw_axes(draws)(rng), "heads": heads}
 
 
 def _convnet(rng: Random) -> Axes:
@@ -185,7 +185,7 @@ def _convnet(rng: Random) -> Axes:
         "size": one_of(96, 128, 160, 192, 224), "kernel": (lambda _: 3) if block == "residual" else one_of(3, 5),
         "expansion": one_of(1, 3, 4), "squeeze": chance(0.5), "activation": _IMAGE_ACTIVATION,
     }  # fmt: skip
-    return {**each(draws)(rng), "block": block}
+    return {**draw_axes(draws)(rng), "block": block}
 
 
 def _convnet_wide(rng: Random) -> Axes:
@@ -196,7 +196,7 @@ def _convnet_wide(rng: Random) -> Axes:
 
 FAMILIES = (
     Family("linear", "linear", _linear, 31, 4),
-    Family("bmm", "bmm", each({"b": size(1, 96), "m": size(4, 1024), "n": size(4, 1024), "k": size(8, 1024, 8)}), 16, 2),
+    Family("bmm", "bmm", draw_axes({"b": size(1, 96), "m": size(4, 1024), "n": size(4, 1024), "k": size(8, 1024, 8)}), 16, 2),
     Family("conv 1x1", "conv", _conv((1,), (1,)), 23, 3, compiled=3),
     Family("conv 1x1 strided", "conv", _conv((1,), (2,)), 6, 0),
     Family("conv 3x3", "conv", _conv((3,), (1,)), 20, 3, compiled=4),
@@ -207,31 +207,33 @@ FAMILIES = (
     Family("conv depthwise", "conv", _conv_depthwise, 22, 3, compiled=3),
     Family("conv grouped", "conv", _conv_grouped, 12, 1, compiled=3),
     Family("conv_transpose", "conv_transpose", _conv_transpose, 7),
-    Family("batch_norm", "batch_norm", each(_CHANNELS), 9, compiled=1),
-    Family("layer_norm", "layer_norm", each(_ROWS), 9, compiled=2),
-    Family("group_norm", "group_norm", each({**_CHANNELS, "groups": one_of(1, 4, 8, 16)}), 6, 0, compiled=1),
-    Family("rms_norm", "rms_norm", each(_ROWS), 6, 0),
-    Family("softmax", "softmax", each(_ROWS), 9, compiled=2),
-    Family("add", "add", each(_BINARY), 9, compiled=1),
-    Family("mul", "mul", each(_BINARY), 7),
-    Family("sub", "sub", each(_BINARY), 4, 0),
-    Family("div", "div", each(_BINARY), 5, 0),
-    Family("add_scalar", "add_scalar", each(_ROWS), 5, 0),
-    *(Family(name, name, each(_ROWS), 6 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
-    Family("cat", "cat", each({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 7),
-    Family("copy", "copy", each(_ROWS), 7),
+    Family("batch_norm", "batch_norm", draw_axes(_CHANNELS), 9, compiled=1),
+    Family("layer_norm", "layer_norm", draw_axes(_ROWS), 9, compiled=2),
+    Family("group_norm", "group_norm", draw_axes({**_CHANNELS, "groups": one_of(1, 4, 8, 16)}), 6, 0, compiled=1),
+    Family("rms_norm", "rms_norm", draw_axes(_ROWS), 6, 0),
+    Family("softmax", "softmax", draw_axes(_ROWS), 9, compiled=2),
+    Family("add", "add", draw_axes(_BINARY), 9, compiled=1),
+    Family("mul", "mul", draw_axes(_BINARY), 7),
+    Family("sub", "sub", draw_axes(_BINARY), 4, 0),
+    Family("div", "div", draw_axes(_BINARY), 5, 0),
+    Family("add_scalar", "add_scalar", draw_axes(_ROWS), 5, 0),
+    *(Family(name, name, draw_axes(_ROWS), 6 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
+    Family("cat", "cat", draw_axes({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 7),
+    Family("copy", "copy", draw_axes(_ROWS), 7),
     Family("max_pool", "max_pool", _pool, 8, compiled=3),
     Family("avg_pool", "avg_pool", _pool, 7, 0, compiled=2),
     Family("adaptive_avg_pool", "adaptive_avg_pool", _adaptive_pool, 8, compiled=2),
-    Family("interpolate", "interpolate", each(_RESAMPLED), 5, 0, compiled=1),
-    Family("embedding", "embedding", each({"rows": size(128, 65536), "cols": size(64, 2048, 8), "tokens": size(1, 8192)}), 6),
+    Family("interpolate", "interpolate", draw_axes(_RESAMPLED), 5, 0, compiled=1),
+    Family(
+        "embedding", "embedding", draw_axes({"rows": size(128, 65536), "cols": size(64, 2048, 8), "tokens": size(1, 8192)}), 6
+    ),
     Family("attention", "attention", _attention, 12, 2),
-    Family("lstm", "lstm", each(_RECURRENT), 8, 0),
-    Family("gru", "gru", each(_RECURRENT), 5, 0),
-    Family("mlp", "mlp", each(_MLP), 8, 2, compiled=2),
-    Family("conv_stack", "conv_stack", each(_CONV_STACK), 6, compiled=3),
-    Family("resnet_block", "resnet_block", each(_RESIDUAL), 7, compiled=4),
-    Family("depthwise_separable_block", "depthwise_separable_block", each(_SEPARABLE), 9, 1, compiled=3),
+    Family("lstm", "lstm", draw_axes(_RECURRENT), 8, 0),
+    Family("gru", "gru", draw_axes(_RECURRENT), 5, 0),
+    Family("mlp", "mlp", draw_axes(_MLP), 8, 2, compiled=2),
+    Family("conv_stack", "conv_stack", draw_axes(_CONV_STACK), 6, compiled=3),
+    Family("resnet_block", "resnet_block", draw_axes(_RESIDUAL), 7, compiled=4),
+    Family("depthwise_separable_block", "depthwise_separable_block", draw_axes(_SEPARABLE), 9, 1, compiled=3),
     Family("transformer_block", "transformer_block", _transformer, 10, 1, compiled=3),
     Family("convnet", "convnet", _convnet, 20, 2, banded=False, compiled=8),
     Family("convnet wide", "convnet", _convnet_wide, 8, 0, banded=False, compiled=2),

@@ -25,7 +25,7 @@ SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
 """The cases of "micro" in the order of `most_telling_first`."""
 BUDGET_S = 240.0
-"""Default time to measure the planned suite; with planning and fitting it takes five minutes."""
+"""Default time for measuring the planned suite; with planning and fitting it takes five minutes."""
 NETWORKS = (
     "resnet50",
     "mobilenet_v3_large",
@@ -40,26 +40,26 @@ NETWORKS = (
 
 _SEED = "shmoo"
 _CANDIDATES = 64
-"""Random shapes, of which the one nearest to the target footprint is used."""
+"""Number of random shapes from which the one nearest to the target footprint is chosen."""
 _NEAR = 0.05
-"""Distance on a log scale by which a shape may be further from its target than the best of the others is expected to be."""
+"""Log distance by which a shape may be further from its target than the expected best of the remaining shapes."""
 _FLOPS = {"cpu": 3e9, "cuda": 1e12}
 """Most flops of one call: below a second on the slowest machines of the kind (a core at 10 Gflop/s, a GPU at 3 Tflop/s)."""
 _MEMORY_SHARE = 1 / 16
-"""Largest share of the memory for a case: a measurement keeps several copies, and other programs use the machine too."""
+"""Largest share of the memory for a case, since a measurement keeps several copies and other programs need memory too."""
 _TYPICAL_CACHES = {"cpu": (32 << 10, 1 << 20, 32 << 20), "cuda": (4 << 20, 50 << 20)}
-"""Cache sizes of current server CPUs and data-center GPUs, for machines that do not report their own."""
+"""Cache sizes of current server CPUs and data-center GPUs, for machines that do not report theirs."""
 _BEYOND = {"cpu": 2.0, "cuda": 16.0}
-"""Largest footprint that is planned for, relative to the last cache: a GPU is launched slowly and has so much bandwidth that only
-large tensors show it."""
+"""Largest planned footprint relative to the last cache. A GPU launches slowly and has so much bandwidth that only large tensors
+show it."""
 _WIDEST = 10.0
 """Largest ratio between the footprints at the ends of a band."""
 _SMALLEST = 4 << 10
-"""Footprint in bytes below which a case measures only the call."""
+"""Footprint in bytes below which a case measures only the overhead of a call."""
 
 
 def check_suite(name: str) -> None:
-    """`InputError` with the nearest name unless there is such a suite."""
+    """`InputError` with the nearest name for an unknown suite."""
     if name not in (*SUITES, PLANNED):
         raise unknown("suite", name, (*SUITES, PLANNED))
 
@@ -80,8 +80,8 @@ def plan_suite(
         name: "quick" (about 40 cases), "micro" (every operator and synthetic model, footprints inside every cache level and
             beyond), "compiled" (some of these, for a compiled runtime), "nets" (whole networks) or "shmoo" (dense sweeps of size
             for a few operators).
-        machine: whose cache sizes the footprints are planned for; the same machine gives the same plan.
-        progress: told how many families of cases have their shapes, which takes seconds.
+        machine: the machine for whose caches footprints are planned; the same machine gives the same plan.
+        progress: called with the number of families whose shapes are chosen, which takes seconds.
     """
     check_suite(name)
     if not (dtypes and runtimes):
@@ -110,8 +110,8 @@ def plan_suite(
 
 
 class _Limits(NamedTuple):
-    """Cache levels to plan footprints for, the largest footprint (all in bytes), the most flops of one call, and how far beyond
-    the last level footprints go."""
+    """Limits of a plan: cache levels and largest footprint in bytes, most flops of one call, and footprints relative to the last
+    level."""
 
     levels: tuple[float, ...]
     largest: float
@@ -128,14 +128,15 @@ class _Limits(NamedTuple):
         return cls(levels, largest, _FLOPS[kind], _BEYOND[kind])
 
     def allow(self, work: Work) -> bool:
-        """Whether a call of that much work may be planned."""
+        """Whether a call with this work may be planned."""
         return work.bytes <= self.largest and work.flops <= self.flops
 
     @property
     def bands(self) -> list[tuple[float, float]]:
-        """Footprints (from, to) that fit into each level but not into the one before, and those that exceed the last level.
+        """Footprints (from, to) that fit into each level but not into the previous one, and those that exceed the last level.
 
-        A level much larger than the one before it (a server's last level) is split: networks spend their time there."""
+        A level much larger than the previous one (a server's last level) is split, since networks spend their time there.
+        """
         edges = [_SMALLEST, *self.levels]
         inside = []
         for low, high in zip(edges, self.levels, strict=False):
@@ -179,7 +180,7 @@ class _PowerLaw:
         self._work: list[list[float]] = []
 
     def learn(self, axes: Axes, work: Work) -> None:
-        """Take note of a captured call."""
+        """Add a captured call to the fit."""
         self._sizes.append(_log_sizes(axes))
         self._work.append([math.log(max(part, 1.0)) for part in work])
 
@@ -190,8 +191,8 @@ class _PowerLaw:
         sizes = np.asarray([_log_sizes(axes) for axes in candidates])
         powers = np.ones((sizes.shape[1], 2))
         if self._sizes:
-            seen = np.asarray(self._sizes)
-            powers += np.linalg.lstsq(seen, np.asarray(self._work) - seen @ powers, rcond=None)[0]
+            seen_sizes = np.asarray(self._sizes)
+            powers += np.linalg.lstsq(seen_sizes, np.asarray(self._work) - seen_sizes @ powers, rcond=None)[0]
         return np.asarray(sizes @ powers)
 
 
@@ -221,8 +222,8 @@ def _drawn(limits: _Limits, dtype: str, count: Callable[[Family], int], progress
 
 
 def _nearest(target: float, shapes: list[Axes], limits: _Limits, work: Callable[[Axes], Work], law: _PowerLaw) -> Axes | None:
-    """Of the shapes within the limits the one whose footprint is nearest to `target` bytes; `None` if there is none. Only those
-    are captured that `law` expects to be nearest, and it learns from them."""
+    """The shape within the limits whose footprint is nearest to `target` bytes; `None` if there is none. Only shapes that `law`
+    expects to be nearest are captured, and it learns from them."""
     best: tuple[float, Axes] | None = None
     while shapes:
         logs = law(shapes)

@@ -1,5 +1,5 @@
-"""Small models and whole networks that combine operators, with every size an axis. Whole networks show what operators and blocks
-cannot: the cost of many different operators in turn, each on memory and code that the others have evicted."""
+"""Small models and whole networks that combine operators, with every size as an axis. Whole networks show the cost of many
+different operators in turn, each on data and code that the others have evicted, which single operators and blocks cannot."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def _residual_module(c_in: int, c_out: int, kernel: int, stride: int, activation
             self.body = torch.nn.Sequential(
                 *_conv_norm(c_in, c_out, kernel, stride), _activation(activation), *_conv_norm(c_out, c_out, kernel)
             )
-            same = stride == 1 and c_in == c_out
-            self.shortcut = torch.nn.Identity() if same else torch.nn.Sequential(*_conv_norm(c_in, c_out, 1, stride))
+            keeps_shape = stride == 1 and c_in == c_out
+            self.shortcut = torch.nn.Identity() if keeps_shape else torch.nn.Sequential(*_conv_norm(c_in, c_out, 1, stride))
             self.activation = _activation(activation)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,5 @@
-"""Networks by name, with random weights and the input each declares: torchvision's, and denoisers of diffusion. Nothing is
-downloaded. The declared input is that of the first pretrained weights, for which figures are published; detectors resize
+"""Networks by name, with random weights and their declared inputs: torchvision's networks, and denoisers of diffusion models.
+Nothing is downloaded. The declared input is that of the first pretrained weights, whose figures are published; detectors resize
 photographs themselves."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shmoo.estimators.errors import InputError, not_installed
 from shmoo.harness.module import Axis, Built, DNNModule, Maker, dim
 
 FAMILIES = ("classification", "segmentation", "video", "optical_flow", "detection")
-"""Kinds of torchvision's networks that can be built."""
+"""Kinds of torchvision networks that can be built."""
 BATCH = dim("batch", 1, "images or clips at once")
 
 _SIZED_BUILDERS: Mapping[str, Callable[[int], dict[str, Any]]] = {
@@ -24,7 +24,7 @@ _SIZED_BUILDERS: Mapping[str, Callable[[int], dict[str, Any]]] = {
 }
 """Arguments for networks whose weights depend on the resolution, by the module of their builder."""
 _BACKBONE_OPTIONS = {"weights_backbone": None}
-"""Arguments without which builders of segmentation and detection download the weights of a part."""
+"""Arguments that keep builders of segmentation and detection models from downloading backbone weights."""
 _FAST_INIT = ("torchvision.models.googlenet", "torchvision.models.inception")
 """Modules whose builders otherwise draw every weight from a truncated normal distribution, which takes minutes."""
 _FLOW_SIZE = (520, 960)
@@ -74,7 +74,7 @@ def import_torchvision() -> ModuleType:
     Signatures suffice for capture, also of detectors: torchvision itself computes the shapes. Running such an operator on data
     fails with torch's own message that there is no kernel for it.
     """
-    from shmoo.harness.capture.fx.dynamo import dynamo_put_off
+    from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off
 
     try:
         with dynamo_put_off():
@@ -148,7 +148,7 @@ def find_network(name: str) -> DNNModule:
 
 @cache
 def _declared(name: str) -> tuple[int | None, int]:
-    """Height of the input and images in a clip that a network's first weights declare."""
+    """Height of the input and number of images in a clip, as declared by a network's first weights."""
     weights = next(iter(import_torchvision().models.get_model_weights(name)), None)
     if weights is None:
         return None, 1
@@ -157,8 +157,8 @@ def _declared(name: str) -> tuple[int | None, int]:
     return size[0] if isinstance(size, tuple | list) else size, max(weights.meta.get("min_temporal_size", 1), _CLIP_FRAMES)
 
 
-def _sides(size: tuple[int, int], what: str, low: int = 1) -> tuple[Axis, Axis]:
-    return dim("height", size[0], f"height of {what}", low=low), dim("width", size[1], f"width of {what}", low=low)
+def _sides(size: tuple[int, int], subject: str, low: int = 1) -> tuple[Axis, Axis]:
+    return dim("height", size[0], f"height of {subject}", low=low), dim("width", size[1], f"width of {subject}", low=low)
 
 
 def _pictures(name: str, make: Maker, *, batch: int, resolution: int, frames: int | None = None) -> Built:
@@ -172,7 +172,7 @@ def _flow(name: str, make: Maker, *, batch: int, height: int, width: int) -> Bui
 
 
 def _detect(name: str, make: Maker, *, batch: int, height: int, width: int) -> Built:
-    """A list of images; the number of boxes is the most that the limits in the detector's configuration let through."""
+    """A detector on a list of images; the number of boxes is the most that the detector's configuration allows."""
     model = _network(name, make)
     limits: dict[str, int] = {}
     for module in model.modules():
@@ -181,8 +181,8 @@ def _detect(name: str, make: Maker, *, batch: int, height: int, width: int) -> B
             value = value.get("testing") if isinstance(value, dict) else value
             if isinstance(value, int):
                 limits[attribute.removeprefix("_")] = value
-    listed = ", ".join(f"{limit}={value}" for limit, value in limits.items())
-    notes = (f"the part that depends on data is counted at the configured limits: {listed}",)
+    limits_text = ", ".join(f"{limit}={value}" for limit, value in limits.items())
+    notes = (f"the part that depends on data is counted at the configured limits: {limits_text}",)
     return Built(model, ([make.tensor(3, height, width) for _ in range(batch)],), traced=True, notes=notes)
 
 

@@ -1,4 +1,4 @@
-"""What runs say: errors of estimates, changes between runs, and what is wrong with a run.
+"""Conclusions from runs: errors of estimates, changes between runs, and problems of a run.
 
-Drawing is plots.
+Drawing belongs in runs/plots; reading and writing runs in runs/store.
 """

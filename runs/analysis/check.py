@@ -1,4 +1,4 @@
-"""Checks of a run: each finding has numbers and the next command to run. Rows are never changed."""
+"""Checks of a run. Each finding has numbers and the next command to run; rows are never changed."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from shmoo.runs.store.store import ROWS, Run
 from shmoo.runs.store.visits import NOISE, NOISY
 
 DRIFT = 0.02
-"""Common ratio between early and late visits beyond which the machine itself drifted."""
+"""Relative change from early to late visits, common to all cases, above which the machine drifted."""
 FEW_SAMPLES = 3
 WIDE_ENERGY = 0.2
-"""Width of an energy interval, relative to its value, above which it is uninformative."""
+"""Relative width of an energy interval above which it is uninformative."""
 IDLE_DRIFT = 0.2
-"""Relative difference of idle power before and after a case above which something else began or ended."""
+"""Relative difference of idle power before and after a case above which another load started or ended."""
 PACE_APART = 0.25
-"""Relative change of a call's time, while its energy was read, above which the energy belongs to another moment: it fits at its
-own pace but should not be compared with the time."""
+"""Relative difference between a call's time while its energy was read and its measured time, above which the two should not be
+compared. A fit still uses the energy, at its own pace."""
 SENSORS_APART = 0.05
 """Relative difference of an energy counter and the same card's power sensor above which they disagree."""
 SHOWN = 3
 _EXTENTS = frozenset({"b", "m", "n", "k", "rows", "cols", "batch", "c", "c_in", "c_out", "size"})
-"""Axes of workloads that are an extent of some tensor."""
+"""Workload axes that are the extent of a tensor."""
 _STORED = {"float64": "float64", "float32": "float32", "tf32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-"""Type of a case -> the type of its tensors, where every capture keeps it."""
+"""Type of a case -> type of its tensors, for types that every capture keeps."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -64,17 +64,17 @@ def check_run(run: Run) -> tuple[Finding, ...]:
 
 
 def _resume(run: Run, visits: int | None = None) -> str:
-    """How to go on with a run, by the command that it was begun with; `visits` are wanted of every case where given."""
+    """The command that continues a run, from the command that started it; with `visits`, it asks for that many per case."""
     manifest, options = run.manifest, "with the options it was begun with"
-    more = "" if visits is None else f" --visits {visits}"
+    visits_option = "" if visits is None else f" --visits {visits}"
     if manifest.suite == "pytest":
         return f"run `pytest --benchmark` again, with --shmoo-out for another folder than {run.path}"
     if manifest.suite == "characterize":
-        # It has no --visits: all time that is left goes into further ones.
+        # It has no --visits: it spends all remaining time on further visits.
         return f"`shmoo characterize --out {run.path} --resume` {options}" + ("" if visits is None else " and a longer --budget")
     if "duel" in manifest.settings:
-        return f"`shmoo duel BASE NEW --out {run.path.parent} --resume -- measure{more}` {options}"
-    return f"`shmoo measure{more} --out {run.path} --resume` {options}"
+        return f"`shmoo duel BASE NEW --out {run.path.parent} --resume -- measure{visits_option}` {options}"
+    return f"`shmoo measure{visits_option} --out {run.path} --resume` {options}"
 
 
 def _anew(run: Run) -> str:
@@ -82,11 +82,11 @@ def _anew(run: Run) -> str:
 
 
 def _more_visits(rows: Sequence[Measurement]) -> int:
-    """Twice what the case visited most often has, so that a campaign that goes on visits every case again."""
+    """Twice the largest number of visits to a case, so that a resumed campaign visits every case again."""
     return max(2 * max(len(row.visits) for row in rows), 3)
 
 
-def _listed(rows: Sequence[Measurement]) -> str:
+def _labels_text(rows: Sequence[Measurement]) -> str:
     labels = _labels(rows)
     return ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
 
@@ -103,7 +103,7 @@ def _completeness(run: Run) -> Iterator[Finding]:
     for problem in run.torn:
         yield Finding("torn row", problem, "fault", _resume(run))
     if run.copied:
-        remedy = f"remove them from {run.path / ROWS}, which then holds what was measured"
+        remedy = f"remove them from {run.path / ROWS}; the other rows are intact"
         yield Finding("copied rows", run.problems[-1], "fault", remedy)
     if not run.rows:
         yield Finding("empty", "no row was measured", "fault", _resume(run))
@@ -113,23 +113,25 @@ def _completeness(run: Run) -> Iterator[Finding]:
         found = f"{len(labels)} of the last campaign's cases: {skipped[0].reason}"
         yield Finding("not reached", found, "fault", _resume(run), labels)
     settings = run.manifest.settings
-    wanted = settings.get("visits", settings.get("passes"))
-    if isinstance(wanted, int):
+    wanted_visits = settings.get("visits", settings.get("passes"))
+    if isinstance(wanted_visits, int):
         # A campaign stops visiting a case that failed or cannot be used.
-        short = [row for row in _timed(run) if len(run.visits[row.case.identity]) < wanted]
-        if short:
-            found = f"{len(short)} cases had fewer than the {wanted} visits asked for: {_listed(short)}"
-            yield Finding("visits missing", found, "fault", _resume(run), _labels(short))
+        unfinished = [row for row in _timed(run) if len(run.visits[row.case.identity]) < wanted_visits]
+        if unfinished:
+            observation = (
+                f"{len(unfinished)} cases had fewer than the {wanted_visits} visits asked for: {_labels_text(unfinished)}"
+            )
+            yield Finding("visits missing", observation, "fault", _resume(run), _labels(unfinished))
     twice = [key for key, count in Counter((line.case.identity, line.visit) for line in run.lines).items() if count > 1]
     if twice:
-        found = f"{len(twice)} visits stand in {ROWS} more than once; it was edited or two campaigns wrote it"
-        yield Finding("duplicates", found, "fault", _anew(run))
+        observation = f"{len(twice)} visits are in {ROWS} more than once; it was edited or two campaigns wrote it"
+        yield Finding("duplicates", observation, "fault", _anew(run))
 
 
 def _failures(run: Run) -> Iterator[Finding]:
     remedies = {
-        "failed": f"mend the cause and {_anew(run)}; a resumed campaign does not visit these cases again",
-        "suspect": f"see `shmoo doctor` for what holds the machine back, then {_anew(run)}",
+        "failed": f"fix the cause and {_anew(run)}; a resumed campaign does not visit these cases again",
+        "suspect": f"run `shmoo doctor` to see what slows the machine down, then {_anew(run)}",
     }
     for status, remedy in remedies.items():
         for code, concerned in _by_code(run, status).items():
@@ -143,7 +145,7 @@ def _by_code(run: Run, *statuses: str) -> dict[str, list[Measurement]]:
     """Reason code -> the rows of these statuses with that reason, the most frequent code first."""
     concerned = [row for row in run.rows if row.status in statuses]
     codes = [dict.fromkeys(reason.code for reason in row.reasons) or ("no reason given",) for row in concerned]
-    causes = grouped((code, row) for row, own in zip(concerned, codes, strict=True) for code in own)
+    causes = grouped((code, row) for row, row_codes in zip(concerned, codes, strict=True) for code in row_codes)
     return dict(sorted(causes.items(), key=lambda item: -len(item[1])))
 
 
@@ -154,7 +156,7 @@ def _share(run: Run, rows: Sequence[Measurement], code: str) -> str:
 
 
 def _graphs(run: Run) -> Iterator[Finding]:
-    """Graphs that cannot be read, and rows that no measurement wrote like this. Each graph is read once."""
+    """Graphs that cannot be read, and rows with values that no measurement writes. Each graph is read once."""
     changed: dict[str, Measurement] = {}
     for line in run.lines:
         problems = (*value_problems(line), *contradictions(line, run.manifest.machine.threads))
@@ -173,31 +175,34 @@ def _graphs(run: Run) -> Iterator[Finding]:
         yield Finding("graphs", f"{len(broken)} rows: {first}", "fault", remedy, _labels(broken))
     bare = [row for row in _timed(run) if not row.graph_hashes]
     if bare:
-        found = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_listed(bare)}"
-        yield Finding("no graph", found, "note", "", _labels(bare))
+        observation = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_labels_text(bare)}"
+        yield Finding("no graph", observation, "note", "", _labels(bare))
     if changed:
         example, row = next(iter(changed.items()))
-        found = f"{len(changed)} values that no measurement gives, for example {row.case.label}: {example}"
+        observation = f"{len(changed)} impossible values, for example {row.case.label}: {example}"
         yield Finding(
-            "changed rows", found, "fault", f"{ROWS} or a graph was edited: {_anew(run)}", _labels(list(changed.values()))
+            "changed rows", observation, "fault", f"{ROWS} or a graph was edited: {_anew(run)}", _labels(list(changed.values()))
         )
 
 
 def _noise(run: Run) -> Iterator[Finding]:
     rows = _timed(run)
-    few = [row for row in rows if row.timing is not None and len(row.timing.samples_s) < FEW_SAMPLES]
-    if few:
-        found = f"{len(few)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: {_listed(few)}"
-        yield Finding("few samples", found, "note", _resume(run, _more_visits(few)), _labels(few))
+    sparse_rows = [row for row in rows if row.timing is not None and len(row.timing.samples_s) < FEW_SAMPLES]
+    if sparse_rows:
+        observation = (
+            f"{len(sparse_rows)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: "
+            f"{_labels_text(sparse_rows)}"
+        )
+        yield Finding("few samples", observation, "note", _resume(run, _more_visits(sparse_rows)), _labels(sparse_rows))
     noisy = sorted((row for row in rows if row.status == "noisy"), key=lambda row: -row.latency.relative_se)
     if noisy:
-        typical, far = np.percentile([row.latency.relative_se for row in rows], (50, 90))
-        found = (
+        typical, high = np.percentile([row.latency.relative_se for row in rows], (50, 90))
+        observation = (
             f"{len(noisy)} of {len(rows)} usable rows are noisy; standard error of all: median {typical:.1%}, 90th percentile "
-            f"{far:.1%} (noisy above {NOISY:.0%}); the noisiest: {_listed(noisy)}"
+            f"{high:.1%} (noisy above {NOISY:.0%}); the noisiest: {_labels_text(noisy)}"
         )
         remedy = f"visit them more often: {_resume(run, _more_visits(rows))}"
-        yield Finding("noisy", found, "note", remedy, _labels(noisy))
+        yield Finding("noisy", observation, "note", remedy, _labels(noisy))
 
 
 def _drift(run: Run) -> Iterator[Finding]:
@@ -205,18 +210,20 @@ def _drift(run: Run) -> Iterator[Finding]:
     repeated = [row for row in rows if len(row.visits) > 1]
     if not repeated:
         if rows:
-            found = "every case was visited once, so drift of the machine cannot be told from a difference between cases"
-            yield Finding("one visit", found, "note", _resume(run, 3))
+            observation = (
+                "every case was visited once, so drift of the machine cannot be separated from differences between cases"
+            )
+            yield Finding("one visit", observation, "note", _resume(run, 3))
         return
     if len(repeated) < FEW_CASES:
         return
     ratios = [_seconds(row.visits[-(len(row.visits) // 2) :]) / _seconds(row.visits[: len(row.visits) // 2]) for row in repeated]
     shift, (low, high) = median(ratios), order_interval(ratios)
     if abs(shift - 1) > DRIFT and not low <= 1 <= high:
-        found = (
-            f"late visits took {shift:.3f} times as long as early ones (median over {len(ratios)} cases): the machine wandered"
+        observation = (
+            f"late visits took {shift:.3f} times as long as early ones (median over {len(ratios)} cases): the machine drifted"
         )
-        yield Finding("drift", found, "note", f"more visits average it out: {_resume(run, _more_visits(rows))}")
+        yield Finding("drift", observation, "note", f"more visits average it out: {_resume(run, _more_visits(rows))}")
 
 
 def _seconds(visits: Sequence[Timing]) -> float:
@@ -229,13 +236,13 @@ def _energy(run: Run) -> Iterator[Finding]:
     doubts: tuple[tuple[str, Callable[[EnergyReading], bool], str], ...] = (
         (f"idle power before and after differs by more than {IDLE_DRIFT:.0%}", _idle_drifted, ""),
         (f"the counter and the integrated power differ by more than {SENSORS_APART:.0%}", _sensors_disagree, ""),
-        ("power is not above idle power, so the energy says little of the case", _like_idle, ""),
+        ("power is not above idle power, so the energy says little about the case", _like_idle, ""),
         (f"the energy interval is wider than {WIDE_ENERGY:.0%}", _wide, f"with nothing else running {_anew(run)}"),
     )
     for doubt, holds, remedy in doubts:
         if concerned := [row for row, reading in readings if holds(reading)]:
-            found = f"{len(concerned)} rows: {doubt}: {_listed(concerned)}"
-            yield Finding("energy", found, "note", remedy, _labels(concerned))
+            observation = f"{len(concerned)} rows: {doubt}: {_labels_text(concerned)}"
+            yield Finding("energy", observation, "note", remedy, _labels(concerned))
     paced = [
         (row, reading.pace_s)
         for row, reading in readings
@@ -243,15 +250,15 @@ def _energy(run: Run) -> Iterator[Finding]:
     ]
     elsewhere = [row for row, pace in paced if repeat_spread(pace, row.latency.value_s) > PACE_APART]
     if elsewhere:
-        found = (
+        observation = (
             f"{len(elsewhere)} rows: energy was read while a call took over {PACE_APART:.0%} more or less than its prevailing "
-            f"time: {_listed(elsewhere)}"
+            f"time: {_labels_text(elsewhere)}"
         )
-        yield Finding("energy pace", found, "note", "", _labels(elsewhere))
+        yield Finding("energy pace", observation, "note", "", _labels(elsewhere))
     causes = grouped(((reading.domain, reading.reason), row) for row, reading in readings if reading.energy_j is None)
     for (domain, reason), rows in causes.items():
-        found = f"{domain}: not known in {len(rows)} of {len(run.rows)} rows: {reason}"
-        yield Finding("energy", found, "note", "`shmoo doctor` lists counters and remedies", _labels(rows))
+        observation = f"{domain}: unknown in {len(rows)} of {len(run.rows)} rows: {reason}"
+        yield Finding("energy", observation, "note", "`shmoo doctor` lists counters and remedies", _labels(rows))
 
 
 def _idle_drifted(reading: EnergyReading) -> bool:
@@ -281,15 +288,17 @@ def _machine(run: Run) -> Iterator[Finding]:
     machine = run.manifest.machine
     if machine.hypervisor:
         yield Finding(
-            "virtual machine", f"measured under a hypervisor ({machine.hypervisor}): neighbours may disturb unseen", "note"
+            "virtual machine",
+            f"measured under a hypervisor ({machine.hypervisor}): other guests may disturb the measurement unseen",
+            "note",
         )
     if machine.governor not in (None, "performance"):
         remedy = f"`sudo cpupower frequency-set -g performance`, then {_anew(run)}"
-        yield Finding("governor", f"{machine.governor!r} moves the clock with the load", "note", remedy)
+        yield Finding("governor", f"{machine.governor!r} changes the clock with the load", "note", remedy)
 
 
 def value_problems(line: Measurement) -> Iterator[str]:
-    """What is impossible about the values of one line of a run."""
+    """The impossible values of one line of a run."""
     if line.status in ("ok", "noisy") and not line.timed:
         yield f"it is {line.status} without a time"
     for reading in line.energy:
@@ -311,12 +320,12 @@ def value_problems(line: Measurement) -> Iterator[str]:
 
 
 def graph_problems(row: Measurement, graphs: Sequence[Graph]) -> Iterator[str]:
-    """Why the graphs of a row cannot be those of its case."""
+    """Reasons why the graphs of a row cannot belong to its case."""
     calls = [call.op for graph in graphs for call in graph.calls]
     if wrong := next((child for child in row.children if child.call < len(calls) and calls[child.call] != child.op), None):
         yield f"it times {wrong.op!r} where its graph calls {calls[wrong.call]!r}"
-    if (named := next((graph.name for graph in graphs if graph.name), row.case.workload)) != row.case.workload:
-        yield f"it is of {row.case.workload!r}, and its graph of {named!r}"
+    if (graph_name := next((graph.name for graph in graphs if graph.name), row.case.workload)) != row.case.workload:
+        yield f"its workload is {row.case.workload!r}, its graph is named {graph_name!r}"
     yield from _case_problems(row.case, graphs)
 
 
@@ -324,16 +333,16 @@ def _case_problems(case: CaseSpec, graphs: Sequence[Graph]) -> Iterator[str]:
     if not graphs or case.kind == "network":
         return
     specs = [value.spec for graph in graphs for value in graph.values]
-    stored = _STORED.get(case.dtype)
-    if stored is not None and stored not in {spec.dtype for spec in specs}:
-        yield f"it is of {case.dtype}, and its graph has no such tensor"
+    stored_dtype = _STORED.get(case.dtype)
+    if stored_dtype is not None and stored_dtype not in {spec.dtype for spec in specs}:
+        yield f"its type is {case.dtype}, but its graph has no such tensor"
     extents = {side for spec in specs for side in spec.shape}
     sizes = {name: size for name, size in case.axes.items() if name in _EXTENTS and type(size) is int}
     for name, size in sizes.items():
-        # Batches are folded into rows here and there.
-        folded = {size, *(size * sizes[other] for other in sizes if other != name)}
+        # Some workloads fold the batch into the rows.
+        folded = {size, *(size * sizes[other_axis] for other_axis in sizes if other_axis != name)}
         if size > 1 and not folded & extents:
-            yield f"{name} is {size}, and no tensor of its graph has that extent"
+            yield f"{name} is {size}, but no tensor of its graph has that extent"
 
 
 _EXAMINATIONS: tuple[Callable[[Run], Iterator[Finding]], ...] = (

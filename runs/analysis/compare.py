@@ -1,6 +1,7 @@
-"""Comparison of a run with one or several earlier ones of the same cases: changes beyond noise, and the spread of the campaigns.
+"""Comparison of a run with one or more earlier runs of the same cases: changes beyond noise, and the spread between campaigns.
 
-The variance of a case's log ratio is that of both sides, from the spread between visits (docs/gate.md has the formulas)."""
+The variance of a case's log ratio adds both sides' variances, from the spread between visits (docs/gate.md has the formulas).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ GROUPS = {"operator": "operators", "synthetic": "synthetic", "network": "network
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """A field in which the runs' conditions differ; with `severity` "machine" the runs cannot be calibrated together."""
+    """A field in which the conditions of the runs differ; with `severity` "machine" the runs cannot be calibrated together."""
 
     field: str
     a: object
@@ -39,16 +40,16 @@ class CaseChange(msgspec.Struct, frozen=True):
     Attributes:
         a_s, b_s: time of a call in each run, from all usable visits.
         compared_s: the times that were compared: those alone where `alone`, else `a_s` and `b_s`.
-        a_relative_se, b_relative_se: standard errors, relative to them.
+        a_relative_se, b_relative_se: relative standard errors of these times.
         a_status, b_status: "ok" or "noisy".
         ratio: b over a with its 90 % interval, noise between visits included.
         spread: |a - b| / min(a, b).
         within_errors: the logs of both differ by less than half the 90 % interval of their combined standard error.
         changed: the ratio differs from 1 by more than noise and by more than the smallest change.
-        unequal: a neighbour ran for most of the visits of one run and not of another, and may be the difference; the case then is
+        unequal: another load ran during most visits of one run and not of the other, and may cause the difference; the case is
             too noisy to decide and takes no part in the geometric mean.
-        alone: the ratio and the growth of the time are of what a call takes while nothing else runs, which both runs tell.
-        time, energy: growth of the time and of the energy of a call, as the verdicts use them; no energy where a run lacks it.
+        alone: the ratio and the growth of the time are of calls while nothing else runs, which both runs have.
+        time, energy: growth of the time and of the energy of a call, for the verdicts; no energy where a run lacks it.
     """
 
     case: CaseSpec
@@ -70,8 +71,8 @@ class CaseChange(msgspec.Struct, frozen=True):
 
 
 class Unpaired(msgspec.Struct, frozen=True):
-    """A case that is usable in one run only. `reason` says why the other run lacks it, and `status` is that of the row there, ""
-    without a row."""
+    """A case that is usable in one run only. `reason` says why the other run lacks it; `status` is the status of the other run's
+    row, "" without a row."""
 
     case: CaseSpec
     missing_in: str
@@ -83,7 +84,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """Two runs compared.
 
     Attributes:
-        differences: of machine, versions and settings; those that rule out a common calibration come first.
+        differences: in machine, versions and settings; those that rule out a common calibration come first.
         statuses: "a" and "b" -> status -> number of rows.
         cases: cases with a usable row in both runs, the largest change first.
         unpaired: the other cases, suspect rows included; they decide nothing.
@@ -94,7 +95,7 @@ class Comparison(msgspec.Struct, frozen=True):
         shift: common ratio of all cases with its 90 % interval; `None` with fewer than 8.
         shifted: that ratio differs from 1 by more than noise and by more than the smallest change.
         noise: standard deviation of the log of one visit's rate; `None` when not known.
-        noise_from: where the noise of ratios comes from: "visits", "runs" (besides, what several base runs differ by), "pairs" of
+        noise_from: source of the noise of ratios: "visits", "runs" (also the spread between several base runs), "pairs" of
             visits, "cases" (spread of all ratios around their common shift, where rows do not know the spread between visits) or
             "" for unknown.
         suite: "time" and, where known, "energy" -> growth of the geometric mean over cases.
@@ -121,20 +122,20 @@ class Comparison(msgspec.Struct, frozen=True):
 
     def answer(self, question: str, threshold: float = MIN_CHANGE) -> Verdict:
         """The answer to one of `compare_verdict.QUESTIONS`, such as "slower"; suspect rows take no part in it. `InputError` for
-        another question, `NothingMeasuredError` where no case tells the quantity."""
+        another question, `NothingMeasuredError` where no case has the quantity."""
         quantity = QUESTIONS[question][0] if question in QUESTIONS else ""
         growths = [(case.case.label, case.time if quantity == "time" else case.energy) for case in self.cases]
-        known = [(label, growth) for label, growth in growths if growth is not None]
-        return verdict(question, known, self.suite.get(quantity), threshold)
+        case_growths = [(label, growth) for label, growth in growths if growth is not None]
+        return verdict(question, case_growths, self.suite.get(quantity), threshold)
 
 
 def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CHANGE, *, paired: bool = False) -> Comparison:
     """Compare a run with another, or with several, case by case.
 
     Args:
-        base: one run or several of the same state of things, which then also tell what two of its runs differ by.
+        base: one run, or several of the same state of the code and machine, whose differences then count as noise.
         min_change: ratios nearer to 1 than this are never called a change.
-        paired: visits of the same number followed each other in both runs, as `shmoo duel` makes them; one base run.
+        paired: visits with equal numbers alternate between the two runs, as in `shmoo duel`; takes one base run.
 
     Raises:
         NothingMeasuredError: no case has a usable row in both.
@@ -174,7 +175,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         # Where all of them are unequal, their mean is too noisy as well.
         identities = identities - unequal or identities
         told = [(pair, time) for pair, time in zip(pairs, times, strict=True) if pair.new.case.identity in identities]
-        # The drifts of two runs are independent, so that their variances add up.
+        # The drifts of two runs are independent, so their variances add up.
         drifts = [
             compare_noise.drift_variance(run, side.keys() & identities, alone)
             for run, side in zip((*bases, new), usable, strict=True)
@@ -195,7 +196,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         "time": suite,
         "energy": compare_noise.suite_growth([growth for growth in energies if growth is not None]),
     }
-    # The first base run that has a case speaks for all of them.
+    # The first base run that has a case represents all of them.
     base_rows, base_usable = (
         {identity: row for side in reversed(sides[:-1]) for identity, row in side.items()} for sides in (rows, usable)
     )
@@ -210,7 +211,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         spreads={name: median([cases[n].spread for n in numbers]) for name, numbers in groups.items()},
         counts={name: len(numbers) for name, numbers in groups.items()},
         within_errors={name: sum(cases[n].within_errors for n in numbers) / len(numbers) for name, numbers in groups.items()},
-        energy_spreads={name: median([math.expm1(abs(log)) for log in found]) for name, found in energy_logs.items() if found},
+        energy_spreads={name: median([math.expm1(abs(log)) for log in logs]) for name, logs in energy_logs.items() if logs},
         shift=shift,
         shifted=shifted,
         noise=noise,
@@ -222,45 +223,45 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
 def _pairs(usable: Sequence[dict[str, Measurement]]) -> list[Pair]:
     """The rows of the cases that the new run, the last one, and a base run at least can use."""
     return [
-        Pair(held, row)
+        Pair(case_rows, row)
         for identity, row in usable[-1].items()
-        if (held := tuple(side[identity] for side in usable[:-1] if identity in side))
+        if (case_rows := tuple(side[identity] for side in usable[:-1] if identity in side))
     ]
 
 
 def _sum_of_drifts(drifts: Sequence[Variance | None]) -> Variance | None:
-    """Variance of the difference between the mean of the base runs and that of the new run, the last one; `None` where one of
-    them does not know its drift."""
-    known = [drift for drift in drifts if drift is not None]
-    if len(known) < len(drifts):
+    """Variance of the difference between the mean of the base runs and the new run, which is the last one; `None` where the drift
+    of any of them is unknown."""
+    variances = [drift for drift in drifts if drift is not None]
+    if len(variances) < len(drifts):
         return None
-    *bases, new = known
+    *bases, new = variances
     return Variance(sum(base.value for base in bases) / len(bases) ** 2 + new.value, new.freedom)
 
 
 def conditions(a: RunManifest, b: RunManifest) -> tuple[Difference, ...]:
-    """Everything in which two manifests differ, apart from when they were written; machine differences first."""
+    """All differences between two manifests except their dates; machine differences first."""
     grave = machine_differences(a.machine, b.machine)
     differences = [Difference(name, *pair, severity="machine") for name, pair in grave.items()]
-    others = [name for name in Machine.__struct_fields__ if name not in (*FINGERPRINT_FIELDS, "settings")]
-    differences += [Difference(n, x, y) for n in others if (x := getattr(a.machine, n)) != (y := getattr(b.machine, n))]
+    other_fields = [name for name in Machine.__struct_fields__ if name not in (*FINGERPRINT_FIELDS, "settings")]
+    differences += [Difference(n, x, y) for n in other_fields if (x := getattr(a.machine, n)) != (y := getattr(b.machine, n))]
     for prefix, old, new in (
         ("", a.machine.settings, b.machine.settings),
         ("version of ", a.versions, b.versions),
         ("", a.settings, b.settings),
     ):
-        # What is measured anew for each run, such as the cost of a page fault, never repeats to the digit.
+        # Values that each run measures again, such as the cost of a page fault, never repeat to the digit.
         keys = [key for key in sorted(old.keys() | new.keys()) if not key.startswith("measured.")]
         differences += [Difference(prefix + key, x, y) for key in keys if (x := old.get(key)) != (y := new.get(key))]
     return tuple(differences)
 
 
 def _visit_noise(pairs: Sequence[Pair], apart: float | None) -> tuple[float | None, str]:
-    """Standard deviation of the log of one visit's rate, and where it comes from. `apart`: that of all log ratios."""
+    """Standard deviation of the log of one visit's rate, and its source. `apart` is the standard deviation of all log ratios."""
     if all(pair.knows_visits for pair in pairs):
         deviations = [row.visit_sd for pair in pairs for row in (*pair.bases, pair.new) if row.visit_sd is not None]
         return (median(deviations) if deviations else None), "visits"
-    # Both runs contribute one window to each ratio.
+    # Each ratio contains one window of each run.
     return (None, "") if apart is None else (apart / math.sqrt(2), "cases")
 
 
@@ -303,12 +304,12 @@ def _unpaired(
     rows: tuple[dict[str, Measurement], ...],
     usable: tuple[dict[str, Measurement], ...],
 ) -> Iterator[Unpaired]:
-    for identity, known in {**rows[1], **rows[0]}.items():
+    for identity, measured_row in {**rows[1], **rows[0]}.items():
         for side, name in ((0, "a"), (1, "b")):
             if identity in usable[side]:
                 continue
             row = rows[side].get(identity)
             if row is None:
-                yield Unpaired(known.case, name, "not measured")
+                yield Unpaired(measured_row.case, name, "not measured")
             else:
                 yield Unpaired(row.case, name, f"{row.status}: {row.why or 'no samples'}", row.status)

@@ -1,6 +1,7 @@
-"""How much a case, or a whole suite, grew from one run to another, and how well that is known.
+"""Growth of a case, or of a whole suite, from one run to another, with its standard error.
 
-docs/gate.md has the formulas and their sources: two runs, several base runs, pairs of visits, and the geometric mean."""
+docs/gate.md has the formulas and their sources: two runs, several base runs, pairs of visits, and the geometric mean.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +33,15 @@ from shmoo.runs.store.statistics import (
 from shmoo.runs.store.store import Run
 
 NORMAL_FROM = 200.0
-"""Degrees of freedom from which Student's distribution is replaced by the normal one."""
+"""Degrees of freedom from which the normal distribution replaces Student's."""
 ANGLES = 2000
-"""Steps of the integral that inverts Student's distribution."""
+"""Integration steps for inverting Student's distribution."""
 TRIMMED = 0.2
-"""Share of the differences of pairs at either end that the mean leaves out."""
+"""Share of the pair differences that the trimmed mean drops at each end."""
 LARGEST_ERROR = 100.0
-"""Relative error of an energy from which on it tells nothing."""
+"""Relative error above which an energy is ignored."""
 BATCHES = 5
-"""Consecutive parts of a run whose means show the drift that all cases share: few, so that they are longer than it lasts."""
+"""Consecutive parts of a run whose means show the drift common to all cases; few, so that each outlasts a disturbance."""
 
 
 PROCESS_SD, CASE_SD = 0.01, 0.02
@@ -49,13 +50,13 @@ PROCESS_SD, CASE_SD = 0.01, 0.02
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """New over base of one quantity: of one case, or the geometric mean over cases.
+    """Ratio of new to base of one quantity, for one case or as the geometric mean over cases.
 
     Attributes:
         log_ratio: logarithm of the ratio.
-        standard_error: of the logarithm.
+        standard_error: standard error of the logarithm.
         freedom: degrees of freedom of the standard error, at most `NORMAL_FROM`.
-        known: whether the standard error contains what visits, runs or cases differ by; otherwise it is only that within a visit.
+        known: whether the standard error contains the spread between visits, runs or cases; otherwise it covers one visit only.
     """
 
     log_ratio: float
@@ -76,19 +77,19 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 class Pair(NamedTuple):
-    """The rows of one case: of each base run that can use it, and of the new run."""
+    """The rows of one case: one from each base run where it is usable, and the new run's."""
 
     bases: tuple[Measurement, ...]
     new: Measurement
 
     @property
     def base_s(self) -> float:
-        """Geometric mean over the base runs of what a call takes."""
+        """Time of a call, as the geometric mean over the base runs."""
         return math.exp(sum(math.log(row.latency.value_s) for row in self.bases) / len(self.bases))
 
     @property
     def base_se(self) -> float:
-        """Relative standard error of `base_s` by what each run knows of itself."""
+        """Relative standard error of `base_s` from each run's own error."""
         return math.hypot(*(row.latency.relative_se for row in self.bases)) / len(self.bases)
 
     @property
@@ -146,11 +147,11 @@ def rows_alone(run: Run, rows: Mapping[str, Measurement], alone: frozenset[str])
 
 
 def own_growth(pair: Pair, apart: float | None) -> Growth:
-    """By what the runs know of themselves.
+    """The growth with a standard error from the runs' own errors.
 
     Args:
-        apart: standard deviation of all log ratios, which counts where the rows do not know their visits' spread; `None` where
-            too few cases tell it.
+        apart: standard deviation of all log ratios, used where the rows do not know the spread between visits; `None` with too
+            few cases.
     """
     deviation = math.hypot(pair.base_se, pair.new.latency.relative_se)
     if not pair.knows_visits:
@@ -179,12 +180,12 @@ def _freedom_of_sum(parts: Iterable[Variance]) -> float:
 
 
 def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growth]:
-    """The growths with standard errors that contain what base runs differ by, never smaller than those given."""
+    """The growths with the spread between base runs in their standard errors, which never become smaller."""
     spreads = _pooled_spreads([np.log([row.latency.value_s for row in pair.bases]) for pair in pairs])
     wider = []
     for pair, growth, spread in zip(pairs, growths, spreads, strict=True):
         if spread is not None:
-            # What runs differ by contains what visits differ by, which a run may not know.
+            # The spread between runs contains the spread between visits, which a run may not know.
             error = math.sqrt(spread.value * (1 + 1 / len(pair.bases)))
             between = Growth(growth.log_ratio, error, spread.freedom)
             growth = between if error > growth.standard_error else msgspec.structs.replace(growth, known=True)
@@ -193,12 +194,12 @@ def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growt
 
 
 class PairedDifferences(NamedTuple):
-    """Log ratios of visits of the same number in two runs, which followed each other.
+    """Log ratios of visits with equal numbers in two runs that alternated.
 
     Attributes:
-        values: case -> observations independent of each other, by their number: of each pair of processes where the rows tell
-            them apart, else of each pair of visits.
-        by_process: whether they are of pairs of processes.
+        values: case -> number -> independent observation: one per pair of processes where the rows identify the process,
+            otherwise one per pair of visits.
+        by_process: whether each observation is a pair of processes.
     """
 
     values: dict[str, dict[int, float]]
@@ -208,9 +209,9 @@ class PairedDifferences(NamedTuple):
 def paired_differences(base: Run, new: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> PairedDifferences:
     """The differences of a duel, of the cases in `alone` between times alone.
 
-    A neighbour that begins between the visits of a pair moves it by a factor: means leave out the fifth of the pairs at either
-    end. Where pairs of visits count on their own, they are moved so that their mean is the trimmed one and their deviation that
-    of it (Tukey and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974).
+    Another load that starts between the visits of a pair shifts the pair by a factor, so means drop a fifth of the pairs at each
+    end. Where single pairs of visits are the observations, their values are adjusted so that their mean is the trimmed mean and
+    their deviation gives its error (Tukey and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974).
     """
     by_process = any(line.process is not None for line in base.lines)
     values: dict[str, dict[int, float]] = {}
@@ -220,7 +221,7 @@ def paired_differences(base: Run, new: Run, identities: Iterable[str], alone: fr
         if not by_process:
             values[identity] = dict(zip(shared, _winsorized(np.array(list(shared.values()))).tolist(), strict=True))
             continue
-        # Lines of an older version, which a duel went on with, are of one pair of processes.
+        # Lines from an older version, in a resumed duel, come from one pair of processes.
         process_of = {line.visit: -1 if line.process is None else line.process for line in base.visits[identity]}
         parts = grouped((process_of[visit], difference) for visit, difference in shared.items())
         values[identity] = {process: _trimmed_mean(part) for process, part in parts.items()}
@@ -228,37 +229,37 @@ def paired_differences(base: Run, new: Run, identities: Iterable[str], alone: fr
 
 
 def paired_growths(pairs: Sequence[Pair], differences: PairedDifferences) -> list[Growth]:
-    """Growths from the differences; as of `own_growth`, and not known, where no such visits tell it."""
-    found = [np.array(list(differences.values[pair.new.case.identity].values())) for pair in pairs]
-    spreads = _pooled_spreads(found, trimmed=not differences.by_process)
+    """Growths from the differences; where a case has none, from `own_growth` and marked as not known."""
+    case_values = [np.array(list(differences.values[pair.new.case.identity].values())) for pair in pairs]
+    spreads = _pooled_spreads(case_values, trimmed=not differences.by_process)
     return [
         Growth(float(values.mean()), math.sqrt(spread.value / values.size), spread.freedom)
         if values.size and spread is not None
         else msgspec.structs.replace(own_growth(pair, None), known=False)
-        for pair, values, spread in zip(pairs, found, spreads, strict=True)
+        for pair, values, spread in zip(pairs, case_values, spreads, strict=True)
     ]
 
 
 def _trimmed_mean(values: Sequence[float]) -> float:
-    """Without a fifth at either end, and one of three to five."""
+    """Mean without a fifth of the values at each end; of three to five values, without one at each end."""
     cut = math.ceil(TRIMMED * len(values)) if len(values) > 2 else 0
-    kept = sorted(values)[cut : len(values) - cut]
-    return sum(kept) / len(kept)
+    middle = sorted(values)[cut : len(values) - cut]
+    return sum(middle) / len(middle)
 
 
 def _winsorized(values: np.ndarray) -> np.ndarray:
-    """The values, moved so that their mean is the trimmed one and their deviation that of it."""
+    """The values adjusted so that their mean is the trimmed mean and their deviation gives its error."""
     cut = _cut(values.size)
     if not cut:
         return values
     ordered = np.sort(values)
-    held = np.clip(values, ordered[cut], ordered[-cut - 1])
-    moved: np.ndarray = ordered[cut:-cut].mean() + (held - held.mean()) / (1 - 2 * cut / values.size)
+    clipped = np.clip(values, ordered[cut], ordered[-cut - 1])
+    moved: np.ndarray = ordered[cut:-cut].mean() + (clipped - clipped.mean()) / (1 - 2 * cut / values.size)
     return moved
 
 
 def _cut(count: int) -> int:
-    """Values at either end that a trimmed mean of `count` leaves out."""
+    """Number of values that a trimmed mean of `count` drops at each end."""
     return int(TRIMMED * count)
 
 
@@ -274,7 +275,7 @@ def _rates(run: Run, identity: str, alone: bool) -> dict[int, float]:
 
 
 def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> list[Variance | None]:
-    """Variance of one of the repeated values of each case, pooled with that of the others; `None` where nothing tells it."""
+    """Variance of a single repeated value for each case, pooled with the other cases'; `None` where it is unknown."""
     errors = [error_sizes(v - v.mean()) for v in values if v.size > 1]
     typical = typical_deviation(errors) if len(errors) >= FEW_CASES else None
     spreads: list[Variance | None] = []
@@ -289,25 +290,25 @@ def suite_growth(growths: Sequence[Growth], drift: Variance | None = None, betwe
     """The geometric mean over cases; `None` without one.
 
     Args:
-        drift: of the mean by what all cases share within the runs. Where it is the smaller one, as it is by chance in few
-            batches, the mean is still known with no more degrees of freedom.
-        between: of the mean by what base runs differ by.
+        drift: variance of the mean from drift common to all cases within the runs. Where it is smaller than the cases' variance,
+            as happens by chance with few batches, it still limits the degrees of freedom.
+        between: variance of the mean from differences between base runs.
     """
     if not growths:
         return None
     centre = sum(growth.log_ratio for growth in growths) / len(growths)
     parts = [Variance((growth.standard_error / len(growths)) ** 2, growth.freedom) for growth in growths]
-    whole = Variance(sum(part.value for part in parts), _freedom_of_sum(parts))
+    variance = Variance(sum(part.value for part in parts), _freedom_of_sum(parts))
     if drift is not None:
-        whole = Variance(max(whole.value, drift.value), min(whole.freedom, drift.freedom))
+        variance = Variance(max(variance.value, drift.value), min(variance.freedom, drift.freedom))
     if between is not None:
-        whole = max(whole, between)
-    return Growth(centre, math.sqrt(whole.value), whole.freedom, all(growth.known for growth in growths))
+        variance = max(variance, between)
+    return Growth(centre, math.sqrt(variance.value), variance.freedom, all(growth.known for growth in growths))
 
 
 def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair], alone: frozenset[str]) -> Variance | None:
-    """Variance of the suite's mean by what base runs differ by in theirs, over the cases that all of them can use. For a single
-    base run, what two processes differ by where cases are compared by their times alone, and otherwise `None`."""
+    """Variance of the suite's mean from differences between base runs, over the cases usable in all of them. For a single base
+    run, the variance between two processes where cases are compared by their times alone, and otherwise `None`."""
     if len(bases) < 2:
         return Variance(2 * PROCESS_SD**2, NORMAL_FROM) if any(pair.new.case.identity in alone for pair in pairs) else None
     complete = [[row.latency.value_s for row in pair.bases] for pair in pairs if len(pair.bases) == len(bases)]
@@ -318,22 +319,22 @@ def mean_variance_between(bases: Sequence[Run], pairs: Sequence[Pair], alone: fr
 
 
 def drift_variance(run: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> Variance | None:
-    """Variance of the mean of a run over cases, of those in `alone` by their times alone, by its batch means; `None` for a run of
-    few visits."""
+    """Variance of a run's mean over cases, from batch means; cases in `alone` count by their times alone. `None` for a run of few
+    visits."""
     visited = Counter(line.case.identity for line in run.lines)
     repeated = [identity for identity in identities if visited[identity] > 1]
     return _batch_means(run, {identity: _rates(run, identity, identity in alone) for identity in repeated}) if repeated else None
 
 
 def paired_drift_variance(base: Run, differences: PairedDifferences) -> Variance | None:
-    """Variance of the mean difference over cases by what pairs of processes differ by, or by batch means of pairs of visits;
-    `None` for few of them."""
+    """Variance of the mean difference over cases, from the spread between pairs of processes or from batch means of pairs of
+    visits; `None` with few of them."""
     if not differences.by_process:
         return _batch_means(base, differences.values)
     residuals: dict[int, list[float]] = {}
-    for found in differences.values.values():
-        mean = sum(found.values()) / len(found) if found else 0.0
-        for process, value in found.items() if len(found) > 1 else ():
+    for by_process in differences.values.values():
+        mean = sum(by_process.values()) / len(by_process) if by_process else 0.0
+        for process, value in by_process.items() if len(by_process) > 1 else ():
             residuals.setdefault(process, []).append(value - mean)
     if len(residuals) < 2:
         return None
@@ -342,8 +343,10 @@ def paired_drift_variance(base: Run, differences: PairedDifferences) -> Variance
 
 
 def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> Variance | None:
-    """Args: values: case -> visit -> what to take the batch means of, in the order of the run's lines."""
-    means = {identity: sum(found.values()) / len(found) for identity, found in values.items() if len(found) > 1}
+    """Variance of a run's mean from batch means. `values`: case -> visit -> value, in the order of the run's lines."""
+    means = {
+        identity: sum(case_values.values()) / len(case_values) for identity, case_values in values.items() if len(case_values) > 1
+    }
     residuals = [
         values[identity][line.visit] - means[identity]
         for line in run.lines
@@ -357,25 +360,25 @@ def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> Varianc
 
 
 def energy_growths(pairs: Sequence[Pair]) -> list[Growth | None]:
-    """Energy per call, as `Growth`, or `None`: a run lacks it, the domains differ, or it is too uncertain.
+    """Growth of the energy per call; `None` where a run lacks it, the domains differ, or it is too uncertain.
 
-    A row's energy is read on one visit as a rule, so that its own interval holds nothing of what visits differ by: the spread of
+    A row's energy usually comes from one visit, so its own interval does not contain the spread between visits; the spread of
     all ratios does.
     """
-    found = [_energies(pair) for pair in pairs]
-    apart = deviation_of_cases(np.array([log for log, _ in filter(None, found)]))
-    return [None if one is None else Growth(one[0], max(one[1], apart or 0.0), known=apart is not None) for one in found]
+    ratios = [_energies(pair) for pair in pairs]
+    apart = deviation_of_cases(np.array([log for log, _ in filter(None, ratios)]))
+    return [None if ratio is None else Growth(ratio[0], max(ratio[1], apart or 0.0), known=apart is not None) for ratio in ratios]
 
 
 def _energies(pair: Pair) -> tuple[float, float] | None:
-    """Log ratio of the energies of a call, and the standard error that the readings know of."""
+    """Log ratio of the energies of a call, and its standard error from the readings."""
     new = pair.new.energy_reading
     bases = [reading for row in pair.bases if (reading := row.energy_reading) is not None]
     if new is None or not new.energy_j or not bases or any(base.domain != new.domain or not base.energy_j for base in bases):
         return None
     logs = [math.log(base.energy_j) for base in bases if base.energy_j]
-    own = math.hypot(*(_relative_sd(base) for base in bases)) / len(bases)
-    error = math.hypot(own, _relative_sd(new))
+    bases_sd = math.hypot(*(_relative_sd(base) for base in bases)) / len(bases)
+    error = math.hypot(bases_sd, _relative_sd(new))
     return (math.log(new.energy_j) - sum(logs) / len(logs), error) if error < LARGEST_ERROR else None
 
 
@@ -384,17 +387,17 @@ def _relative_sd(reading: EnergyReading) -> float:
 
 
 def student_quantile(outside: float, freedom: float) -> float:
-    """The value that |t| of Student's distribution with these degrees of freedom exceeds with the probability `outside`."""
+    """The value that |t| exceeds with probability `outside`, for Student's distribution with these degrees of freedom."""
     if freedom >= NORMAL_FROM:
         return NormalDist().inv_cdf(1 - outside / 2)
     return _quantile(outside, max(math.floor(freedom), 1))
 
 
 @functools.lru_cache(maxsize=4096)
-def _quantile(outside: float, whole: int) -> float:
+def _quantile(outside: float, freedom: int) -> float:
     # With t = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
     step = math.pi / 2 / ANGLES
     from_end = np.arange(ANGLES + 1) * step
-    density = np.sin(from_end) ** (whole - 1)
+    density = np.sin(from_end) ** (freedom - 1)
     beyond = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(whole) / math.tan(np.interp(outside, beyond / beyond[-1], from_end))
+    return math.sqrt(freedom) / math.tan(np.interp(outside, beyond / beyond[-1], from_end))

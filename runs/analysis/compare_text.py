@@ -1,4 +1,4 @@
-"""A comparison as a Markdown table, for a pull request, and as JUnit XML, for the test reports of a CI system. Pure text."""
+"""A comparison as a Markdown table for a pull request, and as JUnit XML for the test reports of a CI system."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ def growth_text(growth: Growth) -> str:
 
 
 def suspects(comparison: Comparison) -> tuple[Unpaired, ...]:
-    """Suspect rows of either side, which decide nothing."""
+    """Suspect rows of either side; no verdict uses them."""
     return tuple(item for item in comparison.unpaired if item.status == "suspect")
 
 
 def markdown(comparison: Comparison, verdicts: Sequence[Verdict], threshold: float) -> str:
-    """The verdicts, a table of the cases that decide or cannot be decided, and what took no part."""
+    """The verdicts, a table of the cases with the answer "yes" or "too noisy", and the suspect rows."""
     lines = ["### Shmoo: " + "; ".join(f"{verdict.question}: **{verdict.answer}**" for verdict in verdicts), ""]
     lines += [f"| case | {' | '.join(verdict.question + '?' for verdict in verdicts)} |", "|---" * (len(verdicts) + 1) + "|"]
     lines.append(_row(SUITE, [f"{verdict.suite}: {growth_text(verdict.growth)}" for verdict in verdicts]))
     growths = {case.case.label: {"time": case.time, "energy": case.energy} for case in comparison.cases}
-    listed = list(dict.fromkeys(label for verdict in verdicts for label in (*verdict.yes, *verdict.noisy)))
+    labels = list(dict.fromkeys(label for verdict in verdicts for label in (*verdict.yes, *verdict.noisy)))
     answers = [_answers(verdict) for verdict in verdicts]
-    for label in listed[:MOST_ROWS]:
+    for label in labels[:MOST_ROWS]:
         cells = []
         for verdict, of_cases in zip(verdicts, answers, strict=True):
             growth = growths[label][QUESTIONS[verdict.question][0]]
             cells.append("unknown" if growth is None else f"{of_cases.get(label, 'no')}: {growth_text(growth)}")
         lines.append(_row(label, cells))
-    rest = f"; {len(listed) - MOST_ROWS} more cases are not shown" if len(listed) > MOST_ROWS else ""
+    remainder = f"; {len(labels) - MOST_ROWS} more cases are not shown" if len(labels) > MOST_ROWS else ""
     looked_at = max(verdict.looked_at for verdict in verdicts)
-    lines += ["", f"{looked_at} cases compared; changes of up to {percent(threshold)} do not count{rest}."]
+    lines += ["", f"{looked_at} cases compared; changes of up to {percent(threshold)} do not count{remainder}."]
     left_out = suspects(comparison)
     if left_out:
-        told = "; ".join(_escaped(_unpaired(item)) for item in left_out)
-        lines += ["", f"{len(left_out)} suspect rows decide nothing: {told}."]
+        suspect_texts = "; ".join(_escaped(_unpaired(item)) for item in left_out)
+        lines += ["", f"{len(left_out)} suspect rows were not used: {suspect_texts}."]
     return "\n".join(lines) + "\n"
 
 
 def junit(comparison: Comparison, verdicts: Sequence[Verdict], threshold: float) -> bytes:
-    """A test case for each question and case: "yes" is a failure, "too noisy" an error, for it is no pass; suspect rows skip."""
+    """A test case for each question and case: "yes" is a failure, "too noisy" an error; suspect rows are skipped."""
     root = ElementTree.Element("testsuites", name="shmoo compare")
     for verdict in verdicts:
         quantity = QUESTIONS[verdict.question][0]
-        found = {case.case.label: growth for case in comparison.cases if (growth := getattr(case, quantity)) is not None}
+        growths = {case.case.label: growth for case in comparison.cases if (growth := getattr(case, quantity)) is not None}
         tests: list[tuple[str, Answer, Growth]] = [(SUITE, verdict.suite, verdict.growth)]
         answers = _answers(verdict)
-        tests += [(label, answers.get(label, "no"), growth) for label, growth in found.items()]
+        tests += [(label, answers.get(label, "no"), growth) for label, growth in growths.items()]
         left_out = suspects(comparison)
-        counts = {answer: sum(given == answer for _, given, _ in tests) for answer in ("yes", "too noisy")}
+        counts = {answer: sum(test_answer == answer for _, test_answer, _ in tests) for answer in ("yes", "too noisy")}
         suite = ElementTree.SubElement(
             root,
             "testsuite",
@@ -79,8 +79,8 @@ def junit(comparison: Comparison, verdicts: Sequence[Verdict], threshold: float)
         for label, answer, growth in tests:
             test = ElementTree.SubElement(suite, "testcase", classname=f"shmoo.{verdict.question}", name=_xml(label))
             if answer != "no":
-                said = f"{verdict.question}: {growth_text(growth)} in {quantity}, limit {percent(threshold)}"
-                tag, text = ("failure", said) if answer == "yes" else ("error", f"too noisy to decide: {said}")
+                detail = f"{verdict.question}: {growth_text(growth)} in {quantity}, limit {percent(threshold)}"
+                tag, text = ("failure", detail) if answer == "yes" else ("error", f"too noisy to decide: {detail}")
                 ElementTree.SubElement(test, tag, message=text, type=answer)
         for item in left_out:
             test = ElementTree.SubElement(suite, "testcase", classname=f"shmoo.{verdict.question}", name=_xml(item.case.label))
@@ -103,7 +103,7 @@ def _row(label: str, cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text without meaning to Markdown, HTML or a terminal: labels hold names from anybody's files."""
+    """Text escaped for Markdown, HTML and terminals, since labels come from other people's files."""
     return _MARKUP.sub(r"\\\1", html.escape(" ".join(_xml(text).split())))
 
 

@@ -14,11 +14,11 @@ from shmoo.runs.analysis.compare_noise import Growth, student_quantile
 MIN_CHANGE = 0.03
 """Relative changes below this are never reported, however certain."""
 FALSE_ALARM = 0.01
-"""Probability that comparing two runs of an unchanged machine names any case at all, and that it names the geometric mean."""
+"""Probability that a comparison of two runs of an unchanged machine reports any case, and that it reports the geometric mean."""
 CERTAIN = 3.0
-"""Standard errors below which a change is too noisy to be one."""
+"""Standard errors that a change must exceed to be more than noise."""
 CASE_RESOLUTION, SUITE_RESOLUTION = 0.15, 0.05
-"""Growth of a single case, and of the geometric mean, that a "no" rules out."""
+"""Growth of a single case, and of the geometric mean, that the answer "no" rules out."""
 
 Answer = Literal["yes", "no", "too noisy"]
 QUESTIONS: dict[str, tuple[str, int]] = {
@@ -27,18 +27,18 @@ QUESTIONS: dict[str, tuple[str, int]] = {
     "hungrier": ("energy", 1),
     "thriftier": ("energy", -1),
 }
-"""What can be asked -> the quantity it is about, and its direction."""
+"""Question -> the quantity it is about, and its direction."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """The answer to one question.
 
     Attributes:
-        answer: "yes" where the suite or any case has it, else "too noisy" where any of them is, else "no".
-        suite: of the geometric mean over all cases.
-        growth: of the geometric mean.
-        yes, noisy: labels of the cases with that answer, those that grew most first.
-        looked_at: number of cases that both sides could use.
+        answer: "yes" if it is the answer of the suite or of any case, else "too noisy" if any of them is too noisy, else "no".
+        suite: answer for the geometric mean over all cases.
+        growth: growth of the geometric mean.
+        yes, noisy: labels of the cases with that answer, the largest growth first.
+        looked_at: number of cases usable on both sides.
     """
 
     question: str
@@ -56,15 +56,15 @@ def beyond(log_ratio: float, threshold: float) -> bool:
 
 
 def least_certain(growth: Growth, looked_at: int) -> float:
-    """The least log ratio that exceeds the noise, with `looked_at` of its kind looked at.
+    """The smallest log ratio that exceeds the noise when `looked_at` cases are examined.
 
-    With many cases, some leave their own interval by chance; the limit for calling one changed grows with them.
+    Among many cases, some leave their own interval by chance, so the limit grows with their number.
     """
     return max(CERTAIN, student_quantile(FALSE_ALARM / looked_at, growth.freedom)) * growth.standard_error
 
 
 def is_certain(growth: Growth, looked_at: int) -> bool:
-    """Whether a change exceeds its noise, with `looked_at` of its kind looked at."""
+    """Whether a change exceeds the noise when `looked_at` cases are examined."""
     return growth.known and abs(growth.log_ratio) >= least_certain(growth, looked_at)
 
 
@@ -84,13 +84,13 @@ def verdict(question: str, cases: Sequence[tuple[str, Growth]], suite: Growth | 
     """Answer one question.
 
     Args:
-        cases: label and growth of every case that both sides could use.
+        cases: label and growth of every case usable on both sides.
         suite: geometric mean over them; `None` without a case.
-        threshold: relative growth up to which nothing is said to have changed.
+        threshold: relative growth up to which nothing counts as changed.
 
     Raises:
         InputError: no such question.
-        NothingMeasuredError: no case tells the quantity.
+        NothingMeasuredError: no case has the quantity.
     """
     if question not in QUESTIONS:
         raise unknown("change to fail on", question, QUESTIONS)
@@ -98,12 +98,12 @@ def verdict(question: str, cases: Sequence[tuple[str, Growth]], suite: Growth | 
     if suite is None:
         raise NothingMeasuredError(
             f"whether the new run is {question} cannot be said: no case has a usable {quantity} in both; "
-            "`shmoo doctor` says which energy counters this machine has, and `shmoo show` what a run holds"
+            "`shmoo doctor` lists the energy counters of this machine, `shmoo show` the contents of a run"
         )
     answers: dict[Answer, list[str]] = {"yes": [], "no": [], "too noisy": []}
     for label, growth in sorted(cases, key=lambda case: -sign * case[1].log_ratio):
         answers[answer_of(question, growth, len(cases), threshold, CASE_RESOLUTION)].append(label)
-    whole = answer_of(question, suite, 1, threshold, SUITE_RESOLUTION)
-    seen = {whole, *(answer for answer, labels in answers.items() if labels)}
-    answer: Answer = "yes" if "yes" in seen else "too noisy" if "too noisy" in seen else "no"
-    return Verdict(question, answer, whole, suite, tuple(answers["yes"]), tuple(answers["too noisy"]), len(cases))
+    suite_answer = answer_of(question, suite, 1, threshold, SUITE_RESOLUTION)
+    all_answers = {suite_answer, *(answer for answer, labels in answers.items() if labels)}
+    answer: Answer = "yes" if "yes" in all_answers else "too noisy" if "too noisy" in all_answers else "no"
+    return Verdict(question, answer, suite_answer, suite, tuple(answers["yes"]), tuple(answers["too noisy"]), len(cases))

@@ -12,10 +12,10 @@ from shmoo.runs.store.records import CaseSpec, Machine
 
 SHIFT, SHIFT_SHARE, SHIFT_CASES = 1.2, 2 / 3, 20
 """A profile no longer describes a machine if the median case differs by this factor, this share of the cases deviates to the same
-side, and there are this many. Ten-minute campaigns of one virtual machine that followed each other gave 0.91 to 1.09, those of
-hours in which its two cores worked half as fast 1.5 to 1.7, with 74 to 86 % of the cases on one side."""
+side, and there are this many cases. Successive ten-minute campaigns on one virtual machine gave 0.91 to 1.09; campaigns in hours
+when its two cores ran at half speed gave 1.5 to 1.7, with 74 to 86 % of the cases on one side."""
 FREE = "free"
-"""Family of calls that no kernel executes (views), though the framework spends time on them."""
+"""Family of calls without a kernel (views), on which only the framework spends time."""
 
 
 class CaseError(msgspec.Struct, frozen=True):
@@ -23,9 +23,9 @@ class CaseError(msgspec.Struct, frozen=True):
 
     Attributes:
         family: operator family with the most estimated time.
-        group: group of its error statistics: the family, "synthetic" or "networks", separate for compiled runtimes.
+        group: its group in error statistics: the family, "synthetic" or "networks", separate for compiled runtimes.
         status: "ok" or "noisy".
-        measured_s: time of a call on the machine as it is. standard_error: relative to it.
+        measured_s: time of a call on the machine as it is. standard_error: relative standard error of that time.
         alone_s: time of a call while nothing else runs; `None` where too few blocks ran undisturbed.
         spread: (largest - smallest) / smallest over its visits; `None` with a single visit.
         energy_measured_j: of the package on a CPU, of the card on a GPU; `None` where it was not read.
@@ -90,8 +90,8 @@ class NetworkError(msgspec.Struct, frozen=True):
 
     Attributes:
         calls: empty where no per-operator times were measured.
-        children_s: sum of the measured child times; its difference from `whole.measured_s` is the effect of timing calls apart.
-        operators_s: sum over the distinct operators of the time alone times the number of calls.
+        children_s: sum of the measured child times; it differs from `whole.measured_s` because calls were timed separately.
+        operators_s: sum over the distinct operators of their time alone times their number of calls.
         weighted_error: per-operator error weighted by time; where it is well above the network's own error, errors cancel.
     """
 
@@ -108,7 +108,7 @@ class NetworkError(msgspec.Struct, frozen=True):
 
 
 class Excluded(msgspec.Struct, frozen=True):
-    """A case that no figure uses, and the reason."""
+    """A case left out of all figures, and the reason."""
 
     case: CaseSpec
     status: str
@@ -121,7 +121,7 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         metrics: split ("fit", "validation", "test") -> group -> errors. Networks are always in "test"; the group "operators"
             holds the eager operators of all families together.
-        problems: messages about data that were set aside while reading the run.
+        problems: messages about data that were ignored while reading the run.
     """
 
     machine: Machine
@@ -142,12 +142,12 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def median_ratio(self) -> float:
-        """Measured over estimated time of the median case."""
+        """Median over cases of measured over estimated time."""
         return median(case.measured_s / case.estimate_s.value for case in self.cases)
 
     @property
     def shifted(self) -> bool:
-        """Whether all cases together say that the machine ran at another speed than the profile's."""
+        """Whether the cases together show that the machine ran at another speed than the profile's."""
         ratio = self.median_ratio
         same_side = sum((case.measured_s > case.estimate_s.value) == (ratio > 1) for case in self.cases) / len(self.cases)
         return len(self.cases) >= SHIFT_CASES and max(ratio, 1 / ratio) > SHIFT and same_side > SHIFT_SHARE

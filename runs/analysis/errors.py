@@ -36,14 +36,14 @@ def error_report(run: Run, profile: ArchitectureProfile, predict: Predictor | No
     usable = [row for row in run.rows if row.estimable]
     excluded = tuple(Excluded(row.case, row.status, _why_not(row)) for row in run.rows if not row.estimable)
     if not usable:
-        seen = f"{len(excluded)} rows, the first set aside because: {excluded[0].reason}" if excluded else "no rows"
-        raise NothingMeasuredError(f"nothing usable was measured ({seen}); `shmoo check RUN` says what to do")
-    # Graphs are read as they are estimated: those of a large run take more memory than all else.
+        excluded_text = f"{len(excluded)} rows, the first set aside because: {excluded[0].reason}" if excluded else "no rows"
+        raise NothingMeasuredError(f"nothing usable was measured ({excluded_text}); `shmoo check RUN` says what to do")
+    # Graphs are read only when estimated: those of a large run take more memory than everything else.
     estimates = (predict or director_predictor(profile, run.manifest.machine.threads))(
         (row.case, run.graphs(row)) for row in usable
     )
     if len(estimates) != len(usable):
-        raise InputError(f"the predictor gave {len(estimates)} estimates for {len(usable)} cases; it must give one a case")
+        raise InputError(f"the predictor gave {len(estimates)} estimates for {len(usable)} cases; it must give one per case")
     cases = [_case_error(row, estimate) for row, estimate in zip(usable, estimates, strict=True)]
     networks = [
         _network_error(case, row, run.graphs(row), estimate)
@@ -115,7 +115,7 @@ def _why_not(row: Measurement) -> str:
 
 
 def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
-    latency, alone, energy = row.latency, row.alone, row.energy_reading
+    latency, time_alone, energy = row.latency, row.alone, row.energy_reading
     means = [fmean(visit.samples_s) for visit in row.visits] if len(row.visits) > 1 else []
     family = _main_family(estimate.breakdown)
     return CaseError(
@@ -126,7 +126,7 @@ def _case_error(row: Measurement, estimate: CaseEstimate) -> CaseError:
         status=row.status,
         measured_s=latency.value_s,
         standard_error=latency.relative_se,
-        alone_s=None if alone is None else alone.value_s,
+        alone_s=None if time_alone is None else time_alone.value_s,
         estimate_s=estimate.latency_s,
         samples=0 if row.timing is None else len(row.timing.samples_s),
         visits=latency.visits,
@@ -151,10 +151,10 @@ def _group(case: CaseSpec, family: str) -> str:
     return group if case.runtime == "eager" else f"{group} ({case.runtime})"
 
 
-def _network_error(whole: CaseError, row: Measurement, graphs: Sequence[Graph], estimate: CaseEstimate) -> NetworkError:
+def _network_error(network: CaseError, row: Measurement, graphs: Sequence[Graph], estimate: CaseEstimate) -> NetworkError:
     times = {child.call: child.time_s for child in sorted(row.children, key=lambda child: child.call)}
     if not times:
-        return NetworkError(whole, operators_s=row.operators_s)
+        return NetworkError(network, operators_s=row.operators_s)
     # Child times index the calls of all graphs of the network in order; kernels index those of their own graph.
     offsets = list(accumulate((len(graph.calls) for graph in graphs), initial=0))
     all_calls = [call for graph in graphs for call in graph.calls]
@@ -176,7 +176,7 @@ def _network_error(whole: CaseError, row: Measurement, graphs: Sequence[Graph], 
             add((call,), FREE, 0.0)
     entries.sort(key=lambda entry: entry.calls)
     weighted = time_weighted_error([entry.estimated_s for entry in entries], [entry.measured_s for entry in entries])
-    return NetworkError(whole, tuple(entries), total, weighted, row.operators_s)
+    return NetworkError(network, tuple(entries), total, weighted, row.operators_s)
 
 
 CSV_COLUMNS = (
@@ -184,7 +184,7 @@ CSV_COLUMNS = (
     "module", "measured_s", "standard_error", "alone_s", "estimated_s", "low_s", "high_s", "error", "inside", "spread", "share",
     "samples", "visits", "flops", "bytes", "tiles", "energy_measured_j", "energy_estimated_j", "status", "reason",
 )  # fmt: skip
-"""Columns of errors.csv. `level` is "case", "call" (one kernel of a network) or "excluded"; irrelevant cells are empty."""
+"""Columns of errors.csv. `level` is "case", "call" (one kernel of a network) or "excluded"; cells that do not apply are empty."""
 
 
 def write_errors_csv(report: ErrorReport, path: str | Path) -> Path:
@@ -218,13 +218,13 @@ def _csv_rows(report: ErrorReport) -> Iterator[dict[str, object]]:
 
 
 def _csv_row(level: str, case: CaseSpec, record: CaseError | CallError | Excluded) -> dict[str, object]:
-    """The fields of a case and of a record about it, by column; fields that are no column are ignored."""
+    """The fields of a case and of a record about it, by column; fields without a column are ignored."""
     axes = " ".join(f"{name}={value}" for name, value in case.axes.items())
     return {"level": level, **msgspec.structs.asdict(case), **msgspec.structs.asdict(record), "axes": axes}
 
 
 class MeasuredCall(msgspec.Struct, frozen=True):
-    """One call of a network where it stands, timed in eager execution; flops and bytes are its own, without fusion."""
+    """One call of a network, timed inside the network in eager execution; flops and bytes are without fusion."""
 
     op: str
     module: str
@@ -234,13 +234,13 @@ class MeasuredCall(msgspec.Struct, frozen=True):
 
 
 def measured_calls(run: Run, workload: str) -> list[MeasuredCall]:
-    """The timed calls of a network's rows in a run that can be used. `InputError` where the run has no such row, `FormatError`
-    where a stored graph is damaged."""
+    """The timed calls in a run's usable rows of a network. `InputError` where the run has no such row, `FormatError` where a
+    stored graph is damaged."""
     rows = [row for row in run.rows if row.case.workload == workload and row.timed and row.children]
     if not rows:
-        known = sorted({row.case.workload for row in run.rows if row.children})
-        there = f"; it timed those of {', '.join(known)}" if known else ""
-        raise InputError(f"the run timed no single calls of {workload!r}{there}")
+        timed_networks = sorted({row.case.workload for row in run.rows if row.children})
+        hint = f"; it timed those of {', '.join(timed_networks)}" if timed_networks else ""
+        raise InputError(f"the run timed no single calls of {workload!r}{hint}")
     return [call for row in rows for call in _calls(run.graphs(row), row.children)]
 
 

@@ -1,6 +1,7 @@
-"""Many machines' runs side by side: machines that are equal, which of them is an outlier, what drifted since an earlier campaign.
+"""Runs of many machines side by side: groups of equal machines, outliers among them, and drift since an earlier campaign.
 
-The judged machine takes no part in median and scatter, so that a slow machine among three cannot hide itself (docs/lab.md)."""
+Median and scatter leave out the machine under test, so that a slow machine among three cannot hide (docs/lab.md).
+"""
 
 from __future__ import annotations
 
@@ -23,18 +24,18 @@ from shmoo.runs.store.store import Run, machine_differences
 Z_LIMIT = 3.5
 """Absolute z-scores above it are outliers (Iglewicz and Hoaglin)."""
 MEDIAN_SE = math.sqrt(math.pi / 2)
-"""Standard error of the median of normal samples over that of their mean."""
+"""Ratio of the standard error of the median to that of the mean, for normal samples."""
 LEAST_SCATTER = 0.01
-"""Scatter of the log speeds of equal machines that is assumed at least: two or three others can agree by chance."""
+"""Smallest scatter assumed for the log speeds of equal machines, since two or three can agree by chance."""
 FEWEST_EQUAL = 3
-"""Of two machines nobody can say which is the outlier."""
+"""Fewest equal machines for which an outlier can be named: of two, either could be the outlier."""
 _Level = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """One machine of a campaign: its run and profile as far as there are any, facts about the machine by name, and how its
-    measurement ended."""
+    """One machine of a campaign: its run and profile where they exist, facts about the machine by name, and the outcome of its
+    measurement."""
 
     name: str
     standing: str
@@ -50,10 +51,10 @@ class Speed:
 
     Attributes:
         ratio: its times over the median of the equal machines', 1.05 where it is 5 % slower. `None` with too few shared cases.
-        cases: how many it shares with others. standard_error: relative, of the ratio.
+        cases: number of cases shared with other machines. standard_error: relative standard error of the ratio.
         z: robust z-score; `None` where fewer than three machines are equal.
         outlier: the z-score and the ratio are both beyond their limits.
-        energy_ratio: as `ratio`, of the energy per call; `None` where it was not measured.
+        energy_ratio: as `ratio`, for the energy per call; `None` where it was not measured.
     """
 
     name: str
@@ -87,10 +88,10 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What is different about one machine since the earlier campaign.
+    """The changes of one machine since the earlier campaign.
 
     Attributes:
-        changes: (what, before, after).
+        changes: (name, before, after).
         ratio: common ratio of its times, now over then; `None` with too few shared cases. shifted: beyond noise.
     """
 
@@ -113,11 +114,11 @@ class FleetReport:
     """A campaign over many machines.
 
     Attributes:
-        machines: number of all of them.
-        missing: machines whose measurement is not whole: failed, died, never reached, or still going on.
+        machines: number of machines.
+        missing: machines with an incomplete measurement: failed, died, never reached, or still running.
         families: equal machines together, the largest family first.
-        drifts: machines of both campaigns that differ from what they were.
-        energies: of networks, where a machine has a counter.
+        drifts: machines of both campaigns that changed between them.
+        energies: energies of networks, from machines with a counter.
     """
 
     machines: int
@@ -128,12 +129,12 @@ class FleetReport:
 
     @property
     def outliers(self) -> tuple[Speed, ...]:
-        """Machines that are slower or faster than their equals."""
+        """Machines that are slower or faster than equal machines."""
         return tuple(speed for family in self.families for speed in family.speeds if speed.outlier)
 
 
 def fleet_report(specimens: Sequence[Specimen], earlier: Sequence[Specimen] = ()) -> FleetReport:
-    """Set the machines of a campaign side by side; `earlier`: those of the campaign before it."""
+    """Compare the machines of a campaign with each other and with those of the `earlier` campaign."""
     measured = [specimen for specimen in specimens if specimen.run is not None and any(row.timed for row in specimen.run.rows)]
     families: list[list[Specimen]] = []
     for specimen in measured:
@@ -158,27 +159,32 @@ def _equal(a: Specimen, b: Specimen) -> bool:
 
 
 def speeds(specimens: Sequence[Specimen]) -> tuple[Speed, ...]:
-    """The speed of each of these equal machines beside the others."""
+    """The speed of each of these equal machines relative to the others."""
     times: list[dict[str, float]] = []
     energies: list[dict[str, float]] = []
     for specimen in specimens:
         rows = () if specimen.run is None else specimen.run.rows
         times.append({row.case.identity: math.log(row.latency.value_s) for row in rows if row.timed})
-        read = {row.case.identity: row.energy_reading for row in rows if row.timed}
-        energies.append({case: math.log(e.energy_j) for case, e in read.items() if e is not None and e.energy_j})
+        readings = {row.case.identity: row.energy_reading for row in rows if row.timed}
+        energies.append({case: math.log(e.energy_j) for case, e in readings.items() if e is not None and e.energy_j})
     distances = _distances(times)
     levels, powers = [_level(d) for d in distances], [_level(d) for d in _distances(energies)]
     return tuple(
-        _speed(specimen.name, level, levels[:number] + levels[number + 1 :], own.size, power)
-        for number, (specimen, level, own, power) in enumerate(zip(specimens, levels, distances, powers, strict=True))
+        _speed(specimen.name, level, levels[:number] + levels[number + 1 :], machine_distances.size, power)
+        for number, (specimen, level, machine_distances, power) in enumerate(
+            zip(specimens, levels, distances, powers, strict=True)
+        )
     )
 
 
 def _distances(values: Sequence[Mapping[str, float]]) -> list[np.ndarray]:
-    """Of each machine the distances of its values from the medians, over the cases that another machine has too."""
-    cases = grouped(pair for own in values for pair in own.items())
-    middle = {case: float(np.median(listed)) for case, listed in cases.items() if len(listed) > 1}
-    return [np.asarray([value - middle[case] for case, value in own.items() if case in middle]) for own in values]
+    """For each machine, the distances of its values from the medians, over the cases shared with another machine."""
+    cases = grouped(pair for machine_values in values for pair in machine_values.items())
+    middle = {case: float(np.median(case_values)) for case, case_values in cases.items() if len(case_values) > 1}
+    return [
+        np.asarray([value - middle[case] for case, value in machine_values.items() if case in middle])
+        for machine_values in values
+    ]
 
 
 def _level(distances: np.ndarray) -> _Level | None:
@@ -191,30 +197,30 @@ def _speed(name: str, level: _Level | None, beside: Sequence[_Level | None], cas
     energy = None if power is None else math.exp(power[0])
     if level is None:
         return Speed(name, None, cases, energy_ratio=energy)
-    own, error = level
-    others = np.asarray([other[0] for other in beside if other is not None])
-    if others.size < FEWEST_EQUAL - 1:
-        return Speed(name, math.exp(own), cases, error, energy_ratio=energy)
-    middle = float(np.median(others))
-    scatter = max(typical_deviation([np.abs(others - middle)]), LEAST_SCATTER)
-    z = (own - middle) / math.hypot(scatter, error)
-    beyond = abs(z) > Z_LIMIT and math.expm1(abs(own - middle)) > MIN_CHANGE
-    return Speed(name, math.exp(own - middle), cases, error, z, beyond, energy)
+    log_ratio, error = level
+    other_ratios = np.asarray([other_level[0] for other_level in beside if other_level is not None])
+    if other_ratios.size < FEWEST_EQUAL - 1:
+        return Speed(name, math.exp(log_ratio), cases, error, energy_ratio=energy)
+    middle = float(np.median(other_ratios))
+    scatter = max(typical_deviation([np.abs(other_ratios - middle)]), LEAST_SCATTER)
+    z = (log_ratio - middle) / math.hypot(scatter, error)
+    beyond = abs(z) > Z_LIMIT and math.expm1(abs(log_ratio - middle)) > MIN_CHANGE
+    return Speed(name, math.exp(log_ratio - middle), cases, error, z, beyond, energy)
 
 
-def _drift(before: Specimen, now: Specimen) -> Drift:
-    names = [name for name in {**before.facts, **now.facts} if before.facts.get(name) != now.facts.get(name)]
-    changes = [(name, before.facts.get(name), now.facts.get(name)) for name in names if before.facts and now.facts]
-    if before.run is None or now.run is None:
-        return Drift(now.name, tuple(changes))
-    listed = {name for name, *_ in changes}
-    differences = conditions(before.run.manifest, now.run.manifest)
-    changes += [(d.field, d.a, d.b) for d in differences if d.field not in listed]
+def _drift(earlier: Specimen, later: Specimen) -> Drift:
+    names = [name for name in {**earlier.facts, **later.facts} if earlier.facts.get(name) != later.facts.get(name)]
+    changes = [(name, earlier.facts.get(name), later.facts.get(name)) for name in names if earlier.facts and later.facts]
+    if earlier.run is None or later.run is None:
+        return Drift(later.name, tuple(changes))
+    changed_names = {name for name, *_ in changes}
+    differences = conditions(earlier.run.manifest, later.run.manifest)
+    changes += [(d.field, d.a, d.b) for d in differences if d.field not in changed_names]
     try:
-        compared = compare_runs(before.run, now.run)
+        compared = compare_runs(earlier.run, later.run)
     except NothingMeasuredError:
-        return Drift(now.name, tuple(changes))
-    return Drift(now.name, tuple(changes), compared.shift, compared.shifted)
+        return Drift(later.name, tuple(changes))
+    return Drift(later.name, tuple(changes), compared.shift, compared.shifted)
 
 
 def _network_energies(specimens: Sequence[Specimen]) -> tuple[NetworkEnergy, ...]:

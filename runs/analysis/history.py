@@ -1,6 +1,7 @@
-"""Cases over many runs, in the order in which they were measured: where a case, or all of them, changed for good.
+"""Cases over many runs in order of measurement: the runs at which a case, or all of them, changed lastingly.
 
-docs/gate.md has the formulas and their sources."""
+docs/gate.md has the formulas and their sources.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from shmoo.runs.store.statistics import Variance, median, pooled, typical_deviat
 from shmoo.runs.store.store import Run, machine_differences
 
 FEWEST = 3
-"""Runs from which the differences of neighbours tell noise from a change."""
+"""Fewest runs in which differences between neighbours separate noise from a change."""
 EFFICIENCY = 0.37
-"""Degrees of freedom that a difference is worth to its median: the median absolute deviation has 37 % of the efficiency of the
+"""Degrees of freedom per difference when the median is used: the median absolute deviation has 37 % of the efficiency of the
 standard deviation (Rousseeuw and Croux, JASA 88, 1993)."""
 LEAST_NOISE = 1e-6
-"""No clock tells two runs apart by less."""
+"""Smallest relative noise assumed; clocks resolve no less."""
 ALL = "all cases (geometric mean)"
 
 
@@ -33,8 +34,8 @@ class RunPoint(msgspec.Struct, frozen=True):
     """A run of the history.
 
     Attributes:
-        commit: of the repository that it was measured in, as `git describe` named it; "" where it was not recorded.
-        differs: fingerprint fields in which its machine differs from that of the first run.
+        commit: the measured repository's commit from `git describe`; "" where it was not recorded.
+        differs: fingerprint fields in which its machine differs from the first run's.
     """
 
     path: str
@@ -50,7 +51,7 @@ class RunPoint(msgspec.Struct, frozen=True):
 
 
 class CasePoint(msgspec.Struct, frozen=True):
-    """A case in one run, `run` counted from 0; suspect and failed rows have no value and decide nothing."""
+    """A case in one run, `run` counted from 0; suspect and failed rows have no value and are not used."""
 
     run: int
     value_s: float | None
@@ -59,12 +60,12 @@ class CasePoint(msgspec.Struct, frozen=True):
 
 
 class ChangePoint(msgspec.Struct, frozen=True):
-    """A step.
+    """A lasting change of a case.
 
     Attributes:
         run: the first run that differs, counted from 0.
-        ratio: from there to the next step over what was before, with its 90 % interval.
-        errors: its size in standard errors.
+        ratio: level from there to the next step over the level before, with its 90 % interval.
+        errors: size of the step in standard errors.
     """
 
     run: int
@@ -73,7 +74,7 @@ class ChangePoint(msgspec.Struct, frozen=True):
 
 
 class Series(msgspec.Struct, frozen=True):
-    """A case over the runs, or the geometric mean of all; `noise` is σ, `None` with too few runs."""
+    """A case over the runs, or the geometric mean of all cases; `noise` is σ, `None` with too few runs."""
 
     label: str
     case: CaseSpec | None
@@ -81,7 +82,7 @@ class Series(msgspec.Struct, frozen=True):
     noise: float | None
     changes: tuple[ChangePoint, ...]
     visible: float | None = None
-    """Relative step at the middle of the runs that noise would not have hidden; `None` with too few runs."""
+    """Smallest relative step, in the middle of the runs, that would stand out from noise; `None` with too few runs."""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -108,38 +109,38 @@ class History(msgspec.Struct, frozen=True):
         if self.first_different is not None:
             differs = self.runs[self.first_different]
             before = self.runs[self.first_different - 1].commit
-            same = (
+            same_commit = (
                 ", of the same commit as the run before it: the machine changed, not the code"
                 if before == differs.commit != ""
                 else ""
             )
-            return f"The first run that differs is {differs.label}{same}"
+            return f"The first run that differs is {differs.label}{same_commit}"
         visible = [series.visible for series in self.series if series.visible is not None]
         if not visible:
             return f"Too few runs to tell: a case needs {FEWEST} with a usable row"
         step = percent(median(visible), digits=0)
         commits = {run.commit for run in self.runs}
-        same = "; all are of one commit" if len(commits) == 1 and "" not in commits else ""
+        same_commit = "; all are of one commit" if len(commits) == 1 and "" not in commits else ""
         if median(visible) > CASE_RESOLUTION:
-            return f"Too noisy to tell: a step of {step} in the typical case could have been seen{same}"
-        return f"No run differs; a step of {step} in the typical case would have been seen{same}"
+            return f"Too noisy to tell: a step of {step} in the typical case could have been seen{same_commit}"
+        return f"No run differs; a step of {step} in the typical case would have been seen{same_commit}"
 
 
 def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     """Follow the cases of several runs.
 
     Args:
-        runs: in any order.
+        runs: the runs, in any order.
         threshold: relative size up to which steps are not reported.
 
     Raises:
-        InputError: fewer than two runs, or one twice.
+        InputError: fewer than two runs, or the same run twice.
         NothingMeasuredError: no case is usable in two runs.
     """
     ordered = sorted(runs, key=lambda run: (run.manifest.started_at, _first_visit(run), str(run.path)))
     if len({run.path.resolve() for run in ordered}) < max(len(ordered), 2):
         raise InputError(
-            f"a history needs two different runs at least, got {', '.join(str(run.path) for run in ordered) or 'none'}"
+            f"a history needs at least two different runs, got {', '.join(str(run.path) for run in ordered) or 'none'}"
         )
     first = ordered[0].manifest.machine
     points = tuple(
@@ -159,7 +160,7 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
             time = row.latency if row.timed else None
             value_s, error = (None, None) if time is None else (time.value_s, time.relative_se)
             by_case.setdefault(row.case.identity, []).append(CasePoint(number, value_s, error, row.status))
-    timed_of = {identity: [p for p in found if p.value_s is not None] for identity, found in by_case.items()}
+    timed_of = {identity: [p for p in points if p.value_s is not None] for identity, points in by_case.items()}
     usable = {identity: timed for identity, timed in timed_of.items() if len(timed) > 1}
     if not usable:
         raise NothingMeasuredError("no case is usable in two of the runs; see `shmoo check` for what is wrong with a run")
@@ -167,11 +168,11 @@ def history(runs: Sequence[Run], threshold: float = MIN_CHANGE) -> History:
     typical = _noise_of(list(differences.values())) if differences else None
     looked_at = sum(len(timed) - 1 for timed in usable.values())
     series = []
-    for identity, found in by_case.items():
+    for identity, case_points in by_case.items():
         timed = usable.get(identity, [])
         noise = _noise(timed, differences.get(identity), typical)
-        series.append(_series(cases[identity].label, cases[identity], found, timed, noise, looked_at, threshold))
-    series.sort(key=lambda one: (-max((abs(math.log(c.ratio.value)) for c in one.changes), default=0.0), one.label))
+        series.append(_series(cases[identity].label, cases[identity], case_points, timed, noise, looked_at, threshold))
+    series.sort(key=lambda entry: (-max((abs(math.log(c.ratio.value)) for c in entry.changes), default=0.0), entry.label))
     return History(points, _suite(usable, len(ordered), threshold), tuple(series))
 
 
@@ -182,8 +183,8 @@ def _suite(usable: dict[str, list[CasePoint]], runs: int, threshold: float) -> S
     logs = np.array([_logs(timed) for timed in complete])
     errors = np.array([[point.relative_se or 0.0 for point in timed] for timed in complete])
     means = (logs - logs[:, :1]).mean(axis=0)
-    own = np.sqrt((errors**2).sum(axis=0)) / len(complete)
-    points = [CasePoint(number, math.exp(mean), float(own[number]), "ok") for number, mean in enumerate(means.tolist())]
+    mean_errors = np.sqrt((errors**2).sum(axis=0)) / len(complete)
+    points = [CasePoint(number, math.exp(mean), float(mean_errors[number]), "ok") for number, mean in enumerate(means.tolist())]
     differences = np.abs(np.diff(means)) if runs >= FEWEST else None
     noise = _noise(points, differences, None)
     return _series(ALL, None, points, points, noise, runs - 1, threshold)
@@ -198,13 +199,13 @@ def _series(
     looked_at: int,
     threshold: float,
 ) -> Series:
-    """Args: timed: the points with a value. looked_at: places of steps in all series that are looked at together."""
+    """The series of a case. `timed`: the points with a value. `looked_at`: possible places of steps in all series together."""
     if noise is None:
         return Series(label, case, tuple(points), None, ())
     changes = _changes(timed, noise, looked_at, threshold)
     half = len(timed) // 2
-    least = least_certain(noise, looked_at) * math.sqrt(1 / half + 1 / (len(timed) - half))
-    return Series(label, case, tuple(points), noise.standard_error, changes, max(math.expm1(least), threshold))
+    smallest_step = least_certain(noise, looked_at) * math.sqrt(1 / half + 1 / (len(timed) - half))
+    return Series(label, case, tuple(points), noise.standard_error, changes, max(math.expm1(smallest_step), threshold))
 
 
 def _first_visit(run: Run) -> str:
@@ -220,12 +221,14 @@ def _noise_of(differences: Sequence[np.ndarray]) -> float:
 
 
 def _noise(points: Sequence[CasePoint], differences: np.ndarray | None, typical: float | None) -> Growth | None:
-    """What one run of a series differs by from an equal one, as a growth of 0; `None` with too few runs."""
+    """The noise between two equal runs of a series, as a growth of 0; `None` with too few runs."""
     if differences is None:
         return None
     variance, freedom = pooled(Variance(_noise_of([differences]) ** 2, EFFICIENCY * differences.size), typical)
-    own = float(np.median([point.relative_se or 0.0 for point in points])) ** 2
-    return Growth(0.0, math.sqrt(max(variance, own, LEAST_NOISE**2)), NORMAL_FROM if own > variance else freedom)
+    own_variance = float(np.median([point.relative_se or 0.0 for point in points])) ** 2
+    return Growth(
+        0.0, math.sqrt(max(variance, own_variance, LEAST_NOISE**2)), NORMAL_FROM if own_variance > variance else freedom
+    )
 
 
 def _changes(points: Sequence[CasePoint], noise: Growth, looked_at: int, threshold: float) -> tuple[ChangePoint, ...]:
@@ -242,7 +245,7 @@ def _changes(points: Sequence[CasePoint], noise: Growth, looked_at: int, thresho
 
 
 def _steps(logs: np.ndarray, start: int, stop: int, limit: float, threshold: float) -> list[int]:
-    """Places of steps between `start` and `stop`; `limit` is the least step of a single run beside infinitely many."""
+    """Places of steps between `start` and `stop`; `limit` is the smallest visible step of one run against infinitely many."""
     count = stop - start
     if count < 2:
         return []

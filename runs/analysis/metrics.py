@@ -1,4 +1,4 @@
-"""Error metrics: differences of estimates from measurements, and of measurements from their repetition."""
+"""Error metrics: estimates against measurements, and measurements against repeated measurements."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def error_card(
     """
     estimated, measured = _aligned(estimated, measured)
     if not measured.size:
-        raise NothingMeasuredError("no case to take errors of; every case of the group failed or was set aside")
+        raise NothingMeasuredError("no case to compute errors of; every case of the group failed or was left out")
     if not (measured > 0).all():
-        raise InputError(f"measured values must be positive, got {measured.min():g}; leave out what was not measured")
+        raise InputError(f"measured values must be positive, got {measured.min():g}; leave out cases that were not measured")
     signed = (estimated - measured) / measured
     absolute = np.abs(signed)
     coverage = None
@@ -69,5 +69,5 @@ def _aligned(estimated: Numbers, measured: Numbers) -> tuple[np.ndarray, np.ndar
     """Both as arrays; `InputError` where their lengths differ."""
     est, meas = np.asarray(estimated, dtype=float), np.asarray(measured, dtype=float)
     if est.shape != meas.shape:
-        raise InputError(f"{est.size} estimates for {meas.size} measurements; pass one estimate a measurement")
+        raise InputError(f"{est.size} estimates for {meas.size} measurements; pass one estimate per measurement")
     return est, meas

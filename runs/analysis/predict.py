@@ -1,4 +1,4 @@
-"""Estimates for the cases of a run. Cases with one graph are estimated in batches, so that a report on thousands takes
+"""Estimates for the cases of a run. Cases with a single graph are estimated in batches, so a report on thousands takes
 seconds."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shmoo.runs.store.store import Run
 
 CaseGraphs = tuple[CaseSpec, tuple[Graph, ...]]
 CHUNK = 1000
-"""Cases per table: with the draws of the coefficients, each array of a chunk takes a megabyte."""
+"""Cases per table; with the draws of the coefficients, each array of a chunk takes a megabyte."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -52,12 +52,12 @@ KernelPart = KernelEstimate | Part
 CaseEstimate = Estimate | BatchedEstimate
 """A predictor's estimate of one case, alone or from a batch."""
 Predictor = Callable[[Iterable[CaseGraphs]], Sequence[CaseEstimate]]
-"""Function from all cases with their graphs, which are read one after another, to one estimate each, in order."""
+"""A function from cases with their graphs, read one at a time, to one estimate per case, in order."""
 
 
 def director_predictor(profile: ArchitectureProfile, run_threads: int | None = None) -> Predictor:
-    """A predictor that calls `AnalysisDirector` with each case's own runtime and threads. Args: run_threads: of cases that name
-    none; where the profile has fewer cores, or without a number, all of its cores."""
+    """A predictor that calls `AnalysisDirector` with each case's own runtime and threads. `run_threads` applies to cases without
+    a number of their own; without it, or where the profile has fewer cores, all its cores work."""
     director = AnalysisDirector(profile)
     cores = profile.get("count.cores")
     usual = run_threads if cores is not None and run_threads is not None and run_threads < cores.value else None
@@ -67,7 +67,7 @@ def director_predictor(profile: ArchitectureProfile, run_threads: int | None = N
         waiting: defaultdict[tuple[str, str | None, int | None], list[tuple[int, Graph]]] = defaultdict(list)
 
         def price(key: tuple[str, str | None, int | None]) -> None:
-            """Estimate what waits together; one whose graph has no kernel is refused as it is alone."""
+            """Estimate the waiting cases of one key together; a graph without a kernel is refused as it would be alone."""
             runtime, compute_dtype, threads = key
             machine = director if threads is None else AnalysisDirector(with_threads(profile, threads))
             places, graphs = zip(*waiting.pop(key), strict=True)
@@ -76,8 +76,8 @@ def director_predictor(profile: ArchitectureProfile, run_threads: int | None = N
                 estimates[place] = batch.get(number) or machine.estimate(graph, runtime=runtime, compute_dtype=compute_dtype)
 
         for index, (case, graphs) in enumerate(cases):
-            asked = case.threads or (usual if case.device == "cpu" else None)
-            threads = None if cores is None or asked == cores.value else asked
+            case_threads = case.threads or (usual if case.device == "cpu" else None)
+            threads = None if cores is None or case_threads == cores.value else case_threads
             compute_dtype = matrix_dtype(case.dtype)
             if case.kind == "network" or len(graphs) != 1:
                 estimates[index] = director.estimate(graphs, runtime=case.runtime, compute_dtype=compute_dtype, threads=threads)

@@ -1,4 +1,4 @@
-"""Figures of errors, estimates, fusion and sweeps.
+"""Figures of errors, estimates, fusion and sweeps, and the frame of a page.
 
-The page that holds them is runs.report.
+The report of a run, which places them, is runs/report.py.
 """

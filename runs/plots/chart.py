@@ -1,5 +1,5 @@
-"""What a figure shows, as records that the page's script (templates/chart.js) draws: axes, marks in data coordinates, and texts
-for the pointer. Colours are CSS colours; texts are plain and may have several lines."""
+"""Figures as records that the page's script (templates/chart.js) draws: axes, marks in data coordinates, and hover texts.
+Colours are CSS colours; texts are plain and may have several lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 Grid = Sequence[Sequence[float | None]]
-"""Values of a heat map: one list for each position along y."""
+"""Values of a heat map: one list per position along y."""
 FAMILY_COLOURS: Mapping[str, str] = MappingProxyType(
     {
         "gemm": "#4f7df3",
@@ -47,9 +47,9 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
     """An axis with its range.
 
     Attributes:
-        unit: of its numbers; "%" shows fractions as per cent.
+        unit: unit of its numbers; "%" shows fractions as per cent.
         scale: "octave" is logarithmic, with powers of two such as "64 KiB" as ticks.
-        labels: of categories, which stand at 0, 1, 2 and so on.
+        labels: names of categories at positions 0, 1, 2 and so on.
     """
 
     title: str = ""
@@ -61,14 +61,14 @@ class Axis(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Points(msgspec.Struct, frozen=True, omit_defaults=True, tag="points", kw_only=True):
-    """Marks at points, which a line may join.
+    """Marks at points, optionally joined by a line.
 
     Attributes:
-        name: in the legend; "" has no entry. texts: what the pointer shows, one for each point, beside its coordinates.
-        line: "" for none, "solid", or a pattern of dashes as SVG takes it. symbol: "" for none. size: in pixels; sizes: of each
-            point, where they differ.
+        name: entry in the legend; "" has none. texts: hover text of each point, beside its coordinates.
+        line: "" for none, "solid", or a dash pattern in SVG's notation. symbol: "" for none. size: in pixels; sizes: for each
+            point where they differ.
         left, right, low, high: ends of the intervals along x and y. hollow: points whose symbol is not filled.
-        listed: whether the legend has an entry for it, where several series share a name.
+        listed: whether the legend lists it; of several series that share a name, one does.
     """
 
     x: tuple[float | None, ...]
@@ -90,7 +90,7 @@ class Points(msgspec.Struct, frozen=True, omit_defaults=True, tag="points", kw_o
 
 
 class Guide(msgspec.Struct, frozen=True, omit_defaults=True, tag="guide", kw_only=True):
-    """A line that helps to read the others, with a label at its end."""
+    """A reference line with a label at its end."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -135,7 +135,7 @@ class Boxes(msgspec.Struct, frozen=True, omit_defaults=True, tag="boxes", kw_onl
     """Horizontal boxes at the positions `at` along y: quartiles, whiskers, and the points beyond them.
 
     Attributes:
-        quartiles: (low whisker, first quartile, median, third quartile, high whisker) of each box. colours: of each box.
+        quartiles: (low whisker, first quartile, median, third quartile, high whisker) of each box. colours: one per box.
     """
 
     at: tuple[float, ...]
@@ -156,10 +156,10 @@ class Layer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Heat(msgspec.Struct, frozen=True, omit_defaults=True, tag="heat", kw_only=True):
-    """A heat map over the categories of both axes. Of several layers a menu selects one; the pointer shows all of them.
+    """A heat map over the categories of both axes. A menu selects one of several layers; the hover text shows all of them.
 
     Attributes:
-        cells: what stands in each cell; its value where there is none. texts: what the pointer shows beside the values.
+        cells: text in each cell; without it, the value. texts: hover text beside the values.
     """
 
     layers: tuple[Layer, ...]
@@ -198,7 +198,7 @@ class Chart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Charts side by side where the window is wide enough; with `choose`, one at a time, and a menu selects it by its title."""
+    """Charts side by side where the window is wide enough; with `choose`, a menu shows one at a time by its title."""
 
     charts: tuple[Chart, ...]
     columns: int = 1
@@ -211,7 +211,7 @@ def figure(*marks: Mark, x: Axis, y: Axis, height: int = 420) -> Figure:
 
 
 def log_axis(title: str, values: Iterable[float | None], unit: str, pad: float = 0.08) -> Axis:
-    """A logarithmic axis over positive values, others left out. It spans half a decade, so that a nearly flat line looks flat."""
+    """A logarithmic axis over the positive values. It spans at least half a decade, so that a nearly flat line looks flat."""
     positive = [value for value in values if value and value > 0 and math.isfinite(value)]
     low, high = (math.log10(min(positive)), math.log10(max(positive))) if positive else (0.0, 1.0)
     margin = max(pad * max(high - low, 0.5), (0.5 - (high - low)) / 2)
@@ -219,12 +219,12 @@ def log_axis(title: str, values: Iterable[float | None], unit: str, pad: float =
 
 
 def categories(title: str, labels: Sequence[str]) -> Axis:
-    """An axis of names or of the cells of a heat map."""
+    """An axis of names, or of the cells of a heat map."""
     return Axis(title, low=-0.5, high=len(labels) - 0.5, labels=tuple(labels))
 
 
 def figures_json(figures: Mapping[str, Figure]) -> str:
-    """Figures by name as the page's script reads them. A text that several marks show is stored once."""
+    """Figures by name, in the JSON that the page's script reads. A text shared by several marks is stored once."""
     places: dict[str, int] = {}
 
     def packed(value: Any) -> Any:

@@ -16,7 +16,7 @@ _MARKERS = {"operator": ("circle", 6.0, 0.6), "synthetic": ("diamond", 9.0, 0.6)
 """Symbol, size and opacity by kind of case."""
 _ROOF_LINES = ("solid", "dash", "dot", "dashdot")
 ALL_POINTS = 60
-"""Groups up to this size show every case beside their box; larger ones show what lies beyond the whiskers."""
+"""Groups up to this size show every case beside their box; larger ones show only cases beyond the whiskers."""
 
 
 def parity_figure(cases: Sequence[CaseError]) -> chart.Figure:
@@ -56,7 +56,7 @@ def _points(
 
 
 def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) -> chart.Figure:
-    """Achieved flop/s over arithmetic intensity of every case, under the roofs of the profile's units and memory levels."""
+    """Achieved flop/s against arithmetic intensity of every case, under the roofs of the profile's units and memory levels."""
 
     def intensity(case: CaseError) -> float:
         return case.flops / case.bytes
@@ -111,14 +111,14 @@ def residual_figure(cases: Sequence[CaseError]) -> chart.Figure:
         chart.Boxes(at=tuple(map(float, range(len(groups)))), quartiles=tuple(boxes), colours=colours),
     ]
     for place, ((_, members), box) in enumerate(zip(groups, boxes, strict=True)):
-        seen = [case for case in members if len(members) < ALL_POINTS or not box[0] <= case.error <= box[4]]
-        if seen:
-            # Points lie beside each other, so that those of equal error can be told apart.
-            heights = tuple(place + 0.24 * ((7 * i) % 5 - 2) / 2 for i in range(len(seen)))
-            errors, texts = tuple(case.error for case in seen), tuple(map(_text, seen))
+        drawn = [case for case in members if len(members) < ALL_POINTS or not box[0] <= case.error <= box[4]]
+        if drawn:
+            # Points are spread out, so that points with equal errors stay distinguishable.
+            heights = tuple(place + 0.24 * ((7 * i) % 5 - 2) / 2 for i in range(len(drawn)))
+            errors, texts = tuple(case.error for case in drawn), tuple(map(_text, drawn))
             marks.append(chart.Points(x=errors, y=heights, texts=texts, colour=colours[place], size=4.0, opacity=0.8))
     errors_in_order = sorted(case.error for case in cases)
-    # The axis shows the middle 98 % of cases, so that outliers do not flatten the boxes; the tables hold them.
+    # The axis shows the middle 98 % of cases, so that outliers do not flatten the boxes; the tables list them.
     count = len(errors_in_order)
     low, high = errors_in_order[int(0.01 * count)], errors_in_order[min(int(0.99 * count), count - 1)]
     margin = 0.1 * max(high - low, 0.2)
@@ -127,7 +127,7 @@ def residual_figure(cases: Sequence[CaseError]) -> chart.Figure:
 
 
 def _box(errors: Sequence[float]) -> tuple[float, float, float, float, float]:
-    """Whiskers reach to the last case within one and a half boxes of the box."""
+    """Box and whiskers; a whisker ends at the last case within 1.5 box lengths of the box."""
     if len(errors) == 1:
         return (errors[0],) * 5
     first, middle, third = quantiles(errors, n=4, method="inclusive")
@@ -138,11 +138,11 @@ def _box(errors: Sequence[float]) -> tuple[float, float, float, float, float]:
 
 def breakdown_figure(networks: Sequence[NetworkError]) -> chart.Figure | None:
     """Measured and estimated time of each network side by side, stacked by family; `None` without child times."""
-    shown = sorted((n for n in networks if n.calls), key=lambda n: n.whole.measured_s)
-    if not shown:
+    drawn = sorted((n for n in networks if n.calls), key=lambda n: n.whole.measured_s)
+    if not drawn:
         return None
-    families = [f for f in (*FAMILIES, "free") if any(call.family == f for n in shown for call in n.calls)]
-    rows = [(network, side) for network in shown for side in ("estimated", "measured")]
+    families = [f for f in (*FAMILIES, "free") if any(call.family == f for n in drawn for call in n.calls)]
+    rows = [(network, side) for network in drawn for side in ("estimated", "measured")]
     ends = [0.0] * len(rows)
     marks = []
     for family in families:

@@ -1,4 +1,4 @@
-"""Plots of estimates over architectures, from the JSON of `shmoo estimate`, and of what fusion saves."""
+"""Plots of estimates over architectures, from the JSON of `shmoo estimate`, and of fusion savings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> chart.Figure | None
     latencies, energies = ([e[name][end] for e in complete for end in ("low", "high")] for name in ("latency_s", "energy_j"))
     x, y = chart.log_axis("latency", latencies, "s"), chart.log_axis("energy", energies, "J")
     marks: list[chart.Mark] = [*_power_lines(x, y)]
-    listed: set[str] = set()
+    legend_names: set[str] = set()
     for estimate in complete:
         latency, energy, family = estimate["latency_s"], estimate["energy_j"], chart.architecture_family(str(estimate["arch"]))
         values = f"{si(latency['value'], 's')}, {si(energy['value'], 'J')}, {si(energy['value'] / latency['value'], 'W')}"
@@ -63,7 +63,7 @@ def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> chart.Figure | None
                 y=(energy["value"],),
                 texts=(f"{_estimate_name(estimate)}\n{values}",),
                 name=name,
-                listed=name not in listed,
+                listed=name not in legend_names,
                 colour=chart.ARCHITECTURE_COLOURS.get(family, chart.GREY),
                 size=11.0,
                 symbol=chart.SYMBOLS[models.index(str(estimate["model"])) % len(chart.SYMBOLS)],
@@ -73,8 +73,8 @@ def energy_figure(estimates: Sequence[Mapping[str, Any]]) -> chart.Figure | None
                 high=(energy["high"],),
             )
         )
-        listed.add(name)
-    # Entries of the legend alone: which symbol is which model.
+        legend_names.add(name)
+    # Legend entries without points: the symbol of each model.
     symbols = [chart.SYMBOLS[position % len(chart.SYMBOLS)] for position in range(len(models))]
     marks += [
         chart.Points(x=(), y=(), name=model, colour=chart.GREY, symbol=symbol)
@@ -99,13 +99,13 @@ def _power_lines(x: chart.Axis, y: chart.Axis) -> list[chart.Guide]:
 
 
 def _estimate_name(estimate: Mapping[str, Any]) -> str:
-    rest = " ".join(str(estimate[key]) for key in ("dtype", "runtime") if estimate.get(key))
+    settings = " ".join(str(estimate[key]) for key in ("dtype", "runtime") if estimate.get(key))
     room = "\ndoes not fit its memory" if estimate.get("fits") is False else ""
-    return f"{estimate['model']} on {estimate['arch']}\nbatch {estimate.get('batch', 1)}, {rest}{room}"
+    return f"{estimate['model']} on {estimate['arch']}\nbatch {estimate.get('batch', 1)}, {settings}{room}"
 
 
 def fusion_figure(networks: Sequence[FusionSummary]) -> chart.Figure | None:
-    """Bars of each network: the share of its unfused totals that fusion leaves; `None` without networks."""
+    """Bars for each network: the share of its unfused totals that remains after fusion; `None` without networks."""
     if not networks:
         return None
     networks = networks[::-1]

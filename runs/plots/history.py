@@ -14,11 +14,11 @@ from shmoo.runs.analysis.history import ChangePoint, History, Series
 from shmoo.runs.plots.page import TEMPLATES, Table, cards, page, render
 
 MOST_DRAWN = 200
-"""Cases drawn; those that changed come first."""
+"""Most cases drawn; those that changed come first."""
 WIDTH, HEIGHT, MARGIN = 1000.0, 120.0, 12.0
 """Size of a picture and the space around it."""
 LEAST_SPAN = 0.1
-"""Logarithm that a picture spans at least, so that noise looks like noise."""
+"""Smallest logarithmic span of a picture, so that noise looks like noise."""
 
 
 def render_history(history: History, threshold: float) -> str:
@@ -53,7 +53,7 @@ def render_history(history: History, threshold: float) -> str:
 
 
 def change_row(history: History, series: Series, change: ChangePoint) -> dict[str, Cell]:
-    """A case and a run from which on it differs."""
+    """Table row of a case and the run from which on it differs."""
     ratio = change.ratio
     return {
         "case": Cell(series.label),
@@ -78,20 +78,20 @@ def _runs(history: History) -> Table:
 
 
 def _minute(moment: str) -> str:
-    """A moment in ISO 8601 as people write it; seconds tell no run from another."""
+    """An ISO 8601 time in shorter form, without seconds."""
     return moment[:16].replace("T", " ") or "not recorded"
 
 
 def _remark(series: Series) -> str:
     values = [point.value_s for point in series.points if point.value_s is not None]
-    noise = "noise not known: too few runs" if series.noise is None else f"equal runs differ by {percent(series.noise)}"
+    noise = "noise unknown: too few runs" if series.noise is None else f"equal runs differ by {percent(series.noise)}"
     if not values or series.case is None:
         return noise
     return f"{si(min(values), 's')} to {si(max(values), 's')}; {noise}"
 
 
 def _picture(history: History, series: Series) -> dict[str, Any]:
-    """What the template draws of a series on a logarithmic scale: places in pixels, and the text of each mark."""
+    """A series for the template, on a logarithmic scale: positions in pixels, and the text of each mark."""
     timed = [(p.run, math.log(p.value_s), NORMAL_90 * (p.relative_se or 0.0)) for p in series.points if p.value_s]
     ends = [log + side * half for _, log, half in timed for side in (-1, 1)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
@@ -104,7 +104,7 @@ def _picture(history: History, series: Series) -> dict[str, Any]:
     def up(log: float) -> str:
         return f"{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (log - low) / (high - low):.1f}"
 
-    def told(log: float) -> str:
+    def value_text(log: float) -> str:
         return f"{math.exp(log):.3f} of the first run" if series.case is None else si(math.exp(log), "s")
 
     labels = [run.label for run in history.runs]
@@ -112,7 +112,8 @@ def _picture(history: History, series: Series) -> dict[str, Any]:
         "size": (WIDTH, HEIGHT),
         "steps": [across(change.run - 0.5) for change in series.changes],
         "marks": [
-            (across(run), up(log), up(log - half), up(log + half), f"{labels[run]}: {told(log)}") for run, log, half in timed
+            (across(run), up(log), up(log - half), up(log + half), f"{labels[run]}: {value_text(log)}")
+            for run, log, half in timed
         ],
         "gone": [(across(p.run), f"{labels[p.run]}: {p.status}") for p in series.points if p.value_s is None],
         "edge": HEIGHT - MARGIN / 2,

@@ -1,6 +1,7 @@
 """The frame of every page: one self-contained file with a title, the answer in one sentence, and sections.
 
-Texts are escaped: only `Markup` is taken as HTML."""
+Texts are escaped; only `Markup` is HTML.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +43,16 @@ def page(
     """A whole page as text.
 
     Args:
-        title: names what the page is about, in the window's title and as the heading.
+        title: subject of the page, as the window's title and as the heading.
         body: sections, from `section` or a template.
-        answer: one sentence below the heading that says what the page found, with its numbers and units.
-        eyebrow: two or three words above the heading that say what kind of page it is.
-        summary: what follows the answer in the first section, such as `cards`.
+        answer: one sentence below the heading with the page's main result, with numbers and units.
+        eyebrow: two or three words above the heading that name the kind of page.
+        summary: content after the answer in the first section, such as `cards`.
         links: (anchor, text) of the sections that the bar at the top leads to.
-        figures: name -> figure, drawn where `plot` of that name stands in the body.
+        figures: name -> figure, drawn in place of the `plot` of that name in the body.
         data: element id -> value that a script of the page reads as JSON.
-        style, scripts: CSS and scripts of this page alone, beside the shared ones.
-        footer: a sentence at the end, such as when it was measured and which file holds the numbers.
+        style, scripts: CSS and scripts for this page only, added to the shared ones.
+        footer: a sentence at the end, such as the date of the measurement and the file with the numbers.
     """
     shared = [_source("page.js"), *([_source("chart.js")] if figures else [])]
     embedded = {name: script_json(value) for name, value in data.items()}
@@ -74,37 +75,37 @@ def page(
 
 
 def section(anchor: str, heading: str, *parts: Markup | str) -> Markup:
-    """A section of a page; plain texts become paragraphs. `anchor` is what links lead to."""
+    """A section of a page; plain texts become paragraphs. `anchor` is the target of links."""
     return _part("section", anchor, heading, *parts)
 
 
 def cards(values: Sequence[tuple[str, str, str]]) -> Markup:
-    """The figures that matter most, each as (value with its unit, its name, a remark)."""
+    """Cards with the most important figures, each (value with its unit, its name, a remark)."""
     return _part("cards", values)
 
 
 def table(rows: Table, label: str) -> Markup:
-    """A table that a click on a heading sorts; `label` says what it holds to those who cannot see it."""
+    """A table that a click on a heading sorts; `label` describes it for screen readers."""
     return _part("table", rows, label)
 
 
 def plot(name: str, label: str) -> Markup:
-    """The place of a figure of that name; `label` describes it to those who cannot see it."""
+    """The place of the figure of that name; `label` describes it for screen readers."""
     return _part("plot", name, label)
 
 
 def _part(macro: str, *values: object) -> Markup:
-    made: Markup = getattr(_environment().get_template("parts.html.j2").module, macro)(*values)
-    return made
+    markup: Markup = getattr(_environment().get_template("parts.html.j2").module, macro)(*values)
+    return markup
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A part of a page from one of the templates, which may use `cards`, `table` and `plot`."""
+    """A part of a page from a template, which may use `cards`, `table` and `plot`."""
     return Markup(_environment().get_template(template).render(**values))
 
 
 def write(text: str, path: str | Path) -> None:
-    """Write a page; a name that no encoding has is written as its escape."""
+    """Write a page; characters that UTF-8 cannot encode are written as escapes."""
     replace_file(Path(path), text.encode("utf-8", "backslashreplace"))
 
 

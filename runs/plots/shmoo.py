@@ -15,11 +15,11 @@ from shmoo.runs.analysis.error_records import CaseError
 from shmoo.runs.plots.chart import Chart, Figure, Heat, Layer, Rule, categories
 
 MOST_PLANES = 8
-"""Operators that `plane_figure` offers, those with the most cases."""
+"""Most operators in the menu of `plane_figure`; those with the most cases are kept."""
 
 
 def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure:
-    """Speed of every operator by footprint, relative to the operator's own best; lines mark the memory levels' capacities in
+    """Speed of every operator by footprint, relative to the operator's best speed; lines mark the memory levels' capacities in
     bytes."""
     rows: dict[str, dict[int, list[CaseError]]] = {}
     for name, members in _by_operator(case for case in cases if case.bytes > 0).items():
@@ -47,8 +47,8 @@ def shmoo_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) ->
 
 
 def plane_figure(cases: Sequence[CaseError], capacities: Mapping[str, float]) -> Figure | None:
-    """Two-axis shmoo: achieved speed over the two axes with most values; a menu selects the operator. `None` when no operator was
-    swept over two axes of at least three values each."""
+    """Two-axis shmoo: achieved speed over the two axes with the most values; a menu selects the operator. `None` when no operator
+    was swept over two axes with at least three values each."""
     planes = sorted(_planes(cases), key=lambda plane: -len(plane.members))[:MOST_PLANES]
     if not planes:
         return None
@@ -81,18 +81,18 @@ def _by_operator(cases: Iterable[CaseError]) -> dict[str, list[CaseError]]:
     families: dict[str, set[str]] = {}
     for case in operators:
         families.setdefault(case.case.workload, set()).add(case.family)
-    named: dict[str, list[CaseError]] = {}
+    by_name: dict[str, list[CaseError]] = {}
     for case in operators:
         parts = [case.case.workload]
         parts += [f"({case.family})"] if len(families[case.case.workload]) > 1 and case.family != case.case.workload else []
         parts += [case.case.dtype] if case.case.dtype != "float32" else []
         parts += [case.case.runtime] if case.case.runtime != "eager" else []
-        named.setdefault(" ".join(parts), []).append(case)
-    return named
+        by_name.setdefault(" ".join(parts), []).append(case)
+    return by_name
 
 
 def _speed(case: CaseError) -> float:
-    """flop/s of contractions, B/s of all other families: what limits them."""
+    """The limiting rate: flop/s for contractions, B/s for all other families."""
     return (case.flops if case.family in CONTRACTIONS else case.bytes) / case.measured_s
 
 

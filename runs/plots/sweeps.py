@@ -36,15 +36,15 @@ RATE = Column("achieved rate", lambda row: row["flops"] / row["latency_s"], "flo
 POWER = Column("average power", itemgetter("average_power_w"), "W")
 CURVES = (LATENCY, THROUGHPUT, RATE, TILES, ENERGY, POWER)
 QUANTITIES = (RATE, LATENCY, ENERGY, POWER, Column("energy x delay", itemgetter("edp_js"), "Js"), TILES)
-"""What a heat map can show; of the rate alone large values are good."""
+"""Quantities of a heat map; only for the rate are large values good."""
 
 
 class Machines(NamedTuple):
-    """What a figure shows of the machines beside their rows.
+    """Facts about the machines that a figure shows beside the rows.
 
     Attributes:
         as_built: machine -> axis -> the value that the machine has before the sweep changes it.
-        on_chip_bytes: of a row's machine, as the row has it; `None` where it is not known.
+        on_chip_bytes: on-chip memory of a row's machine with the row's changes; `None` where it is unknown.
     """
 
     as_built: Mapping[str, Mapping[str, float]] = MappingProxyType({})
@@ -52,7 +52,7 @@ class Machines(NamedTuple):
 
 
 UNKNOWN_MACHINES = Machines()
-"""Nothing is known but the rows."""
+"""Default: only the rows are known."""
 
 
 def sweep_figures(
@@ -77,10 +77,11 @@ def sweep_figures(
 
 
 def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = MappingProxyType({})) -> str:
-    """What a sweep found, in two sentences: its fastest and its most frugal point, and the machine that wins most points.
+    """The result of a sweep in two sentences: its fastest point, the one with the least energy, and the machine that wins most
+    points.
 
-    Points of different work are not set against each other by their times: over batches, it is the range, and the points with the
-    best throughput and the least energy a sample."""
+    Times of points with different work do not compare: over batches, the sentences give the range, and the points with the best
+    throughput and the least energy per sample."""
     axes = [axis for axis in axes if len(_values(rows, axis)) > 1]
 
     def place(row: Row) -> str:
@@ -93,18 +94,18 @@ def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
     if batched:
         most = max(rows, key=THROUGHPUT.of)
         ends = " to ".join(f"{si(row['latency_s'], 's')} on {place(row)}" for row in (fastest, slowest))
-        told = [f"Best throughput: {si(most['throughput_per_s'], '/s')} ({si(most['latency_s'], 's')} a call) on {place(most)}"]
-        told.append(f"latency from {ends}")
+        best = f"{si(most['throughput_per_s'], '/s')} ({si(most['latency_s'], 's')} a call)"
+        clauses = [f"Best throughput: {best} on {place(most)}", f"latency from {ends}"]
     else:
-        told = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)} (slowest: {si(slowest['latency_s'], 's')})"]
+        clauses = [f"Fastest: {si(fastest['latency_s'], 's')} on {place(fastest)} (slowest: {si(slowest['latency_s'], 's')})"]
 
     def joules(row: Row) -> float:
         return float(row["energy_j"]) / (row[BATCH] if batched else 1)
 
     frugal = min((row for row in rows if row["energy_j"] is not None), key=joules, default=None)
     if frugal is not None:
-        told.append(f"least energy: {si(joules(frugal), 'J')}{' a sample' if batched else ''} on {place(frugal)}")
-    sentences = ["; ".join(told) + "."]
+        clauses.append(f"least energy: {si(joules(frugal), 'J')}{' a sample' if batched else ''} on {place(frugal)}")
+    sentences = ["; ".join(clauses) + "."]
     points = list(_grouped(rows, axes).values())
     if len(_values(rows, "arch")) > 1:
         winners = [min(point, key=lambda row: row["latency_s"])["arch"] for point in points]
@@ -114,11 +115,11 @@ def sweep_answer(rows: Sequence[Row], axes: Sequence[str], units: Units = Mappin
     return " ".join(sentences)
 
 
-def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units, machines: Machines) -> chart.Figure:
-    """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Of the columns
-    that differ between curves (architecture, model, the other axes) the first sets the color, the second the dash and the rest
-    the symbol."""
-    columns_in_turn = ["arch", *sorted(others, key=lambda name: name != "model")]
+def _curves(rows: Sequence[Row], axis: str, other_axes: Sequence[str], units: Units, machines: Machines) -> chart.Figure:
+    """Latency with its interval, throughput, achieved rate, tiles over footprint, energy over latency, and power. Among the
+    columns that differ between curves (architecture, model, the other axes), the first sets the color, the second the dash and
+    the rest the symbol."""
+    columns_in_turn = ["arch", *sorted(other_axes, key=lambda name: name != "model")]
     differing = [name for name in columns_in_turn if len(_values(rows, name)) > 1] or ["arch"]
     by_style = (differing[:1], differing[1:2], differing[2:])
     values_by_style = [list(_grouped(rows, columns)) for columns in by_style]
@@ -139,7 +140,7 @@ def _curves(rows: Sequence[Row], axis: str, others: Sequence[str], units: Units,
             for columns, values in zip(by_style, values_by_style, strict=True)
         )
         name = ", ".join(_label(name, points[0][name], units) for name in differing)
-        texts = tuple(_text(p, (axis, *others), units) for p in points)
+        texts = tuple(_text(p, (axis, *other_axes), units) for p in points)
         hollow = tuple(_outgrows(p) for p in points)
         column = {name: [p[name] for p in points] for name in points[0]}
         x = [places.get(value, value) for value in column[axis]]
@@ -191,8 +192,8 @@ def _label(column: str, value: object, units: Units) -> str:
 
 
 def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Machines) -> dict[str, chart.Figure]:
-    """A heat map of the achieved rate for each architecture, on a common scale; a menu selects other quantities. Of several
-    machines, a map of the one that is fastest, and of the one that takes least energy, in each cell."""
+    """A heat map of the achieved rate for each architecture, on a common scale; a menu selects other quantities. For several
+    machines, also maps of the fastest one and of the one with the least energy in each cell."""
     xs, ys = (sorted(_values(rows, axis)) for axis in (across, up))
     x, y = (chart.categories(axis, [amount(v, units.get(axis, "")) for v in vs]) for axis, vs in ((across, xs), (up, ys)))
     cells = {str(arch): {(row[across], row[up]): row for row in points} for (arch,), points in _grouped(rows, ["arch"]).items()}
@@ -204,7 +205,9 @@ def _shmoo(rows: Sequence[Row], across: str, up: str, units: Units, machines: Ma
     for arch, cell in cells.items():
         grids = {q: [[q.of(cell[i, k]) for i in xs] for k in ys] for q in quantities}
         layers = tuple(chart.Layer(q.name, q.unit, grids[q], *ends[q.name], log=True, less=q is not RATE) for q in quantities)
-        marks: list[chart.Mark] = [chart.Heat(layers=layers, texts=tuple(_more(cell[i, k]) for k in ys for i in xs))]
+        marks: list[chart.Mark] = [
+            chart.Heat(layers=layers, texts=tuple(_interval_and_memory(cell[i, k]) for k in ys for i in xs))
+        ]
         inside = [[_on_chip(cell[i, k], machines) for i in xs] for k in ys]
         if pieces := _border(inside):
             marks.append(chart.Contour(pieces=pieces, name=LEAVES))
@@ -235,9 +238,9 @@ def _winners(
         for k in ys:
             line = []
             for i in xs:
-                known = sorted((cell[i, k][field], n) for n, cell in enumerate(cells.values()) if cell[i, k][field] is not None)
-                line.append(known[0][1] if known else -1)
-                texts.append("\n".join(f"{names[n]}: {si(value, unit)}" for value, n in known))
+                ranking = sorted((cell[i, k][field], n) for n, cell in enumerate(cells.values()) if cell[i, k][field] is not None)
+                line.append(ranking[0][1] if ranking else -1)
+                texts.append("\n".join(f"{names[n]}: {si(value, unit)}" for value, n in ranking))
             index.append(line)
         if any(number >= 0 for line in index for number in line):
             charts.append(
@@ -252,26 +255,26 @@ def _on_chip(row: Row, machines: Machines) -> bool | None:
 
 
 def _border(inside: Sequence[Sequence[bool | None]]) -> tuple[tuple[float, float, float, float], ...]:
-    """Edges between cells of which one is inside and the other is not."""
+    """Edges between a cell inside and a cell outside."""
     pieces = []
     for k, line in enumerate(inside):
-        for i, here in enumerate(line):
-            if i + 1 < len(line) and None not in (here, line[i + 1]) and here != line[i + 1]:
+        for i, cell in enumerate(line):
+            if i + 1 < len(line) and None not in (cell, line[i + 1]) and cell != line[i + 1]:
                 pieces.append((i + 0.5, k - 0.5, i + 0.5, k + 0.5))
-            if k + 1 < len(inside) and None not in (here, inside[k + 1][i]) and here != inside[k + 1][i]:
+            if k + 1 < len(inside) and None not in (cell, inside[k + 1][i]) and cell != inside[k + 1][i]:
                 pieces.append((i - 0.5, k + 0.5, i + 0.5, k + 0.5))
     return tuple(pieces)
 
 
 def _position(values: Sequence[float], value: float | None) -> float | None:
-    """Place of a value among the sorted values of an axis, between two of them by its logarithm; `None` outside."""
+    """Position of a value among the sorted values of an axis, interpolated by its logarithm; `None` outside."""
     if value is None or not values[0] <= value <= values[-1]:
         return None
     return float(np.interp(math.log(value), np.log(values), range(len(values))))
 
 
 def _along(rows: Sequence[Row], axis: str, units: Units) -> chart.Axis:
-    """The axis that a sweep runs along: logarithmic, or a category axis for words."""
+    """The axis of a sweep: logarithmic for numbers, categories for words."""
     values = _values(rows, axis)
     if not _is_numeric(rows, axis):
         return chart.categories(axis, [str(value) for value in values])
@@ -286,18 +289,18 @@ def _text(point: Row, axes: Sequence[str], units: Units) -> str:
     lines += [f"latency {si(point['latency_s'], 's')}", f"{si(point['throughput_per_s'], '/s')}, {si(rate, 'flop/s')}"]
     if point["energy_j"] is not None:
         lines.append(f"energy {si(point['energy_j'], 'J')}, {si(point['average_power_w'], 'W')}")
-    return "\n".join(filter(None, [*lines, f"{si(point['tiles'], '')} tiles", _more(point)]))
+    return "\n".join(filter(None, [*lines, f"{si(point['tiles'], '')} tiles", _interval_and_memory(point)]))
 
 
-def _more(point: Row) -> str:
+def _interval_and_memory(point: Row) -> str:
     """The interval of a point and its memory."""
     lines = []
     if point["latency_s_low"] is not None:
         lines.append(f"90 % interval {span(point['latency_s_low'], point['latency_s_high'], 's')}")
     lines.append(f"{size(point['peak_memory_bytes'])} alive")
     if _outgrows(point):
-        missing = size(point["memory_missing_bytes"])
-        lines.append(f"{OUTGROWN}: {missing} missing, {point['memory_devices']} devices would hold it")
+        missing_memory = size(point["memory_missing_bytes"])
+        lines.append(f"{OUTGROWN}: {missing_memory} missing, {point['memory_devices']} devices would hold it")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Measured rows: their records, the run directory, and statistics of samples.
+"""Measured rows: their records, the run directory, and statistics of samples and visits.
 
-Comparing rows with estimates is analysis.
+Comparing rows with estimates belongs in runs/analysis.
 """

@@ -1,6 +1,7 @@
-"""Files of runs and reports: read as regular files only, and written beside their name and then put in its place.
+"""Files of runs and reports: only regular files are read, and a file is written under a temporary name, then renamed.
 
-A directory may come from anybody: a link or a pipe in it leads no writer elsewhere and holds no reader up."""
+A directory may come from a stranger, so a link in it cannot redirect a writer and a pipe cannot block a reader.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ from shmoo.estimators.errors import InputError
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 BLOCK = 1000
-"""Rows of a block."""
+"""Rows per block."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters that make a spreadsheet take a cell for a formula."""
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A regular file to read from; `InputError` for a pipe, a device or a directory."""
+    """Open a regular file for reading; `InputError` for a pipe, a device or a directory."""
     return os.fdopen(_regular(path, os.O_RDONLY)[0], "rb")
 
 
@@ -34,7 +35,7 @@ def read_regular(path: str | Path) -> bytes:
     descriptor, size = _regular(path, os.O_RDONLY)
     parts = []
     try:
-        # Runs have a file for each graph: a buffer for each would take longer than reading it.
+        # A run has a file per graph; allocating a buffer for each would take longer than reading it.
         while part := os.read(descriptor, size + 1):
             parts.append(part)
     finally:
@@ -43,7 +44,7 @@ def read_regular(path: str | Path) -> bytes:
 
 
 def open_unlinked(path: Path, flags: int) -> int:
-    """A descriptor of a file to write to; `InputError` for a symbolic link, and for what is no regular file."""
+    """A descriptor for writing to a file; `InputError` for a symbolic link and for anything but a regular file."""
     try:
         return _regular(path, flags | NO_LINK)[0]
     except OSError as error:
@@ -54,20 +55,21 @@ def open_unlinked(path: Path, flags: int) -> int:
 
 def _regular(path: str | Path, flags: int) -> tuple[int, int]:
     """A descriptor of a regular file, and its size."""
-    # Without another end a pipe would block in open().
+    # Without O_NONBLOCK, open() of a pipe with no other end would block.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise InputError(f"{path} is no regular file; remove it, or name another")
+        raise InputError(f"{path} is not a regular file; remove it, or name another")
     return descriptor, status.st_size
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file at once: a reader sees the old content or all of the new one, and a link at its name is replaced, not
-    followed. `InputError` where a device or a pipe stands at its name, or a link to one; an `OSError` leaves nothing behind."""
+    """Write a file atomically: a reader sees the old content or all of the new one, and a link of that name is replaced, not
+    followed. `InputError` where the name is that of a device or a pipe, or of a link to one; an `OSError` leaves nothing
+    behind."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"{path} is no regular file; name another")
+        raise InputError(f"{path} is not a regular file; name another")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | getattr(os, "O_BINARY", 0)
     try:
@@ -82,7 +84,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def own_folder(path: Path) -> Path:
-    """A folder, made with its parents; `InputError` where a symbolic link stands at its name."""
+    """Create a folder with its parents and return it; `InputError` where the name is that of a symbolic link."""
     if path.is_symlink():
         raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it, or name another folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -90,20 +92,20 @@ def own_folder(path: Path) -> Path:
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
-    """Rows as CSV in UTF-8 with these columns. `None` and what a row lacks are empty cells. A text that a spreadsheet would take
-    for a formula begins with an apostrophe."""
+    """Rows as CSV in UTF-8 with these columns. `None` and missing values are empty cells. Text that a spreadsheet would take for
+    a formula gets an apostrophe in front."""
     return csv_of_blocks(list(blocks_of(rows)), columns)
 
 
 def blocks_of(rows: Iterable[Mapping[str, object]]) -> Iterator[dict[str, list[object]]]:
-    """Blocks of rows, each held as columns, which takes a fraction of the memory of the rows."""
+    """Blocks of rows, each stored as columns, which take a fraction of the memory of the rows."""
     elements = iter(rows)
     while part := list(islice(elements, BLOCK)):
         yield {name: [row.get(name) for row in part] for name in dict.fromkeys(chain.from_iterable(part))}
 
 
 def csv_of_blocks(blocks: Sequence[Mapping[str, Sequence[object]]], columns: Sequence[str] = ()) -> bytes:
-    """As `csv_bytes`, of blocks of rows held as columns; by default the columns of all blocks, in the order they first appear."""
+    """As `csv_bytes`, from blocks stored as columns; by default with the columns of all blocks, in order of first appearance."""
     names = columns or list(dict.fromkeys(chain.from_iterable(blocks)))
 
     def rows(block: Mapping[str, Sequence[object]]) -> Iterator[tuple[object, ...]]:
@@ -122,14 +124,14 @@ def _plain(value: object) -> object:
 
 
 def lines_until(file: BinaryIO, end: int) -> Iterator[bytes]:
-    """The lines of a file up to a position, one after another, so that a large run is never in memory twice."""
+    """The lines of a file up to a position, one at a time, so that a large run is never in memory twice."""
     file.seek(0)
-    while (left := end - file.tell()) > 0:
-        yield file.readline(left)
+    while (remaining := end - file.tell()) > 0:
+        yield file.readline(remaining)
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names of a directory's files on the disk, where the system can."""
+    """Flush a directory's entries to disk where the system supports it."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:

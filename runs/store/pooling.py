@@ -1,4 +1,4 @@
-"""What a call takes on a machine whose cores others use too: what a case's few visits say, weighed with what all visits say.
+"""The prevailing time of a call on a shared machine: the few visits to one case, weighed with all visits of the run.
 
 docs/measuring.md ("The prevailing time and its standard error") has the formulas and their sources."""
 
@@ -28,37 +28,37 @@ from shmoo.runs.store.statistics import (
 )
 
 UNDISTURBED_BLOCKS, UNDISTURBED_S = 5, 0.01
-"""Fewer undisturbed blocks than this that last less than this together do not say what a call takes undisturbed."""
+"""A case needs this many undisturbed blocks, or this much undisturbed time, to have an undisturbed time of its own."""
 SEVERAL_THREADS = 1.5
 """CPU time over undisturbed wall time, or over the time that the calling thread had a core, above which a call uses several
 threads."""
 ON_CORE = 0.75
 """Share of the time that the calling thread had a core below which the threads of a call waited for each other: beside a program
-on every core it is a half."""
+on every core it is one half."""
 WAITING = 2.0
-"""Natural log of how far visits in which threads waited throughout are off, in the root mean square."""
+"""Root mean square error, as a natural logarithm, of visits in which the threads waited throughout."""
 
 LINE_CLASSES = 3
-"""Classes of one kind from which a line over their lengths says something of each."""
+"""Fewest classes of one kind through which a line over call lengths is fitted."""
 LEAST_VARIANCE = 1e-8
-"""Of a class's mean share."""
+"""Smallest variance assumed for a class's mean share."""
 
 _Alike = tuple[str, str, bool, int]
 
 
 @dataclass(slots=True)
 class _Case:
-    """One case by its visits, rates relative to the mean undisturbed rate of the case.
+    """The visits to one case; rates are relative to the case's mean undisturbed rate.
 
     Attributes:
-        undisturbed_s: harmonic mean over the visits of what a call takes undisturbed.
+        undisturbed_s: undisturbed time of a call, the harmonic mean over the visits.
         share: mean of the visits' rates.
         rates: (V,) deviations of the visits' rates from their mean.
         shares: (V,) the part of those deviations that undisturbed times do not explain.
-        telling: (V,) whether the visit says by itself what a call takes undisturbed.
+        telling: (V,) whether the visit has enough undisturbed blocks to give an undisturbed time by itself.
         alike: device, kind (operator, synthetic model or network), whether several threads work, and the decade of the
-            undisturbed time: cases with an equal one are calls like this one. Threads meet at each operator of a graph, so that
-            beside busy programs networks lose more than operators that last as long.
+            undisturbed time. Cases with equal keys are alike. Threads meet at each operator of a graph, so on a busy machine
+            networks lose more than operators of the same length.
     """
 
     undisturbed_s: float
@@ -69,23 +69,21 @@ class _Case:
     alike: _Alike
 
     def residuals(self, slope: float) -> np.ndarray:
-        """Deviations that the correction leaves, of the rates of visits that say what a call takes undisturbed; of a single such
-        visit none."""
-        left: np.ndarray = (self.rates - slope * self.shares)[self.telling]
-        return left if left.size > 1 else left[:0]
+        """Deviations that remain after the correction, for the rates of telling visits; empty with a single such visit."""
+        residuals: np.ndarray = (self.rates - slope * self.shares)[self.telling]
+        return residuals if residuals.size > 1 else residuals[:0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """Alike cases.
+    """Statistics of a class of alike cases.
 
     Attributes:
-        cases: how many there are.
-        share: mean over all visits; mean_variance: variance of that mean.
-        variance: of the cases' true shares.
-        slope: error of the own rate that goes with a unit of the share's distance from the mean, between 0 and 1, for each number
-            of visits.
-        residual: standard deviation of a visit's rate after the correction, over the share, for each number of visits.
+        cases: number of cases.
+        share: mean share over all visits; mean_variance: variance of that mean.
+        variance: variance of the cases' true shares.
+        slope: number of visits -> error of a case's own rate per unit of its share's distance from the mean, between 0 and 1.
+        residual: number of visits -> standard deviation of a visit's rate after the correction, relative to the share.
     """
 
     cases: int
@@ -97,11 +95,11 @@ class _Class:
 
 
 def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> list[tuple[Latency | None, float | None]]:
-    """What a call of each case takes, `None` for a case without samples; and what the visits to cases of its device spread by, as
-    `visit_deviations` gives it.
+    """The time of a call of each case, `None` for a case without samples, and the spread between visits to cases of its device
+    (`visit_deviations`).
 
     Args:
-        specs: the cases; only those of one device are weighed together.
+        specs: the cases; only cases of the same device are weighed together.
         cases: the usable visits to each of them.
     """
     samples = [[visit.samples_s for visit in visits if visit.samples_s] for visits in cases]
@@ -109,42 +107,44 @@ def latencies(specs: Sequence[CaseSpec], cases: Sequence[Sequence[Timing]]) -> l
     deviations = visit_deviations(devices, samples)
     shared = [_case(spec, visits) for spec, visits in zip(specs, cases, strict=True)]
     waited: defaultdict[str, list[bool]] = defaultdict(list)
-    """For each device, whether threads did nothing but wait for each other, on each visit to a call of several threads."""
+    """Device -> for each visit to a call of several threads, whether the threads only waited for each other."""
     untold: Counter[tuple[str, str]] = Counter()
     for spec, case, visits in zip(specs, shared, cases, strict=True):
         waits = [_waits(visit) for visit in visits if _several_threads(visit)]
         waited[spec.device] += waits
         if case is None:
             untold[spec.device, spec.kind] += sum(waits)
-    known = _classes([case for case in shared if case is not None], untold)
-    classes = [None if case is None else known.get(case.alike) for case in shared]
+    class_of = _classes([case for case in shared if case is not None], untold)
+    classes = [None if case is None else class_of.get(case.alike) for case in shared]
     lone = _lone_deviations(specs, shared, cases)
-    spreads = [known if sd is None else sd for sd, known in zip(deviations, lone, strict=True)]
-    own = latencies_of([visits if alike is None else () for visits, alike in zip(samples, classes, strict=True)], spreads)
+    spreads = [lone_sd if sd is None else sd for sd, lone_sd in zip(deviations, lone, strict=True)]
+    by_visits = latencies_of([visits if alike is None else () for visits, alike in zip(samples, classes, strict=True)], spreads)
     times: list[Latency | None] = []
-    for device, case, alike, alone, visits in zip(devices, shared, classes, own, cases, strict=True):
+    for device, case, alike, time, visits in zip(devices, shared, classes, by_visits, cases, strict=True):
         if case is not None and alike is not None:
             times.append(_corrected(case, alike))
         else:
-            times.append(_doubted(alone, visits, sum(waited[device]) / max(len(waited[device]), 1)))
+            times.append(_doubted(time, visits, sum(waited[device]) / max(len(waited[device]), 1)))
     return list(zip(times, deviations, strict=True))
 
 
 def _lone_deviations(
     specs: Sequence[CaseSpec], shared: Sequence[_Case | None], cases: Sequence[Sequence[Timing]]
 ) -> list[float | None]:
-    """For each case what its visits would spread by, were there several, where too few cases were visited twice to say: as far as
-    the shares of cases of its kind, or of all on its device, lie apart, each from a visit at another moment. Cases may have
-    shares of their own, so that this is rather too wide than too narrow."""
+    """The spread between visits assumed for each case where too few cases were visited twice to measure it: the spread of the
+    shares of all cases of its kind, or of its device, each visited at another moment. It also contains true differences between
+    cases, so it is too wide rather than too narrow."""
     keys = [((spec.device, spec.kind), (spec.device, "")) for spec in specs]
     shares = [_share_on_core(visits) if case is None else case.share for case, visits in zip(shared, cases, strict=True)]
-    by_key = grouped((key, share) for own, share in zip(keys, shares, strict=True) if share is not None for key in own)
-    deviations = {key: deviation_of_cases(np.log(known)) for key, known in by_key.items()}
-    return [next((sd for key in own if (sd := deviations.get(key)) is not None), None) for own in keys]
+    by_key = grouped(
+        (key, share) for case_keys, share in zip(keys, shares, strict=True) if share is not None for key in case_keys
+    )
+    deviations = {key: deviation_of_cases(np.log(key_shares)) for key, key_shares in by_key.items()}
+    return [next((sd for key in case_keys if (sd := deviations.get(key)) is not None), None) for case_keys in keys]
 
 
 def _share_on_core(visits: Sequence[Timing]) -> float | None:
-    """Share of its blocks that the calling thread had a core; `None` where that was not read."""
+    """Share of the blocks' time in which the calling thread had a core; `None` where that was not read."""
     timed = [visit for visit in visits if visit.samples_s and len(visit.on_core_s) == len(visit.samples_s)]
     wall_s = sum(sum(visit.samples_s) * visit.block_calls for visit in timed)
     on_core_s = sum(sum(visit.on_core_s) * visit.block_calls for visit in timed)
@@ -152,20 +152,20 @@ def _share_on_core(visits: Sequence[Timing]) -> float | None:
 
 
 def _doubted(time: Latency | None, visits: Sequence[Timing], share: float) -> Latency | None:
-    """A case by its own visits, with the chance that its threads did nothing but wait in all of them."""
+    """A case's own time, with a wider error where its threads may only have waited in every visit."""
     if time is None or not all(_waits(visit) for visit in visits if visit.samples_s):
         return time
     return msgspec.structs.replace(time, relative_se=math.hypot(time.relative_se, WAITING * math.sqrt(share**time.visits)))
 
 
 def _undisturbed(visit: Timing) -> np.ndarray:
-    """Seconds a call of the blocks in which the system took no core away."""
+    """Seconds per call of the blocks in which the system took no core away."""
     times: np.ndarray = np.asarray(visit.samples_s)[np.asarray(visit.switches) == 0]
     return times
 
 
 def _enough(blocks: int, seconds: float) -> bool:
-    """Whether so many blocks that last so long together say what a call takes undisturbed."""
+    """Whether this many blocks, lasting this long together, are enough for an undisturbed time."""
     return blocks >= UNDISTURBED_BLOCKS or seconds >= UNDISTURBED_S
 
 
@@ -178,7 +178,7 @@ def _several_threads(visit: Timing) -> bool:
 
 
 def _on_core(visit: Timing) -> np.ndarray:
-    """Seconds a call that the calling thread had a core, in the blocks in which it did not wait for others."""
+    """Seconds per call in which the calling thread had a core, for the blocks in which it did not wait for other threads."""
     on_core = np.asarray(visit.on_core_s)
     return on_core[on_core >= ON_CORE * np.asarray(visit.samples_s)] if _several_threads(visit) else on_core
 
@@ -193,43 +193,43 @@ def _waits(visit: Timing) -> bool:
 
 
 def _case(spec: CaseSpec, visits: Sequence[Timing]) -> _Case | None:
-    """`None` without a visit, or where neither undisturbed blocks nor the thread's time on a core say what a call takes."""
+    """The record of a case; `None` without a visit, or without both undisturbed blocks and the thread's time on a core."""
     timed = [visit for visit in visits if visit.samples_s]
     if not timed:
         return None
 
     def seconds(blocks: Sequence[np.ndarray]) -> list[float]:
-        return [float(own.sum()) * visit.block_calls for own, visit in zip(blocks, timed, strict=True)]
+        return [float(block_times.sum()) * visit.block_calls for block_times, visit in zip(blocks, timed, strict=True)]
 
-    known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
-    blocks = [_undisturbed(visit) for visit in timed] if known else []
-    if not known or not _enough(sum(own.size for own in blocks), sum(seconds(blocks))):
+    switches_known = all(len(visit.switches) == len(visit.samples_s) for visit in timed)
+    blocks = [_undisturbed(visit) for visit in timed] if switches_known else []
+    if not switches_known or not _enough(sum(block_times.size for block_times in blocks), sum(seconds(blocks))):
         if not all(len(visit.on_core_s) == len(visit.samples_s) for visit in timed):
             return None
         blocks = [_on_core(visit) for visit in timed]
     together, lasted_s = np.concatenate(blocks), seconds(blocks)
     if not _enough(together.size, sum(lasted_s)) or together.min() <= 0:
         return None
-    telling = np.asarray([_enough(own.size, own_s) for own, own_s in zip(blocks, lasted_s, strict=True)])
+    telling = np.asarray([_enough(block_times.size, visit_s) for block_times, visit_s in zip(blocks, lasted_s, strict=True)])
     by_visit = np.asarray([_lower_quartile(b if tells else together) for b, tells in zip(blocks, telling.tolist(), strict=True)])
     undisturbed = 1.0 / float(np.mean(1.0 / by_visit))
     rates = undisturbed / np.asarray([np.mean(visit.samples_s) for visit in timed])
     share = float(rates.mean())
-    # CPU time of a call over its undisturbed time, on the visit where least of it went into waiting.
+    # CPU time of a call over its undisturbed time, on the visit with the least waiting.
     cpu_s = [visit.cpu_s / (len(visit.samples_s) * visit.block_calls) for visit in timed if visit.cpu_s is not None]
-    several = min(cpu_s, default=0.0) > SEVERAL_THREADS * undisturbed
+    several_threads = min(cpu_s, default=0.0) > SEVERAL_THREADS * undisturbed
     return _Case(
         undisturbed,
         share,
         rates - share,
         rates - share * undisturbed / by_visit,
         telling,
-        (spec.device, spec.kind, several, math.floor(math.log10(undisturbed))),
+        (spec.device, spec.kind, several_threads, math.floor(math.log10(undisturbed))),
     )
 
 
 def _lower_quartile(values: np.ndarray) -> float:
-    """As `np.quantile(values, 0.25)`, to the last digit, in a tenth of its time: it is taken of every visit of a run."""
+    """Same value as `np.quantile(values, 0.25)` in a tenth of the time; every visit of a run needs it."""
     ordered = np.sort(values)
     place = 0.25 * (ordered.size - 1)
     below = int(place)
@@ -239,8 +239,12 @@ def _lower_quartile(values: np.ndarray) -> float:
 
 
 def _classes(cases: Sequence[_Case], waits: Counter[tuple[str, str]]) -> dict[_Alike, _Class]:
-    """Args: waits: visits to cases of a device and a kind that know no undisturbed time, in which threads only waited. They did
-    nearly nothing, and count for all classes of several threads alike."""
+    """Classes of alike cases.
+
+    Args:
+        waits: (device, kind) -> number of visits without an undisturbed time in which threads only waited. They did nearly
+            nothing, and lower the share of every class with several threads.
+    """
     of_device = grouped((case.alike[0], case) for case in cases if case.rates.size > 1)
     classes = {}
     for alike, alike_cases in grouped((case.alike, case) for case in cases).items():
@@ -249,24 +253,26 @@ def _classes(cases: Sequence[_Case], waits: Counter[tuple[str, str]]) -> dict[_A
             repeated = of_device.get(alike[0], [])
         if len(alike_cases) < FEW_CASES or len(repeated) < FEW_CASES:
             continue
-        known, told = _class(alike_cases, repeated), 1.0
+        case_class, undisturbed_share = _class(alike_cases, repeated), 1.0
         if alike[2]:
             visits = sum(case.rates.size for case in cases if case.alike[:3] == alike[:3])
-            told = visits / (visits + waits[alike[:2]])
-        classes[alike] = replace(known, share=told * known.share, mean_variance=told**2 * known.mean_variance)
+            undisturbed_share = visits / (visits + waits[alike[:2]])
+        classes[alike] = replace(
+            case_class, share=undisturbed_share * case_class.share, mean_variance=undisturbed_share**2 * case_class.mean_variance
+        )
     for line in {alike[:3] for alike in classes}:
-        classes |= _along_lengths({alike: known for alike, known in classes.items() if alike[:3] == line})
+        classes |= _along_lengths({alike: case_class for alike, case_class in classes.items() if alike[:3] == line})
     return classes
 
 
 def _along_lengths(classes: dict[_Alike, _Class]) -> dict[_Alike, _Class]:
-    """The classes of one kind, their mean shares weighed with a line over the decades: what disturbs calls of one length disturbs
-    those ten times as long nearly as much. How far classes lie from the line beyond their errors decides what it counts for
-    (random-effects meta-regression with the estimate of DerSimonian and Laird, Controlled Clinical Trials 7, 1986)."""
+    """The classes of one kind, with mean shares weighed with a line over the decades: a disturbance slows calls ten times as long
+    nearly as much. The scatter of the classes around the line, beyond their errors, sets the line's weight (random-effects
+    meta-regression with the estimate of DerSimonian and Laird, Controlled Clinical Trials 7, 1986)."""
     if len(classes) < LINE_CLASSES:
         return classes
-    shares = np.asarray([known.share for known in classes.values()])
-    variances = np.asarray([max(known.mean_variance, LEAST_VARIANCE) for known in classes.values()])
+    shares = np.asarray([case_class.share for case_class in classes.values()])
+    variances = np.asarray([max(case_class.mean_variance, LEAST_VARIANCE) for case_class in classes.values()])
     design = np.asarray([[1.0, alike[-1]] for alike in classes])
 
     def line(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -279,21 +285,21 @@ def _along_lengths(classes: dict[_Alike, _Class]) -> dict[_Alike, _Class]:
     scale = float(weights.sum() - np.trace(inverse @ (design.T @ ((weights**2)[:, None] * design))))
     beyond = max(excess / scale, 0.0)
     values, inverse = line(1.0 / (variances + beyond))
-    own = beyond / (beyond + variances)
-    shares = own * shares + (1 - own) * values
-    variances = own * variances + (1 - own) ** 2 * np.einsum("ij,jk,ik->i", design, inverse, design)
+    own_weight = beyond / (beyond + variances)
+    shares = own_weight * shares + (1 - own_weight) * values
+    variances = own_weight * variances + (1 - own_weight) ** 2 * np.einsum("ij,jk,ik->i", design, inverse, design)
     return {
-        alike: replace(known, share=float(share), mean_variance=float(variance))
-        for (alike, known), share, variance in zip(classes.items(), shares, variances, strict=True)
+        alike: replace(case_class, share=float(share), mean_variance=float(variance))
+        for (alike, case_class), share, variance in zip(classes.items(), shares, variances, strict=True)
     }
 
 
 def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
-    """Variances are those of the samples, and not robust ones: shares lie between 0 and about 1, and rare visits that stalled are
-    what the correction is for.
+    """Statistics of one class. Variances are sample variances, not robust ones: shares lie between 0 and about 1, and the
+    correction exists for the rare visits that stalled.
 
     Args:
-        repeated: cases of several visits, which say how visits to one case differ.
+        repeated: cases with several visits, which show how visits to one case differ.
     """
     shares = np.asarray([case.share for case in cases])
     counts = np.asarray([case.shares.size for case in cases])
@@ -305,11 +311,11 @@ def _class(cases: Sequence[_Case], repeated: Sequence[_Case]) -> _Class:
     for count in np.unique(counts).tolist():
         expected = visits / count + between
         slope[count] = min(max(covariance / count / expected, 0.0), 1.0) if expected > 0 else 0.0
-        left = [case.residuals(slope[count]) / case.share for case in repeated]
-        errors = [error_sizes(own) for own in left if own.size]
+        residuals = [case.residuals(slope[count]) / case.share for case in repeated]
+        errors = [error_sizes(case_residuals) for case_residuals in residuals if case_residuals.size]
         residual[count] = normal_deviation(np.concatenate(errors)) if errors else UNKNOWN
-    # Cases are visited again until a visit tells, so that those with few visits had luck. The mean over all visits is free of it
-    # (Wald, Sequential Analysis, 1947, section A.2).
+    # Cases are visited again until a visit has undisturbed blocks, so cases with few visits were lucky. The mean over all visits
+    # is free of it (Wald, Sequential Analysis, 1947, section A.2).
     share = float(counts @ shares / counts.sum())
     variance = float((counts * (shares - share)) @ (counts * (shares - share))) / counts.sum() ** 2
     return _Class(shares.size, share, variance * shares.size / (shares.size - 1), between, slope, residual)
@@ -319,12 +325,12 @@ def _corrected(case: _Case, alike: _Class) -> Latency:
     count = case.rates.size
     slope = alike.slope[count]
     share = case.share + slope * (alike.share - case.share)
-    left = case.residuals(slope) / share
-    telling = max(left.size, 1)
-    own = Variance(float(np.sum(left**2)) / max(telling - 1, 1), telling - 1)
-    variance = pooled(own, alike.residual[count]).value
+    residuals = case.residuals(slope) / share
+    telling = max(residuals.size, 1)
+    own_variance = Variance(float(np.sum(residuals**2)) / max(telling - 1, 1), telling - 1)
+    variance = pooled(own_variance, alike.residual[count]).value
     # The variance between n cases is itself known from n - 1 distances only, which matters to cases far from the mean (Morris,
     # JASA 78, 1983).
     doubt = 2.0 / (alike.cases - 3) * (case.share - alike.share) ** 2
-    others = slope**2 * (alike.variance + alike.mean_variance + doubt) / share**2
-    return Latency(case.undisturbed_s / share, math.sqrt(variance / telling + others), count)
+    class_variance = slope**2 * (alike.variance + alike.mean_variance + doubt) / share**2
+    return Latency(case.undisturbed_s / share, math.sqrt(variance / telling + class_variance), count)

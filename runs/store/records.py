@@ -1,4 +1,4 @@
-"""The records of a run: what was asked, on which machine, and what came out."""
+"""The records of a run: the case, the machine and the measurement."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ CACHE_STATES: tuple[str, ...] = get_args(CacheState)
 CANONICAL_STATE = "warm"
 """The cache state that calibration uses and that networks are judged in: calls back to back."""
 Time = Literal["call", "device"]
-"""What a latency is of: a whole call, or its kernels alone, as in a replayed graph: no host and no entry of a graph."""
+"""What a latency covers: a whole call, or its kernels alone as in a replayed graph, without host time and graph launch."""
 AxisValue = int | float | str | bool
 SHORTEST_S, LONGEST_S = 1e-12, 1e7
-"""No call takes less than a picosecond, or four months."""
+"""Bounds of a plausible time: a picosecond and four months."""
 LEAST_ENERGY_J, MOST_ENERGY_J = 1e-15, 1e12
-"""No call takes less than a flop does, or more than a power station gives in an hour."""
+"""Bounds of a plausible energy: less than one flop takes, and more than a power station gives in an hour."""
 LEAST_POWER_W, MOST_POWER_W = 1e-6, 1e9
-"""No board draws less than a watch, or more than a power station gives."""
+"""Bounds of a plausible power: a wristwatch and a power station."""
 
 
 def utc_now() -> str:
-    """The time as records hold it: ISO 8601 in UTC, to the second."""
+    """The current time in ISO 8601 and UTC, to the second, as records store it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
-    """What is asked, apart from what came out.
+    """The case to measure, apart from the result.
 
     Attributes:
         workload: registered name: operator ("linear"), synthetic model ("mlp") or network ("resnet18").
@@ -60,13 +60,13 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @cached_property
     def identity(self) -> str:
-        """Stable 16-hex-digit identity over every field that has not its default value."""
-        told = {"workload": self.workload, "kind": self.kind} | {
+        """Stable 16-hex-digit identity over every field that differs from its default."""
+        fields = {"workload": self.workload, "kind": self.kind} | {
             name: value for name, usual in _DEFAULTS.items() if (value := getattr(self, name)) != usual
         }
         if self.axes:
-            told["axes"] = dict(sorted(self.axes.items()))
-        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
+            fields["axes"] = dict(sorted(self.axes.items()))
+        return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:16]
 
     @property
     def split(self) -> Split:
@@ -78,7 +78,7 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @property
     def label(self) -> str:
-        """Workload, axes, type and runtime as one text; the cache state where it is not warm, the threads where one says."""
+        """Workload, axes, type and runtime as one text, with the cache state unless warm and the threads if set."""
         axes = " ".join(f"{name}={value}" for name, value in self.axes.items())
         state = "" if self.cache_state == "warm" else f" {self.cache_state}"
         threads = "" if self.threads is None else f" threads={self.threads}"
@@ -88,7 +88,7 @@ class CaseSpec(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 _DEFAULTS = {
     field.name: field.default for field in msgspec.structs.fields(CaseSpec) if field.name not in ("workload", "kind")
 } | {"axes": {}}
-"""Field of a case -> its default, which the identity leaves out."""
+"""Field of a case -> its default value, which does not enter the identity."""
 
 
 class WholeCase(CaseSpec, frozen=True, omit_defaults=False):
@@ -96,17 +96,18 @@ class WholeCase(CaseSpec, frozen=True, omit_defaults=False):
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Fingerprint and settings of the machine a run was measured on. Fields that make sources incompatible for calibration when
-    they differ are the ones in `FINGERPRINT_FIELDS`."""
+    """Fingerprint and settings of the machine of a run. Rows of machines that differ in one of `FINGERPRINT_FIELDS` cannot be
+    calibrated together."""
 
     cpu_model: str
     cores_physical: int
     cores_logical: int
     memory_bytes: int
     cache_bytes: dict[str, int] = {}
-    """Capacity of each data or unified cache level one core sees, the shared one in whole: {"l1": ..., "l2": ..., "l3": ...}."""
+    """Bytes of each data or unified cache level of one core, a shared level counted in full: {"l1": ..., "l2": ..., "l3":
+    ...}."""
     cache_shared_by: dict[str, int] = {}
-    """How many logical cores share one instance of each level."""
+    """Number of logical cores that share one instance of each level."""
     isa: tuple[str, ...] = ()
     gpu_model: str | None = None
     gpu_memory_bytes: int | None = None
@@ -130,7 +131,7 @@ class Reason(msgspec.Struct, frozen=True):
 
     Attributes:
         code: the kind of reason, such as "steal" or "not captured"; equal kinds have equal codes.
-        text: this case of it, with numbers.
+        text: details of this instance, with numbers.
     """
 
     code: str
@@ -145,19 +146,19 @@ class Timing(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         samples_s: each sample is the mean over one block of calls.
-        slowdowns: for each block, how slow the slowest core was beside it: the time of a reference kernel over its time on that
-            core when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
-        quiet_s: time of the reference kernel on each core when nothing else runs, as far as the watch knew on this visit. Merged
-            visits go by the least time of the run, and so do their slowdowns.
+        slowdowns: for each block, the slowdown of the slowest core: the time of a reference kernel over its time on that core
+            when nothing else runs, the larger of the probes before and after the block. Empty where cores were not probed.
+        quiet_s: time of the reference kernel on each core when nothing else runs, as known on this visit. Merged visits and
+            their slowdowns use the lowest time of the run.
         switches: for each block, how often the system took a core away from this process (involuntary context switches). Empty
-            where the system does not tell.
+            where the system does not report it.
         cpu_s: CPU time of this process over all blocks; `None` where it was not read.
-        on_core_s: for each block, how long the calling thread had a core, seconds a call. Empty where it was not read.
+        on_core_s: for each block, how long the calling thread had a core, in seconds per call. Empty where it was not read.
         block_calls: calls per block.
         warmup_calls: calls before the first sample.
         stop_reason: "precision", "plateau", "timeout".
         first_call_s: first call including compilation, capture and lazy initialization.
-        compile_s: compilation alone where the back-end tells it.
+        compile_s: compilation alone, where the back-end reports it.
     """
 
     samples_s: tuple[float, ...]
@@ -178,9 +179,9 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         low_j, high_j: 90 % interval from the spread of the trials, the counter's update period and its gain error.
-        window_s, calls: of all trials together.
-        idle_power_w, idle_power_after_w: gross power with nothing of ours running, before and after; never subtracted.
-        trials_j: energy per call of each window.
+        window_s, calls: totals over all trials.
+        idle_power_w, idle_power_after_w: gross power before and after, while the case does not run; never subtracted.
+        trials_j: energy per call in each trial.
         integrated_j: the same energy from sampled power, where the sensor has both; a check of the counter.
         update_period_s: time between movements of the counter, measured where possible.
     """
@@ -200,7 +201,7 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def possible(self) -> bool:
-        """Whether a measurement can give these values: a positive energy inside its interval, in a window of some length."""
+        """Whether the values are plausible: a positive energy inside its interval, and a window longer than 0."""
         if self.energy_j is None:
             return True
         low = self.energy_j if self.low_j is None else self.low_j
@@ -210,17 +211,17 @@ class EnergyReading(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def pace_s(self) -> float | None:
-        """Seconds a call took while the energy was read, which on a machine with neighbours is not what it took when timed."""
+        """Seconds per call while the energy was read; on a shared machine this differs from the measured time."""
         return self.window_s / self.calls if self.window_s and self.calls else None
 
     @property
     def sd_j(self) -> float | None:
-        """Standard deviation of the normal law that has this 90 % interval; `None` where there is none."""
+        """Standard deviation of the normal distribution with this 90 % interval; `None` without an interval."""
         return None if self.low_j is None or self.high_j is None else (self.high_j - self.low_j) / (2 * NORMAL_90)
 
 
 class ChildTime(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Time inside one operator call of a network: index into its graph's calls, seconds, and how it was taken."""
+    """Time inside one operator call of a network: index into its graphs' calls, seconds, and the method of timing."""
 
     call: int
     op: str
@@ -232,9 +233,9 @@ class OperatorTime(msgspec.Struct, frozen=True, omit_defaults=True):
     """A distinct operator of a network, cut out and timed alone, back to back.
 
     Attributes:
-        calls: where it stands in the network: indices into the calls of its graphs, counted on from graph to graph.
+        calls: the calls of this operator: indices into the calls of all graphs, numbered on from graph to graph.
         time_s: median seconds of one call; `None` with a `reason`. mad_s: median absolute deviation of its samples.
-        reason: why there is no time, or what disturbed it.
+        reason: why there is no time, or a disturbance while it was timed.
     """
 
     op: str
@@ -245,17 +246,17 @@ class OperatorTime(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known about one case of a run. In rows.jsonl a line is one visit to the case; `Run` merges the visits.
+    """The result for one case of a run. In rows.jsonl a line is one visit to the case; `Run` merges the visits.
 
     Attributes:
-        timing: of this visit; of a merged row the samples of all usable visits together.
+        timing: samples of this visit; in a merged row, those of all usable visits.
         visits: the timing of each usable visit of a merged row.
         visit: number of this visit, from 0.
-        process: of a visit of a duel, which pair of worker processes made it, from 0; `None` where one process measures all.
+        process: in a duel, the number of the pair of worker processes that made this visit, from 0; otherwise `None`.
         visit_sd: standard deviation of the log of one visit's rate over the cases like this one in the run; `None` while too few
             were visited twice.
-        prevailing: of a merged row, what a call takes by its own visits and by those of calls like it (`runs/store/pooling.py`).
-        measured_at: UTC, ISO 8601; for people, never for arithmetic.
+        prevailing: in a merged row, the time of a call from its own visits and from those of like calls
+        (`runs/store/pooling.py`). measured_at: UTC, ISO 8601; for display, never for arithmetic.
     """
 
     case: CaseSpec
@@ -285,12 +286,12 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def estimable(self) -> bool:
-        """Whether an estimate can be set beside its time: it is timed in the canonical cache state and its graph was stored."""
+        """Whether an estimate can be compared with it: it is timed in the canonical cache state and its graph was stored."""
         return self.timed and self.case.cache_state == CANONICAL_STATE and bool(self.graph_hashes)
 
     @property
     def latency(self) -> Latency:
-        """What a call takes, from all visits; `NothingMeasuredError` without a sample."""
+        """Time of a call, from all visits; `NothingMeasuredError` without a sample."""
         if self.prevailing is not None:
             return self.prevailing
         visits = self.visits or (() if self.timing is None else (self.timing,))
@@ -298,7 +299,7 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def alone(self) -> Latency | None:
-        """What a call takes while nothing else runs; `None` where too few blocks met such a moment."""
+        """Time of a call while nothing else runs; `None` with too few such blocks."""
         return latency_alone(self.blocks_by_visit)
 
     @property
@@ -314,23 +315,23 @@ class Measurement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def energy_reading(self) -> EnergyReading | None:
-        """The reading that is the energy of this row: of the card on a GPU, of the CPU package elsewhere. Several cards or
+        """The reading that counts as this row's energy: the card's on a GPU, the CPU package's elsewhere. Several cards or
         packages, and the DRAM beside a package, are other readings. `None` where it was not read."""
         domain = "gpu" if self.case.device.startswith("cuda") else "package"
-        known = (r for r in self.energy if r.domain.split("-")[0] == domain and r.energy_j is not None and r.possible)
-        return next(known, None)
+        readings = (r for r in self.energy if r.domain.split("-")[0] == domain and r.energy_j is not None and r.possible)
+        return next(readings, None)
 
     @property
     def children_s(self) -> float | None:
-        """Seconds inside the operators where they stand, summed; `None` where they were not timed."""
+        """Total seconds inside the operators of the network; `None` where they were not timed."""
         return sum(child.time_s for child in self.children) if self.children else None
 
     @property
     def operators_s(self) -> float | None:
-        """Seconds of the operators alone, each as often as the network calls it, summed; `None` where one is not known."""
+        """Total seconds of the operators timed alone, each times its number of calls; `None` where one is unknown."""
         times = [(operator.time_s, len(operator.calls)) for operator in self.operators]
-        known = [seconds * count for seconds, count in times if seconds is not None]
-        return sum(known) if times and len(known) == len(times) else None
+        seconds_by_operator = [seconds * count for seconds, count in times if seconds is not None]
+        return sum(seconds_by_operator) if times and len(seconds_by_operator) == len(times) else None
 
 
 class RunManifest(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,6 +1,7 @@
-"""A run on disk: run.json, rows.jsonl (append-only, a line and an fsync for each visit to a case) and graphs/<content hash>.json.
+"""A run on disk: run.json, rows.jsonl (append-only, one line and one fsync per visit) and graphs/<content hash>.json.
 
-Nothing measured is ever overwritten; a crash loses at most the row being written, as its graphs are on disk before it."""
+Measurements are never overwritten. A crash loses at most the row being written; its graphs are on disk before it.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +31,11 @@ TORN = "rows.torn"
 GRAPHS = "graphs"
 SKIPPED = "skipped.json"
 LAST_LINE = 1 << 16
-"""Bytes at the end of the rows that most last lines fit into."""
+"""Bytes read at the end of the rows; most last lines fit into them."""
 KEPT_GRAPHS = 1000
-"""Graphs of a run that stay in memory once read."""
+"""Most graphs of a run that stay in memory."""
 RECORDS = {MANIFEST: (MANIFEST, ROWS, TORN, SKIPPED), "campaign.json": ("campaign.json", "status.json")}
-"""File that tells a run or a campaign of a fleet -> files beside it that hold what cannot be made again."""
+"""File that marks a run or a fleet's campaign -> files in its folder that cannot be recreated."""
 
 
 class SkippedCase(msgspec.Struct, frozen=True):
@@ -45,7 +46,7 @@ class SkippedCase(msgspec.Struct, frozen=True):
 
 
 def holds_run(directory: Path, resume: bool) -> bool:
-    """Whether a run is in a directory; `InputError` where one is that is not to be resumed."""
+    """Whether a directory holds a run; `InputError` where it does and `resume` is false."""
     exists = (directory / MANIFEST).exists() or (directory / ROWS).exists()
     if exists and not resume:
         raise InputError(
@@ -55,7 +56,7 @@ def holds_run(directory: Path, resume: bool) -> bool:
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is part of a run or of a campaign, so that a result written there would destroy what was measured."""
+    """Whether a file is part of a run or of a campaign, so that a result written there would destroy measurements."""
     of_graphs = path.parent.name == GRAPHS and (path.parent.parent / MANIFEST).exists()
     return of_graphs or any(path.name in names and path.with_name(mark).exists() for mark, names in RECORDS.items())
 
@@ -66,8 +67,8 @@ class Run:
     Attributes:
         lines: all whole lines of rows.jsonl in the order of measurement, failed ones included; each is one visit to a case.
         rows: one row per case with its visits merged, in the order of the first visits.
-        torn: messages about a last row that was cut short and set aside.
-        copied: numbers of the lines that repeat an earlier one; a visit counts once, however often it stands there.
+        torn: messages about a last row that was cut short and ignored.
+        copied: numbers of the lines that repeat an earlier one; a visit counts once.
         rows_hash: first 16 hex digits of SHA-256 over the rows; it identifies the data of a fit."""
 
     def __init__(
@@ -99,13 +100,13 @@ class Run:
         """Read a run.
 
         Args:
-            cases: given, the means of visits are kept in place of their samples, as comparisons need, for which a large run takes
-                a fraction of the memory. Identity -> case, which several runs share; it is added to.
+            cases: if given, the run keeps only the mean of each visit, which comparisons need and which takes a fraction of the
+                memory. Identity -> case, shared by several runs; cases of this run are added.
 
         Raises:
             InputError: no run there.
             FormatError: run.json or a row other than a torn last one is damaged (line number), holds a time that is not positive,
-                or is of a newer format (both versions).
+                or has a newer format (both versions).
         """
         path = Path(directory)
         manifest = read_manifest(path)
@@ -134,7 +135,7 @@ class Run:
             except FileNotFoundError:
                 raise FormatError(f"{path} is missing though a row names it; copy the whole run, graphs included") from None
             graph = Graph.from_json(data, path)
-            # A graph is written as the bytes that its hash is of; other spellings of it are fine.
+            # The hash is over the bytes that Shmoo writes; an equal graph in another spelling is fine.
             if hashlib.sha256(data).hexdigest()[:16] != content_hash and graph.content_hash != content_hash:
                 raise FormatError(f"{path} holds graph {graph.content_hash}, not the one it is named after; the file was changed")
             self._graphs[content_hash] = graph
@@ -143,8 +144,7 @@ class Run:
         return self._graphs[content_hash]
 
     def graphs(self, row: Measurement) -> tuple[Graph, ...]:
-        """The graphs of one row, in order; `FormatError` as of `graph`, and where a time of the row is of a call that they do not
-        have."""
+        """The graphs of one row, in order; `FormatError` as for `graph`, and where the row times a call that they do not have."""
         graphs = tuple(self.graph(content_hash) for content_hash in row.graph_hashes)
         calls = [call.op for graph in graphs for call in graph.calls] if row.children or row.operators else []
         timed = [(child.call, child.op) for child in row.children]
@@ -158,7 +158,7 @@ class Run:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Messages about data that were set aside while reading."""
+        """Messages about data that were ignored while reading."""
         if not self.copied:
             return self.torn
         lines = f"{counted(len(self.copied), 'line')} of {self.path / ROWS}, the first of them line {self.copied[0]},"
@@ -177,7 +177,7 @@ class Run:
 
     @property
     def skipped(self) -> tuple[SkippedCase, ...]:
-        """Cases that the last campaign into this run did not reach."""
+        """Cases that the run's last campaign did not reach."""
         path = self.path / SKIPPED
         if not path.exists():
             return ()
@@ -195,9 +195,9 @@ class RunWriter:
         resume: continue the existing run, or start one where there is none.
 
     Raises:
-        InputError: a run is there and `resume` is false, another process writes into it, it was measured on another machine,
-            torch, driver or clock setting, or a symbolic link stands at one of its names.
-        FormatError: the run there cannot be read.
+        InputError: a run exists and `resume` is false, another process writes into it, it was measured with another machine,
+            torch, driver or clock setting, or one of its names is a symbolic link.
+        FormatError: the existing run cannot be read.
     """
 
     def __init__(self, directory: str | Path, manifest: RunManifest, *, resume: bool = False) -> None:
@@ -229,14 +229,14 @@ class RunWriter:
         """Store one line and the graphs it names; both are on disk when this returns.
 
         Raises:
-            FormatError: the row holds what no reader would take, such as NaN; nothing is written.
-            OSError: the disk is full or failing, or the run was removed or moved. Nothing of this row stays behind; the rows
-                before it are whole.
+            FormatError: the row has a value that no reader accepts, such as NaN; nothing is written.
+            OSError: the disk is full or failing, or the run was removed or moved. No part of this row stays behind; earlier rows
+                are intact.
         """
         if self._file is None:
             raise ValueError(f"the writer of {self.path} is closed")
-        whole = WholeCase(*(getattr(row.case, name) for name in row.case.__struct_fields__))
-        line = msgspec.json.encode(msgspec.structs.replace(row, case=whole)) + b"\n"
+        full_case = WholeCase(*(getattr(row.case, name) for name in row.case.__struct_fields__))
+        line = msgspec.json.encode(msgspec.structs.replace(row, case=full_case)) + b"\n"
         decode_row(line, f"of {row.case.label}")
         if not os.path.samestat(os.stat(self.path / ROWS), os.fstat(self._file)):
             raise FileNotFoundError(
@@ -248,9 +248,9 @@ class RunWriter:
                 files.replace_file(path, graph.to_json())
         start = os.fstat(self._file).st_size
         try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._file, line[written:])
+            written_bytes = 0
+            while written_bytes < len(line):
+                written_bytes += os.write(self._file, line[written_bytes:])
             os.fsync(self._file)
         except OSError:
             os.ftruncate(self._file, start)
@@ -258,9 +258,9 @@ class RunWriter:
 
     def record_skipped(self, skipped: Iterable[SkippedCase]) -> None:
         """Replace the list of cases that this campaign did not reach."""
-        listed = list(skipped)
-        if listed:
-            files.replace_file(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(listed), indent=1) + b"\n")
+        cases = list(skipped)
+        if cases:
+            files.replace_file(self.path / SKIPPED, msgspec.json.format(msgspec.json.encode(cases), indent=1) + b"\n")
         else:
             (self.path / SKIPPED).unlink(missing_ok=True)
 
@@ -291,7 +291,7 @@ class RunWriter:
             with os.fdopen(files.open_unlinked(path, os.O_WRONLY), "wb") as rows:
                 rows.truncate(os.fstat(rows.fileno()).st_size - len(torn))
         elif path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            # Only the line's end was lost: the row itself is whole.
+            # Only the line's end was lost; the row itself is complete.
             with os.fdopen(files.open_unlinked(path, os.O_WRONLY | os.O_APPEND), "ab") as rows:
                 rows.write(b"\n")
 
@@ -299,24 +299,24 @@ class RunWriter:
 def _without_samples(
     lines: Iterable[Measurement], cases: dict[str, CaseSpec]
 ) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...], dict[str, dict[int, float]]]:
-    """Lines and rows without samples, and the times alone of their visits. Until they are merged, lines have what tells these
-    times and the prevailing one, and nothing else."""
-    kept: list[Measurement] = []
+    """Lines and rows without samples, and the times alone of their visits. Before merging, lines keep only the fields that
+    determine these times and the prevailing one."""
+    sampleless: list[Measurement] = []
     slowdowns: dict[float, float] = {}
 
     def noted() -> Iterator[Measurement]:
         for line in lines:
-            kept.append(without_samples(line, cases))
-            yield for_latency(line, kept[-1].case, slowdowns)
+            sampleless.append(without_samples(line, cases))
+            yield for_latency(line, sampleless[-1].case, slowdowns)
 
     rows = list(merge_visits(noted()))
-    alone = visits_alone(kept, rows)
+    alone = visits_alone(sampleless, rows)
     for place, row in enumerate(rows):
         rows[place] = without_samples(row, cases)
-    # The line of a case that was visited once says no more than its row.
-    visited = Counter(line.case.identity for line in kept)
+    # The line of a case that was visited once equals its row.
+    visited = Counter(line.case.identity for line in sampleless)
     once = {row.case.identity: row for row in rows if visited[row.case.identity] == 1}
-    return tuple(once.get(line.case.identity, line) for line in kept), tuple(rows), alone
+    return tuple(once.get(line.case.identity, line) for line in sampleless), tuple(rows), alone
 
 
 def read_manifest(directory: Path) -> RunManifest:
@@ -341,26 +341,28 @@ def machine_differences(a: Machine, b: Machine) -> dict[str, tuple[object, objec
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def check_same_machine(recorded: Machine, here: Machine, where: str) -> None:
-    """`InputError` listing the differing fields unless rows measured `here` may join those `recorded`."""
-    differences = machine_differences(recorded, here)
+def check_same_machine(recorded: Machine, current: Machine, where: str) -> None:
+    """`InputError` listing the differing fields unless rows of the `current` machine may join those `recorded`."""
+    differences = machine_differences(recorded, current)
     if differences:
-        listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in differences.items())
-        raise InputError(f"cannot resume {where}: measured under other conditions ({listed}); start a new run with another --out")
+        changes = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in differences.items())
+        raise InputError(
+            f"cannot resume {where}: measured under other conditions ({changes}); start a new run with another --out"
+        )
 
 
 def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash, copied: list[int]) -> Iterator[Measurement]:
-    """The lines as rows. Args: digest: is given the lines. copied: is given the numbers of those that were there before."""
-    seen: set[bytes] = set()
+    """The lines as rows. `digest` is updated with the lines; numbers of repeated lines are appended to `copied`."""
+    digests: set[bytes] = set()
     for number, line in enumerate(lines, 1):
         content = line.strip()
         digest.update(content if number == 1 else b"\n" + content)
         if content:
-            known = hashlib.blake2b(content, digest_size=16).digest()
-            if known in seen:
+            line_digest = hashlib.blake2b(content, digest_size=16).digest()
+            if line_digest in digests:
                 copied.append(number)
                 continue
-            seen.add(known)
+            digests.add(line_digest)
             try:
                 yield decode_row(line, f"{where}, line {number}")
             except NewerFormatError:
@@ -370,7 +372,7 @@ def _decoded(lines: Iterable[bytes], where: str, digest: hashlib._Hash, copied: 
 
 
 def _torn_row(file: BinaryIO) -> tuple[bytes, int]:
-    """A last row that was cut short, empty where there is none, and the position where the whole lines end."""
+    """The bytes of a last row that was cut short (empty if none was), and the position where the complete lines end."""
     size = begin = file.seek(0, os.SEEK_END)
     tail = b""
     while begin and b"\n" not in tail[:-1]:
@@ -382,7 +384,7 @@ def _torn_row(file: BinaryIO) -> tuple[bytes, int]:
 
 
 def _is_json(line: bytes) -> bool:
-    # A cut object never parses, so whatever parses was written whole and a fault in it is not a torn write.
+    # A cut object never parses, so a line that parses was written completely and a fault in it is not a torn write.
     try:
         msgspec.json.decode(line)
     except UNREADABLE:
@@ -391,8 +393,8 @@ def _is_json(line: bytes) -> bool:
 
 
 def _locked(directory: Path) -> int | None:
-    """A descriptor that keeps other writers out of a run until it is closed, `InputError` where one is in it; `None` where the
-    system has no such locks."""
+    """A descriptor that locks the run against other writers until it is closed; `InputError` where another writer has the lock,
+    `None` where the system has no such locks."""
     try:
         import fcntl
     except ImportError:

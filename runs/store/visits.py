@@ -28,7 +28,7 @@ from shmoo.runs.store.records import (
 from shmoo.runs.store.statistics import Latency, median, quiet_visits
 
 NOISE = ("noisy", "disturbed", "busy host", "steal", "slow core")
-"""Codes of reasons that say how much went on beside a visit; they widen its standard error and are no fault of the row."""
+"""Codes of reasons about other load during a visit. They widen its standard error; the row stays usable."""
 UNUSABLE = ("throttled", "GPU clock", "GPU throttled", "shared GPU", "recompiled")
 """Codes of reasons that make a visit suspect."""
 BY_BLOCK = ("samples_s", "slowdowns", "switches", "on_core_s")
@@ -36,15 +36,15 @@ BY_BLOCK = ("samples_s", "slowdowns", "switches", "on_core_s")
 NOISY = 0.05
 """Relative standard error above which a row is noisy."""
 MOST_DIGITS = 4
-"""Digits after the point of a standard error in percent, where with fewer it would look like the limit."""
+"""Most digits of a standard error in percent, so that it does not print like the limit."""
 
 
 def decode_row(line: bytes, where: str) -> Measurement:
     """One line of rows.jsonl, of this version or an older one; `FormatError` where it is damaged, holds a time that is not
     positive, or is of a newer format."""
-    # Rows end with their version as they are written now; of others it has to be found first.
-    this = line.rstrip().endswith(_THIS_FORMAT)
-    version = RUN_FORMAT if this else decode_versioned(line, Version, RUN_FORMAT, "row", where).format
+    # Rows of the current version end with it; other rows are decoded for it first.
+    is_current = line.rstrip().endswith(_THIS_FORMAT)
+    version = RUN_FORMAT if is_current else decode_versioned(line, Version, RUN_FORMAT, "row", where).format
     row = _from_format_1(line, where) if version == 1 else decode_versioned(line, Measurement, RUN_FORMAT, "row", where)
     for timing in (row.timing, *row.visits):
         for sample in () if timing is None else timing.samples_s:
@@ -60,7 +60,7 @@ def decode_row(line: bytes, where: str) -> Measurement:
 
 
 def _check_lengths(timing: Timing, where: str) -> None:
-    """`FormatError` where what was seen beside the blocks is not of as many blocks as were timed."""
+    """`FormatError` where an observation per block has another number of values than there are blocks."""
     blocks = len(timing.samples_s)
     for name in BY_BLOCK[1:]:
         if (count := len(getattr(timing, name))) not in (0, blocks):
@@ -69,11 +69,12 @@ def _check_lengths(timing: Timing, where: str) -> None:
 
 _THIS_FORMAT = b'"format":%d}' % RUN_FORMAT
 _NO_HOST: dict[str, AxisValue | None] = {}
-"""Of all lines without their samples; an empty one each would be a tenth of them."""
+"""Shared by all lines without samples; a dictionary each would take a tenth of their memory."""
 
 
 def _from_format_1(line: bytes, where: str) -> Measurement:
-    """A pass is a visit, a reason's code stands before its first colon, and a row that was only disturbed is noisy."""
+    """A row of format 1: its pass is a visit, a reason is text with the code before the first colon, and a row that was only
+    disturbed is noisy."""
     try:
         fields: dict[str, Any] = msgspec.json.decode(line)
         reasons = [text.split(": ", 1) for text in fields.get("reasons", ())]
@@ -88,8 +89,8 @@ def _from_format_1(line: bytes, where: str) -> Measurement:
 
 
 def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement:
-    """A line or a row with the mean of its samples in their place, and only what comparisons need. `cases`, identity -> the case
-    that its lines share, is added to."""
+    """A line or a row reduced to the fields that comparisons need, with the mean in place of its samples. `cases` (identity ->
+    the case shared by its lines) gets the row's case."""
     timing = row.timing
     mean = (sum(timing.samples_s) / len(timing.samples_s),) if timing is not None and timing.samples_s else ()
     return Measurement(
@@ -109,16 +110,17 @@ def without_samples(row: Measurement, cases: dict[str, CaseSpec]) -> Measurement
 
 
 def _without_trials(reading: EnergyReading) -> EnergyReading:
-    """A reading with what tells the energy and whether it is possible; of equal names there are many."""
+    """A reading without its trials: the energy and the limits that show whether it is possible."""
     limits = reading.low_j, reading.high_j, reading.window_s, reading.calls
     return EnergyReading(sys.intern(reading.domain), reading.energy_j, "", *limits)
 
 
 def for_latency(line: Measurement, case: CaseSpec, slowdowns: dict[float, float] | None = None) -> Measurement:
-    """A line with what its time and its status follow from, and no details. Its case is one that the lines of several runs share.
+    """A line reduced to the fields that determine its time and status, without details. Lines of several runs share `case`.
 
     Args:
-        slowdowns: of cores, which tell the time alone, those in memory already, which is added to; `None` leaves them out.
+        slowdowns: of cores, which determine the time alone: the equal values already in memory, to which new ones are added;
+            `None` leaves slowdowns out.
     """
 
     def lean(timing: Timing) -> Timing:
@@ -135,16 +137,16 @@ def for_latency(line: Measurement, case: CaseSpec, slowdowns: dict[float, float]
 
 
 def merge_visits(lines: Iterable[Measurement]) -> tuple[Measurement, ...]:
-    """One row a case, in the order of their first visits, each knowing what visits to cases like it spread by."""
+    """One row per case, in the order of first visits, with its prevailing time and the spread between visits to like cases."""
     by_case = grouped((line.case.identity, line) for line in _on_one_scale(lines))
-    # Lines and rows are let go as soon as they are not needed: those of a large run take hundreds of megabytes.
+    # Lines and rows are released early: those of a large run take hundreds of megabytes.
     rows = [_merged(by_case.pop(identity)) for identity in list(by_case)]
     timed = [row for row in rows if row.timed]
     times = latencies([row.case for row in timed], [row.visits for row in timed])
-    known = dict(zip((row.case.identity for row in timed), times, strict=True))
+    time_of = dict(zip((row.case.identity for row in timed), times, strict=True))
     del timed
     for place, row in enumerate(rows):
-        rows[place] = _judged(row, *known.get(row.case.identity, (None, None)))
+        rows[place] = _judged(row, *time_of.get(row.case.identity, (None, None)))
     return tuple(rows)
 
 
@@ -167,8 +169,8 @@ def visits_alone(lines: Iterable[Measurement], rows: Iterable[Measurement]) -> d
 
 
 def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:
-    """The lines with slowdowns that go by the least quiet time of each core in all of them. A watch that began while a neighbour
-    worked took that for quiet."""
+    """The lines with slowdowns relative to the lowest quiet time of each core over all lines. A watch that began while a
+    neighbour worked took its quiet time too high."""
     lines = list(lines)
     quiet: dict[int, tuple[float, ...]] = {}
     for line in lines:
@@ -176,27 +178,32 @@ def _on_one_scale(lines: Iterable[Measurement]) -> list[Measurement]:
             quiet[len(times)] = tuple(map(min, quiet.get(len(times), times), times))
     if not quiet:
         return lines
-    # With two digits there are few slowdowns, and each is kept once.
-    known: dict[float, float] = {}
+    # Slowdowns have two digits, so there are few distinct values; each is stored once.
+    interned: dict[float, float] = {}
     return [
         msgspec.structs.replace(
             line,
-            timing=None if line.timing is None else _rescaled(line.timing, quiet, known),
-            visits=tuple(_rescaled(visit, quiet, known) for visit in line.visits),
+            timing=None if line.timing is None else _rescaled(line.timing, quiet, interned),
+            visits=tuple(_rescaled(visit, quiet, interned) for visit in line.visits),
         )
         for line in lines
     ]
 
 
-def _rescaled(timing: Timing, quiet: Mapping[int, tuple[float, ...]], known: dict[float, float]) -> Timing:
-    """Args: quiet: least quiet time of each core, by the number of cores watched. known: slowdowns that are in memory already."""
+def _rescaled(timing: Timing, quiet: Mapping[int, tuple[float, ...]], interned: dict[float, float]) -> Timing:
+    """A timing with slowdowns on the run's scale.
+
+    Args:
+        quiet: number of cores watched -> lowest quiet time of each core.
+        interned: slowdown values already in memory.
+    """
     if not timing.quiet_s:
         return timing
-    least = quiet[len(timing.quiet_s)]
-    # Which core was the slowest is not known: with the factor of the one furthest off, no slow block passes for quiet.
-    factor = max(now / best for now, best in zip(timing.quiet_s, least, strict=True))
+    quiet_s = quiet[len(timing.quiet_s)]
+    # The slowest core is not known. The factor of the core furthest off lets no slow block pass for quiet.
+    factor = max(measured / best for measured, best in zip(timing.quiet_s, quiet_s, strict=True))
     scaled = (round(factor * slowdown, 2) for slowdown in timing.slowdowns)
-    return msgspec.structs.replace(timing, slowdowns=tuple(known.setdefault(s, s) for s in scaled), quiet_s=least)
+    return msgspec.structs.replace(timing, slowdowns=tuple(interned.setdefault(s, s) for s in scaled), quiet_s=quiet_s)
 
 
 def _merged(lines: Sequence[Measurement]) -> Measurement:
@@ -229,8 +236,8 @@ def _merged(lines: Sequence[Measurement]) -> Measurement:
 
 
 def _judged(row: Measurement, prevailing: Latency | None, visit_sd: float | None) -> Measurement:
-    """The row with what all visits say of its time, and its status by how well that is known: by its standard error alone where
-    that rests on a spread between visits, its own or those to cases like it; what went on beside a visit is in that spread."""
+    """The row with its prevailing time, and with the status that the standard error gives. Where the error rests on a spread
+    between visits, it already contains other load, so reasons about that load are dropped."""
     if prevailing is None:
         return row
     row = msgspec.structs.replace(row, visit_sd=visit_sd, prevailing=prevailing)
@@ -242,12 +249,12 @@ def _judged(row: Measurement, prevailing: Latency | None, visit_sd: float | None
     digits = next((n for n in range(MOST_DIGITS) if f"{error:.{n}%}" != f"{NOISY:.{n}%}"), MOST_DIGITS)
     count = f"{len(row.visits)} visit{'s' if len(row.visits) > 1 else ''}"
     text = f"standard error {error:.{digits}%} over {count} (limit {NOISY:.0%})"
-    others = tuple(reason for reason in row.reasons if reason.code != "noisy")
-    return msgspec.structs.replace(row, status="noisy", reasons=(Reason("noisy", text), *others))
+    other_reasons = tuple(reason for reason in row.reasons if reason.code != "noisy")
+    return msgspec.structs.replace(row, status="noisy", reasons=(Reason("noisy", text), *other_reasons))
 
 
 def _pooled(visits: Sequence[Timing]) -> Timing:
-    """The samples of all visits in one record; what only the first visit knows stays."""
+    """The samples of all visits in one record; the other fields are the first visit's."""
     first = visits[0]
     if len(visits) == 1:
         return first
@@ -262,20 +269,20 @@ def _pooled(visits: Sequence[Timing]) -> Timing:
 
 
 def _one_reading(readings: Sequence[EnergyReading]) -> EnergyReading:
-    """The visits that read a domain together, otherwise the last reason why none did."""
-    read = [reading for reading in readings if reading.energy_j is not None]
-    if len(read) < 2:
-        return read[0] if read else readings[-1]
+    """The readings of one domain combined; the last reading, with its reason, where no visit has an energy."""
+    energies = [reading for reading in readings if reading.energy_j is not None]
+    if len(energies) < 2:
+        return energies[0] if energies else readings[-1]
 
     def middle(name: str) -> float | None:
-        values = [value for reading in read if (value := getattr(reading, name)) is not None]
+        values = [value for reading in energies if (value := getattr(reading, name)) is not None]
         return median(values) if values else None
 
     medians = ("energy_j", "low_j", "high_j", "idle_power_w", "idle_power_after_w", "integrated_j", "update_period_s")
     return msgspec.structs.replace(
-        read[0],
+        energies[0],
         **{name: middle(name) for name in medians},
-        window_s=sum(reading.window_s or 0.0 for reading in read) or None,
-        calls=sum(reading.calls or 0 for reading in read) or None,
-        trials_j=tuple(trial for reading in read for trial in reading.trials_j),
+        window_s=sum(reading.window_s or 0.0 for reading in energies) or None,
+        calls=sum(reading.calls or 0 for reading in energies) or None,
+        trials_j=tuple(trial for reading in energies for trial in reading.trials_j),
     )

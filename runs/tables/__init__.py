@@ -1,4 +1,4 @@
 """Tables of operators in CSV files, read into graphs.
 
-Runs that Shmoo measured are store.
+Runs that Shmoo measured belong in runs/store.
 """

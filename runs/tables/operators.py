@@ -1,6 +1,8 @@
 """The operators of operator tables: columns, and calls with the names and defaults of PyTorch's native_functions.yaml.
 
-Linear layers have a bias, convolutions have none (most precede a norm). `cat` joins two tensors along axis 1 (0 of vectors)."""
+Linear layers have a bias, convolutions have none (most precede a norm). `cat` joins two tensors along axis 1 (axis 0 for
+vectors).
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,7 @@ def _window_side(x: Extents) -> int:
 
 
 def transposed_side(x: Extents) -> int:
-    """Height and width of a transposed convolution's result; not positive where the padding cuts off all of it."""
+    """Height and width of a transposed convolution's result; not positive where the padding removes all of it."""
     return (x["conv_size"] - 1) * x["conv_stride"] - 2 * x["conv_padding"] + x["conv_kernel"]
 
 
@@ -214,4 +216,4 @@ TABLE_OPERATORS: Mapping[str, SizedOperator | ShapedOperator] = MappingProxyType
         "copy": _unary("aten.clone", {"memory_format": None}),
     }
 )
-"""Operator name -> its columns and its call."""
+"""Operator name -> its columns and the builder of its call."""

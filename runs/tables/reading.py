@@ -20,7 +20,7 @@ from shmoo.runs.store import records
 from shmoo.runs.tables.operators import CONV, GEMM, TABLE_OPERATORS, ShapedOperator, SizedOperator, transposed_side
 
 ALIASES = MappingProxyType({"conv2d": "conv", "vector_add": "add", "clone": "copy"})
-"""Names of published tables -> operators of the vocabulary."""
+"""Operator names of published tables -> names in `TABLE_OPERATORS`."""
 
 State = Literal["warm", "cold_weights"]
 Library = Literal["measured", "other"]
@@ -33,23 +33,22 @@ _BY_ROW = Scheme("float8-dynamic", "float8", (1, 0), "float32")
 WEIGHTS = MappingProxyType(
     {"int8": STANDARD["int8-weight"], "int4": STANDARD["int4-weight"], "float8": _BY_ROW, "float4": STANDARD["float4-dynamic"]}
 )
-"""Type of a weight -> scheme that quantizes a layer. Float8 has a scale a row, as the vendor's kernels of products take it."""
+"""Type of a weight -> scheme that quantizes a layer. Float8 has one scale per row, as vendors' matrix kernels expect."""
 COLUMNS = frozenset(
     {"op", "dtype", *GEMM, *CONV, *HEADS, "rows", "cols", "shape", "kernel"}
     | {"latency_s", "energy_j", "power_w", "time", "state", "weights", "library"}
 )
-"""Columns that are read."""
+"""Columns that `read_table` reads."""
 
 PRODUCTS = ("linear", "bmm", "matmul")
-"""Operators whose reduction stands in column k, or in n in some published tables."""
+"""Operators with their reduction extent in column k, or in n in some published tables."""
 CONTRACTIONS = (*PRODUCTS, "conv", "conv_transpose", "attention")
-"""Operators that multiply on matrix units."""
+"""Operators that run on matrix units."""
 
 LARGEST = 2**40
-"""Extents and numbers of elements beyond this are typing errors: no machine holds such a tensor."""
+"""Largest extent and number of elements; more is a typing error, since no machine holds such a tensor."""
 AGREE = 0.1
-"""Relative difference up to which an energy and a power of one row may be of the same measurement: meters average over more than
-the calls."""
+"""Relative difference up to which the energy and the power of a row agree: power meters average over more than the calls."""
 
 _DEFAULTS = MappingProxyType({"b": 1, "conv_stride": 1, "conv_padding": 0, "conv_groups": 1})
 
@@ -59,11 +58,11 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         line: line of the file, the header being 1.
-        op: name of the vocabulary, a key of `TABLE_OPERATORS`.
+        op: operator name, a key of `TABLE_OPERATORS`.
         axes: the operator's extents by column name; `shape` as text for those that take a shape.
-        latency_s, energy_j: measured per call, `None` where the table gives none.
-        time, state, weights, library: as the columns say; "" for weights stored in `dtype`.
-        kernel: main kernel that ran, "" where not known.
+        latency_s, energy_j: measured per call, `None` where the table has none.
+        time, state, weights, library: values of these columns; `weights` is "" for weights stored in `dtype`.
+        kernel: main kernel that ran, "" if unknown.
         device, runtime, reduction: as passed to `read_table`.
     """
 
@@ -92,7 +91,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def cold_weights(self) -> bool:
-        """Whether other weights ran between two calls."""
+        """Whether calls with other weights ran between two calls."""
         return self.state == "cold_weights"
 
     @property
@@ -109,7 +108,7 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
             extents = {name: int(extent) for name, extent in self.axes.items()}
             if self.op in PRODUCTS and self.reduction == "n":
                 extents["n"], extents["k"] = extents["k"], extents["n"]
-            # A quantized layer is measured without its bias, which would be a kernel of its own.
+            # A quantized layer is measured without its bias, which would be a separate kernel.
             call, weights = operator.build(extents | ({"bias": 0} if self.weights else {}), self.dtype)
         if self.library == "other":
             call = msgspec.structs.replace(call, attributes={**call.attributes, OTHER_LIBRARY: True})
@@ -120,13 +119,13 @@ class TableRow(msgspec.Struct, frozen=True, omit_defaults=True):
 def read_table(
     path: str | Path, *, device: str = "cpu", runtime: str = "eager", measured: bool = True, reduction: Reduction = "k"
 ) -> tuple[TableRow, ...]:
-    """The rows of an operator table, in the order of the file. `InputError` for a file that cannot be read and an unknown name,
-    `FormatError` for a missing column and a value that is none; both say the line.
+    """The rows of an operator table, in the order of the file. `InputError` for an unreadable file or an unknown name,
+    `FormatError` for a missing column or an invalid value; both name the line.
 
     Args:
-        device, runtime: of the measurements; part of each row's identity.
+        device, runtime: device and runtime of the measurements; part of each row's identity.
         measured: whether every row needs a latency, as for calibration.
-        reduction: column that holds the reduction of `PRODUCTS`.
+        reduction: column with the reduction extent of `PRODUCTS`.
     """
     path = Path(path)
     try:
@@ -145,7 +144,7 @@ def read_table(
         if required not in header:
             raise FormatError(f"{path}:1: no column {required!r}; the header has {', '.join(header) or 'nothing'}")
     if twice := sorted(name for name in COLUMNS if header.count(name) > 1):
-        raise FormatError(f"{path}:1: column {twice[0]!r} stands twice; rename one of them")
+        raise FormatError(f"{path}:1: column {twice[0]!r} appears twice; rename one of them")
     rows = []
     for number, cells in lines:
         where = f"{path}:{number}"
@@ -163,7 +162,7 @@ def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
             if any(cells):
                 yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
-        raise FormatError(f"{path}:{reader.line_num}: {error}; the line is no CSV") from None
+        raise FormatError(f"{path}:{reader.line_num}: {error}; the line is not CSV") from None
 
 
 def _row(
@@ -206,7 +205,7 @@ def _energy(cells: dict[str, str], latency: float | None, where: str) -> float |
 
 
 def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: str) -> W:
-    """A cell that must be one of a few words; the first where it is empty or absent."""
+    """The value of a cell that must be one of a few words; an empty or absent cell means the first of them."""
     text = cells.get(column)
     if not text:
         return allowed[0]
@@ -217,7 +216,7 @@ def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: s
 
 
 def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
-    """The type of a layer's weight; "" where it is that of the row."""
+    """The type of a layer's weight; "" where it is the row's type."""
     text = cells.get("weights")
     name = resolved(text) if text else dtype
     if name == dtype:
@@ -228,7 +227,8 @@ def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
         raise InputError(f"{where}: {unknown('type of weights', str(text), map(shown_dtype, WEIGHTS))}")
     if dtype in SMALL_TYPES or dtype in COMPLEX_DTYPES:
         raise FormatError(
-            f"{where}: column 'weights' is {text!r}, which takes real activations of 16 bits or more, not {shown_dtype(dtype)!r}"
+            f"{where}: column 'weights' is {text!r}, which needs floating-point activations of 16 bits or more, "
+            f"not {shown_dtype(dtype)!r}"
         )
     return name
 
@@ -237,8 +237,8 @@ def _heads(cells: dict[str, str], axes: Mapping[str, records.AxisValue], where: 
     if not cells.get("heads"):
         column = next(column for column in HEADS if cells.get(column))
         raise FormatError(f"{where}: column {column!r} needs column 'heads', which is empty or absent")
-    heads = _whole(cells["heads"], "heads", where)
-    kv_heads = _whole(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
+    heads = _whole_number(cells["heads"], "heads", where)
+    kv_heads = _whole_number(cells.get("kv_heads") or cells["heads"], "kv_heads", where)
     if heads % kv_heads:
         raise FormatError(f"{where}: column 'kv_heads' is {kv_heads}, which must divide the {heads} heads")
     causal = _one_of(cells, "causal", ("", "0", "1"), where) or int(axes["m"]) > 1
@@ -265,13 +265,13 @@ def _amount(cells: dict[str, str], column: str, where: str, least: float, most: 
 def _extent(cells: dict[str, str], column: str, where: str) -> int:
     text = cells.get(column)
     if text:
-        return _whole(text, column, where, least=0 if column == "conv_padding" else 1)
+        return _whole_number(text, column, where, least=0 if column == "conv_padding" else 1)
     if column not in _DEFAULTS:
         raise FormatError(f"{where}: operator {cells['op']!r} needs column {column!r}, which is empty or absent")
     return _DEFAULTS[column]
 
 
-def _whole(text: str, column: str, where: str, least: int = 1) -> int:
+def _whole_number(text: str, column: str, where: str, least: int = 1) -> int:
     try:
         number = float(text)
     except ValueError:
@@ -284,7 +284,7 @@ def _whole(text: str, column: str, where: str, least: int = 1) -> int:
 
 
 def _split_shape(text: str, where: str) -> list[int]:
-    return [_whole(part, "shape", where) for part in text.lower().replace("×", "x").split("x")]
+    return [_whole_number(part, "shape", where) for part in text.lower().replace("×", "x").split("x")]
 
 
 def _extents(cells: dict[str, str], operator: SizedOperator, where: str) -> dict[str, records.AxisValue]:

@@ -64,8 +64,8 @@ def graphs_of(asked: Asked, kept: Path) -> tuple[Graph, ...]:
 
 def _capture(asked: Asked) -> Sequence[Graph]:
     from shmoo.harness.capture.traced import capture_traced
-    from shmoo.harness.models.asked import Mode
     from shmoo.harness.models.model_graphs import model_graphs
+    from shmoo.harness.models.request import Mode
 
     if asked.tokens:
         built = _transformer(asked)

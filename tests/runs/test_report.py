@@ -161,7 +161,7 @@ def test_a_shift_has_one_cause(report):
     """A profile that was never fitted, or was fitted on other threads, says so and blames no change of speed."""
     changed = faster(report, 1.5)
     unfitted = msgspec.structs.replace(changed, profile=changed.profile.replacing(fitted_from=None))
-    assert "nothing was fitted to this machine yet" in verdict(unfitted)
+    assert "not calibrated for the machine yet" in verdict(unfitted)
     assert "another speed" not in verdict(unfitted)
     fitted = FittedFrom(fingerprint={"threads": report.machine.threads + 1})
     other = msgspec.structs.replace(changed, profile=changed.profile.replacing(fitted_from=fitted))

@@ -1,2 +1,4 @@
-"""FX nodes to operator calls: shapes, types, names and places in the source; bodies of branches and loops; code that names an
-absent device. Running the tracers is harness.capture."""
+"""FX nodes -> operator calls: shapes, types, names and source lines; bodies of branches and loops; guards around a capture.
+
+Running the tracers belongs in harness/capture.
+"""

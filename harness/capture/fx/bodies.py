@@ -1,5 +1,5 @@
-"""Graphs inside a graph: the operators that torch computes an operator without a cost from, and the bodies of branches and loops.
-Of a branch the costlier body counts; a loop counts as often as it runs where that follows from constants, otherwise once."""
+"""Graphs inside a graph: the parts of an operator without its own cost, and the bodies of branches and loops. A branch counts as
+its costlier body. A loop counts its number of runs where constants determine it, otherwise one run."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from shmoo.estimators.costs import COSTS, FREE
+from shmoo.harness.capture.fx.aten_trace import inline_wrapped
 from shmoo.harness.capture.fx.introspect import Number, first_line, is_tensor_node, operator_name, tensor_of
-from shmoo.harness.capture.fx.trace import inline_wrapped
 
 logger = logging.getLogger(__name__)
 
 BODIES = frozenset({"cond", "while_loop", "scan", "map_impl"})
-"""Higher-order operators whose bodies are counted; others are listed as unknown, or have a cost of their own."""
-BRANCH_NOTE = "of a branch that data decides (torch.cond) the costlier side is counted"
+"""Higher-order operators whose bodies are counted; others have their own cost or are listed as unknown."""
+BRANCH_NOTE = "where data decides a branch (torch.cond), the costlier side is counted"
 LOOP_NOTE = "a loop whose end depends on data (torch.while_loop) is counted once"
 CONSTANT = "shmoo_constant"
-"""Key of a placeholder's `meta`: the tensor that it always stands for."""
+"""Key of a placeholder's `meta`: the constant tensor that it represents."""
 _MOST_STEPS = 100_000
 _SMALL = 64
-"""Elements of the largest tensor whose value is followed."""
+"""Most elements of a tensor whose value is tracked."""
 _PLACE = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace")
-"""Keys of a node's `meta` that say where in the model it comes from."""
+"""Keys of a node's `meta` with its origin in the model."""
 
 
 def parts_of(node: fx.Node, number: Number) -> tuple[fx.GraphModule, list[fx.Node]] | None:
-    """The graph of a call in parts, and the nodes that its placeholders stand for; `None` where torch has no parts for it.
+    """A call as a graph of parts, and the nodes behind its placeholders; `None` where torch has no parts for it.
 
-    Parts are those of torch's table of decompositions into core ATen operators, and what a composite operator calls; operators
-    that have a cost stay whole.
+    Parts come from torch's decompositions into core ATen operators and from the calls of composite operators; operators with a
+    cost stay whole.
     """
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
@@ -77,7 +77,7 @@ def _like(tensor: torch.Tensor, number: Number) -> torch.Tensor:
 
 @cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Torch's decompositions of operators without a cost, those into core ATen operators first."""
+    """Torch's decompositions of operators without a cost; decompositions into core ATen operators take precedence."""
     from torch._decomp import core_aten_decompositions, global_decomposition_table
 
     table = {**global_decomposition_table["post_autograd"], **core_aten_decompositions()}
@@ -85,37 +85,37 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def body_kind(node: fx.Node) -> str:
-    """The name of the higher-order operator that a node calls, "" for any other node."""
+    """The name of the higher-order operator that a node calls; "" for other nodes."""
     is_higher = node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator)
     return node.target.name() if is_higher else ""
 
 
 def bodies_of(node: fx.Node, module: fx.GraphModule) -> list[fx.GraphModule]:
     """The graphs among a node's arguments, in order."""
-    named = [argument.target for argument in node.args if isinstance(argument, fx.Node) and argument.op == "get_attr"]
-    found = (operator.attrgetter(target)(module) for target in named)
-    return [inline_wrapped(body) for body in found if isinstance(body, fx.GraphModule)]
+    targets = [argument.target for argument in node.args if isinstance(argument, fx.Node) and argument.op == "get_attr"]
+    attributes = (operator.attrgetter(target)(module) for target in targets)
+    return [inline_wrapped(body) for body in attributes if isinstance(body, fx.GraphModule)]
 
 
 def node_lists(node: fx.Node) -> list[list[Any]]:
-    """The lists among a node's arguments, in order: operands, initial values, what a loop closes over."""
+    """The lists among a node's arguments, in order: operands, initial values, values captured by a loop."""
     return [list(argument) for argument in node.args if isinstance(argument, (list, tuple))]
 
 
 class Constants:
-    """Values of small tensors and numbers that follow from a graph's constants alone, and from the `given` values of nodes."""
+    """Values of small tensors and numbers that follow from a graph's constants and from `known_values` of nodes."""
 
-    def __init__(self, module: fx.GraphModule, given: dict[fx.Node, Any] | None = None) -> None:
+    def __init__(self, module: fx.GraphModule, known_values: dict[fx.Node, Any] | None = None) -> None:
         self._module = module
-        self._known = dict(given or {})
+        self._values = dict(known_values or {})
 
     def value(self, argument: Any) -> Any:
-        """The value of an argument of a call, `None` where it is not known."""
+        """The value of an argument of a call; `None` if unknown."""
         if not isinstance(argument, fx.Node):
             return argument
-        if argument not in self._known:
-            self._known[argument] = self._evaluate(argument)
-        return self._known[argument]
+        if argument not in self._values:
+            self._values[argument] = self._evaluate(argument)
+        return self._values[argument]
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -138,10 +138,10 @@ class Constants:
 
 
 def trip_count(node: fx.Node, module: fx.GraphModule, outer: Constants) -> int | None:
-    """How often a `while_loop` runs, where its condition follows from constants; `None` where it depends on data."""
+    """Number of runs of a `while_loop` if constants determine it; `None` where it depends on data."""
     condition, body = bodies_of(node, module)
     carried, *extra = node_lists(node)
-    fixed = [outer.value(argument) for more in extra for argument in more]
+    fixed = [outer.value(argument) for operands in extra for argument in operands]
     values = [outer.value(argument) for argument in carried]
     for steps in range(_MOST_STEPS):
         goes_on = _outputs(condition, values + fixed)[0]
@@ -154,7 +154,7 @@ def trip_count(node: fx.Node, module: fx.GraphModule, outer: Constants) -> int |
 
 
 def _outputs(body: fx.GraphModule, values: Sequence[Any]) -> list[Any]:
-    """What a body returns for values of its placeholders, `None` for what is not known."""
+    """The results of a body for values of its placeholders; `None` for an unknown result."""
     constants = Constants(body, dict(zip(body.graph.find_nodes(op="placeholder"), values, strict=True)))
     returned = body.graph.output_node().args[0]
     return [constants.value(argument) for argument in (returned if isinstance(returned, (list, tuple)) else [returned])]

@@ -1,6 +1,6 @@
-"""torch's fast path for layers of transformer encoders, which eager and compiled inference take alike on CPUs and GPUs: one call,
-`_transformer_encoder_layer_fwd`, whose kernels are other ones than those of the layer's Python. Without memory torch takes the
-Python; here it takes the kernels of that call."""
+"""torch's fast path for transformer encoder layers, used by eager and compiled inference on CPUs and GPUs: one call,
+`_transformer_encoder_layer_fwd`, which runs other kernels than the layer's Python code. On tensors without memory torch runs the
+Python code; this module makes it run the fast path's operators."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NOT_COMPILED = (
 
 @contextmanager
 def encoder_fast_path() -> Iterator[dict[str, None]]:
-    """While active, encoder layers that meet the conditions of the fast path, and are called without a mask, run the operators
-    that torch runs there on GPUs (`transformer_encoder_layer_forward` in ATen/native/transformers/transformer.cpp,
+    """While active, encoder layers that meet the conditions of the fast path and are called without a mask run the operators
+    of that path on GPUs (`transformer_encoder_layer_forward` in ATen/native/transformers/transformer.cpp,
     `native_multi_head_attention_cuda` in ATen/native/transformers/cuda/attention.cu). Yields notes for the reader."""
     notes: dict[str, None] = {}
     original = nn.TransformerEncoderLayer.forward
@@ -48,7 +48,7 @@ def encoder_fast_path() -> Iterator[dict[str, None]]:
 
 
 def _takes_fast_path(layer: nn.TransformerEncoderLayer) -> bool:
-    """The conditions that torch's layer tests, but for those on masks, on devices and on gradients."""
+    """The conditions that torch's layer tests, except those on masks, devices and gradients."""
     attention = layer.self_attn
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())
     return bool(
@@ -88,7 +88,7 @@ def _fed_forward(layer: nn.TransformerEncoderLayer, source: Tensor) -> Tensor:
 
 
 def _in_place_of(module: nn.Module, function: Callable[[Tensor], Tensor], source: Tensor) -> Any:
-    """The call of a module that runs a function in the place of its own, so that operators are recorded in the module."""
+    """Call a module with its forward replaced by a function, so that operators are recorded under the module."""
     module.forward = function
     try:
         return module(source)

@@ -1,5 +1,5 @@
-"""What holds while a capture runs: it is the only one of the process, hubs are offline, the model cannot end the process, and an
-accelerator that it names and this machine lacks is the CPU."""
+"""Guards around a capture: one runs at a time in the process, hubs are offline, the model cannot end the process, and the CPU
+replaces an accelerator that this machine lacks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _ONE_AT_A_TIME = threading.RLock()
-"""Tracing changes torch for the whole process while it lasts: module hooks, Dynamo's settings, `torch.Tensor.set_`."""
+"""Tracing changes process-wide state of torch: module hooks, Dynamo's settings, `torch.Tensor.set_`."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "USE_HUB_KERNELS": "0"}
-"""Switches of Hugging Face's libraries in the environment; those imported already have read them, see `hubs_offline`."""
+"""Environment variables of Hugging Face's libraries. Libraries imported earlier have read them already, see `hubs_offline`."""
 
 _ACCELERATORS = ("cuda", "xpu", "mps", "hpu", "npu")
 _MOVES = {name: getattr(torch.Tensor, name) for name in ("cuda", "xpu") if hasattr(torch.Tensor, name)}
@@ -30,10 +30,10 @@ _MOVES = {name: getattr(torch.Tensor, name) for name in ("cuda", "xpu") if hasat
 
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator for capture functions: one capture at a time, with hubs offline; `CaptureError` where the model calls sys.exit or
-    raises what is no `Exception`."""
+    raises anything but an `Exception`."""
 
     @functools.wraps(function)
-    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+    def one_at_a_time(*args: P.args, **kwargs: P.kwargs) -> R:
         with _ONE_AT_A_TIME, hubs_offline():
             try:
                 return function(*args, **kwargs)
@@ -44,14 +44,14 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
             except BaseException as error:
                 raise CaptureError(f"the model's code raised {type(error).__name__}: {error}") from error
 
-    return alone
+    return one_at_a_time
 
 
 @contextmanager
 def hubs_offline() -> Iterator[None]:
-    """While active, Hugging Face's libraries take files from their cache only: a config or a model that names something in a hub
-    gets an error of theirs, not a download."""
-    own = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    """While active, Hugging Face's libraries read files from their cache only. A config or model that names a file in a hub gets
+    their error instead of a download."""
+    user_switch = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     constants: Any = sys.modules.get("huggingface_hub.constants")
     online = getattr(constants, "HF_HUB_OFFLINE", None)
     if online is not None:
@@ -60,10 +60,10 @@ def hubs_offline() -> Iterator[None]:
         with environment(_OFFLINE):
             yield
     finally:
-        # A library that was imported meanwhile read the environment, and goes by the user's own switch from now on.
+        # A library imported meanwhile has read the changed environment; restore the user's setting in it.
         constants = sys.modules.get("huggingface_hub.constants")
         if constants is not None:
-            constants.HF_HUB_OFFLINE = online if online is not None else own.upper() in ("1", "ON", "YES", "TRUE")
+            constants.HF_HUB_OFFLINE = online if online is not None else user_switch.upper() in ("1", "ON", "YES", "TRUE")
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _absent(device: Any) -> bool:
-    """Whether `device` (a name, a number or a `torch.device`) is an accelerator that is not there."""
+    """Whether `device` (a name, a number or a `torch.device`) is an accelerator that this machine lacks."""
     if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
         return False
     name = "cuda" if isinstance(device, int) else str(device).partition(":")[0]
@@ -90,11 +90,11 @@ def _absent(device: Any) -> bool:
 
 
 class _OnCpu(TorchFunctionMode):
-    """While active, tensors that are asked for on an absent device are made on, or stay on, the CPU."""
+    """While active, tensors requested on an absent device are created on the CPU, or stay there."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        # Dynamo compiles the body of a branch or a loop, this method with it; most other calls ask for a shape.
+        # Dynamo compiles this method together with the body of a branch or loop. Most other calls only query a shape.
         if torch.compiler.is_dynamo_compiling() or getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
         moved = next((name for name, move in _MOVES.items() if func is move), None)
@@ -110,7 +110,7 @@ class _OnCpu(TorchFunctionMode):
 @contextmanager
 def absent_devices_on_cpu() -> Iterator[None]:
     """While active, code that names an accelerator this machine lacks runs on the CPU; torch.autocast keeps the type it
-    would have there."""
+    would have on the accelerator."""
     autocast = torch.amp.autocast_mode.autocast
     original = autocast.__init__
 

@@ -27,10 +27,10 @@ from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.estimators.graph.records import CHANNELS_LAST, Attribute, OpCall, TensorSpec
 
 OWN_NAMESPACE = "shmoo"
-"""Of operators that stand for several of ATen's: under ATen's own name where it has one for all of them."""
+"""Namespace of operators that combine several ATen operators; the operator keeps ATen's name where one exists."""
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PLUMBING = tuple(_TORCH + name for name in ("_ops.py", "_library", "_export", "overrides.py", "fx/experimental"))
-"""Files of torch between a call and whoever hears of it."""
+"""Files of torch between a call and the mode that records it."""
 _CAPTURE = str(Path(__file__).parents[1]) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _ROOT = re.compile(r"^[LG]\['[^']*'\]\.?")
@@ -38,10 +38,10 @@ _SUBSCRIPT = re.compile(r"(?:\._modules)?\[['\"]?(?P<key>[^\]'\"]*)['\"]?\]")
 _PLAIN = (str, bytes, bool, int, float, complex, type, torch.nn.Module, torch.dtype, torch.device)
 
 _CONVOLUTIONS = ("aten.conv2d", "aten.convolution", "aten._convolution", "aten.cudnn_convolution")
-"""Operators whose library has kernels of its own for images stored channels-last."""
+"""Operators whose library has special kernels for channels-last images."""
 
 Number = Callable[[Any], Any]
-"""Turns a size or a number of an FX graph, which may be symbolic, into a plain one."""
+"""Converts a size or number of an FX graph, which may be symbolic, into a plain one."""
 
 
 class CaptureError(InputError):
@@ -93,7 +93,7 @@ class OperatorIntrospector:
 
     def operands(self, node: fx.Node) -> list[tuple[str, fx.Node]]:
         """Tensor operands with their schema names, in schema order; elements of a list are "tensors.0", "tensors.1"."""
-        arguments = (named for name, value, _ in _bound(node) for named in _flatten(name, value))
+        arguments = (flat_argument for name, value, _ in _bound(node) for flat_argument in _flatten(name, value))
         return [(name, value) for name, value in arguments if is_tensor_node(value)]
 
     def results(self, node: fx.Node) -> list[torch.Tensor]:
@@ -105,8 +105,8 @@ class OperatorIntrospector:
         plain = ((name, _plain(value, self.number), tensor_typed) for name, value, tensor_typed in _bound(node))
         return {name: value for name, value, tensor_typed in plain if value is not _SKIP and not (tensor_typed and value is None)}
 
-    def written(self, node: fx.Node) -> list[fx.Node]:
-        """Operands whose memory the call writes into, by its schema."""
+    def written_operands(self, node: fx.Node) -> list[fx.Node]:
+        """Operands that the call writes into, according to its schema."""
         schema = getattr(node.target, "_schema", None)
         if schema is None or not schema.is_mutable:
             return []
@@ -115,13 +115,14 @@ class OperatorIntrospector:
 
 
 def _channels_last(tensor: torch.Tensor) -> bool:
-    """Whether an image, or a weight of windows, is stored channels-last. The library takes either as a request for both."""
+    """Whether an image or a convolution weight is stored channels-last. The library treats either as a request for both."""
     numbers = all(type(number) is int for number in (*tensor.shape, *tensor.stride()))
     return numbers and tensor.dim() == 4 and torch._prims_common.suggest_memory_format(tensor) == torch.channels_last
 
 
 def operator_name(target: Any) -> tuple[str, bool]:
-    """("aten.relu", True) for `torch.ops.aten.relu_.default`: namespace and name without overload, and whether it is in place."""
+    """("aten.relu", True) for `torch.ops.aten.relu_.default`: namespace and name without overload, and whether it works in
+    place."""
     schema = getattr(target, "_schema", None)
     if schema is None:
         if isinstance(target, torch._ops.HigherOrderOperator):
@@ -137,13 +138,13 @@ def operator_name(target: Any) -> tuple[str, bool]:
 
 def dtype_name(dtype: torch.dtype) -> str:
     """The vocabulary's name of a torch dtype: "float32"."""
-    short = str(dtype).removeprefix("torch.")
-    return ALIASES.get(short, short)
+    torch_name = str(dtype).removeprefix("torch.")
+    return ALIASES.get(torch_name, torch_name)
 
 
 def hint(value: Any) -> Any:
-    """The number itself, or the value a symbolic one had in the example; reading it leaves no guard behind. `CaptureError` where
-    the number depends on data, so that the example has none."""
+    """A plain number, or the example value of a symbolic one, read without adding a guard. `CaptureError` where the number
+    depends on data and has no example value."""
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
     example = value.node.hint
@@ -164,7 +165,7 @@ def is_tensor_node(value: Any) -> bool:
 
 def module_path(node: fx.Node) -> str:
     """Path of the module the node came from, as `named_modules` writes it: "layer1.0.conv1"; "" for none."""
-    # A call of a backward pass carries the stack of the forward call it belongs to.
+    # A call of the backward pass carries the stack of its forward call.
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return ""
@@ -190,14 +191,13 @@ def relative_path(file: str) -> str:
 
 
 def model_frame() -> str:
-    """The innermost frame outside torch above the caller, as a stack trace writes it; torch's own where the model consists of
-    nothing else."""
+    """The innermost caller frame outside torch, formatted as in a stack trace; a frame of torch if there is no other."""
     frame: FrameType | None = sys._getframe(2)
     innermost: FrameType | None = None
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(_CAPTURE):
-            # A recorder below the model's code, or, above the model, the caller that requested the capture.
+            # Either a recorder below the model's code, or the caller of the capture above the model.
             if innermost is not None and not frame.f_code.co_name.startswith("__torch_"):
                 break
         elif not file.startswith((_TORCH, "<")):
@@ -210,7 +210,7 @@ def model_frame() -> str:
 
 
 def calling_module(paths: Mapping[int, str]) -> str:
-    """The path of the module whose method calls, innermost first, "" for none.
+    """The path of the innermost module among the callers, "" for none.
 
     Args:
         paths: id of a module -> its path.
@@ -228,14 +228,14 @@ class RecordLines(TorchFunctionMode):
     """While active, every traced node records the line of the model's own code that it comes from.
 
     Attributes:
-        transformed: whether a call on numbers ran inside a functional transform such as `torch.vmap`; masks of attention, which
-            torch makes so, do not count.
+        transformed: whether a call on numbers ran inside a functional transform such as `torch.vmap`; attention masks, which
+            torch builds that way, do not count.
     """
 
     transformed = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        # torch compiles the bodies of branches, loops and attention, this method with them; most other calls ask for a shape.
+        # torch compiles this method together with bodies of branches, loops and attention. Most other calls only query a shape.
         if not torch.compiler.is_dynamo_compiling() and getattr(func, "__name__", "") != "__get__":
             get_current_meta()["stack_trace"] = model_frame()
             if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -246,7 +246,7 @@ class RecordLines(TorchFunctionMode):
 
 @contextmanager
 def module_paths(model: Any, entered: Callable[[str], object]) -> Iterator[None]:
-    """While active, `entered` is told the path of the module whose code runs, whenever another one's does."""
+    """While active, `entered` is called with the path of the running module whenever it changes."""
     names = {id(module): path for path, module in model.named_modules()} if isinstance(model, torch.nn.Module) else {}
     stack = [""]
 
@@ -267,7 +267,8 @@ def module_paths(model: Any, entered: Callable[[str], object]) -> Iterator[None]
 
 
 def result_nodes(node: fx.Node, result: Any) -> Iterator[tuple[torch.Tensor, fx.Node]]:
-    """The tensors that a recorded call returned, each with its node: the call's own, or a new one that takes it of several."""
+    """The tensors that a recorded call returned, each with its node: the call's node, or a new node that selects one of several
+    results."""
     if isinstance(result, torch.Tensor):
         yield result, node
     elif isinstance(result, (list, tuple)):
@@ -284,8 +285,8 @@ def _bound(node: fx.Node) -> list[tuple[str, Any, bool]]:
     if schema is None:
         positional = {f"arg{i}": value for i, value in enumerate(node.args)}
         return [(name, value, False) for name, value in (*positional.items(), *node.kwargs.items())]
-    given = {**node.kwargs, **dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))}
-    return [(a.name, given.get(a.name, a.default_value), "Tensor" in str(a.type)) for a in schema.arguments]
+    arguments = {**node.kwargs, **dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))}
+    return [(a.name, arguments.get(a.name, a.default_value), "Tensor" in str(a.type)) for a in schema.arguments]
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -298,11 +299,11 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 _SKIP = object()
-"""Marks an argument that is no attribute: a tensor, a device, a graph."""
+"""Marks an argument that is not an attribute: a tensor, a device, a graph."""
 
 
 def _plain(value: Any, number: Number) -> Any:
-    """`value` as JSON can hold it, or `_SKIP`. Infinities and NaN, which JSON lacks, become strings."""
+    """`value` in a form that JSON supports, or `_SKIP`. Infinities and NaN become strings."""
     if isinstance(value, fx.Node):
         result = value.meta.get("val")
         return _SKIP if result is None or isinstance(result, torch.Tensor) else _plain(result, number)
@@ -324,10 +325,10 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return list(_tensors(value, set()))
 
 
-def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    if value is None or isinstance(value, _PLAIN) or id(value) in seen:
+def _tensors(value: Any, visited: set[int]) -> Iterator[torch.Tensor]:
+    if value is None or isinstance(value, _PLAIN) or id(value) in visited:
         return
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, torch.Tensor):
         yield value
         return
@@ -339,7 +340,7 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
         slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
         parts = [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
     for part in parts:
-        yield from _tensors(part, seen)
+        yield from _tensors(part, visited)
 
 
 def holds_tensors(leaf: Any) -> bool:

@@ -1,5 +1,5 @@
-"""An FX graph of ATen operators -> a `Graph`: which value feeds which call, which are weights, which share memory. Graphs hold
-all weights of a model, whether a call reads them or not."""
+"""An FX graph of ATen operators -> a `Graph` with data flow, weights and shared memory. Graphs contain all weights of a model,
+even those that no call reads."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import fx
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from shmoo.estimators.graph.records import Graph, Value, ValueKind
+from shmoo.harness.capture.fx.aten_trace import attribute_tensors, trace_aten
 from shmoo.harness.capture.fx.introspect import OperatorIntrospector, tensors_in
-from shmoo.harness.capture.fx.trace import attribute_tensors, trace_aten
-from shmoo.harness.capture.fx.walk import Origin, Walk, attribute_origin, storage_key
+from shmoo.harness.capture.fx.walk_state import Origin, Walk, attribute_origin, storage_key
 
 _SOURCE_KEY = re.compile(r"\['?([^'\]]*)'?\]|\.([A-Za-z]\w*)")
 _LOCAL = re.compile(r"L\['[^']+'\]")
 MOST_LISTED = 5
-"""Modules that a note lists by name."""
+"""Most modules that a note names."""
 _CONTAINERS = frozenset({"_modules", "_parameters", "_buffers"})
 
 
@@ -33,14 +33,15 @@ def weight_origins(model: Any) -> list[tuple[torch.Tensor, Origin]]:
 
 
 class Origins:
-    """Tells weights from activations while a model runs: those of a module, or, of a function, by where Dynamo found them."""
+    """Distinguishes weights from activations while a model runs: by the module's parameters, or for a function by Dynamo's
+    source."""
 
     def __init__(self, model: Any) -> None:
         self._weights = {id(tensor): origin for tensor, origin in reversed(weight_origins(model))}
         self._activations: set[Any] = set()
 
     def flows(self, *values: Any) -> None:
-        """Record that these tensors are arguments or results computed on the way."""
+        """Record that these tensors are arguments or intermediate results."""
         self._activations.update(map(storage_key, tensors_in(values)))
 
     def of(self, tensor: Any, source: str = "") -> Origin:
@@ -53,7 +54,7 @@ class Origins:
         name = ".".join(path[1:] or path)
         if isinstance(tensor, torch.nn.Parameter):
             return Origin("parameter", name)
-        # What a function holds in a variable of its own was computed on the way.
+        # A tensor in a function's local variable is an intermediate result.
         local = _LOCAL.fullmatch(source) is not None and bool(self._weights)
         if local or not isinstance(tensor, torch.Tensor) or storage_key(tensor) in self._activations:
             return Origin("input", ".".join(path))
@@ -69,8 +70,8 @@ def source_of(node: fx.Node) -> str:
 
 class Traced(NamedTuple):
     """A model's operators with their fake results, and the origins of its placeholders. `fakes` are the values of the leaves of
-    (args, kwargs), of a piece of torch.compile those of Dynamo's placeholders; sizes are symbolic where they were marked so.
-    `notes` are for the reader of the graph."""
+    (args, kwargs), or of Dynamo's placeholders for a piece of torch.compile; marked sizes are symbolic. `notes` are for the
+    reader of the graph."""
 
     module: fx.GraphModule
     origins: Sequence[Origin]
@@ -79,8 +80,8 @@ class Traced(NamedTuple):
 
 
 class FXGraphWalker:
-    """Walks graphs node by node. Every tensor operator becomes one call; a node that is neither that nor known to compute nothing
-    keeps its own name, so that it is listed as unknown rather than lost."""
+    """Walks graphs node by node. Every tensor operator becomes one call. Any other node that is not known to be free keeps its
+    name, so that it is listed as unknown and not lost."""
 
     def __init__(self, introspector: OperatorIntrospector | None = None) -> None:
         self.introspector = introspector or OperatorIntrospector()
@@ -97,7 +98,7 @@ class FXGraphWalker:
 
         Args:
             module: a graph module. Without `inputs` every node must carry its result in `meta["val"]`.
-            inputs: example inputs; given, shapes are propagated from them by tracing to ATen operators first.
+            inputs: example inputs; with them, the graph is traced to ATen operators first, which propagates shapes.
             origins: the origin of each placeholder, in order; by default all are inputs.
             name: the record's name.
 
@@ -118,18 +119,18 @@ def with_notes(graph: Graph, notes: Iterable[str]) -> Graph:
 
 
 def with_all_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]:
-    """The graphs, the first with a value for each weight of the model that none of them reads, such as heads for training: they
-    take memory all the same. A shared weight counts once; scalar buffers, such as counters of training steps, are no weights."""
+    """The graphs, with values added to the first for all weights that no graph reads, such as training heads, since they occupy
+    memory. A shared weight counts once; scalar buffers, such as step counters, are not weights."""
     if not isinstance(model, torch.nn.Module) or not graphs:
         return graphs
-    read = {value.name for graph in graphs for value in graph.values if value.is_weight}
+    read_names = {value.name for graph in graphs for value in graph.values if value.is_weight}
     parameters = {id(tensor) for tensor in model.parameters()}
     names: dict[int, list[str]] = {}
     tensors: dict[int, torch.Tensor] = {}
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
         names.setdefault(id(tensor), []).append(name)
         tensors[id(tensor)] = tensor
-    # torch.compile unwraps a quantized weight, and leaves its memory as constants without its name.
+    # torch.compile unwraps a quantized weight into constants that lack its name.
     constants = [value.spec for graph in graphs for value in graph.values if value.kind == "constant"]
     unread = []
     for key, tensor in tensors.items():
@@ -137,7 +138,7 @@ def with_all_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]
         largest = max(parts.values(), key=lambda spec: spec.nbytes)
         if len(parts) > 1 and largest in constants:
             constants.remove(largest)
-        elif read.isdisjoint((*names[key], *parts)) and (tensor.dim() or key in parameters):
+        elif read_names.isdisjoint((*names[key], *parts)) and (tensor.dim() or key in parameters):
             kind: ValueKind = "parameter" if key in parameters else "buffer"
             unread += [Value(spec, kind, name) for name, spec in parts.items()]
     if not unread:
@@ -147,7 +148,7 @@ def with_all_weights(graphs: tuple[Graph, ...], model: Any) -> tuple[Graph, ...]
 
 
 def _unread_modules(model: torch.nn.Module, unread: set[str]) -> tuple[str, ...]:
-    """A note on the outermost modules none of whose parameters any call reads; none where every module's are read."""
+    """A note on the outermost modules with parameters that no call reads; empty if there are none."""
     outermost: list[str] = []
     for path, module in model.named_modules():
         names = [f"{path}.{name}" for name, _ in module.named_parameters()]
@@ -157,8 +158,10 @@ def _unread_modules(model: torch.nn.Module, unread: set[str]) -> tuple[str, ...]
         return ()
     inside = tuple(f"{path}." for path in outermost)
     count = sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith(inside))
-    listed = ", ".join(outermost[:MOST_LISTED]) + f" and {len(outermost) - MOST_LISTED} more" * (len(outermost) > MOST_LISTED)
-    return (f"no operator reads the parameters of {listed}: {count:,} parameters take memory and no time",)
+    module_names = ", ".join(outermost[:MOST_LISTED]) + f" and {len(outermost) - MOST_LISTED} more" * (
+        len(outermost) > MOST_LISTED
+    )
+    return (f"no operator reads the parameters of {module_names}: {count:,} parameters take memory and no time",)
 
 
 def _parts(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

@@ -25,18 +25,23 @@ Examples:
   shmoo advise resnet50 --arch kpu_t256 --machine
 """
 SETUP = ("batch", "runtime", "dtype", "quantize", "channels_last")
-"""Parameters that a setup says."""
+"""Parameters of the command that belong to a setup."""
 
 
 @click.command(epilog=EXAMPLES, short_help="What to change, ranked, with intervals.")
 @click.argument("model")
-@click.option("--machine", "of_machine", is_flag=True, help="Change the architecture in place of the way the model is run.")
+@click.option("--machine", "of_machine", is_flag=True, help="Change the architecture instead of how the model runs.")
 @click.option(
-    "--by", "aim", type=click.Choice(["time", "energy"]), default="time", show_default=True, help="What to rank changes by."
+    "--by",
+    "aim",
+    type=click.Choice(["time", "energy"]),
+    default="time",
+    show_default=True,
+    help="Quantity that ranks the changes.",
 )
 @options.top("8", 8)
 @options.wide
-@captures.asked()
+@captures.model_options()
 @options.as_json
 def advise(
     model: str,
@@ -44,12 +49,12 @@ def advise(
     aim: Aim,
     top: int,
     wide: bool,
-    asked: Question,
+    question: Question,
     as_json: bool,
 ) -> None:
-    """Where the time and the energy of MODEL go on an architecture, how far its kernels are from their roofs, and what each
-    change would bring: batch, types, quantization, runtime, order of images. All numbers are estimates, compared by paired draws:
-    a change counts only where it is larger than its uncertainty."""
+    """Time and energy of MODEL on an architecture by kernel and module, the distance of kernels from their roofs, and the gain
+    from each change: batch, types, quantization, runtime, image layout. All numbers are estimates, compared by paired draws: a
+    change counts only if it exceeds its uncertainty."""
     from shmoo.estimators.present.advice import Advice
     from shmoo.estimators.present.sentences import advice_record, sensitivity_record
     from shmoo.harness.decisions import advise as advise_on
@@ -57,21 +62,21 @@ def advise(
 
     view = output.View(wide)
     with output.only_results_on_stdout():
-        found = sensitivity(model, asked, by=aim) if of_machine else advise_on(model, asked, by=aim, top=top)
-    if isinstance(found, Advice):
+        outcome = sensitivity(model, question, by=aim) if of_machine else advise_on(model, question, by=aim, top=top)
+    if isinstance(outcome, Advice):
         words, place = given_again(("of_machine", "aim", "top", "wide", "as_json", "no_cache", *SETUP))
-        given = shlex.join([*place, *([] if asked.arch else ["--arch", LOCAL]), *words])
-        output.json_document(advice_record(found, given)) if as_json else _show(found, given, view)
+        command = shlex.join([*place, *([] if question.arch else ["--arch", LOCAL]), *words])
+        output.json_document(advice_record(outcome, command)) if as_json else _show(outcome, command, view)
     else:
-        output.json_document(sensitivity_record(found)) if as_json else _show_levers(found, view)
+        output.json_document(sensitivity_record(outcome)) if as_json else _show_levers(outcome, view)
 
 
-def _show(advice: Advice, given: str, view: output.View) -> None:
+def _show(advice: Advice, command: str, view: output.View) -> None:
     from shmoo.estimators.present.sentences import advice_sentences, headline
 
     output.result(headline(advice))
-    for what, shares in (("bound by", advice.bounds), ("module", advice.modules)):
-        name = Column(what, lambda share: share.name or "(the model itself)")
+    for heading, shares in (("bound by", advice.bounds), ("module", advice.modules)):
+        name = Column(heading, lambda share: share.name or "(the model itself)")
         output.table([name, *SHARES], shares, left=2, view=view)
     output.table(
         GAPS,
@@ -94,12 +99,12 @@ def _show(advice: Advice, given: str, view: output.View) -> None:
         drop=("memory", "energy", "a call", _other_ratio(advice.aim)),
         view=view,
     )
-    for number, sentence in enumerate(advice_sentences(advice, given), 1):
+    for number, sentence in enumerate(advice_sentences(advice, command), 1):
         output.result(f"{number}. {sentence}")
 
 
 def _other_ratio(aim: Aim) -> str:
-    """The column that a narrow terminal does without: the ratio that nothing is ranked by."""
+    """The column that a narrow terminal drops: the ratio that does not rank the changes."""
     return "times the energy" if aim == "time" else "times as fast"
 
 
@@ -107,9 +112,9 @@ def _effect(aim: Aim) -> list[Column]:
     from shmoo.estimators.present.sentences import times
 
     return [
-        Column("times as fast", lambda one: times(one.effect.speedup)),
-        Column("times the energy", lambda one: times(one.effect.energy_ratio)),
-        Column("verdict", lambda one: one.effect.verdict(aim)),
+        Column("times as fast", lambda item: times(item.effect.speedup)),
+        Column("times the energy", lambda item: times(item.effect.energy_ratio)),
+        Column("verdict", lambda item: item.effect.verdict(aim)),
     ]
 
 
@@ -129,7 +134,7 @@ GAPS = (
     Column("roof", attrgetter("roof")),
     Column("energy", attrgetter("energy_j"), "J"),
     Column("roof energy", attrgetter("roof_j"), "J"),
-    Column("what keeps it", attrgetter("why")),
+    Column("limited by", attrgetter("why")),
 )
 
 

@@ -41,9 +41,7 @@ Examples:
 @options.seed
 @options.no_residual
 @options.reduction("the one that explains the measurements")
-@click.option(
-    "--curve", is_flag=True, help="Show how much measuring is enough: the error against cases and minutes. Writes no profile."
-)
+@click.option("--curve", is_flag=True, help="Show how much measuring is enough: error over cases and minutes. Writes no profile.")
 @click.option(
     "--pool",
     is_flag=True,
@@ -64,10 +62,10 @@ def calibrate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Fit the coefficients of one machine to what was measured on it.
+    """Fit the coefficients of one machine to its measurements.
 
-    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of machines that differ are refused. Sources of
-    one machine are fitted together; with --pool each is a machine of its own.
+    SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of different machines are refused. Sources of
+    one machine are fitted together; with --pool each is a separate machine.
     """
     from shmoo.harness.machine.architectures import load_architecture
 
@@ -80,29 +78,29 @@ def calibrate(
         return
     chosen = name or (out.stem if out else None)
     if chosen is None and profile is not None:
-        # Never the name of a built-in profile, which it would replace wherever that is named.
+        # Never the name of a built-in profile, which it would replace wherever that name is used.
         chosen = f"{profile.name}_calibrated" if profile.name in builtin_names() else profile.name
     expected = out or profile_path(chosen or LOCAL, force)
     output.check_folder(expected.parent)
 
-    def target_of(named: str) -> Path:
-        target = out or profile_path(named, force)
+    def target_of(profile_name: str) -> Path:
+        target = out or profile_path(profile_name, force)
         refuse_existing(target, force)
         return target
 
     # Before the fit, which takes a while.
     if chosen is not None:
         target_of(chosen)
-    made = fit(sources, profile, chosen, seed, not no_residual, reduction, pool, before=target_of)
-    target = target_of(made.profile.name)
-    output.write(target, made.profile.to_json())
+    calibration = fit(sources, profile, chosen, seed, not no_residual, reduction, pool, before=target_of)
+    target = target_of(calibration.profile.name)
+    output.write(target, calibration.profile.to_json())
     output.message(f"wrote {target}")
     if as_json:
         output.json_document(
-            {"format": 1, "path": str(target), "notes": made.notes, "profile": json.loads(made.profile.to_json())}
+            {"format": 1, "path": str(target), "notes": calibration.notes, "profile": json.loads(calibration.profile.to_json())}
         )
     else:
-        show_calibration(made)
+        show_calibration(calibration)
 
 
 def fit(
@@ -116,8 +114,8 @@ def fit(
     hurry: Callable[[], bool] | None = None,
     before: Callable[[str], object] = check_name,
 ) -> Calibration:
-    """The calibration, of one machine or pooled over several, with what it does told on stderr; `hurry` as for
-    `calibration.calibrate`, for one machine. `before` is told the name of the profile ahead of the fit, and may refuse it."""
+    """Calibrate one machine, or several pooled, with progress on stderr; `hurry` as for `calibration.calibrate`, for one machine.
+    `before` is called with the name of the profile before the fit, and may refuse it."""
     from shmoo.calibrate.calibration import calibrate_cases, read_for, table_reduction
     from shmoo.calibrate.fit.fit import patient
     from shmoo.calibrate.pooling import pool as pool_sources
@@ -136,7 +134,9 @@ def fit(
             return calibrate_cases(
                 together, kind, name=chosen, seed=seed, residual=residual, progress=display, hurry=hurry or patient
             )
-        specimens = {read.rows_hash: read for source in sources for read in (read_for(source, kind, column)[0],)}
+        specimens = {
+            source_run.rows_hash: source_run for source in sources for source_run in (read_for(source, kind, column)[0],)
+        }
         return pool_sources([*specimens.values()], together, kind, name=chosen, seed=seed, residual=residual, progress=display)
 
 
@@ -145,7 +145,7 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
     from shmoo.calibrate.design.curve import learning_curve
 
     if len(sources) != 1 or not sources[0].is_dir():
-        raise InputError(f"--curve plays one run directory again, got {', '.join(map(str, sources))}; name one")
+        raise InputError(f"--curve replays one run directory, got {', '.join(map(str, sources))}; name one")
     with Display() as display:
         points = learning_curve(sources[0], base=base, seed=seed, progress=display)
     if as_json:
@@ -156,11 +156,11 @@ def show_curve(sources: tuple[Path, ...], base: ArchitectureProfile | None, seed
 
 
 def profile_path(name: str, force: bool) -> Path:
-    """Where a profile of the user's own goes; `InputError` where `name` is no name, or without --force that of a built-in
-    profile, which it would replace wherever it is named."""
+    """The path for a user's profile; `InputError` for an invalid name, or without --force for the name of a built-in profile,
+    which it would replace."""
     if name in builtin_names() and not force:
         raise InputError(
-            f"{name!r} is a built-in profile, which one of yours would replace wherever it is named; "
+            f"{name!r} is a built-in profile, which yours would replace wherever the name is used; "
             f"any other --name is allowed, such as {name}_calibrated, or add --force to replace it"
         )
     return user_profiles() / f"{check_name(name)}.json"
@@ -169,29 +169,29 @@ def profile_path(name: str, force: bool) -> Path:
 def refuse_existing(path: Path | None, force: bool) -> None:
     """`InputError` where writing `path` would replace a profile without --force."""
     if path is not None and path.exists() and not force:
-        raise InputError(f"{path} is there already, and a calibration is never overwritten; name another -o, or add --force")
+        raise InputError(f"{path} exists already, and a calibration is never overwritten; name another -o, or add --force")
 
 
-def show_calibration(made: Calibration) -> None:
-    """How far held-out cases are off, and with -v what was fitted and what the fit says about itself."""
-    verdict = held_out_errors(made.profile)
+def show_calibration(calibration: Calibration) -> None:
+    """Show the errors of held-out cases, and with -v the fitted coefficients and the fit's notes."""
+    verdict = held_out_errors(calibration.profile)
     output.facts(verdict or {"no verdict": "too few cases to hold any out of the fit; measure more"})
-    detail = f"`shmoo profiles show {made.profile.name}` shows"
+    detail = f"`shmoo profiles show {calibration.profile.name}` shows"
     if not output.verbose():
         output.message(f"{detail} the coefficients and the errors of each family of operators, `shmoo -v calibrate` also the fit")
         return
-    fitted = [(name, c) for name, c in sorted(made.profile.coefficients.items()) if c.source == "fitted"]
+    fitted = [(name, c) for name, c in sorted(calibration.profile.coefficients.items()) if c.source == "fitted"]
     lines = [[name, quantity(c.value, c.unit), span(*c.bounds, c.unit, "-")] for name, c in fitted]
     output.result("")
     output.table(["fitted coefficient", "value", "90 % range"], lines)
     output.result("")
-    show_errors(made.profile, wide=False)
-    for note in made.notes:
+    show_errors(calibration.profile, wide=False)
+    for note in calibration.notes:
         output.message(note)
 
 
 def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
-    """Networks, and operators with synthetic models -> the error of those held out of the fit, in words."""
+    """Kind of case (networks; operators and synthetic models) -> held-out error in words."""
     from shmoo.runs.report import one_sided
 
     card = profile.error_card.get("test") or profile.error_card.get("validation") or {}
@@ -199,13 +199,13 @@ def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
         "networks": [entry for group, entry in card.items() if group == "networks"],
         "operators": [entry for group, entry in card.items() if group != "networks"],
     }
-    said = {}
+    sentences = {}
     for name, entries in parts.items():
         means = {}
         for field in ("mean", "coverage", "noise"):
-            known = [(entry.n, value) for entry in entries if entry.n and (value := getattr(entry, field)) is not None]
-            if known:
-                means[field] = sum(count * value for count, value in known) / sum(count for count, _ in known)
+            counted_values = [(entry.n, value) for entry in entries if entry.n and (value := getattr(entry, field)) is not None]
+            if counted_values:
+                means[field] = sum(count * value for count, value in counted_values) / sum(count for count, _ in counted_values)
         if n := sum(entry.n for entry in entries):
             side = one_sided(entries[0]) if len(entries) == 1 else ""
             words = [f"±{percent(means.get('mean'))}{side}", f"{counted(n, 'case')} held out"]
@@ -213,5 +213,5 @@ def held_out_errors(profile: ArchitectureProfile) -> dict[str, str]:
                 words.append(f"{percent(means['coverage'], digits=0)} inside their 90 % interval")
             if "noise" in means:
                 words.append(f"noise floor {percent(means['noise'])}")
-            said[name] = ", ".join(words)
-    return said
+            sentences[name] = ", ".join(words)
+    return sentences

@@ -20,7 +20,7 @@ from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs import calibrate, doctor
-from shmoo.harness.cli.verbs.measure import shown, tell_failed
+from shmoo.harness.cli.verbs.measure import campaign_progress, tell_failed
 from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
 from shmoo.runs.store.files import own_folder, replace_file
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
     from shmoo.runs.store.store import Run
 
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
-"""Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network, each of which Inductor
-compiles in about a minute or less on two cores."""
+"""Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network. Inductor compiles each
+in about a minute or less on two cores."""
 PREVIEW = "resnet18"
-"""The network that the first preview shows."""
+"""The network of the first preview."""
 PREVIEW_OPERATORS = 2
 """Cases of each operator and synthetic model that are measured before the first preview."""
 VISITS = 2
-"""Visits to every case; what time is left goes to the cases that are known worst."""
+"""Visits to every case; the remaining time goes to the most uncertain cases."""
 REPORTING_SHARE = 0.4
-"""Part of that time which is for the report."""
+"""Share of that time for the report."""
 LEAST_BUDGET = 0.5
-"""Minutes: a look at the machine, some visits, a short fit and a report take as long."""
+"""Minutes needed to examine the machine, visit some cases, fit quickly and report."""
 ENOUGH_MEASURED, ENOUGH_USABLE = 0.95, 0.9
-"""Shares of the plan that a good campaign reaches and can use."""
+"""Shares of the plan that a good campaign reaches, and of those that it can use."""
 GPU_DTYPES = ("float32", "bfloat16")
-"""Types that cases on a GPU are measured in: networks in both, operators and synthetic models in one of them in turn."""
+"""Types of cases on a GPU: networks use both, operators and synthetic models alternate."""
 GPU_BATCHES = (1, 16)
-"""Batch sizes of networks on a GPU: at 1 most of them wait for the host."""
+"""Batch sizes of networks on a GPU; at 1 most of them wait for the host."""
 BUDGET = 10.0
-"""Minutes to stay within where nothing else is asked for."""
+"""Default budget in minutes."""
 OVER = 1.05
-"""Times the budget from which on the command says that it took longer."""
+"""Factor over the budget from which the command reports that it took longer."""
 SHORTEST_S = 10.0
-"""A campaign is given this much at least."""
+"""Shortest time of a campaign."""
 WEAK = 1
-"""Exit code where all is done and the result is weak."""
+"""Exit code where everything ran but the result is weak."""
 EXAMPLES = """\b
 Examples:
   shmoo characterize
@@ -92,7 +92,7 @@ def characterize(
     wide: bool,
 ) -> None:
     """Measure this machine's CPU or GPU, calibrate a model of it, predict real networks on it and on three other architectures,
-    and show the error. Everything lands in one run directory; the profile also becomes yours to use by name.
+    and show the error. Everything is in one run directory; the profile is also added to your profiles.
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
@@ -105,7 +105,7 @@ def characterize(
     budget_s = 60 * (budget or BUDGET)
     if budget_s < 60 * LEAST_BUDGET:
         raise InputError(
-            f"--budget {budget:g} is too short to measure, calibrate and report; {LEAST_BUDGET:g} minutes is the least"
+            f"--budget {budget:g} is too short to measure, calibrate and report; give at least {LEAST_BUDGET:g} minutes"
         )
     target = run_directory(out, resume, "characterize")
     holds_run(target, resume)
@@ -126,30 +126,31 @@ def characterize(
         planned = plan(machine, quick, device, display)
     run, weak, interrupted = measure_all(target, machine, planned, resume, begin, reserve)
     if not any(row.timed for row in run.rows):
-        raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` says why")
+        raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` gives the reason")
     with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
         profile, unfitted = calibrated(run, device, name, seed, force, hurry)
         unkept = _unkept(lambda: keep(profile, run, force))
         with Display() as display:
             display(Standing("reporting", now=f"estimating the networks on {profile.name}, {', '.join(TARGETS)}"))
-            made, estimates = judged(run, profile, TARGETS)
-            unkept = _unkept(lambda: write(run, made, estimates, own_folder(target / "report"))) or unkept
+            error_report, estimates = judged(run, profile, TARGETS)
+            unkept = _unkept(lambda: write(run, error_report, estimates, own_folder(target / "report"))) or unkept
     if hurry.interrupted and not weak:
         weak = f"interrupted while calibrating or reporting; `{_full_fit(run, profile.name)}` fits in full"
     taken_s = time.monotonic() - begin
     output.message(f"took {taken_s / 60:.1f} minutes" + ("" if unkept else f"; open {target / 'report' / 'report.html'}"))
     if taken_s > OVER * budget_s:
         output.message(
-            f"that is more than the budget of {budget_s / 60:g} min: the visit under way, a short fit and the report are "
-            "always finished, and they take longer on a busy machine"
+            f"that is more than the budget of {budget_s / 60:g} min: the running visit, a short fit and the report are always "
+            "finished, and they take longer on a busy machine"
         )
     if as_json:
-        output.json_document({"run": str(target), **report_record(made), "estimates": estimates})
+        output.json_document({"run": str(target), **report_record(error_report), "estimates": estimates})
     else:
         output.result("")
-        show_report(made, estimates, View(wide=wide))
+        show_report(error_report, estimates, View(wide=wide))
     if unkept:
-        unkept = f"not all was written ({unkept}): make room, then `{_full_fit(run, profile.name)}` and `shmoo report {run.path}`"
+        fit, report = _full_fit(run, profile.name), f"shmoo report {run.path}"
+        unkept = f"not everything was written ({unkept}): make room, then `{fit}` and `{report}`"
     if sentences := [*filter(None, (weak or unfitted, unkept))]:
         for sentence in sentences:
             output.message(sentence)
@@ -157,8 +158,8 @@ def characterize(
 
 
 class Plan(NamedTuple):
-    """What to measure: cases to calibrate on, networks in eager, and what is measured compiled: the suite that tells the fit
-    about Inductor, and a few networks. Every case is visited `visits` times at least."""
+    """The cases to measure: cases for the calibration, networks in eager, and compiled cases (a suite that shows Inductor's
+    effects to the fit, and a few networks). Every case gets at least `visits` visits."""
 
     calibration: tuple[CaseSpec, ...]
     networks: tuple[CaseSpec, ...]
@@ -182,58 +183,58 @@ def plan(machine: Machine, quick: bool, device: str = "cpu", progress: Progress 
             for batch in GPU_BATCHES
             for dtype in GPU_DTYPES
         )
-    few = tuple(case for case in networks if case.workload in COMPILED)
+    compiled_networks = tuple(case for case in networks if case.workload in COMPILED)
     if quick:
-        return Plan(calibration, few, (), visits=1)
-    return Plan(calibration, networks, (*compiled, *(replace(case, runtime="inductor") for case in few)))
+        return Plan(calibration, compiled_networks, (), visits=1)
+    return Plan(calibration, networks, (*compiled, *(replace(case, runtime="inductor") for case in compiled_networks)))
 
 
 def _in_turn(cases: Sequence[CaseSpec]) -> tuple[CaseSpec, ...]:
-    """The cases, each in the next of the types of a GPU; `cases` are in random order."""
+    """The cases, in random order, with the types of a GPU in turn."""
     return tuple(msgspec.structs.replace(case, dtype=GPU_DTYPES[i % len(GPU_DTYPES)]) for i, case in enumerate(cases))
 
 
 def in_order(eager: Sequence[CaseSpec]) -> list[CaseSpec]:
-    """The order of first visits: enough of everything for a preview, one network, then the rest at random."""
+    """The order of first visits: enough of everything for a preview, one network, then the other cases at random."""
     shuffled = random.Random(0).sample(list(eager), len(eager))
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     first: list[CaseSpec] = []
-    rest: list[CaseSpec] = []
+    later: list[CaseSpec] = []
     for case in shuffled:
-        seen[case.workload] = seen.get(case.workload, 0) + 1
-        enough = seen[case.workload] > PREVIEW_OPERATORS if case.kind != "network" else case.workload != PREVIEW
-        (rest if enough else first).append(case)
-    return [*sorted(first, key=lambda case: case.kind == "network"), *rest]
+        counts[case.workload] = counts.get(case.workload, 0) + 1
+        enough = counts[case.workload] > PREVIEW_OPERATORS if case.kind != "network" else case.workload != PREVIEW
+        (later if enough else first).append(case)
+    return [*sorted(first, key=lambda case: case.kind == "network"), *later]
 
 
 def measure_all(
     out: Path, machine: Machine, planned: Plan, resume: bool, begin: float, reserve: Reserve
 ) -> tuple[Run, str, bool]:
-    """Measure into one run: what calibrates and the networks in eager, then what is compiled.
+    """Measure into one run: cases for the calibration and networks in eager, then compiled cases.
 
     Args:
-        begin: when the command began, on `time.monotonic`'s clock.
-        reserve: the budget of the whole command, and what of it is kept for later.
+        begin: start of the command on `time.monotonic`'s clock.
+        reserve: the budget of the whole command, with the part reserved for later.
 
     Returns:
-        The run, one sentence on what is weak about it, empty where nothing is, and whether it was interrupted.
+        The run, a sentence on its weakness or "", and whether it was interrupted.
     """
     from shmoo.harness.campaign.cases import measure_cases
     from shmoo.runs.store.store import MANIFEST, Run
 
     # Single operators compile fastest and networks slowest.
     compiled = sorted(planned.compiled, key=lambda case: ("operator", "synthetic", "network").index(case.kind))
-    again = dict.fromkeys(case.workload for case in compiled if case.kind == "network")
+    compiled_names = dict.fromkeys(case.workload for case in compiled if case.kind == "network")
     parts = sum(case.kind != "network" for case in compiled)
     output.message(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
-        + (f"; in Inductor too: {parts} of these and {', '.join(again)}" if compiled else "")
+        + (f"; in Inductor too: {parts} of these and {', '.join(compiled_names)}" if compiled else "")
     )
     deadline = begin + reserve.budget_s - reserve.finishing_s
     cases = [*in_order((*planned.calibration, *planned.networks)), *compiled]
     weak, interrupted = "", False
     try:
-        with shown(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
+        with campaign_progress(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
             measure_cases(
                 cases,
                 out,
@@ -249,60 +250,60 @@ def measure_all(
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
             raise
-        weak, interrupted = f"interrupted: the result rests on what was measured so far; `{resumed(out)}` goes on", True
-        output.message("interrupted: calibrating and reporting what there is (Ctrl-C again to stop)")
+        weak, interrupted = f"interrupted: the result uses the measurements so far; `{resumed(out)}` continues", True
+        output.message("interrupted: calibrating and reporting with the measurements so far (Ctrl-C again to stop)")
     except StorageError as error:
         if not Run.open(out).rows:
             raise
         weak = f"{error}: `{resumed(out)}`"
-        output.message("the disk is full: calibrating and reporting what there is")
+        output.message("the disk is full: calibrating and reporting with the measurements so far")
     run = Run.open(out)
     tell_failed(run)
     return run, weak or weakness(run, len(cases), resumed(out)), interrupted
 
 
 def weakness(run: Run, planned: int, resumed: str) -> str:
-    """One sentence on what is weak about a run and what to do, or an empty one. `resumed` is the command that resumes the run."""
+    """A sentence on the weakness of a run and the remedy, or "". `resumed` is the command that resumes the run."""
     measured, usable = len(run.rows), sum(row.timed for row in run.rows)
     if measured < ENOUGH_MEASURED * planned:
         reached = f"only {measured} of {planned} cases were reached, so some operators are estimated from others"
-        return f"{reached}; go on with `{resumed}`"
+        return f"{reached}; continue with `{resumed}`"
     if usable < ENOUGH_USABLE * measured:
-        return f"only {usable} of {measured} cases can be used; `shmoo check {run.path}` says why and what to do"
+        return f"only {usable} of {measured} cases can be used; `shmoo check {run.path}` gives reasons and remedies"
     return ""
 
 
 def _full_fit(run: Run, name: str) -> str:
-    """The command that fits a run without haste."""
+    """The command for a full fit of a run."""
     return shlex.join(["shmoo", "calibrate", str(run.path), "--name", name, "--force"])
 
 
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
-    """The fitted profile, under a name that is free among the user's own (or the same, with force), and one sentence where too
-    little was measured to fit it: it then is the machine's description."""
+    """The fitted profile, under a free name among the user's profiles (with force, the given name). If too little was measured,
+    the profile is the machine's description, and a sentence says so."""
     from shmoo.calibrate.fit.base import base_profile
 
     target, unfitted = calibrate.profile_path(name, force), ""
     if not force:
         target = free_path(target)
     try:
-        made = calibrate.fit((run.path,), None, target.stem, seed, hurry=hurry)
-        profile = made.profile
-        if made.hurried:
+        calibration = calibrate.fit((run.path,), None, target.stem, seed, hurry=hurry)
+        profile = calibration.profile
+        if calibration.hurried:
             output.message(f"the fit was cut short; `{_full_fit(run, target.stem)}` fits in full")
-        for note in made.notes if output.verbose() else ():
+        for note in calibration.notes if output.verbose() else ():
             output.message(note)
     except (InputError, NothingMeasuredError) as error:
         profile = msgspec.structs.replace(base_profile(run.manifest.machine, device), name=target.stem)
         unfitted = (
-            f"too little was measured to fit a model ({error}), so the profile is what the machine says of itself: go on with "
+            f"too little was measured to fit a model ({error}), so the profile is the machine's description; continue with "
             f"`{resumed(run.path)}`"
         )
     return profile, unfitted
 
 
 def keep(profile: ArchitectureProfile, run: Run, force: bool) -> None:
-    """Write a profile among the user's own and beside the rows of its run, which keeps those that it has."""
+    """Write a profile to the user's profiles and beside the rows of its run, which keeps its earlier profiles."""
     data = profile.to_json()
     replace_file(free_path(run.path / "profile.json"), data)
     target = calibrate.profile_path(profile.name, force)
@@ -311,7 +312,7 @@ def keep(profile: ArchitectureProfile, run: Run, force: bool) -> None:
 
 
 def _unkept(write: Callable[[], object]) -> str:
-    """Write results; why the system would not take them, empty where it did."""
+    """Write results; returns the system's reason for refusing them, or ""."""
     try:
         write()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`shmoo check`: what is wrong with a run."""
+"""`shmoo check`: the problems of a run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="What is wrong with a run, and what to do next.")
+@click.command(epilog=EXAMPLES, short_help="Problems of a run, and what to do next.")
 @click.argument("run", type=click.Path())
 @options.as_json
 def check(run: str, as_json: bool) -> None:
-    """Say what is wrong with a run, with numbers, and what to run next. Exits with 1 when something is; notes alone are fine."""
+    """Show the problems of a run with numbers, and the next command to run. Exits with 1 for a fault; notes alone are fine."""
     from shmoo.runs.analysis.check import check_run
     from shmoo.runs.store.store import Run
 
@@ -36,7 +36,7 @@ def check(run: str, as_json: bool) -> None:
             output.result(f"{finding.level}: {finding.topic}: {finding.found}")
             if finding.remedy:
                 output.result(f"      next: {finding.remedy}")
-        seen = f"{counted(len(opened.rows), 'row')} from {counted(len(opened.lines), 'visit')}"
-        output.message(f"{seen}, {counted(faults, 'fault')}, {counted(len(findings) - faults, 'note')}")
+        contents = f"{counted(len(opened.rows), 'row')} from {counted(len(opened.lines), 'visit')}"
+        output.message(f"{contents}, {counted(faults, 'fault')}, {counted(len(findings) - faults, 'note')}")
     if faults:
         raise click.exceptions.Exit(FOUND_FAULTS)

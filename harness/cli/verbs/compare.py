@@ -1,4 +1,4 @@
-"""`shmoo compare`: what changed between runs beyond noise, and whether that is to fail a build."""
+"""`shmoo compare`: changes between runs beyond noise, and whether they fail a build."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Examples:
 
 
 class Gating(NamedTuple):
-    """What `compare` and `duel` decide by, and the files to write the outcome to."""
+    """The criteria of `compare` and `duel`, and the files for the outcome."""
 
     questions: tuple[str, ...]
     threshold: float
@@ -47,7 +47,8 @@ class Gating(NamedTuple):
 
 
 def _gating(fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None) -> Gating:
-    """A change that nobody knows and a file that cannot be written are refused before anything is measured or read."""
+    """The criteria from options. Unknown changes and files that cannot be written are refused before anything is measured or
+    read."""
     from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
 
     for question in fail_on:
@@ -68,25 +69,25 @@ gating = options.together(
     click.option("--markdown", type=click.Path(), help="Also write a Markdown table to this file, for a pull request."),
     click.option("--junit", type=click.Path(), help="Also write JUnit XML to this file, for the reports of a CI system."),
 )
-"""--fail-on, --threshold, --markdown and --junit, taken together as `gate`."""
+"""--fail-on, --threshold, --markdown and --junit, passed together as `gate`."""
 
 
-@click.command(epilog=EXAMPLES, short_help="What changed between runs beyond noise; fails a build.")
+@click.command(epilog=EXAMPLES, short_help="Changes between runs beyond noise; fails a build.")
 @click.argument("runs", metavar="BASE... NEW", nargs=-1, required=True, type=click.Path())
 @options.old_spelling("--min-change", "--threshold", options.FiniteRange(min=0))
 @gating
 @options.as_json
 def compare(runs: tuple[str, ...], gate: Gating, as_json: bool) -> None:
-    """Set the run NEW beside one or several BASE runs, case by case: differences of machine and settings first, then what changed
-    beyond noise and how far the two sides lie apart.
+    """Compare the run NEW with one or several BASE runs, case by case: differences of machine and settings first, then changes
+    beyond noise and the spread between the two sides.
 
-    Exits with 1 where NEW changed as --fail-on names it, in a single case or in the geometric mean over all; with 4 where that is
-    too noisy to decide; suspect rows decide nothing. Several base runs also show what equal runs differ by.
+    Exits with 1 if NEW changed as named by --fail-on, in a single case or in the geometric mean over all; with 4 if that is too
+    noisy to decide. Suspect rows are not used. Several base runs also show the spread between equal runs.
     """
     from shmoo.runs.store.store import Run
 
     if len(runs) < 2:
-        raise click.UsageError(f"got the run {runs[0]} alone; name one base run or several, and then the new run")
+        raise click.UsageError(f"got only the run {runs[0]}; name one or several base runs, and then the new run")
     cases: dict[str, CaseSpec] = {}
     judge([Run.open(path, cases) for path in runs], gate, as_json)
 
@@ -103,7 +104,7 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
     comparison = compare_runs(runs[:-1], runs[-1], min_change=limit, paired=is_duel(runs))
     verdicts = [comparison.answer(question, limit) for question in gate.questions]
     paths = [str(run.path) for run in runs]
-    # The texts of a large comparison take as much memory as its runs.
+    # The texts of a large comparison take as much memory as its runs, so release the runs first.
     del runs
     if gate.markdown or gate.junit:
         from shmoo.runs.analysis.compare_text import junit, markdown
@@ -134,21 +135,21 @@ def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
 
     for verdict in verdicts:
         output.result(f"{verdict.question}? {verdict.answer}; geometric mean {growth_text(verdict.growth)}: {verdict.suite}")
-        for labels, what in ((verdict.yes, "so"), (verdict.noisy, "too noisy to decide")):
+        for labels, answer in ((verdict.yes, "so"), (verdict.noisy, "too noisy to decide")):
             if labels:
-                more = f"; and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
-                output.result(f"  {counted(len(labels), 'case')} {what}: {'; '.join(labels[:SHOWN])}{more}")
+                remainder = f"; and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+                output.result(f"  {counted(len(labels), 'case')} {answer}: {'; '.join(labels[:SHOWN])}{remainder}")
         if verdict.answer == "too noisy":
-            others = "" if paired else ", give several base runs, or measure both sides at once with `shmoo duel`"
-            output.message(f"too noisy to decide: measure with more --visits{others}")
+            alternatives = "" if paired else ", give several base runs, or measure both sides at once with `shmoo duel`"
+            output.message(f"too noisy to decide: measure with more --visits{alternatives}")
 
 
 def _unknown(comparison: Comparison) -> dict[str, object]:
-    """Why what the comparison does not know is not known."""
+    """The reasons for the unknown values of a comparison."""
     from shmoo.runs.store.statistics import FEW_CASES
 
-    few = f"fewer than {FEW_CASES} cases in both runs"
-    why = {"shift": few, "noise": f"fewer than {FEW_CASES} cases that were visited twice"}
+    too_few = f"fewer than {FEW_CASES} cases in both runs"
+    why = {"shift": too_few, "noise": f"fewer than {FEW_CASES} cases that were visited twice"}
     return {f"{name}_reason": reason for name, reason in why.items() if getattr(comparison, name) is None}
 
 
@@ -162,7 +163,7 @@ def _show(comparison: Comparison, min_change: float) -> None:
         ]
         output.table(["differs in", "A", "B", ""], lines, title="Conditions", left=4)
         if any(d.severity == "machine" for d in comparison.differences):
-            output.message("the runs are of different machines or settings: their rows may not be calibrated together")
+            output.message("the runs are from different machines or settings: their rows cannot be calibrated together")
     changed = [case for case in comparison.cases if case.changed]
     if changed:
         output.table(CHANGED_CASES, changed[:SHOWN], title=f"Changed beyond noise: {counted(len(changed), 'case')}", left=1)
@@ -193,7 +194,7 @@ def _show(comparison: Comparison, min_change: float) -> None:
         )
     for name, counts in comparison.statuses.items():
         output.result(f"rows of {name.upper()}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
-    _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows decide nothing")
+    _show_unpaired([item for item in comparison.unpaired if item.status == "suspect"], "suspect rows were not used")
     _show_unpaired([item for item in comparison.unpaired if item.status != "suspect"], "cases have no usable partner")
     if not comparison.changed:
         output.message(
@@ -202,21 +203,21 @@ def _show(comparison: Comparison, min_change: float) -> None:
 
 
 def _noise(comparison: Comparison) -> str:
-    beside = {"runs": "and what the base runs differ by", "pairs": "of which the differences of pairs hold little"}
+    beside = {"runs": "with the spread between base runs", "pairs": "of which the differences of pairs contain little"}
     if comparison.noise_from in beside:
-        known = "not known for one visit" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
-        return f"noise: {known}, {beside[comparison.noise_from]}"
+        visit_noise = "unknown for one visit" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
+        return f"noise: {visit_noise}, {beside[comparison.noise_from]}"
     if comparison.noise_from == "visits":
-        known = "of these few cases alone" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
-        return f"noise: {known} (from repeated visits)"
-    remedy = "visits would tell noise from change: measure with --visits 3"
+        visit_noise = "of these few cases alone" if comparison.noise is None else f"{percent(comparison.noise)} a visit"
+        return f"noise: {visit_noise} (from repeated visits)"
+    remedy = "repeated visits would separate noise from change: measure with --visits 3"
     if comparison.noise is None:
-        return f"noise between visits is not known: too few cases and no repeated visit; {remedy}"
+        return f"noise between visits is unknown: too few cases and no repeated visit; {remedy}"
     return f"noise: {percent(comparison.noise)} a visit (from the spread of all ratios; {remedy})"
 
 
-def _show_unpaired(items: Sequence[Unpaired], what: str) -> None:
+def _show_unpaired(items: Sequence[Unpaired], label: str) -> None:
     if items:
-        listed = "; ".join(f"{item.case.label} in {item.missing_in.upper()} ({item.reason})" for item in items[:SHOWN])
-        more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-        output.message(f"{len(items)} {what}: {listed}{more}")
+        labels = "; ".join(f"{item.case.label} in {item.missing_in.upper()} ({item.reason})" for item in items[:SHOWN])
+        remainder = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+        output.message(f"{len(items)} {label}: {labels}{remainder}")

@@ -1,4 +1,4 @@
-"""`shmoo doctor`: what this machine is and what can be measured on it."""
+"""`shmoo doctor`: this machine, and what can be measured on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shmoo.harness.measuring.watch.corewatch import Neighbours
 
 QUIET_SHARE = 0.1
-"""Cores slower than this share of the time, or used by others for it, have neighbours."""
+"""Share of the time in which cores are slow or used by others, from which they have neighbours."""
 EXAMPLES = """\b
 Examples:
   shmoo doctor
@@ -24,16 +24,16 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="What this machine is, and what can be measured on it.")
+@click.command(epilog=EXAMPLES, short_help="This machine, and what can be measured on it.")
 @click.option(
     "--full",
     is_flag=True,
-    help="Also ask torch for its compile back-ends, and time launches for --host local (takes a few seconds).",
+    help="Also list torch's compile back-ends, and time launches for --host local (takes a few seconds).",
 )
 @options.as_json
 def doctor(full: bool, as_json: bool) -> None:
-    """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, energy counters with their domains, or why there
-    are none and what to do about it."""
+    """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, and energy counters with their domains, or why
+    there are none and how to get them."""
     from shmoo.harness.machine.doctor import doctor as examine
     from shmoo.harness.machine.host_times import keep_host
     from shmoo.harness.measuring.watch.corewatch import watch_neighbours
@@ -46,10 +46,12 @@ def doctor(full: bool, as_json: bool) -> None:
     if as_json:
         from shmoo.estimators.predict.estimate_records import or_reason
 
-        asked = {name: getattr(report, name) for name in ("backends", "host")}
-        backends = {key: v for n, known in asked.items() for key, v in or_reason(n, known, "not asked for; add --full").items()}
-        seen = neighbours and {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
-        beside = or_reason("neighbours", seen, "threads cannot be pinned to cores here")
+        optional = {name: getattr(report, name) for name in ("backends", "host")}
+        backends = {
+            key: v for n, value in optional.items() for key, v in or_reason(n, value, "not asked for; add --full").items()
+        }
+        neighbour_record = neighbours and {**msgspec.to_builtins(neighbours), "expected_error": neighbours.expected_error(VISITS)}
+        beside = or_reason("neighbours", neighbour_record, "threads cannot be pinned to cores here")
         output.json_document({"format": 1, **msgspec.to_builtins(report), **backends, **beside})
     else:
         show_doctor(report)
@@ -57,22 +59,22 @@ def doctor(full: bool, as_json: bool) -> None:
 
 
 def show_neighbours(neighbours: Neighbours | None) -> None:
-    """What the cores did while they were watched, and what accuracy that allows."""
+    """Show the load on the cores while they were watched, and the accuracy to expect."""
     if neighbours is None:
         output.facts({"neighbours": "unknown: threads cannot be pinned to cores here"})
         return
     expected = f"expect times within {percent(neighbours.expected_error(VISITS))} (standard error of {VISITS} visits)"
-    seen = []
+    sentences = []
     if neighbours.slow_share >= QUIET_SHARE:
         share = percent(neighbours.slow_share, digits=0)
-        seen.append(f"some core slow {share} of the time, typically {neighbours.slowdown:.1f} times")
+        sentences.append(f"some core slow {share} of the time, typically {neighbours.slowdown:.1f} times")
     if neighbours.cores_used >= QUIET_SHARE:
-        seen.append(f"other programs use {neighbours.cores_used:.1f} cores")
-    output.facts({"neighbours": f"{' and '.join(seen) or 'none seen'}: {expected}"})
+        sentences.append(f"other programs use {neighbours.cores_used:.1f} cores")
+    output.facts({"neighbours": f"{' and '.join(sentences) or 'none seen'}: {expected}"})
 
 
 def show_doctor(report: DoctorReport) -> None:
-    """The report for people."""
+    """Show the report for people."""
     machine = report.machine
     caches = ", ".join(
         f"{level} {size(capacity)}"
@@ -85,7 +87,7 @@ def show_doctor(report: DoctorReport) -> None:
         "cores": f"{machine.cores_physical} physical, {machine.cores_logical} logical; threads of an operator: {machine.threads}",
         "caches": caches or "unknown",
         "ISA": " ".join(machine.isa) or "unknown",
-        "clock": machine.clock_policy or "the system does not tell",
+        "clock": machine.clock_policy or "not reported by the system",
         "memory": size(machine.memory_bytes),
         "software": ", ".join(filter(None, (machine.os, f"Python {machine.python}", torch, machine.allocator))),
     }
@@ -101,10 +103,10 @@ def show_doctor(report: DoctorReport) -> None:
         facts["host"] = f"a launch takes {times}: {report.host.source}; kept for --host local"
     output.facts(facts)
     notes = [f"{f.topic}: {f.found}" + (f"; {f.remedy}" if f.remedy else "") for f in report.findings if f.level != "ok"]
-    # One cause is told once: without its binding a card has neither facts nor a counter.
-    told = "\n".join(notes)
-    missing = [f"energy {name}: {reason}" for name, reason in report.energy_missing.items() if reason not in told]
-    if missing or notes:
+    # Each cause is shown once: without its binding a card has neither facts nor a counter.
+    notes_text = "\n".join(notes)
+    unmentioned = [f"energy {name}: {reason}" for name, reason in report.energy_missing.items() if reason not in notes_text]
+    if unmentioned or notes:
         output.result("\nWorth knowing")
-        for line in (*missing, *notes):
+        for line in (*unmentioned, *notes):
             output.facts({"-": line})

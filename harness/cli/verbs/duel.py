@@ -10,11 +10,11 @@ import click
 from shmoo.estimators.errors import InputError
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.verbs.compare import Gating, gating, judge
-from shmoo.harness.cli.verbs.measure import measure, shown, tell_failed
+from shmoo.harness.cli.verbs.measure import campaign_progress, measure, tell_failed
 from shmoo.harness.defaults import run_directory
 
 PAIRS = 20
-"""Pairs of visits to every case where --visits does not say it."""
+"""Default number of pairs of visits to every case."""
 EXAMPLES = """\b
 Examples:
   shmoo duel main HEAD -- measure --model my_package.models:build
@@ -28,7 +28,7 @@ Examples:
 @click.argument("base")
 @click.argument("new")
 @click.argument("command", metavar="-- measure ...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--setup", default="", metavar="COMMAND", help="Run in each checkout first; a .venv that it makes there is used.")
+@click.option("--setup", default="", metavar="COMMAND", help="Run in each checkout first; a .venv that it creates there is used.")
 @gating
 @options.out(options.NEW_RUN)
 @options.resume
@@ -36,13 +36,13 @@ Examples:
 def duel(
     base: str, new: str, command: tuple[str, ...], setup: str, gate: Gating, out: Path | None, resume: bool, as_json: bool
 ) -> None:
-    """Measure BASE and NEW in one campaign, each visit to a case on both, and judge by the differences of the pairs: what a
-    neighbour or the clock does falls on both alike. Both sides get new processes for each tenth of the pairs, as two processes of
-    equal code differ too; fewer than five pairs are too few to decide by.
+    """Measure BASE and NEW in one campaign, each visit to a case on both sides, and judge the differences of the pairs, so that
+    neighbours and the clock affect both alike. Both sides get new processes for each tenth of the pairs, since two processes of
+    equal code differ too; fewer than five pairs are too few for a decision.
 
     BASE and NEW are git refs (checked out for the duel), directories of code such as `.`, or environments (directories with a
-    python that has shmoo). What is measured follows `--`, as `shmoo measure` takes it. Exit codes are those of `shmoo compare`.
-    --resume goes on with a duel that was interrupted, or whose --budget was used up, where both sides are what they were.
+    python that has shmoo). The measurement follows `--`, with the options of `shmoo measure`. Exit codes are those of `shmoo
+    compare`. --resume continues a duel that was interrupted, or whose --budget was used up, if both sides are unchanged.
     """
     from shmoo.harness.campaign.campaign import CampaignSettings
     from shmoo.harness.campaign.cases import check_device, in_states, on_threads, plan_cases
@@ -53,37 +53,39 @@ def duel(
     target = run_directory(out, resume, "duel", "duel")
     if command[0] != "measure":
         raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")
-    asked = measure.make_context("shmoo measure", list(command[1:])).params
+    measure_options = measure.make_context("shmoo measure", list(command[1:])).params
     for name in ("out", "resume", "as_json", "operators"):
-        if asked[name]:
+        if measure_options[name]:
             before = "" if name == "operators" else "; write it before --"
-            raise InputError(f"--{name.removeprefix('as_')} of `measure` has no place in a duel{before}")
-    threads = max(asked["threads"], default=None)
+            raise InputError(f"--{name.removeprefix('as_')} of `measure` does not apply to a duel{before}")
+    threads = max(measure_options["threads"], default=None)
     machine = probe_machine(threads)
-    check_device(asked["device"], machine)
-    output.tell_of_code(asked["model"])
+    check_device(measure_options["device"], machine)
+    output.tell_of_code(measure_options["model"])
     with output.only_results_on_stdout():
-        options_of_cases = (asked[name] for name in ("runtime", "dtype", "batch", "trust"))
+        options_of_cases = (measure_options[name] for name in ("runtime", "dtype", "batch", "trust"))
         cases = plan_cases(
-            asked["suite"],
-            asked["model"],
+            measure_options["suite"],
+            measure_options["model"],
             machine,
-            asked["device"],
+            measure_options["device"],
             *options_of_cases,
-            input_shape=options.parse_shape(asked["input_shape"]),
-            seq_len=asked["seq_len"],
+            input_shape=options.parse_shape(measure_options["input_shape"]),
+            seq_len=measure_options["seq_len"],
         )
-    cases = on_threads(in_states(cases, asked["cache_state"]), asked["threads"])
-    pairs, suite = asked["visits"] or PAIRS, asked["suite"] or "duel"
-    settings = CampaignSettings(visits=pairs, most_visits=pairs, budget_s=asked["budget"] and 60 * asked["budget"])
+    cases = on_threads(in_states(cases, measure_options["cache_state"]), measure_options["threads"])
+    pairs, suite = measure_options["visits"] or PAIRS, measure_options["suite"] or "duel"
+    settings = CampaignSettings(
+        visits=pairs, most_visits=pairs, budget_s=measure_options["budget"] and 60 * measure_options["budget"]
+    )
     with ExitStack() as stack:
         sides = stack.enter_context(side_of(base, setup)), stack.enter_context(side_of(new, setup))
         described = describe(sides[0], threads), describe(sides[1], threads)
-        progress = stack.enter_context(shown(len(cases), target, f"duel of {base} and {new}"))
+        progress = stack.enter_context(campaign_progress(len(cases), target, f"duel of {base} and {new}"))
         runs = run_duel(cases, target, sides, described, suite=suite, settings=settings, resume=resume, progress=progress)
     for run, name in zip(runs, (base, new), strict=True):
         tell_failed(run, f" on {name}")
     if skipped := runs[0].skipped:
-        output.message(f"{len(skipped)} cases were not reached within --budget; --out {target} --resume goes on with them")
-    output.message(f"runs of both sides in {target}; `shmoo compare {runs[0].path} {runs[1].path}` judges them again")
+        output.message(f"{len(skipped)} cases were not reached within --budget; --out {target} --resume continues with them")
+    output.message(f"runs of both sides are in {target}; `shmoo compare {runs[0].path} {runs[1].path}` compares them again")
     judge(runs, gate, as_json)

@@ -29,10 +29,10 @@ Examples:
 
 @click.command(epilog=EXAMPLES, short_help="Latency, energy and memory of models on architectures.")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
-@click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table in place of a model; needs one --arch.")
+@click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table instead of a model; needs one --arch.")
 @options.reduction("as in the tables the profile was fitted to, else k")
 @options.everything(estimates.ALL)
-@captures.asked(arch=options.SHORT_LIST, runtime=options.OWN_RUNTIME, batch=options.OWN_BATCH, dtype=options.OWN_DTYPES)
+@captures.model_options(arch=options.SHORT_LIST, runtime=options.OWN_RUNTIME, batch=options.OWN_BATCH, dtype=options.OWN_DTYPES)
 @options.no_residual
 @options.as_json
 @options.as_csv
@@ -42,7 +42,7 @@ def estimate(
     ops: str | None,
     reduction: Reduction | None,
     show_all: bool,
-    asked: Question,
+    question: Question,
     no_residual: bool,
     as_json: bool,
     csv_path: str | None,
@@ -51,21 +51,21 @@ def estimate(
     """Latency, energy and memory of models on architectures, each with a 90 % interval.
 
     Without --arch the table has this machine's CPU once it is calibrated, a server CPU, three GPUs, a TPU and a KPU; --all adds
-    the other built-in machines. --json and --csv hold every built-in profile, also those named brief_*, which are illustrations.
+    the other built-in machines. --json and --csv contain every built-in profile, including brief_*, which are illustrations.
 
     MODEL is the name of a network, hf:config.json (a Hugging Face configuration; nothing is downloaded), a file.pt2 saved by
     torch.export (needs --trust), or package.module:factory (a callable without arguments that returns a model; it is run).
     """
     view.check([column.name for column in (estimates.COLUMNS if ops is None else estimates.OPERATOR_COLUMNS)])
     if ops is not None:
-        refuse_with_ops(models, asked)
-        records = estimate_table(ops, asked, not no_residual, reduction)
+        refuse_with_ops(models, question)
+        records = estimate_table(ops, question, not no_residual, reduction)
     elif models:
         from shmoo.harness.api import estimate_records
 
         unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
         with output.only_results_on_stdout():
-            records = estimate_records(models, asked, unnamed, residual=not no_residual)
+            records = estimate_records(models, question, unnamed, residual=not no_residual)
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
@@ -77,26 +77,33 @@ def estimate(
     elif ops is not None:
         estimates.show_operators(records, view)
     else:
-        estimates.show_models(records if asked.arch else estimates.of_unnamed(records, show_all), view)
-        if not asked.arch and not show_all:
+        estimates.show_models(records if question.arch else estimates.of_unnamed(records, show_all), view)
+        if not question.arch and not show_all:
             output.message(estimates.MORE)
 
 
-def refuse_with_ops(models: Sequence[str], asked: Question) -> None:
-    """`InputError` where --ops comes with what only a model has."""
-    from shmoo.harness.models.asked import Mode
+def refuse_with_ops(models: Sequence[str], question: Question) -> None:
+    """`InputError` where --ops comes with options for models."""
+    from shmoo.harness.models.request import Mode
 
     if models:
         raise InputError(f"--ops and a MODEL ({', '.join(models)}) exclude each other; leave one out")
-    if asked.threads or asked.batches or asked.dtypes or asked.input_shape or asked.seq_len or asked.mode != Mode():
+    if (
+        question.threads
+        or question.batches
+        or question.dtypes
+        or question.input_shape
+        or question.seq_len
+        or question.mode != Mode()
+    ):
         raise InputError(
-            "--batch, --dtype, --threads, --input-shape, --seq-len and modes do not apply to --ops: the table's rows say it"
+            "--batch, --dtype, --threads, --input-shape, --seq-len and modes do not apply to --ops: the table's rows contain them"
         )
 
 
-def estimate_table(path: str, asked: Question, residual: bool, reduction: Reduction | None) -> list[Record]:
-    """One record a row of an operator table, in row order. `reduction` is the column that holds that of matrix products, by
-    default the one of the tables that the profile was fitted to, in rows such as theirs: plain float32 calls."""
+def estimate_table(path: str, question: Question, residual: bool, reduction: Reduction | None) -> list[Record]:
+    """One record per row of an operator table, in row order. `reduction` is the column with the reduction of matrix products; for
+    plain float32 calls the default is that of the tables that the profile was fitted to."""
     import msgspec
 
     from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
@@ -105,9 +112,9 @@ def estimate_table(path: str, asked: Question, residual: bool, reduction: Reduct
     from shmoo.estimators.predict.limits import narrowed
     from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
 
-    if len(asked.arch) != 1:
-        raise InputError(f"--ops needs exactly one --arch, got {len(asked.arch) or 'none'}; such as --arch gpu_a100_40g")
-    profile, chosen = asked.machine()
+    if len(question.arch) != 1:
+        raise InputError(f"--ops needs exactly one --arch, got {len(question.arch) or 'none'}; such as --arch gpu_a100_40g")
+    profile, chosen = question.machine()
     rows = read_table(path, measured=False, reduction=reduction or profile.table_reduction)
     if reduction is None:
         rows = tuple(row if row.plain else msgspec.structs.replace(row, reduction="k") for row in rows)
@@ -117,15 +124,15 @@ def estimate_table(path: str, asked: Question, residual: bool, reduction: Reduct
                 "--reduction k reads (m, k) by (k, n)"
             )
     graphs = [row.graph() for row in rows]
-    for said in narrowed(profile, {row.dtype for row in rows if row.op in CONTRACTIONS} - set(COMPLEX_DTYPES)):
-        output.message(said)
+    for note in narrowed(profile, {row.dtype for row in rows if row.op in CONTRACTIONS} - set(COMPLEX_DTYPES)):
+        output.message(note)
     parts = AnalysisDirector(profile, residual=residual).price_cases(
         graphs,
         runtime=chosen,
         compute_dtypes=[matrix_dtype(row.dtype) for row in rows],
         cold_weights=[row.cold_weights for row in rows],
     )
-    priced = [both for part in parts for both in zip(part.intervals(), part.device_intervals(), strict=True)]
+    priced = [intervals for part in parts for intervals in zip(part.intervals(), part.device_intervals(), strict=True)]
     records = []
     for i, (row, (call, on_device)) in enumerate(zip(rows, priced, strict=True)):
         latency, energy = on_device if row.time == "device" else call

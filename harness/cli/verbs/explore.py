@@ -27,7 +27,7 @@ Examples:
   shmoo explore resnet50 --arch kpu_t256 --over count.tiles=64..1024,clock=5e8..2e9,bandwidth.dram=64e9..1e12 --search 5000
 """
 SHOWN = 30
-"""Designs of a front that the table shows."""
+"""Most designs of a front in the table."""
 
 
 @click.command(epilog=EXAMPLES, short_help="The Pareto front of a design space.")
@@ -47,10 +47,10 @@ SHOWN = 30
 @options.names("--within", metavar="QUANTITY<=X,...", help="Limits on the same quantities, <= or >=; for every model.")
 @options.names("--weight", metavar="MODEL=N,...", help="Weights of models in the geometric mean. Default: 1 each.")
 @click.option(
-    "--search", type=options.WholeRange(16, 5_000_000), metavar="N", help="Look at N designs by NSGA-II in place of a grid."
+    "--search", type=options.WholeRange(16, 5_000_000), metavar="N", help="Evaluate N designs by NSGA-II instead of a grid."
 )
 @options.seed
-@captures.asked()
+@captures.model_options()
 @options.wide
 @options.as_json
 @options.as_csv
@@ -63,14 +63,14 @@ def explore(
     weight: tuple[str, ...],
     search: int | None,
     seed: int,
-    asked: Question,
+    question: Question,
     wide: bool,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
 ) -> None:
-    """The designs of an architecture that no other is better than in everything at once, for one or several models. Quantities of
-    several models are their geometric mean. Designs whose memory does not hold a model are left out."""
+    """The designs of an architecture that no other design beats in every objective, for one or several models. Quantities of
+    several models are geometric means. Designs with too little memory for a model are left out."""
     from shmoo.estimators.sweep.explore import front_rows
     from shmoo.harness.decisions import front_of
 
@@ -81,7 +81,7 @@ def explore(
     with output.only_results_on_stdout():
         limits = [_limit(text) for text in within]
         weights = _weights(weight, models)
-        space, front = front_of(models, asked, axes, minimize or ("latency", "energy"), limits, weights, search, seed)
+        space, front = front_of(models, question, axes, minimize or ("latency", "energy"), limits, weights, search, seed)
     rows = front_rows(front)
     if csv_path:
         output.write_csv(csv_path, rows, "designs")

@@ -1,4 +1,4 @@
-"""`shmoo fleet`: one command on many machines, what came of it, and one page about all of them."""
+"""`shmoo fleet`: one command on many machines, their results, and one page about all of them."""
 
 from __future__ import annotations
 
@@ -61,14 +61,13 @@ def fleet() -> None:
 @click.argument("command", metavar="-- VERB [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @options.out("a new folder under ./shmoo-runs")
 @options.resume
-@click.option("--wait", is_flag=True, help="Stay, fetch rows as they grow, and end when every host has.")
+@click.option("--wait", is_flag=True, help="Wait, fetch rows as they grow, and end when every host has ended.")
 @options.as_json
 def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, wait: bool, as_json: bool) -> None:
     """Run measure, characterize or calibrate on every host of a hosts.toml file.
 
-    Each host runs it on its own, so this command may end, and the network may fail: `shmoo fleet status` asks the machines.
-    With --resume, hosts that are not finished start again and go on. calibrate takes the run that the host measured in the same
-    campaign.
+    Each host runs it independently, so this command may end and the network may fail; `shmoo fleet status` queries the machines.
+    With --resume, unfinished hosts start again and continue. calibrate takes the run that the host measured in the same campaign.
     """
     from shmoo.harness.cli.app import cli
     from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
@@ -76,17 +75,17 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     from shmoo.harness.workloads.suites import check_suite
 
     target = run_directory(out, resume, "fleet", "campaign")
-    listed = read_hosts(hosts)
+    host_list = read_hosts(hosts)
     check_command(command)
-    # A slip is told here, and not by every host.
-    asked = cli.commands[command[0]].make_context(f"shmoo {command[0]}", arguments_of(command)[1:]).params
-    if asked.get("suite") is not None:
-        check_suite(asked["suite"])
-    campaign = Campaign.create(target, listed, command, resume)
-    known = {one.name: one.standing for one in status(campaign)} if resume else {}
-    wanted = [host for host in campaign.file.hosts if known.get(host.name, "not started") in STARTABLE]
-    output.message(f"starting {' '.join(command)} on {len(wanted)} of {len(listed)} hosts, campaign {campaign.path}")
-    refusals = start(campaign, wanted)
+    # A mistake is reported here, and not by every host.
+    command_options = cli.commands[command[0]].make_context(f"shmoo {command[0]}", arguments_of(command)[1:]).params
+    if command_options.get("suite") is not None:
+        check_suite(command_options["suite"])
+    campaign = Campaign.create(target, host_list, command, resume)
+    standings = {host_status.name: host_status.standing for host_status in status(campaign)} if resume else {}
+    startable = [host for host in campaign.file.hosts if standings.get(host.name, "not started") in STARTABLE]
+    output.message(f"starting {' '.join(command)} on {len(startable)} of {len(host_list)} hosts, campaign {campaign.path}")
+    refusals = start(campaign, startable)
     begun(campaign, refusals)
     for name, refusal in refusals.items():
         if refusal:
@@ -94,13 +93,13 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     try:
         statuses = _settled(campaign) if wait else status(campaign)
     except KeyboardInterrupt:
-        words = f"interrupted; the hosts go on, and `shmoo fleet status {campaign.path}` asks them"
+        words = f"interrupted; the hosts continue, and `shmoo fleet status {campaign.path}` queries them"
         raise KeyboardInterrupt(words) from None
     _tell(campaign, statuses, as_json)
 
 
 def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
-    """Wait until no host changes any more, fetching meanwhile. The pause follows from what a look costs in CPU time."""
+    """Wait until no host changes any more, fetching meanwhile. The pause depends on the CPU time of a query."""
     from shmoo.harness.fleet.campaign import cpu_seconds, pause_s
     from shmoo.harness.fleet.fetch import fetch
     from shmoo.harness.fleet.status import SETTLED, status
@@ -111,7 +110,7 @@ def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
         fetch(campaign)
         counts = {standing: sum(s.standing == standing for s in statuses) for standing in {s.standing for s in statuses}}
         output.message(", ".join(f"{count} {standing}" for standing, count in sorted(counts.items())))
-        if all(one.standing in SETTLED for one in statuses):
+        if all(host_status.standing in SETTLED for host_status in statuses):
             return statuses
         time.sleep(pause_s(cpu_seconds() - before))
 
@@ -120,7 +119,7 @@ def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
 @folder
 @options.as_json
 def status(campaign: Path, as_json: bool) -> None:
-    """Ask every machine of a campaign how far it is. Exits with 1 when a host failed, died or cannot be reached."""
+    """Query the status of every machine of a campaign. Exits with 1 when a host failed, died or cannot be reached."""
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.harness.fleet.status import status
 
@@ -130,29 +129,31 @@ def status(campaign: Path, as_json: bool) -> None:
 
 def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> None:
     if as_json:
-        hosts = [{**{"reason": "", "visits": 0}, **msgspec.to_builtins(one)} for one in statuses]
+        hosts = [{**{"reason": "", "visits": 0}, **msgspec.to_builtins(host_status)} for host_status in statuses]
         output.json_document({"format": 1, "campaign": str(campaign.path), "command": campaign.file.command, "hosts": hosts})
     else:
         rows = [[s.name, s.engine, s.standing, str(s.visits), s.reason] for s in statuses]
         output.table(["host", "engine", "standing", "visits", "reason"], rows, left=3)
-        for one in statuses:
-            for change in one.changed:
-                output.message(f"{one.name}: the machine changed during the campaign: {change}")
+        for host in statuses:
+            for change in host.changed:
+                output.message(f"{host.name}: the machine changed during the campaign: {change}")
         environments = {s.environment for s in statuses if s.environment}
         if len(environments) > 1:
             output.message(f"hosts measure in {len(environments)} different environments; see environment in --json")
-        output.message(f"`shmoo fleet fetch {campaign.path}` brings rows, `shmoo fleet report {campaign.path}` compares machines")
+        output.message(
+            f"`shmoo fleet fetch {campaign.path}` fetches rows, `shmoo fleet report {campaign.path}` compares machines"
+        )
     if any(s.standing in ("failed", "died", "missing") for s in statuses):
         raise click.exceptions.Exit(NOT_ALL)
 
 
-@fleet.command(epilog=STOP_EXAMPLES, short_help="End the jobs of all hosts, or of some.")
+@fleet.command(epilog=STOP_EXAMPLES, short_help="Stop the jobs of all hosts, or of some.")
 @folder
 @click.argument("names", metavar="[HOST]...", nargs=-1)
 @options.as_json
 def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """End what the hosts of a campaign are doing or waiting for, as Ctrl-C does: finished visits stay, and `shmoo fleet run
-    --resume` goes on with them. Exits with 1 when a host failed, died or cannot be reached."""
+    """Stop the running or waiting jobs of a campaign's hosts, as Ctrl-C does: finished visits are kept, and `shmoo fleet run
+    --resume` continues. Exits with 1 when a host failed, died or cannot be reached."""
     from shmoo.harness.fleet.campaign import Campaign, stop
     from shmoo.harness.fleet.status import status
 
@@ -167,7 +168,7 @@ def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
     _tell(opened, status(opened), as_json)
 
 
-@fleet.command(epilog="\b\nExamples:\n  shmoo fleet fetch october", short_help="Bring the rows that the hosts have so far.")
+@fleet.command(epilog="\b\nExamples:\n  shmoo fleet fetch october", short_help="Fetch the hosts' rows so far.")
 @folder
 @options.as_json
 def fetch(campaign: Path, as_json: bool) -> None:
@@ -178,18 +179,18 @@ def fetch(campaign: Path, as_json: bool) -> None:
 
     opened = Campaign.open(campaign)
     fetched = fetch(opened)
-    for one in fetched:
-        if one.problem:
-            output.message(f"{one.name}: {one.problem}")
+    for fetch_result in fetched:
+        if fetch_result.problem:
+            output.message(f"{fetch_result.name}: {fetch_result.problem}")
     if as_json:
         output.json_document({"format": 1, "campaign": str(opened.path), "hosts": msgspec.to_builtins(fetched)})
     else:
-        count, size = sum(one.files for one in fetched), sum(one.size for one in fetched)
-        hosts = sum(one.files > 0 for one in fetched)
+        count, size = sum(fetch_result.files for fetch_result in fetched), sum(fetch_result.size for fetch_result in fetched)
+        hosts = sum(fetch_result.files > 0 for fetch_result in fetched)
         output.message(
             f"fetched {counted(count, 'file')} ({size} bytes) from {counted(hosts, 'host')} into {opened.path / 'hosts'}"
         )
-    if any(one.problem for one in fetched):
+    if any(fetch_result.problem for fetch_result in fetched):
         raise click.exceptions.Exit(NOT_ALL)
 
 
@@ -199,26 +200,26 @@ def fetch(campaign: Path, as_json: bool) -> None:
 @options.out("CAMPAIGN/fleet.html")
 @options.as_json
 def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
-    """From what was fetched: machines by kind with their coefficients and error cards, outliers among equal machines, drift, and
-    energy per inference. Missing hosts stand at its head."""
+    """A page from the fetched files: machines by kind with their coefficients and error cards, outliers among equal machines,
+    drift, and energy per inference. Missing hosts come first."""
     from shmoo.harness.fleet.campaign import Campaign
     from shmoo.runs.analysis.fleet import fleet_report
     from shmoo.runs.fleet_page import render_fleet
     from shmoo.runs.plots.page import write
 
     opened = Campaign.open(campaign)
-    made = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
+    fleet_summary = fleet_report(_specimens(opened), () if against is None else _specimens(Campaign.open(against)))
     target = output.writing(out if out is not None else opened.path / PAGE)
-    write(render_fleet(made, f"{opened.path.name}: {' '.join(opened.file.command)}"), target)
+    write(render_fleet(fleet_summary, f"{opened.path.name}: {' '.join(opened.file.command)}"), target)
     output.message(f"wrote {target}")
     if as_json:
-        hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in made.missing]
-        families = [{"title": f.title, "speeds": msgspec.to_builtins(f.speeds)} for f in made.families]
-        drifts = msgspec.to_builtins(made.drifts)
+        hosts = [{"name": s.name, "standing": s.standing, "reason": s.reason} for s in fleet_summary.missing]
+        families = [{"title": f.title, "speeds": msgspec.to_builtins(f.speeds)} for f in fleet_summary.families]
+        drifts = msgspec.to_builtins(fleet_summary.drifts)
         output.json_document({"format": 1, "missing": hosts, "families": families, "drifts": drifts})
         return
-    for specimen in made.missing:
-        output.message(f"{specimen.name} is not whole: {specimen.standing}: {specimen.reason}")
+    for specimen in fleet_summary.missing:
+        output.message(f"{specimen.name} is incomplete: {specimen.standing}: {specimen.reason}")
     rows = [
         [
             family.title,
@@ -227,23 +228,23 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
             "" if s.z is None else f"{s.z:+.1f}",
             "outlier" if s.outlier else "",
         ]
-        for family in made.families
+        for family in fleet_summary.families
         for s in family.speeds
     ]
     if rows:
-        output.table(["machines", "host", "time beside its equals", "z", ""], rows, left=2)
+        output.table(["machines", "host", "time vs equals", "z", ""], rows, left=2)
     else:
-        output.message(f"no host has rows yet; `shmoo fleet fetch {campaign}` brings them")
+        output.message(f"no host has rows yet; `shmoo fleet fetch {campaign}` fetches them")
 
 
 def _specimens(campaign: Campaign) -> list[Specimen]:
-    """The hosts of a campaign with what was fetched from them."""
+    """The hosts of a campaign with their fetched files."""
     from shmoo.harness.fleet.status import last_known
 
-    return [_specimen(known, campaign.fetched(name)) for name, known in last_known(campaign).items()]
+    return [_specimen(host_status, campaign.fetched(name)) for name, host_status in last_known(campaign).items()]
 
 
-def _specimen(known: HostStatus, fetched: Path) -> Specimen:
+def _specimen(host_status: HostStatus, fetched: Path) -> Specimen:
     from shmoo.harness.fleet.fetch import last_facts
     from shmoo.runs.analysis.fleet import Specimen
     from shmoo.runs.store.store import Run
@@ -254,14 +255,14 @@ def _specimen(known: HostStatus, fetched: Path) -> Specimen:
         newest = newest_profile(fetched / "run")
         profile = None if newest is None else load_profile(newest)
     except ShmooError as error:
-        return Specimen(known.name, "failed", f"what was fetched cannot be read: {error}")
-    changed = "; ".join(f"the machine changed during the campaign: {change}" for change in known.changed)
-    reason = "; ".join(part for part in (known.reason, changed) if part)
-    return Specimen(known.name, "changed" if changed else known.standing, reason, run, profile, facts)
+        return Specimen(host_status.name, "failed", f"its fetched files cannot be read: {error}")
+    changed = "; ".join(f"the machine changed during the campaign: {change}" for change in host_status.changed)
+    reason = "; ".join(part for part in (host_status.reason, changed) if part)
+    return Specimen(host_status.name, "changed" if changed else host_status.standing, reason, run, profile, facts)
 
 
 def beside_equals(speed: Speed, machines: int) -> str:
-    """How much slower a machine is than its equals, or why nobody knows."""
+    """How much slower a machine is than its equals, or why that is unknown."""
     if machines < 2:
         return "no equal machine"
     if speed.ratio is None:

@@ -1,4 +1,4 @@
-"""`shmoo fusion`: which operators share a kernel, predicted and as Inductor really groups them, and what that saves."""
+"""`shmoo fusion`: the operators that share a kernel, predicted and in Inductor's schedule, and the savings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.dtypes import matrix_dtype
 from shmoo.estimators.registry import grouped
-from shmoo.estimators.units import percent
+from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import captures, options, output
 
 if TYPE_CHECKING:
@@ -28,47 +28,47 @@ Examples:
   shmoo fusion bert_base --arch gpu_a100_40g --json
 """
 REAL = {"inductor": False, "inductor-freezing": True}
-"""Runtimes that can be held against reality -> whether weights are frozen."""
+"""Runtimes that can be compared with Inductor -> whether weights are frozen."""
 
 
-@click.command(epilog=EXAMPLES, short_help="Which operators share a kernel, and what that saves.")
+@click.command(epilog=EXAMPLES, short_help="Operators that share a kernel, and the savings.")
 @click.argument("model")
-@click.option("--real", is_flag=True, help="Have Inductor schedule the model on this CPU, and compare (takes up to a minute).")
+@click.option("--real", is_flag=True, help="Let Inductor schedule the model on this CPU, and compare (takes up to a minute).")
 @options.everything("kernels of several operators")
-@captures.asked()
+@captures.model_options()
 @options.as_json
 def fusion(
     model: str,
     real: bool,
     show_all: bool,
-    asked: Question,
+    question: Question,
     as_json: bool,
 ) -> None:
-    """Which operators of MODEL share a kernel, and what fusion saves.
+    """The operators of MODEL that share a kernel, and the savings from fusion.
 
-    With --real Inductor compiles the model up to its schedule, and the agreement is given: F1 over pairs of operators that
-    share a kernel, and the number of kernels.
+    With --real Inductor compiles the model up to its schedule, and the agreement is shown: F1 over pairs of operators that share
+    a kernel, and the number of kernels.
     """
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.present.savings import fusion_savings
 
-    profile, chosen = asked.machine()
+    profile, chosen = question.machine()
     if real and (profile.family != "cpu" or chosen not in REAL):
-        got = f"{chosen!r} on {profile.name!r}, a {profile.family}"
-        raise InputError(f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {got}")
+        given_target = f"{chosen!r} on {profile.name!r}, a {profile.family}"
+        raise InputError(f"--real compiles for this machine's CPU, with {' or '.join(REAL)}; got {given_target}")
     with output.only_results_on_stdout():
-        graphs = asked.capture(model).graphs
+        graphs = question.capture(model).graphs
     predicted = [fusion_groups(graph, chosen, profile.family) for graph in graphs]
-    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen, compute_dtype=matrix_dtype(asked.dtype))
-    pieces = _compared(model, chosen, profile.family, asked) if real else []
+    savings = fusion_savings(AnalysisDirector(profile), graphs, chosen, compute_dtype=matrix_dtype(question.dtype))
+    pieces = _compared(model, chosen, profile.family, question) if real else []
     if as_json:
-        listed = [
+        graph_records = [
             {"predicted": [_record(graph, group.calls, group.pattern) for group in groups]}
             for graph, groups in zip(graphs, predicted, strict=True)
         ]
         about = {"format": 1, "model": model, "arch": profile.name, "runtime": chosen}
         compared = {"pieces": [piece.record() for piece in pieces]} if real else {"pieces": None, "pieces_reason": "add --real"}
-        output.json_document({**about, "graphs": listed, **compared, "savings": msgspec.to_builtins(savings)})
+        output.json_document({**about, "graphs": graph_records, **compared, "savings": msgspec.to_builtins(savings)})
         return
     if real:
         for piece in pieces:
@@ -90,7 +90,7 @@ def fusion(
 
 
 class _Piece(NamedTuple):
-    """A part of the model as torch.compile takes it: its groups, Inductor's, and their agreement."""
+    """A part of the model under torch.compile: predicted groups, Inductor's groups, and their agreement."""
 
     predicted: list[tuple[tuple[int, ...], str]]
     real: InductorGroups
@@ -106,21 +106,21 @@ class _Piece(NamedTuple):
         }
 
 
-def _compared(model: str, runtime: str, family: str, asked: Question) -> list[_Piece]:
-    """The parts that torch.compile makes of the model on this CPU; says why there are several."""
+def _compared(model: str, runtime: str, family: str, question: Question) -> list[_Piece]:
+    """The parts into which torch.compile splits the model on this CPU; prints the reasons if there are several."""
     with output.only_results_on_stdout():
         output.tell_of_code([model])
         from shmoo.estimators.present.savings import fusion_score
         from shmoo.harness.runtimes.inductor_groups import workload_groups
 
-        options.only_one(asked.batches, "--batch")
-        found, reasons = workload_groups(asked.module(model), asked.points()[0], freezing=REAL[runtime], dtype=asked.dtype)
-    if reasons:
-        output.message(
-            f"{model}: torch.compile makes {len(found)} part{'s' * (len(found) != 1)} of it; reasons: {'; '.join(reasons)}"
+        options.only_one(question.batches, "--batch")
+        real_groups, reasons = workload_groups(
+            question.module(model), question.points()[0], freezing=REAL[runtime], dtype=question.dtype
         )
+    if reasons:
+        output.message(f"{model}: torch.compile makes {counted(len(real_groups), 'part')} of it; reasons: {'; '.join(reasons)}")
     pieces = []
-    for real in found:
+    for real in real_groups:
         groups = fusion_groups(real.graph, "eager" if real.eager else runtime, family)
         predicted = [(group.calls, group.pattern) for group in groups]
         pieces.append(_Piece(predicted, real, fusion_score([calls for calls, _ in predicted], real.groups)))
@@ -135,19 +135,19 @@ def _record(graph: Graph, calls: Sequence[int], pattern: str) -> dict[str, objec
 def _show_groups(
     graph: Graph, predicted: Sequence[tuple[tuple[int, ...], str]], real: InductorGroups | None, show_all: bool
 ) -> None:
-    """A row a kernel; where Inductor's differs, what it makes of the same operators."""
+    """Show one row per kernel, with Inductor's grouping of the same operators where it differs."""
     truth = {} if real is None else {group: None for group in real.groups}
     by_call = grouped((call, group) for group in truth for call in group)
     rows = []
     for calls, pattern in predicted:
-        same = calls in truth
-        if len(calls) == 1 and not show_all and (real is None or same):
+        same_group = calls in truth
+        if len(calls) == 1 and not show_all and (real is None or same_group):
             continue
         place = next((graph.calls[i].module for i in calls if graph.calls[i].module), "")
         row = [place, graph.operators(calls), pattern]
         if real is not None:
-            others = dict.fromkeys(group for call in calls for group in by_call.get(call, ()))
-            row.append("same" if same else " | ".join(graph.operators(group) for group in others) or "none")
+            other_groups = dict.fromkeys(group for call in calls for group in by_call.get(call, ()))
+            row.append("same" if same_group else " | ".join(graph.operators(group) for group in other_groups) or "none")
         rows.append(row)
     headers = ["module", "operators in one kernel", "rule", *(["Inductor"] if real is not None else [])]
     if rows:

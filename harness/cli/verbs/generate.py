@@ -1,4 +1,4 @@
-"""`shmoo generate`: a language model's prompt and the tokens after it."""
+"""`shmoo generate`: estimates of text generation with a language model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Examples:
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
 @click.option("--new", "new_tokens", type=options.WholeRange(min=1), default=128, show_default=True, help="Tokens to generate.")
 @options.everything(estimates.ALL)
-@captures.asked(
+@captures.model_options(
     arch=options.SHORT_LIST,
     runtime=options.OWN_RUNTIME,
     batch="1",
@@ -47,15 +47,15 @@ def generate(
     prompt: tuple[int, ...],
     new_tokens: int,
     show_all: bool,
-    asked: Question,
+    question: Question,
     as_json: bool,
     csv_path: str | None,
     view: View,
 ) -> None:
     """Time to first token, time and energy per token, and the key-value cache of a causal language model.
 
-    The first new token comes from the prefill, the others from decode steps with one token each; their time is estimated at a few
-    cache lengths and summed over all.
+    The first new token comes from the prefill, the others from decode steps of one token each. The time of a step is estimated at
+    a few cache lengths and summed over all.
     """
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.estimate_records import flatten
@@ -64,33 +64,34 @@ def generate(
 
     view.check([column.name for column in COLUMNS])
     unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
-    targets = asked.targets(unnamed)
+    targets = question.targets(unnamed)
     directors = {profile.name: AnalysisDirector(profile) for profile, _ in targets}
     records: list[Record] = []
     with output.only_results_on_stdout():
-        wanted: list[str | None] = list(asked.dtypes) or [None]
-        for size, element in itertools.product(asked.batches or (1,), wanted):
+        dtypes: list[str | None] = list(question.dtypes) or [None]
+        for size, element in itertools.product(question.batches or (1,), dtypes):
             with Display() as display:
-                made = Generator(asked.request(model, element), prompt or (128,), new_tokens, size, asked.open_source, display)
-            for note in made.notes:
-                if note.startswith("captured anew"):
-                    output.message(f"{model}: {note}")
+                generator = Generator(
+                    question.request(model, element), prompt or (128,), new_tokens, size, question.open_source, display
+                )
+            for note in generator.recapture_notes:
+                output.message(f"{model}: {note}")
             for profile, chosen in track(targets, len(targets), f"estimating {model}"):
-                cores = asked.threads if profile.family == "cpu" else None
-                found = made.estimates(directors[profile.name], runtime=chosen, threads=cores)
-                records += [generation_record(estimate, model) for estimate in found]
+                cores = question.threads if profile.family == "cpu" else None
+                generations = generator.estimates(directors[profile.name], runtime=chosen, threads=cores)
+                records += [generation_record(estimate, model) for estimate in generations]
     if csv_path:
         output.write_csv(csv_path, [flatten(record, INTERVALS) for record in records], "generations")
     if as_json:
         output.json_document(records)
     else:
-        _show(records if asked.arch else estimates.of_unnamed(records, show_all), view)
-        if not asked.arch and not show_all:
+        _show(records if question.arch else estimates.of_unnamed(records, show_all), view)
+        if not question.arch and not show_all:
             output.message(estimates.MORE)
 
 
 TEXTS = ("model", "arch", "batch", "dtype", "runtime", "prompt+new")
-"""Columns that are text, the first ones."""
+"""Text columns, which come first."""
 COLUMNS = (
     *(Column(name, itemgetter(name)) for name in TEXTS[:-1]),
     Column("prompt+new", lambda r: f"{r['prompt_tokens']}+{r['new_tokens']}"),
@@ -102,9 +103,9 @@ COLUMNS = (
     Column("cache", itemgetter("cache_bytes"), "iB"),
     *results("memory", "fits"),
 )
-"""Of flat records."""
+"""Columns of the table, from flat records."""
 DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", "fits")
-"""Columns in the order in which a narrow terminal leaves them out."""
+"""Columns in the order in which a narrow terminal drops them."""
 
 
 def _show(records: Sequence[Record], view: View) -> None:
@@ -112,8 +113,8 @@ def _show(records: Sequence[Record], view: View) -> None:
     from shmoo.estimators.present.generation import INTERVALS
 
     output.table(COLUMNS, [flatten(r, INTERVALS) for r in records], left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
-    said = {
-        "rate": "new tokens a second, those of all sequences of a batch, prompt included in the time",
-        "energy/token": "of the whole request over its new tokens, prompt included",
+    explanations = {
+        "rate": "new tokens per second over all sequences of a batch, prompt included in the time",
+        "energy/token": "energy of the whole request, prompt included, per new token",
     }
-    estimates.tell_about(records, said)
+    estimates.tell_about(records, explanations)

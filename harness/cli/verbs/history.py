@@ -31,8 +31,8 @@ Examples:
 def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as_json: bool) -> None:
     """Follow each case over RUNS, in the order of measurement, and find the runs from which on it differs.
 
-    Writes one self-contained page. With three runs or more, what neighbouring runs differ by is the noise; with --json the page
-    is written only where --out names it.
+    Writes one self-contained page. With three or more runs, the differences between neighbouring runs give the noise. With --json
+    the page is written only if --out names it.
     """
     from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
     from shmoo.runs.analysis.history import FEWEST
@@ -41,28 +41,28 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     limit = MIN_CHANGE if threshold is None else threshold
     cases: dict[str, CaseSpec] = {}
     opened = [output.open_run(path, cases) for path in runs]
-    found = follow(opened, limit)
+    followed = follow(opened, limit)
     if out is not None or not as_json:
         from shmoo.runs.plots.history import change_row, render_history
         from shmoo.runs.plots.page import write
 
         target = output.writing(out or PAGE)
-        write(render_history(found, limit), target)
+        write(render_history(followed, limit), target)
         output.message(f"wrote {target}")
-    for point in found.runs:
+    for point in followed.runs:
         if point.differs:
-            output.message(f"{point.path} is of another machine or setting than the first run: {', '.join(point.differs)}")
+            output.message(f"{point.path} is from another machine or setting than the first run: {', '.join(point.differs)}")
     if len(opened) < FEWEST:
-        output.message("two runs tell no noise from a change; `shmoo compare` judges them")
-    first = None if found.first_different is None else found.runs[found.first_different]
+        output.message("two runs cannot separate noise from a change; use `shmoo compare`")
+    first = None if followed.first_different is None else followed.runs[followed.first_different]
     if as_json:
         head = {"format": 1, "threshold": limit, "first_different": None if first is None else first.path}
-        output.json_document({**head, **msgspec.structs.asdict(found)})
+        output.json_document({**head, **msgspec.structs.asdict(followed)})
         return
-    changes = [change_row(found, series, change) for series in found.every for change in series.changes]
+    changes = [change_row(followed, series, change) for series in followed.every for change in series.changes]
     if changes:
         headings = ("case", "first run that differs", "ratio", "90 %", "standard errors")
         output.table(headings, [[*row.values()] for row in changes[:SHOWN]], left=2)
     if len(changes) > SHOWN:
         output.message(f"and {len(changes) - SHOWN} more; --json lists every one")
-    output.result(found.headline)
+    output.result(followed.headline)

@@ -32,21 +32,23 @@ Examples:
 @options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
 @options.top("10 operators", 10)
 @options.wide
-@captures.asked(arch=", ".join(ONE_OF_EACH_FAMILY))
+@captures.model_options(arch=", ".join(ONE_OF_EACH_FAMILY))
 @options.as_json
 @options.as_csv
 @options.as_html
 @click.option(
     "--roofline", "roofline_path", type=click.Path(), help="Write a page with the kernels under the roofs of the first --arch."
 )
-@click.option("--run", "run_path", metavar="RUN", help="With --roofline: a run whose calls of MODEL stand beside the kernels.")
+@click.option(
+    "--run", "run_path", metavar="RUN", help="With --roofline: a run whose measured calls of MODEL are drawn beside the kernels."
+)
 def inspect(
     model: str,
     depth: int,
     sort: str,
     top: int,
     wide: bool,
-    asked: Question,
+    question: Question,
     as_json: bool,
     csv_path: str | None,
     html_path: str | None,
@@ -59,13 +61,13 @@ def inspect(
     from shmoo.harness.api import inspect as inspect_on
 
     if run_path is not None and roofline_path is None:
-        raise InputError("--run sets measured calls beside the kernels of a roofline; give --roofline FILE too")
+        raise InputError("--run adds measured calls to a roofline; give --roofline FILE too")
     order = sort or "order"
     if order not in SORTS:
         raise unknown("order", order, SORTS)
-    asked = asked.usually(*ONE_OF_EACH_FAMILY)
+    question = question.usually(*ONE_OF_EACH_FAMILY)
     with output.only_results_on_stdout():
-        inspection = inspect_on(model, asked)
+        inspection = inspect_on(model, question)
     rows = inspection.tree(depth, order)
     if csv_path:
         output.write_csv(csv_path, [_flat(row) for row in rows], "modules")
@@ -80,7 +82,7 @@ def inspect(
         from shmoo.runs.store.store import Run
 
         calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
-        write_roofline(inspection, asked.machines()[0][0], asked.dtype or "float32", output.writing(roofline_path), calls)
+        write_roofline(inspection, question.machines()[0][0], question.dtype or "float32", output.writing(roofline_path), calls)
         output.message(f"wrote {roofline_path}")
     if as_json:
         output.json_document(
@@ -97,7 +99,7 @@ def inspect(
 
 
 def _record(row: Row) -> dict[str, object]:
-    """A row as plain values; intensity is `None` beside its reason where no byte moves."""
+    """A row as plain values; intensity is `None` with a reason where no bytes move."""
     from shmoo.estimators.predict.estimate_records import or_reason
 
     record = msgspec.to_builtins(row)
@@ -112,7 +114,7 @@ def _flat(row: Row) -> dict[str, object]:
     flat = {name: getattr(row, name) for name in ("name", "depth", "calls", "params", "flops", "macs", "bytes")}
     flat |= {"shape": _shape(row), "intensity": row.intensity}
     for name, part in row.on.items():
-        flat |= {f"{name}_{what}": getattr(part, what) for what in ("latency_s", "share", "tiles", "bound", "energy_j")}
+        flat |= {f"{name}_{field}": getattr(part, field) for field in ("latency_s", "share", "tiles", "bound", "energy_j")}
     return flat
 
 
@@ -134,7 +136,7 @@ def _show(inspection: Inspection, rows: tuple[Row, ...], top: int, view: View) -
         ["  " * row.depth + (row.name.rpartition(".")[2] or inspection.model), str(row.calls), _shape(row), *numbers(row)]
         for row in rows
     ]
-    # The last of these go first where there is no room.
+    # Where there is no room, columns are dropped from the end of this list.
     drop = tuple(reversed((*times[3:], "flops", "bytes", "params", "calls", "output", "flop/B", *times[2:3], *tiles)))
     output.table(["module", "calls", "output", *headers], lines, drop=drop, view=view)
     if top:

@@ -1,4 +1,4 @@
-"""`shmoo measure`: cases in, a run directory out."""
+"""`shmoo measure`: measures cases into a run directory."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ Examples:
 @click.option(
     "--visits",
     type=options.WholeRange(min=1),
-    help="How often every case is visited at least, at different times; their spread is the standard error. Cases that stay "
-    "uncertain are visited further. Default: 3, planned: 1.",
+    help="Fewest visits to every case, at different times; their spread gives the standard error. Cases that stay uncertain "
+    "are visited more often. Default: 3, planned: 1.",
 )
 @options.input_shape
 @options.seq_len
@@ -85,7 +85,7 @@ def measure(
     as_json: bool,
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
-    before the next case begins; Ctrl-C keeps what is done and --resume goes on."""
+    before the next case starts; Ctrl-C keeps finished rows and --resume continues."""
     from shmoo.harness.campaign.cases import check_device, in_states, measure_cases, on_threads, plan_cases
     from shmoo.harness.machine.doctor import probe_machine
     from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
@@ -104,7 +104,7 @@ def measure(
     cases = on_threads(in_states(cases, cache_state), threads)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
-    with shown(len(cases), target, label) as progress:
+    with campaign_progress(len(cases), target, label) as progress:
         run = measure_cases(
             cases,
             target,
@@ -121,9 +121,9 @@ def measure(
 
 
 @contextmanager
-def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
-    """Progress of a campaign of `count` cases into `out`, on stderr; `beside` is told the same. A `KeyboardInterrupt` says where
-    the finished visits are."""
+def campaign_progress(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
+    """Progress of a campaign of `count` cases into `out`, on stderr and to `beside`. A `KeyboardInterrupt` gets a message with
+    the path of the finished visits."""
     from shmoo.harness.campaign.campaign import STAGE
 
     begun = False
@@ -132,7 +132,7 @@ def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> 
         def show(standing: Standing) -> None:
             nonlocal begun
             if standing.stage == STAGE and not begun:
-                # Not while it waits for another campaign.
+                # Not while waiting for another campaign.
                 output.message(f"measuring {counted(count, 'case')} ({suite}) into {out}")
                 begun = True
             display(standing)
@@ -146,31 +146,31 @@ def shown(count: int, out: Path, suite: str, beside: Progress | None = None) -> 
 
 
 def _left_by_interruption(out: Path) -> str:
-    """What an interrupted campaign or duel leaves in `out`, and how to go on."""
+    """A message about what an interrupted campaign or duel left in `out`, and how to resume it."""
     from shmoo.runs.store.store import ROWS
 
     files = [path for path in (out / ROWS, *out.glob(f"*/{ROWS}")) if path.exists()]
     if any(path.stat().st_size for path in files):
-        return f"interrupted; finished visits kept in {out}, go on with `{resumed(out)}`"
+        return f"interrupted; finished visits are in {out}, continue with `{resumed(out)}`"
     if files:
-        return f"interrupted before the first visit was finished; go on with `{resumed(out)}`"
+        return f"interrupted before the first visit was finished; continue with `{resumed(out)}`"
     return "interrupted before anything was measured; start again"
 
 
 def tell_failed(run: Run, side: str = "") -> None:
-    """Say which cases failed, and why."""
+    """Print the failed cases with their reasons."""
     for row in run.rows:
         if row.status == "failed":
             output.message(f"failed{side}: {row.case.label}: {row.why}")
 
 
 def finish(run: Run, as_json: bool) -> None:
-    """Say what came out, and exit accordingly; `NothingMeasuredError` where no row is usable."""
+    """Print the outcome and exit accordingly; `NothingMeasuredError` where no row is usable."""
     counts = {status: sum(row.status == status for row in run.rows) for status in ("ok", "noisy", "suspect", "failed")}
     skipped = len(run.skipped)
     tell_failed(run)
     if skipped:
-        output.message(f"{skipped} cases were not reached; `{resumed(run.path)}` goes on")
+        output.message(f"{skipped} cases were not reached; `{resumed(run.path)}` continues")
     if as_json:
         output.json_document({"format": 1, "run": str(run.path), **counts, "skipped": skipped})
     else:

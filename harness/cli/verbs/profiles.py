@@ -1,4 +1,4 @@
-"""`shmoo profiles`: which architectures there are, their coefficients, and how two differ."""
+"""`shmoo profiles`: the architectures, their coefficients, and the differences between two."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Examples:
   shmoo profiles diff cpu_server_generic cpu_local
 """
 NETWORKS, KERNELS = "networks of others", "kernels of others"
-"""Splits of error cards whose cases others measured: networks that no fit used, and kernels that tensor cores were fitted to."""
+"""Splits of error cards from third-party measurements: networks not used by any fit, and kernels used to fit tensor cores."""
 TESTS = {"networks": (NETWORKS,), "operators": (KERNELS, "test", "from published numbers")}
-"""Kind of case in the list -> splits of error cards that show its error; the first one that a profile has is used."""
+"""Kind of case in the list -> splits of error cards with its error; the first one in a profile is used."""
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")
@@ -32,7 +32,7 @@ TESTS = {"networks": (NETWORKS,), "operators": (KERNELS, "test", "from published
 @click.pass_context
 def profiles(ctx: click.Context, as_json: bool) -> None:
     """Architecture profiles: coefficients with unit, source and uncertainty. Without a sub-command, list them."""
-    if options.alone(ctx, as_json):
+    if options.without_subcommand(ctx, as_json):
         ctx.invoke(list_profiles, as_json=as_json)
 
 
@@ -40,17 +40,17 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
 @options.as_json
 @options.view("by name")
 def list_profiles(as_json: bool, view: View) -> None:
-    """Every profile: built-in ones, and your own: in the current directory and in your data directory."""
+    """Every profile: built-in ones, and yours in the current directory and in your data directory."""
     from shmoo.harness.machine.architectures import default_names, load_architecture, own_profiles
 
-    found, own = [], own_profiles()
-    for name in sorted({*default_names(), *own}):
+    listed, own_files = [], own_profiles()
+    for name in sorted({*default_names(), *own_files}):
         try:
-            profile = load_profile(own[name]) if name in own else load_architecture(name)
+            profile = load_profile(own_files[name]) if name in own_files else load_architecture(name)
         except InputError as error:
             output.message(str(error))
             continue
-        found.append((str(own.get(name, "built in")), profile))
+        listed.append((str(own_files.get(name, "built in")), profile))
     rows: list[dict[str, Any]] = [
         {
             "name": profile.name,
@@ -62,9 +62,9 @@ def list_profiles(as_json: bool, view: View) -> None:
             "tested": tested(profile),
             "illustrative": profile.illustrative,
             "description": profile.description,
-            "where": where,
+            "where": place,
         }
-        for where, profile in found
+        for place, profile in listed
     ]
     if as_json:
         output.json_document(rows)
@@ -78,7 +78,7 @@ def list_profiles(as_json: bool, view: View) -> None:
 
 
 def tested(profile: ArchitectureProfile) -> dict[str, dict[str, float]]:
-    """Of each kind of cases that a profile's error card has: their number, and the mean error of all of them."""
+    """Kind of case -> number of cases and mean error, from a profile's error card."""
     kinds = {}
     for kind, splits in TESTS.items():
         groups = next((profile.error_card[split] for split in splits if split in profile.error_card), {})
@@ -119,7 +119,7 @@ def show_profile(name: str, as_json: bool, view: View) -> None:
 
 
 def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
-    """Errors on held-out cases, a table for each way they were held out."""
+    """Show errors on held-out cases, one table per kind of split."""
     for split, groups in profile.error_card.items():
         headings = (f"error: {split}", "n", "mean", "physics alone", "median", "p90", "bias", "in 90 % interval", "noise floor")
         lines = []

@@ -1,4 +1,4 @@
-"""`shmoo report`: estimates beside the measurements of a run. Needs no torch: the graphs are stored with the run."""
+"""`shmoo report`: estimates compared with the measurements of a run. Needs no torch, since graphs are stored with the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shmoo.runs.store.store import Run
 
 TARGETS = ONE_OF_EACH_FAMILY[1:]
-"""Architectures that a run's networks are estimated on beside the machine that was measured: one of each other family."""
+"""Architectures for estimates of a run's networks, beside the measured machine: one of each other family."""
 NETWORKS = (
     Column("network", attrgetter("name")),
     Column("measured", attrgetter("whole.measured_s"), "s"),
@@ -57,7 +57,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Estimates beside the measurements of a run.")
+@click.command(epilog=EXAMPLES, short_help="Estimates compared with the measurements of a run.")
 @click.argument("run", type=click.Path())
 @options.profile("the newest beside the run's rows, else cpu_local")
 @options.archs(f"{', '.join(TARGETS)}, beside the machine that was measured")
@@ -69,17 +69,17 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
     opened = output.open_run(run)
     chosen = choose_profile(opened, profile)
     target = out if out is not None else own_folder(Path(run) / "report")
-    made, estimates = judged(opened, chosen, arch or TARGETS)
-    write(opened, made, estimates, target)
+    error_report, estimates = judged(opened, chosen, arch or TARGETS)
+    write(opened, error_report, estimates, target)
     output.message(f"wrote {target / 'errors.csv'} and {target / 'report.html'}")
     if as_json:
-        output.json_document({**report_record(made), "estimates": estimates})
+        output.json_document({**report_record(error_report), "estimates": estimates})
     else:
-        show_report(made, estimates, View(wide=wide))
+        show_report(error_report, estimates, View(wide=wide))
 
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
-    """The profile asked for, else the one the run's directory holds, else cpu_local as `profiles list` shows it."""
+    """The named profile, otherwise the newest in the run's directory, otherwise cpu_local as in `profiles list`."""
     from shmoo.harness.machine.architectures import load_architecture, own_profiles
 
     if name is not None:
@@ -109,23 +109,23 @@ def judged(run: Run, profile: ArchitectureProfile, archs: Sequence[str]) -> tupl
     return error_report(run, profile), network_estimates(run, profiles)
 
 
-def write(run: Run, made: ErrorReport, estimates: list[Record], out: Path) -> None:
+def write(run: Run, report: ErrorReport, estimates: list[Record], out: Path) -> None:
     """Write the files of a report and of estimates into `out`."""
     from shmoo.estimators.predict.estimate_records import flatten
     from shmoo.runs.analysis.predict import network_fusions
     from shmoo.runs.report import write_report
 
     output.writing(out / "report.html")
-    write_report(made, estimates, out, network_fusions(run, made.profile))
+    write_report(report, estimates, out, network_fusions(run, report.profile))
     replace_file(out / "estimates.json", json.dumps(estimates, indent=1, allow_nan=False).encode() + b"\n")
     if estimates:
         replace_file(out / "estimates.csv", csv_of_blocks(list(blocks_of(map(flatten, estimates)))))
     else:
-        # One of an earlier report would be of other estimates.
+        # A file from an earlier report would have other estimates.
         (out / "estimates.csv").unlink(missing_ok=True)
 
 
-def report_record(made: ErrorReport) -> dict[str, object]:
+def report_record(report: ErrorReport) -> dict[str, object]:
     """Figures of merit as plain types."""
     from shmoo.runs.analysis.errors import energy_errors
 
@@ -141,56 +141,58 @@ def report_record(made: ErrorReport) -> dict[str, object]:
             "children_s": n.children_s,
             "operators_s": n.operators_s,
         }
-        for n in made.networks
+        for n in report.networks
     ]
     return {
         "format": 1,
-        "profile": made.profile.name,
-        "metrics": msgspec.to_builtins(made.metrics),
-        "mean_energy_errors": energy_errors(made.cases),
+        "profile": report.profile.name,
+        "metrics": msgspec.to_builtins(report.metrics),
+        "mean_energy_errors": energy_errors(report.cases),
         "networks": networks,
-        "excluded": len(made.excluded),
-        "median_ratio": made.median_ratio,
-        "shifted": made.shifted,
+        "excluded": len(report.excluded),
+        "median_ratio": report.median_ratio,
+        "shifted": report.shifted,
     }
 
 
-def _basis(made: ErrorReport) -> str:
-    """What the profile of a report was fitted to."""
-    fitted = made.profile.fitted_from
+def _basis(report: ErrorReport) -> str:
+    """The data that a report's profile was fitted to, in words."""
+    fitted = report.profile.fitted_from
     if fitted is None:
         return "nothing was fitted"
     if not fitted.fingerprint:
         return "fitted to operator tables"
     # The kernel's own reserve moves total memory between boots.
-    same = all(value == getattr(made.machine, name, None) for name, value in fitted.fingerprint.items() if name != "memory_bytes")
-    return "calibrated on operators and synthetic models only" if same else "fitted to another machine or other settings"
+    same_machine = all(
+        value == getattr(report.machine, name, None) for name, value in fitted.fingerprint.items() if name != "memory_bytes"
+    )
+    return "calibrated on operators and synthetic models only" if same_machine else "fitted to another machine or other settings"
 
 
-def show_report(made: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
+def show_report(report: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
     from shmoo.runs.analysis.errors import energy_errors
     from shmoo.runs.report import shift_text
 
-    energy = energy_errors(made.cases)
-    if made.networks:
-        title = f"Networks, estimated by {made.profile.name} ({_basis(made)})"
+    energy = energy_errors(report.cases)
+    if report.networks:
+        title = f"Networks, estimated by {report.profile.name} ({_basis(report)})"
         dropped = ("operators", "±", "90 % interval")
-        output.table(_with_energy(NETWORKS, energy), made.networks, title, drop=dropped, view=view)
+        output.table(_with_energy(NETWORKS, energy), report.networks, title, drop=dropped, view=view)
         output.result("")
     rows = [
         (f"{split}: {group}", card, energy.get(split, {}).get(group))
-        for split, groups in made.metrics.items()
+        for split, groups in report.metrics.items()
         for group, card in groups.items()
     ]
     if rows:
         output.table(_with_energy(GROUPS, energy), rows, drop=("p90", "within 20 %", "noise floor", "bias"), view=view)
-    if made.shifted:
-        output.message(shift_text(made))
-    if made.excluded:
-        output.message(f"set aside: {counted(len(made.excluded), 'case')}; errors.csv says why")
+    if report.shifted:
+        output.message(shift_text(report))
+    if report.excluded:
+        output.message(f"left out: {counted(len(report.excluded), 'case')}; errors.csv has the reasons")
     if estimates:
-        if made.networks or rows:
+        if report.networks or rows:
             output.result("")
         show_models(estimates, view)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 LABEL = 24
-"""A case's label is shortened to no fewer characters than this."""
+"""Fewest characters to which a case's label is shortened."""
 EXAMPLES = """\b
 Examples:
   shmoo show shmoo-runs/20260101T120000Z-quick
@@ -42,10 +42,10 @@ Examples:
 @options.operators
 @options.view("that of the run")
 def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators: bool, view: View) -> None:
-    """Rows of a run: what a call takes with its standard error, what it takes while nothing else runs, the visits and samples
-    behind it, and whether it can be used."""
+    """Rows of a run: time of a call with its standard error, time while nothing else runs, numbers of visits and samples, and
+    whether the row can be used."""
     opened = output.open_run(run)
-    alone = [operator_records(opened, row) for row in opened.rows] if operators else []
+    operator_lists = [operator_records(opened, row) for row in opened.rows] if operators else []
     if csv_path:
         output.write_csv(csv_path, map(row_record, opened.rows), "rows")
     if as_json:
@@ -56,19 +56,19 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
                 "run": run,
                 "manifest": msgspec.to_builtins(opened.manifest),
                 # Records of a large run take as much memory as the run.
-                "rows": (r | {"operators": o} for r, o in zip(records, alone, strict=True)) if operators else records,
+                "rows": (r | {"operators": o} for r, o in zip(records, operator_lists, strict=True)) if operators else records,
                 "problems": opened.problems,
             }
         )
         return
     show_rows(opened.rows, view, every_reason=reasons)
-    for row, timed in zip(opened.rows, alone, strict=False):
+    for row, timed in zip(opened.rows, operator_lists, strict=False):
         if timed:
             show_operators(row, timed)
     count = Counter(row.status for row in opened.rows)
     skipped = len(opened.skipped)
-    told = ", ".join(f"{count[status]} {status}" for status in ("ok", "noisy", "suspect", "failed"))
-    output.message(told + (f", {skipped} not reached" if skipped else ""))
+    counts_text = ", ".join(f"{count[status]} {status}" for status in ("ok", "noisy", "suspect", "failed"))
+    output.message(counts_text + (f", {skipped} not reached" if skipped else ""))
 
 
 def row_record(row: Measurement) -> Record:
@@ -78,10 +78,10 @@ def row_record(row: Measurement) -> Record:
 
     timing = row.timing
     samples = timing.samples_s if timing else ()
-    latency, alone = (row.latency, row.alone) if samples else (None, None)
+    latency, time_alone = (row.latency, row.alone) if samples else (None, None)
     untimed = row.why or "not timed"
     compiled = row.case.runtime != "eager"
-    no_compilation = untimed if timing is None else "the back-end does not tell" if compiled else "nothing is compiled"
+    no_compilation = untimed if timing is None else "not reported by the back-end" if compiled else "nothing is compiled"
     not_alone = _why_not_alone(row) if samples else untimed
     record: Record = {
         "workload": row.case.workload,
@@ -98,8 +98,8 @@ def row_record(row: Measurement) -> Record:
         **or_reason("latency_s", latency and latency.value_s, untimed),
         **or_reason("relative_se", None if latency is None else latency.relative_se, untimed),
         **or_reason("latency_mad_s", mad(samples) if samples else None, untimed),
-        **or_reason("alone_s", alone and alone.value_s, not_alone),
-        **or_reason("alone_relative_se", None if alone is None else alone.relative_se, not_alone),
+        **or_reason("alone_s", time_alone and time_alone.value_s, not_alone),
+        **or_reason("alone_relative_se", None if time_alone is None else time_alone.relative_se, not_alone),
         **or_reason("visit_sd", row.visit_sd, f"fewer than {FEW_CASES} cases of its kind were visited twice"),
         "samples": len(samples),
         **or_reason("block_calls", timing.block_calls if timing else None, untimed),
@@ -111,8 +111,8 @@ def row_record(row: Measurement) -> Record:
     if row.children:
         record["children_s"] = row.children_s
     if row.operators:
-        missing = next((o.reason for o in row.operators if o.time_s is None), "")
-        record |= or_reason("operators_s", row.operators_s, missing)
+        missing_reason = next((o.reason for o in row.operators if o.time_s is None), "")
+        record |= or_reason("operators_s", row.operators_s, missing_reason)
     for reading in row.energy:
         record |= or_reason(f"energy_{reading.domain}_j", reading.energy_j, reading.reason)
     return record
@@ -123,12 +123,12 @@ def _why_not_alone(row: Measurement) -> str:
 
     if not any(visit.slowdowns for visit in row.visits):
         return "the cores were not watched between blocks"
-    return f"fewer than {QUIET_BLOCKS} blocks of two visits met a quiet machine"
+    return f"fewer than {QUIET_BLOCKS} blocks from two visits ran on a quiet machine"
 
 
 def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) -> None:
-    """Table for people, with the reasons of rows that cannot be used (or of all) under them. On a terminal labels of cases are
-    shortened so that a row takes one line where it can."""
+    """Show rows as a table, with the reasons of unusable rows (or of all) under them. On a terminal labels of cases are shortened
+    so that a row takes one line if possible."""
     sums = any(row.operators_s is not None for row in rows)
     with_energy = any(row.energy_reading is not None for row in rows)
     shared, settings = _settings([row.case for row in rows])
@@ -136,13 +136,13 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
     lines: list[list[str | Cell]] = []
     for row, setting in zip(rows, settings, strict=True):
         samples = len(row.timing.samples_s) if row.timing else 0
-        latency, alone = (row.latency, row.alone) if samples else (None, None)
+        latency, time_alone = (row.latency, row.alone) if samples else (None, None)
         line: list[str | Cell] = [
             *([setting] if differ else []),
             row.status,
             quantity(latency.value_s if latency else None, "s", unknown=""),
             quantity(latency.relative_se if latency else None, "%", unknown=""),
-            quantity(alone.value_s if alone else None, "s", unknown=""),
+            quantity(time_alone.value_s if time_alone else None, "s", unknown=""),
             str(len(row.visits)),
             str(samples),
         ]
@@ -160,32 +160,36 @@ def show_rows(rows: Sequence[Measurement], view: View, *, every_reason: bool) ->
     room = None if terminal is None or view.wide else max(room_beside(headers, lines, terminal), LABEL)
     body = ([label, *line] for label, line in zip(_labels([row.case for row in rows], room), lines, strict=True))
     reasons = [row.why if every_reason or not row.timed else "" for row in rows]
-    left = 3 if differ else 2
-    output.table(["case", *headers], body, title=shared, left=left, drop=("samples", "visits"), under=reasons, view=view)
+    text_columns = 3 if differ else 2
+    output.table(["case", *headers], body, title=shared, left=text_columns, drop=("samples", "visits"), under=reasons, view=view)
 
 
 def _settings(cases: Sequence[CaseSpec]) -> tuple[str, list[str]]:
-    """What the settings of all cases have in common, and what each has beside it."""
-    each = [(c.dtype, c.runtime, c.device, "" if c.threads is None else f"{c.threads} threads", c.cache_state) for c in cases]
-    common = [len(set(values)) == 1 for values in zip(*each, strict=True)]
-    shared = " ".join(value for value, same in zip(each[0], common, strict=True) if same and value) if each else ""
-    return shared, [" ".join(v for v, same in zip(values, common, strict=True) if not same and v) for values in each]
+    """The settings common to all cases, and the other settings of each case."""
+    settings = [(c.dtype, c.runtime, c.device, "" if c.threads is None else f"{c.threads} threads", c.cache_state) for c in cases]
+    common = [len(set(values)) == 1 for values in zip(*settings, strict=True)]
+    shared = (
+        " ".join(value for value, is_common in zip(settings[0], common, strict=True) if is_common and value) if settings else ""
+    )
+    return shared, [
+        " ".join(v for v, is_common in zip(values, common, strict=True) if not is_common and v) for values in settings
+    ]
 
 
 def _labels(cases: Sequence[CaseSpec], room: int | None) -> list[str]:
-    """Workload and axes; where that is too long, only axes in which the cases of the workload differ, cut if need be."""
+    """Workload and axes; if that is too long, only axes in which the cases of the workload differ, truncated if necessary."""
     axes: dict[str, dict[str, set[object]]] = {}
     for case in cases:
         for name, value in case.axes.items():
             axes.setdefault(case.workload, {}).setdefault(name, set()).add(value)
 
     def label(case: CaseSpec) -> str:
-        whole = " ".join((case.workload, *(f"{name}={value}" for name, value in case.axes.items())))
-        if room is None or len(whole) <= room:
-            return whole
+        full_label = " ".join((case.workload, *(f"{name}={value}" for name, value in case.axes.items())))
+        if room is None or len(full_label) <= room:
+            return full_label
         telling = (f"{name}={value}" for name, value in case.axes.items() if len(axes[case.workload][name]) > 1)
-        short = " ".join((case.workload, *telling))
-        return short if len(short) <= room else short[: room - 1] + "…"
+        short_label = " ".join((case.workload, *telling))
+        return short_label if len(short_label) <= room else short_label[: room - 1] + "…"
 
     return [label(case) for case in cases]
 
@@ -213,8 +217,8 @@ def operator_records(run: Run, row: Measurement) -> list[Record]:
 
 
 def show_operators(row: Measurement, records: Sequence[Record]) -> None:
-    """Table for people of one network's operators, and what their sum is beside the network."""
-    total, whole = row.operators_s, row.latency.value_s if row.timing and row.timing.samples_s else None
+    """Show one network's operators as a table, and their sum compared with the network."""
+    total, network_s = row.operators_s, row.latency.value_s if row.timing and row.timing.samples_s else None
     columns = [
         Column("operator", lambda r: short_op(r["op"])),
         Column("operands", itemgetter("shapes")),
@@ -222,11 +226,11 @@ def show_operators(row: Measurement, records: Sequence[Record]) -> None:
         Column("calls", itemgetter("calls"), "#"),
         Column("time", itemgetter("time_s"), "s"),
         Column("together", itemgetter("total_s"), "s"),
-        Column("of whole", lambda r: r["total_s"] / whole if r["total_s"] is not None and whole else None, "%", ""),
+        Column("of whole", lambda r: r["total_s"] / network_s if r["total_s"] is not None and network_s else None, "%", ""),
     ]
     title = f"operators of {row.case.workload} alone, first of the modules that call each"
     output.table(columns, records, title=title, left=3, under=[r["reason"] for r in records])
-    if total is not None and whole:
+    if total is not None and network_s:
         output.result(
-            f"sum of operators alone {si(total, 's')}, the network as a whole {si(whole, 's')}: {total / whole:.2f} of it"
+            f"sum of operators alone {si(total, 's')}, the network as a whole {si(network_s, 's')}: {total / network_s:.2f} of it"
         )

@@ -36,7 +36,7 @@ Examples:
 """
 FUSION = {"on": True, "off": False}
 SHOWN_ROWS = 200
-"""Rows of a sweep up to which all are shown; of more, the fastest of each architecture."""
+"""Most rows of a sweep that are all shown; of more, only the fastest of each architecture."""
 FASTEST = 10
 
 
@@ -52,11 +52,13 @@ FASTEST = 10
 )
 @options.fixed
 @options.names(
-    "--fusion", metavar="on,off", help="Fused as the runtime does, or every operator a kernel of its own. Default: on."
+    "--fusion", metavar="on,off", help="Fuse kernels as the runtime does, or make every operator a separate kernel. Default: on."
 )
 @options.old_spelling("--fit", "--largest-on-chip", click.Choice(["on-chip"]), lambda value: True)
 @click.option("--largest-on-chip", is_flag=True, help="Find the largest value of the first --axis that stays on chip.")
-@captures.asked(arch=options.EVERY_ARCHITECTURE, runtime=options.OWN_RUNTIME, batch=options.OWN_BATCH, dtype=options.OWN_DTYPES)
+@captures.model_options(
+    arch=options.EVERY_ARCHITECTURE, runtime=options.OWN_RUNTIME, batch=options.OWN_BATCH, dtype=options.OWN_DTYPES
+)
 @options.as_json
 @options.as_csv
 @options.view("that of the axes", f"all up to {SHOWN_ROWS}, else the {FASTEST} fastest of each architecture")
@@ -73,7 +75,7 @@ def sweep(
     fixed: tuple[str, ...],
     fusion: tuple[str, ...],
     largest_on_chip: bool,
-    asked: Question,
+    question: Question,
     as_json: bool,
     csv_path: str | None,
     plot_path: str | None,
@@ -94,19 +96,19 @@ def sweep(
     if part is not None and not 0 <= part[0] < part[1]:
         raise InputError(f"--part {part[0]} {part[1]}: the first is a job's number, from 0 to one less than the second")
     if jobs > 1 and engine is None:
-        raise InputError(f"--jobs {jobs} needs --engine: local or slurm")
+        raise InputError(f"--jobs {jobs} needs --engine local or slurm")
     if largest_on_chip and (plot_path or fusion):
         raise InputError("--largest-on-chip gives one size an architecture, in a table; leave --plot and --fusion out")
     if strange := [text for text in fusion if text not in FUSION]:
         raise unknown("value of --fusion", strange[0], FUSION)
     fused = [FUSION[text] for text in fusion] or [True]
     machine_axes = options.machine_axes(profile_axes)
-    plan = plan_sweep(asked, options.axes(axes, whole=True), options.settings(fixed), machine_axes, fused)
+    plan = plan_sweep(question, options.axes(axes, whole=True), options.settings(fixed), machine_axes, fused)
     if not largest_on_chip:
         view.check(["arch", *plan.axes, *machine_axes, "model", "dtype", "runtime", "fusion", *(c.name for c in RESULTS)])
-    # The columns that tell rows of one architecture apart, the first one to be drawn along first.
-    others = {"model": models, "dtype": asked.dtypes, "runtime": asked.runtime, "fusion": fused}
-    varied = [*plan.axes, *machine_axes, *(name for name, members in others.items() if len(members) > 1)]
+    # The columns that distinguish rows of one architecture; figures run along the first.
+    other_axes = {"model": models, "dtype": question.dtypes, "runtime": question.runtime, "fusion": fused}
+    varied = [*plan.axes, *machine_axes, *(name for name, members in other_axes.items() if len(members) > 1)]
     if not varied:
         raise InputError("nothing varies; give an --axis such as batch=1..64, a --profile-axis, or several models")
     coefficients = {name: c for profile in plan.profiles for name, c in profile.coefficients.items()}
@@ -121,11 +123,11 @@ def sweep(
             groups.append([block for of_jobs in of_models for group in of_jobs for block in group])
         else:
             job, parts = part or (0, 1)
-            for controller, wanted in controllers(plan, models, asked):
+            for controller, dtype in controllers(plan, models, question):
                 if largest_on_chip:
-                    groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, wanted)])
+                    groups.append([{name: [value] for name, value in row.items()} for row in _largest(controller, dtype)])
                     continue
-                blocks = controller.blocks(compute_dtype=matrix_dtype(wanted), threads=asked.threads, part=job, parts=parts)
+                blocks = controller.blocks(compute_dtype=matrix_dtype(dtype), threads=question.threads, part=job, parts=parts)
                 stage, rows_in_all = f"estimating {controller.model}", len(controller) // parts
                 groups.append(list(track(blocks, rows_in_all, stage, lambda block: len(block["model"]))))
     if part is not None:
@@ -138,8 +140,8 @@ def sweep(
     if as_json and not plot_path:
         output.json_document(everything)
         return
-    listed = bool(plot_path or largest_on_chip or view.sort or view.top is not None)
-    rows = list(everything) if listed else _worth_showing(blocks_in_all)
+    all_rows = bool(plot_path or largest_on_chip or view.sort or view.top is not None)
+    rows = list(everything) if all_rows else _worth_showing(blocks_in_all)
     if plot_path:
         from shmoo.harness.pages.sweep import write_page
 
@@ -155,23 +157,23 @@ def sweep(
 
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
-    """One row an answer of the planner."""
+    """One row per answer of the planner."""
     from shmoo.estimators.predict.estimate_records import flatten, memory_record, or_reason
     from shmoo.estimators.sweep.on_chip import largest_on_chip
 
     name = next(iter(controller.axes), "")
-    for found in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):
-        head = {"model": controller.model, "arch": found.arch, "dtype": found.dtype, "runtime": found.runtime, **found.settings}
-        value = or_reason(name, found.value, f"not even the smallest size stays on chip: {found.limit}")
-        sizes = {"footprint_bytes": found.footprint_bytes, "on_chip_bytes": found.capacity_bytes, "limit": found.limit}
-        yield head | value | sizes | flatten(memory_record(found.memory))
+    for size in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):
+        head = {"model": controller.model, "arch": size.arch, "dtype": size.dtype, "runtime": size.runtime, **size.settings}
+        value = or_reason(name, size.value, f"not even the smallest size stays on chip: {size.limit}")
+        sizes = {"footprint_bytes": size.footprint_bytes, "on_chip_bytes": size.capacity_bytes, "limit": size.limit}
+        yield head | value | sizes | flatten(memory_record(size.memory))
 
 
-def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], units: Mapping[str, str], view: View) -> None:
+def _show_largest(rows: Sequence[Record], name: str, other_axes: Sequence[str], units: Mapping[str, str], view: View) -> None:
     why = {"memory": "memory is full", "tiling": "tiles spill", "none": "end of the axis"}
     columns = [
         Column("arch", itemgetter("arch")),
-        *(setting(other, units.get(other, "")) for other in others),
+        *(setting(axis, units.get(axis, "")) for axis in other_axes),
         Column(f"largest {name}", lambda r: "none" if r[name] is None else str(r[name])),
         Column("footprint", itemgetter("footprint_bytes"), "iB"),
         Column("on chip", itemgetter("on_chip_bytes"), "iB"),
@@ -183,7 +185,7 @@ def _show_largest(rows: Sequence[Record], name: str, others: Sequence[str], unit
 
 RESULTS = results("latency", "90 % interval", "rate", "achieved", "energy", "memory", "fits", "tiles")
 DROP = ("tiles", "memory", "rate", "achieved", "fits", "90 % interval", "energy")
-"""Columns in the order in which a narrow terminal leaves them out."""
+"""Columns in the order in which a narrow terminal drops them."""
 
 
 def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str], view: View) -> None:
@@ -192,7 +194,7 @@ def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str
 
 
 def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:
-    """All rows, or the fastest of each architecture where there are too many to read."""
+    """All rows, or only the fastest of each architecture if there are too many."""
     from shmoo.estimators.sweep.controller import rows_of
 
     count = sum(len(block["model"]) for block in blocks)

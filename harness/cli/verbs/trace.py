@@ -19,7 +19,7 @@ from shmoo.harness.cli.layout import View
 if TYPE_CHECKING:
     from shmoo.estimators.predict.timeline import Scheduled
     from shmoo.harness.question import Question
-    from shmoo.harness.runtimes.trace import Recorded
+    from shmoo.harness.runtimes.chrome_trace import RecordedCall
     from shmoo.runs.store.records import AxisValue
 
 EXAMPLES = """\b
@@ -46,7 +46,7 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 @click.argument("model")
 @options.fixed
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
-@captures.asked()
+@captures.model_options()
 @options.as_json
 @options.out("none, only the table is shown")
 @options.view("as they start")
@@ -54,28 +54,28 @@ def trace(
     model: str,
     fixed: tuple[str, ...],
     measure: bool,
-    asked: Question,
+    question: Question,
     as_json: bool,
     out: Path | None,
     view: View,
 ) -> None:
-    """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which a
-    call that was measured on this machine is a process of its own beside the prediction."""
+    """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which
+    the prediction and a measured call on this machine are two processes."""
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.timeline import schedule
 
-    profile, chosen = asked.machine()
+    profile, chosen = question.machine()
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
-        found = asked.capture(model, axes)
+        capture = question.capture(model, axes)
         estimate, slots = schedule(
-            AnalysisDirector(profile), found.graphs, chosen, compute_dtype=found.compute_dtype, batch=found.batch
+            AnalysisDirector(profile), capture.graphs, chosen, compute_dtype=capture.compute_dtype, batch=capture.batch
         )
         recorded, reason = None, "not asked for"
         if measure and out:
-            recorded, reason = _recorded(model, asked, asked.points(axes)[0], chosen, profile.family)
+            recorded, reason = _recorded(model, question, question.points(axes)[0], chosen, profile.family)
     if out:
-        from shmoo.harness.runtimes.trace import trace_document
+        from shmoo.harness.runtimes.chrome_trace import trace_document
 
         document = trace_document(model, estimate, slots, recorded, reason)
         output.write(out, json.dumps(document, allow_nan=False).encode())
@@ -86,23 +86,25 @@ def trace(
         _show(slots, recorded, estimate.latency_s.value, view)
 
 
-def _recorded(model: str, asked: Question, axes: dict[str, AxisValue], runtime: str, family: str) -> tuple[Recorded | None, str]:
-    """A measured call, or `None` and why there is none."""
+def _recorded(
+    model: str, question: Question, axes: dict[str, AxisValue], runtime: str, family: str
+) -> tuple[RecordedCall | None, str]:
+    """A measured call, or `None` and the reason."""
     import torch
 
     from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
-    from shmoo.harness.runtimes.trace import record_call
+    from shmoo.harness.runtimes.chrome_trace import record_call
 
     device = DEVICE.get(family)
     if device is None or runtime not in TORCH_RUNTIMES:
-        return None, f"torch runs on no {family} here"
+        return None, f"torch does not run on a {family} here"
     if device == "cuda" and not torch.cuda.is_available():
         return None, "torch finds no CUDA device here"
     try:
-        module = asked.module(model)
+        module = question.module(model)
     except InputError as error:
         return None, str(error)
-    built = module.build(axes, asked.dtype, device)
+    built = module.build(axes, question.dtype, device)
     with torch.no_grad():
         forward = compile_model(built.model, runtime, device)
         return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""
@@ -120,7 +122,7 @@ def _record(slot: Scheduled) -> dict[str, object]:
     }
 
 
-def _show(slots: Sequence[Scheduled], recorded: Recorded | None, latency_s: float, view: View) -> None:
+def _show(slots: Sequence[Scheduled], recorded: RecordedCall | None, latency_s: float, view: View) -> None:
     output.table(COLUMNS, slots, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
     measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
     output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

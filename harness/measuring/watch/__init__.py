@@ -1,1 +1,4 @@
-"""What the cores, the host and the card do while something is timed. Timing itself is harness.measuring."""
+"""Observing the cores, the host and the GPU during a timing, and the reasons to doubt a timing that follow.
+
+Timing itself belongs in measuring.
+"""

@@ -1,6 +1,6 @@
-"""How fast each core runs right now: a small kernel timed on every core in turn, by a thread pinned there. A neighbour on the
-other hardware thread of a core leaves no other trace (docs/measuring.md). Nothing is thrown away for it: each block of a timing
-knows how slow the cores were beside it."""
+"""The current speed of each core, from a small kernel timed on every core in turn by a pinned thread. A neighbour on a core's
+other hardware thread leaves no other trace (docs/measuring.md). No block is discarded for it; each block stores how slow the
+cores were."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ Probe = Callable[[], Sequence[float]]
 """Seconds that the reference kernel takes on each core."""
 
 COST_SHARE = 0.15
-"""Probing takes at most this share of the time: where cores are shared a probe may wait for its turn for milliseconds."""
+"""Largest share of the time spent on probing, since a probe may wait milliseconds for a shared core."""
 STRETCH, STRETCHES = 500, 200
-"""Probes in a stretch, about a second of timing, and stretches remembered: a lasting change becomes the quiet time after some
-minutes of timing."""
+"""Probes per stretch (about a second of timing), and number of remembered stretches, so that a lasting change becomes the quiet
+time after some minutes."""
 QUIET_QUANTILE = 0.05
-"""Quantile of a core's remembered times that counts as its quiet time: on busy machines cores run alone for a tenth of the
-time."""
+"""Quantile of a core's remembered times that is its quiet time; on busy machines cores run alone for a tenth of the time."""
 REFRESH, ENOUGH = 20, 100
-"""Probes after which the quiet time is looked up again, and probes of the current stretch that count beside those before it."""
+"""Probes between two updates of the quiet time, and fewest probes for the current stretch to count."""
 SETTLING_S = 0.5
-"""How long a new watch probes before anything is timed, so that it has met quiet moments."""
+"""Probing time of a new watch before anything is timed, so that it contains quiet moments."""
 CORES_A_PROBE = 8
-"""On larger machines each probe takes the next few cores."""
+"""Most cores per probe; on larger machines each probe takes the next ones."""
 NEIGHBOURS_EVERY_S, VISIT_S = 0.002, 0.1
-"""Pause between two looks at the neighbours, and about what a visit to a case lasts."""
+"""Pause between two probes for neighbours, and typical length of a visit to a case."""
 
 
 class CoreWatch:
-    """Says how slow the slowest core is. `probe` times the kernel on each core; `core_watch` has the real one."""
+    """Measures how slow the slowest core is. `probe` times the kernel on each core; `core_watch` uses the real one."""
 
     def __init__(self, probe: Probe, clock: Callable[[], float] = time.perf_counter) -> None:
         self._probe = probe
@@ -65,7 +64,7 @@ class CoreWatch:
 
     @property
     def quiet_s(self) -> tuple[float, ...]:
-        """The quiet time of each core, by which its slowdowns go now, to 0.1 ns; empty while that of a core is unknown."""
+        """The quiet time of each core, on which its slowdowns are based, to 0.1 ns; empty while that of a core is unknown."""
         times = tuple(round(self._cores[core].quiet_s, 10) for core in sorted(self._cores))
         return times if all(map(math.isfinite, times)) else ()
 
@@ -77,8 +76,8 @@ class CoreWatch:
 
 
 class _Core:
-    """What one core's kernel takes when nothing else runs: the least of what the remembered stretches of probes say. A neighbour
-    that starts to work and never stops therefore does not soon pass for the quiet state."""
+    """The quiet time of one core's kernel: the lowest over the remembered stretches of probes, so that a neighbour that starts
+    and never stops does not soon count as the quiet state."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
@@ -87,7 +86,7 @@ class _Core:
         self._fresh = 0
 
     def slowdown(self, seconds: float) -> float:
-        """This time over the quiet one; 1 while too little is known."""
+        """This time over the quiet time; 1 with too few probes."""
         self._times.append(seconds)
         self._fresh += 1
         if self._fresh >= REFRESH:
@@ -107,10 +106,10 @@ class _Core:
 
 
 class PinnedProbe:
-    """One thread for each of `cores`; they take turns, so that none waits for another. `kernel` takes some microseconds."""
+    """One thread per core; they take turns, so that none waits for another. `kernel` takes a few microseconds."""
 
     REPEATS, CALLS = 5, 4
-    """Readings of the clock, the least of which counts (the first calls find cold caches), and calls between two readings."""
+    """Readings of the clock, of which the lowest counts (the first calls have cold caches), and calls between two readings."""
 
     def __init__(self, kernel: Callable[[], object], cores: Sequence[int]) -> None:
         self._kernel = kernel
@@ -133,17 +132,17 @@ class PinnedProbe:
         return self._seconds
 
     def _serve(self, index: int, core: int) -> None:
-        os.sched_setaffinity(0, {core})  # of this thread
+        os.sched_setaffinity(0, {core})  # for this thread only
         clock, kernel = time.perf_counter, self._kernel
         while True:
             self._go[index].acquire()
-            least = float("inf")
+            shortest = float("inf")
             for _ in range(self.REPEATS):
                 begin = clock()
                 for _ in range(self.CALLS):
                     kernel()
-                least = min(least, (clock() - begin) / self.CALLS)
-            self._seconds[index] = least
+                shortest = min(shortest, (clock() - begin) / self.CALLS)
+            self._seconds[index] = shortest
             self._done.release()
 
 
@@ -159,21 +158,21 @@ def _probe_here() -> PinnedProbe | None:
 
 
 def reference_kernel() -> Callable[[], object]:
-    """A product of two 24 x 24 matrices: 7 KB that stay in the first-level cache beside whatever is there, and long enough in the
-    arithmetic units to feel the clock, a neighbour on the same core and time the hypervisor takes."""
+    """A product of two 24 x 24 matrices: its 7 KB stay in the first-level cache, and it is long enough in the arithmetic units to
+    be slowed by the clock, a neighbour on the same core and the hypervisor."""
     a, out = np.full((24, 24), 0.5, dtype=np.float32), np.empty((24, 24), dtype=np.float32)
     return functools.partial(np.dot, a, a, out=out)
 
 
 class Neighbours(msgspec.Struct, frozen=True):
-    """What the neighbours of this machine did while it was watched.
+    """The load of other programs and guests while the machine was watched.
 
     Attributes:
-        slow_share: share of the time in which some core ran slower than alone.
+        slow_share: share of the time in which any core ran slower than alone.
         slowdown: typical time of the reference kernel over its quiet time while slow; 1 on a quiet machine.
         cores_used: cores that other programs of this system used, on average.
         spread: relative standard deviation of the rate of a call on all cores between times of about a visit.
-        waiting: how often others used all cores, when threads of a call do little but wait for each other.
+        waiting: share of the time in which others used all cores, so that the threads of a call mostly wait for each other.
     """
 
     slow_share: float
@@ -183,7 +182,7 @@ class Neighbours(msgspec.Struct, frozen=True):
     waiting: float
 
     def expected_error(self, visits: int) -> float:
-        """Relative standard error to expect of a call on all cores after a number of visits (`runs/store/pooling.py`)."""
+        """Expected relative standard error of a call on all cores after a number of visits (`runs/store/pooling.py`)."""
         return math.hypot(self.spread / visits**0.5, WAITING * self.waiting ** (visits / 2))
 
 
@@ -196,8 +195,8 @@ def watch_neighbours(
 ) -> Neighbours | None:
     """Probe the cores for some seconds; `None` where threads cannot be pinned.
 
-    A program of this system on the same core does not slow a probe, which is over before the scheduler takes the core away. It is
-    seen by the time it uses, `used` seconds of each core so far: beside it a call has half of the core.
+    A program of this system on the same core does not slow a probe, which ends before the scheduler takes the core away. It shows
+    in its CPU time, `used` seconds of each core so far, and leaves a call half of the core.
     """
     probe, used = probe or _probe_here(), used or used_by_others
     if probe is None:
@@ -205,14 +204,14 @@ def watch_neighbours(
     begin = clock()
     stamps, times = [], []
     borders, uses = [begin], [used()]
-    while (now := clock()) - begin < seconds:
-        if now - borders[-1] >= VISIT_S:
-            borders.append(now)
+    while (time_s := clock()) - begin < seconds:
+        if time_s - borders[-1] >= VISIT_S:
+            borders.append(time_s)
             uses.append(used())
-        stamps.append(now)
+        stamps.append(time_s)
         times.append([t if t > 0 else math.nan for t in probe()])
         sleep(NEIGHBOURS_EVERY_S)
-    # Cores differ: on a large machine one that slept answers slower than one that works.
+    # Cores differ: on a large machine a core that slept answers slower than a busy one.
     by_core = np.asarray(times)
     slowest = np.nanmax(by_core / np.nanquantile(by_core, QUIET_QUANTILE, axis=0), axis=1)
     slow = slowest > QUIET
@@ -229,10 +228,11 @@ def watch_neighbours(
 
 
 def used_by_others() -> Sequence[float]:
-    """Seconds that others used of each core this process may use, this process's own part taken off in equal shares."""
+    """Seconds that other processes used of each core available to this one, after subtracting this process's time in equal
+    shares."""
     import psutil
 
     cores = psutil.cpu_times(percpu=True)
     mine = sorted(os.sched_getaffinity(0))
-    own = time.process_time() / len(mine)
-    return [t.user + t.nice + t.system + t.irq + t.softirq - own for t in (cores[core] for core in mine)]
+    own_share_s = time.process_time() / len(mine)
+    return [t.user + t.nice + t.system + t.irq + t.softirq - own_share_s for t in (cores[core] for core in mine)]

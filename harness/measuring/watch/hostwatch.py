@@ -1,5 +1,5 @@
-"""Observes the host during a timing and names disturbances, which make a row noisy but never unusable. On a shared machine with a
-busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, and involuntary context switches rise from about 40 to
+"""Observes the host during a timing and reports disturbances, which make a row noisy but never unusable. On a shared machine with
+a busy neighbour, CPU time / (wall x threads) falls from 0.99 to 0.5, and involuntary context switches rise from about 40 to
 900-2500 a second."""
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75
 MAX_SWITCHES_PER_S = 200.0
 MAX_CROWDING = 0.2
-"""Cores wanted beyond those there are: others' CPU time + own threads - cores."""
+"""Demand for cores beyond the number of cores: others' CPU time + own threads - cores."""
 MAX_STEAL = 0.02
 SHORTEST_WATCH_S = 0.05
-"""The kernel counts CPU time in ticks of 10 ms; shorter spans say nothing."""
+"""Shortest useful observation, since the kernel counts CPU time in ticks of 10 ms."""
 CPU_ZONES = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal", "soc_thermal", "TCPU")
 """Names that Linux drivers give to the thermal zones of CPUs."""
 Host = dict[str, AxisValue | None]
 THROTTLED = 2.0
-"""A machine that runs this many times slower than it can while it throttles is another machine than the one asked about."""
+"""Slowdown by throttling from which a machine no longer represents itself."""
 
 
 class HostSnapshot(msgspec.Struct, frozen=True):
-    """Counters of this process and of the machine, all in seconds or counts since start; `None` where the system has none. CPU
-    time is that of this process over all its threads; busy and stolen time (a hypervisor's, for other guests) are summed over
-    processes and cores."""
+    """Counters of this process and of the machine, in seconds or counts since start; `None` where the system has none. CPU time
+    covers all threads of this process; busy and stolen time (taken by a hypervisor for other guests) are summed over processes
+    and cores."""
 
     wall_s: float
     own_cpu_s: float
@@ -72,8 +72,8 @@ def host_snapshot(root: Path = Path("/")) -> HostSnapshot:
 
 def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int | None = None) -> dict[str, AxisValue | None]:
     """The host between two snapshots, as stored in `Measurement.host`; unknown values are `None`: wall_s, cpu_per_thread (own CPU
-    time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding (cores wanted beyond those there
-    are), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the end), load_1min."""
+    time / (wall x threads)), switches_per_s, other_cpu (cores other processes used), crowding (demand beyond the number of
+    cores), steal (share of the machine), throttles (count), clock_hz and temperature_c (at the end), load_1min."""
     wall_s = after.wall_s - before.wall_s
     cores = cores or os.cpu_count() or 1
 
@@ -81,16 +81,16 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
         first, last = getattr(before, name), getattr(after, name)
         return None if first is None or last is None or wall_s <= 0 else (last - first) / wall_s
 
-    own, busy, steal = rate("own_cpu_s"), rate("busy_s"), rate("steal_s")
-    other = None if own is None or busy is None else max(busy - own, 0.0)
+    own_cpu, busy, steal = rate("own_cpu_s"), rate("busy_s"), rate("steal_s")
+    other_cpu = None if own_cpu is None or busy is None else max(busy - own_cpu, 0.0)
     throttles = None if before.throttles is None or after.throttles is None else after.throttles - before.throttles
     return {
         "wall_s": wall_s,
         "threads": threads,
-        "cpu_per_thread": None if own is None else own / threads,
+        "cpu_per_thread": None if own_cpu is None else own_cpu / threads,
         "switches_per_s": rate("involuntary_switches"),
-        "other_cpu": other,
-        "crowding": None if other is None else other + min(threads, cores) - cores,
+        "other_cpu": other_cpu,
+        "crowding": None if other_cpu is None else other_cpu + min(threads, cores) - cores,
         "steal": None if steal is None else steal / cores,
         "throttles": throttles,
         "clock_hz": after.clock_hz,
@@ -105,7 +105,7 @@ def disturbances(host: Mapping[str, Any]) -> tuple[Reason, ...]:
         return ()
     reasons = []
     per_thread, switches = host.get("cpu_per_thread"), host.get("switches_per_s") or 0.0
-    # Threads that sleep beside a small operator's one busy thread are no disturbance; involuntary context switches are.
+    # Idle threads beside a small operator's single busy thread are not a disturbance, but involuntary context switches are.
     if per_thread is not None and per_thread < MIN_CPU_PER_THREAD and switches > MAX_SWITCHES_PER_S:
         text = f"{per_thread:.0%} of its CPU time, {switches:.0f} involuntary context switches a second"
         reasons.append(Reason("disturbed", text))
@@ -122,12 +122,13 @@ def disturbances(host: Mapping[str, Any]) -> tuple[Reason, ...]:
 
 
 def involuntary_switches() -> int | None:
-    """How often the system took a core away from this process so far; `None` where it does not say."""
+    """How often the system took a core away from this process so far; `None` where it does not report it."""
     return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def page_faults() -> int:
-    """How many pages this process has touched for the first time, without reading a disk; 0 where the system does not count."""
+    """Number of pages that this process touched for the first time without reading a disk; 0 where the system does not count
+    them."""
     return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
@@ -151,8 +152,8 @@ def _number(path: Path) -> float | None:
 
 def _throttles(root: Path) -> int | None:
     counts = [_number(path) for path in (root / CPU).glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
-    known = [count for count in counts if count is not None]
-    return int(sum(known)) if known and len(known) == len(counts) else None
+    counts_read = [count for count in counts if count is not None]
+    return int(sum(counts_read)) if counts_read and len(counts_read) == len(counts) else None
 
 
 def _temperature_c(root: Path) -> float | None:
@@ -172,12 +173,12 @@ def observed(
     *,
     device_time: bool = False,
 ) -> tuple[Timing, Host, tuple[Reason, ...]]:
-    """Time once and say what went on meanwhile: the timing, what was observed around it, and the reasons to doubt it.
+    """Time once and observe the host meanwhile: returns the timing, the observations, and the reasons to doubt it.
 
     Args:
-        threads: that the timed work uses.
-        further: observations and doubts of one's own about the timing, such as a GPU's.
-        device_time: a device's own clock took the time, which the host's neighbours do not change.
+        threads: threads of the timed work.
+        further: additional observations and reasons for doubt, such as a GPU's.
+        device_time: whether a device's clock took the time, which other load on the host does not affect.
     """
     before = host_snapshot()
     timing = window()
@@ -189,7 +190,7 @@ def observed(
 
 
 def status_of(reasons: tuple[Reason, ...]) -> Status:
-    """The status of one visit that these reasons give; reasons of other codes are remarks."""
+    """The status of one visit from its reasons; reasons with other codes are remarks."""
     codes = {reason.code for reason in reasons}
     if codes & set(UNUSABLE):
         return "suspect"

@@ -74,4 +74,4 @@ def test_a_profile_that_is_there_is_refused_before_the_fit(tmp_path, monkeypatch
     monkeypatch.setattr("shmoo.calibrate.calibration.calibrate_cases", lambda *a, **k: pytest.fail("fitted already"))
     result = shmoo("calibrate", str(write_run(tmp_path / "run", None)))
     assert result.exit_code == 2
-    assert "is there already" in result.output
+    assert "exists already" in result.output

@@ -15,8 +15,8 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.table import DTYPE_CODE
 from shmoo.harness.capture import capture
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.models.request import Mode
 
 M, K, N = 6, 256, 40
 

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from shmoo.calibrate.fit.parameters import allowed
-from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, TYPICAL, entry, followers, is_count
+from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, TYPICAL, entry, is_count
 from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names
+from shmoo.estimators.machine.inheritance import followers
 from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import builtin_names, load_profile
 from shmoo.estimators.predict.draws import names_to_draw

@@ -391,7 +391,7 @@ def test_the_command_goes_on_with_a_duel(stand, tmp_path, repository):
     assert "new is another side" in moved.output
     nameless = CliRunner().invoke(cli, ["duel", "first", "topic", "--resume", "--", "measure"])
     assert nameless.exit_code == 2
-    assert "which duel to go on with" in nameless.output
+    assert "the duel to continue" in nameless.output
 
 
 def test_equal_commits_pass(stand, tmp_path):
@@ -406,7 +406,7 @@ def test_equal_commits_pass(stand, tmp_path):
     ("command", "said"),
     [
         (["calibrate", "x"], "a duel measures"),
-        (["measure", "--resume", "--out", "x"], "has no place in a duel"),
+        (["measure", "--resume", "--out", "x"], "does not apply to a duel"),
         (["measure", "--visits", "0"], "--visits"),
         (["measure", "--model", "no_such_model"], "no_such_model"),
     ],

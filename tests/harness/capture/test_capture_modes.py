@@ -12,8 +12,8 @@ from shmoo.estimators.costs import COSTS, bill, classify, cost_of, graph_cost, r
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Graph, OpCall
 from shmoo.harness.capture import Capture, capture, capture_exported
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import channels_last, model_graphs
+from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Built
 
 

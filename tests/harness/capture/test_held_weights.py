@@ -14,8 +14,8 @@ from shmoo.estimators.memory.peak import peak_memory_bytes
 from shmoo.harness.capture.fx.introspect import tensors_in
 from shmoo.harness.capture.training import capture_training
 from shmoo.harness.capture.workload import capture_workload
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs
+from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Built, DNNModule, dim
 
 BATCH = dim("batch", 4, "samples")

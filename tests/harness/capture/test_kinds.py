@@ -6,8 +6,8 @@ import pytest
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.graph.records import weights_of
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.models.request import Mode
 from tests.harness.capture import kinds_of_models
 from tests.harness.capture.kinds import KINDS
 

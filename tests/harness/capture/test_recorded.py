@@ -145,7 +145,7 @@ def test_a_stand_in_gives_way_to_whoever_uses_it() -> None:
     """Names, parts and functions of Dynamo are the real ones, also while it is put off."""
     code = (
         "import sys, torch\n"
-        "from shmoo.harness.capture.fx.dynamo import dynamo_put_off\n"
+        "from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off\n"
         "with dynamo_put_off():\n"
         "    import torch._dynamo\n"
         "    stand_in = torch._dynamo\n"
@@ -171,7 +171,7 @@ def test_what_is_used_of_dynamo_while_it_is_put_off_is_there_once(use: str, real
     """A part that is asked for by itself is that of the whole, not a second one beside it."""
     code = (
         "import sys, torch\n"
-        "from shmoo.harness.capture.fx.dynamo import dynamo_put_off\n"
+        "from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off\n"
         "with dynamo_put_off():\n"
         "    torch.relu(torch.empty(3, device='meta'))\n"
         f"    {use}\n"
@@ -184,7 +184,7 @@ def test_nothing_of_a_stand_in_is_left_after_an_error() -> None:
     """Nor does looking for Dynamo, without importing it, fail while it is put off."""
     code = (
         "import importlib.util, sys, torch\n"
-        "from shmoo.harness.capture.fx.dynamo import dynamo_put_off\n"
+        "from shmoo.harness.capture.fx.lazy_dynamo import dynamo_put_off\n"
         "before = list(sys.meta_path)\n"
         "try:\n"
         "    with dynamo_put_off():\n"

@@ -21,8 +21,8 @@ from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import notes_of, weights_of
 from shmoo.harness.capture import capture
-from shmoo.harness.models.asked import Asked, Mode, at_batches
 from shmoo.harness.models.model_graphs import model_graphs, open_model
+from shmoo.harness.models.request import Mode, ModelRequest, at_batches
 from shmoo.harness.workloads.zoo import import_torchvision
 from tests.harness.capture.kinds import Calls
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_counted_is_refused(case: tuple[ModuleType, str], request
 def test_weights_that_no_call_reads_count_in_every_mode(case: tuple[ModuleType, str], way: str) -> None:
     mode = {"autocast": Mode(autocast="bfloat16"), "training": Mode(training=True)}.get(way, Mode())
     batches = [int(batch) for batch in way.split(",")] if way[0].isdigit() else [None]
-    asked = Asked(case[1], mode=mode, points=at_batches(batches))
+    asked = ModelRequest(case[1], mode=mode, points=at_batches(batches))
     source = open_model(asked)
     for found in map(source.at, asked.points):
         assert sum(value.spec.nbytes for value in weights_of(found.graphs) if value.kind == "parameter") == HELD

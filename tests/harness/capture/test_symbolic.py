@@ -8,8 +8,8 @@ from torch import nn
 
 from shmoo.harness.capture import CaptureError, CaptureFamily, capture, capture_symbolic, capture_workload
 from shmoo.harness.capture.symbolic import leaf_shapes
-from shmoo.harness.models.asked import Asked, at_batches, at_ends
 from shmoo.harness.models.model_graphs import open_model
+from shmoo.harness.models.request import ModelRequest, at_batches, at_ends
 from shmoo.harness.module import Built, DNNModule, dim
 from shmoo.harness.workloads import find_workload
 
@@ -80,7 +80,8 @@ def test_a_size_of_one_is_captured_anew() -> None:
     """torch traces sizes of 1 apart, as operators may take shortcuts there; the note says so."""
     family = CaptureFamily(workload(mlp, lambda batch: (batch, 8), batch=4), [{"batch": n} for n in (1, 8, 64)])
     one, eight, many = (family.at({"batch": n}) for n in (1, 8, 64))
-    assert one.note.startswith("captured anew")
+    assert one.recaptured
+    assert one.note.startswith("captured again: ")
     assert eight.note == many.note == "its sizes put into one capture with symbols in their place"
     assert many.graphs[0].calls[0].inputs[0].shape == (64, 8)
 
@@ -111,18 +112,18 @@ def test_what_a_substitution_would_miss_is_captured_anew(made, shape, reason: st
 
 def test_a_network_at_several_batches_is_captured_once() -> None:
     """Substituted graphs of a network equal fresh ones; batch 1 among them is fresh."""
-    source = open_model(Asked("squeezenet1_0", points=at_batches((1, 4, 6))))
+    source = open_model(ModelRequest("squeezenet1_0", points=at_batches((1, 4, 6))))
     found = {batch: source.at({"batch": batch}) for batch in (1, 4, 6)}
-    assert found[1].note.startswith("captured anew")
+    assert found[1].recaptured
     for batch in (4, 6):
-        assert not found[batch].note.startswith("captured anew")
+        assert not found[batch].recaptured
         assert found[batch].batch == batch
         assert found[batch].graphs == capture_workload(find_workload("squeezenet1_0"), {"batch": batch}).graphs
 
 
 def test_a_sweep_draws_from_one_capture() -> None:
     """With values known beforehand, the source of a sweep substitutes."""
-    source = open_model(Asked("squeezenet1_0", points=at_ends({"resolution": (64, 96, 128)})))
+    source = open_model(ModelRequest("squeezenet1_0", points=at_ends({"resolution": (64, 96, 128)})))
     (graph,) = source.at({"resolution": 96}).graphs
     assert (graph,) == capture_workload(find_workload("squeezenet1_0"), {"resolution": 96}).graphs
 
@@ -151,7 +152,7 @@ def test_substituted_networks_equal_fresh_captures(name: str, axes: dict[str, tu
     between = {axis: sum(values) // 2 // 32 * 32 if axis == "resolution" else 5 for axis, values in axes.items()}
     for point in (other, between):
         found = family.at(point)
-        assert not found.note.startswith("captured anew"), found.note
+        assert not found.recaptured, found.note
         assert found.graphs == capture_workload(module, point).graphs
 
 

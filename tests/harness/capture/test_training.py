@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from shmoo.estimators.costs import cost_of, graph_cost
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.capture import Capture, CaptureError, capture_training
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Built
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.zoo import import_torchvision

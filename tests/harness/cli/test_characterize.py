@@ -242,7 +242,7 @@ def test_a_budget_that_nothing_fits_into_is_refused(own_home: None) -> None:
     """The least is named, and nothing is begun."""
     result = CliRunner().invoke(cli, ["characterize", "--budget", "0.01", "--out", "run"])
     assert result.exit_code == 2
-    assert "0.5 minutes is the least" in result.stderr
+    assert "give at least 0.5 minutes" in result.stderr
     assert not Path("run").exists()
 
 
@@ -343,7 +343,7 @@ def test_an_interruption_ends_with_a_profile_and_a_report(own_home: None, monkey
     monkeypatch.setattr(Worker, "measure", interrupted)
     result = CliRunner().invoke(cli, ["characterize", "--quick", "--out", "run", "--json"])
     assert result.exit_code == 1, result.output
-    assert "`shmoo characterize --quick --out run --resume` goes on" in result.stderr
+    assert "`shmoo characterize --quick --out run --resume` continues" in result.stderr
     assert len(Run.open("run").lines) == 15
     assert Path("run/profile.json").is_file()
     assert Path("run/report/report.html").is_file()
@@ -389,7 +389,7 @@ def test_a_disk_that_is_full_while_measuring_ends_with_a_report(monkeypatch: pyt
     assert result.exit_code == 1, result.output
     assert "split: group" in result.stdout
     assert "finished visits are kept, make room and go on with --resume: `shmoo characterize --out run --resume`" in result.stderr
-    assert "not all was written (No space left on device): make room, then `shmoo calibrate run" in result.stderr
+    assert "not everything was written (No space left on device): make room, then `shmoo calibrate run" in result.stderr
     assert "; open" not in result.stderr
     assert len(Run.open("run").lines) == 1
     assert not list(Path("run").glob("profile*"))

@@ -173,7 +173,7 @@ def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interruption_says_only_what_is_true(tmp_path: Path) -> None:
     """While it waits for another campaign nothing exists; a run without rows has no visits to keep."""
-    from shmoo.harness.cli.verbs.measure import shown
+    from shmoo.harness.cli.verbs.measure import campaign_progress
 
     out = tmp_path / "run"
 
@@ -182,7 +182,7 @@ def test_an_interruption_says_only_what_is_true(tmp_path: Path) -> None:
         with (
             click.Context(click.Command("measure"), parent=group, info_name="measure"),
             pytest.raises(KeyboardInterrupt) as caught,
-            shown(8, out, "quick"),
+            campaign_progress(8, out, "quick"),
         ):
             raise KeyboardInterrupt
         return str(caught.value)
@@ -190,17 +190,17 @@ def test_an_interruption_says_only_what_is_true(tmp_path: Path) -> None:
     assert said() == "interrupted before anything was measured; start again"
     out.mkdir()
     (out / "rows.jsonl").touch()
-    assert said() == f"interrupted before the first visit was finished; go on with `shmoo measure --out {out} --resume`"
+    assert said() == f"interrupted before the first visit was finished; continue with `shmoo measure --out {out} --resume`"
     (out / "rows.jsonl").write_text("{}\n")
-    assert said() == f"interrupted; finished visits kept in {out}, go on with `shmoo measure --out {out} --resume`"
+    assert said() == f"interrupted; finished visits are in {out}, continue with `shmoo measure --out {out} --resume`"
 
 
 def test_a_log_says_at_once_that_it_waits(clock: list[float], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Before "measuring", and though no line of the progress is due."""
     from shmoo.harness.campaign.campaign import STAGE, WAITING
-    from shmoo.harness.cli.verbs.measure import shown
+    from shmoo.harness.cli.verbs.measure import campaign_progress
 
-    with shown(8, tmp_path / "run", "quick") as progress:
+    with campaign_progress(8, tmp_path / "run", "quick") as progress:
         progress(Standing(WAITING, now="waiting up to 60 s for another campaign"))
         assert capsys.readouterr().err == "machine in use: waiting up to 60 s for another campaign\n"
         progress(Standing(STAGE, 0, 8))

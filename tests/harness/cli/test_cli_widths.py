@@ -15,8 +15,8 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.cli.app import cli
 from shmoo.harness.cli.options import Decorator
 from shmoo.harness.defaults import capture_folder
-from shmoo.harness.models.asked import Asked
 from shmoo.harness.models.capture_cache import CaptureCache
+from shmoo.harness.models.request import ModelRequest
 from shmoo.runs.store.records import CaseSpec, Measurement, Reason, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from tests.cli_runner import shmoo
@@ -59,7 +59,7 @@ def files(tmp_path: Path, own_home: None) -> None:
     write_run(tmp_path / "graphs", ("ok", "ok", "noisy"))
     cache = CaptureCache(capture_folder(), "these versions")
     with cache.recording("mlp"):
-        cache.keep(Asked("a_network_with_a_name_that_is_rather_long"), None, {"batch": 1})
+        cache.keep(ModelRequest("a_network_with_a_name_that_is_rather_long"), None, {"batch": 1})
     axes = {"n": 1, "c_in": 8, "size": 112, "kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 1, "bias": False}
     for name, factor in (("run", 1.0), ("other", 1.5)):
         with RunWriter(tmp_path / name, RunManifest(MACHINE, "quick")) as writer:

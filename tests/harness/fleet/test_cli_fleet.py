@@ -118,7 +118,7 @@ def test_a_host_that_fails_sets_the_exit_code_and_heads_the_report(tmp_path: Pat
     assert "No machine has a usable row yet" in page
     told = shmoo("fleet", "report", str(campaign))
     assert told.stdout == "", "no table without rows"
-    assert f"no host has rows yet; `shmoo fleet fetch {campaign}` brings them" in told.stderr
+    assert f"no host has rows yet; `shmoo fleet fetch {campaign}` fetches them" in told.stderr
 
 
 @pytest.mark.usefixtures("own_home")

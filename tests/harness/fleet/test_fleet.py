@@ -152,7 +152,7 @@ def test_a_measurement_outside_of_the_fleet_is_waited_for(tmp_path: Path) -> Non
     with (tmp_path / "machine" / MEASURING_LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         campaign = started(tmp_path / "campaign", [one])
-        until(campaign, lambda known: "outside of the fleet" in known["a"].reason)
+        until(campaign, lambda known: "outside the fleet" in known["a"].reason)
         assert status(campaign)[0].standing == "waiting"
     until(campaign, lambda known: known["a"].standing == "finished")
 
@@ -254,7 +254,7 @@ def test_rows_that_do_not_go_on_are_kept(tmp_path: Path) -> None:
     fetch(campaign)
     rows = Path(campaign.folder(one, one.directory)) / "run" / "rows.jsonl"
     rows.write_text('{"case": 7}\n')
-    assert "do not go on" in fetch(campaign)[0].problem
+    assert "do not continue" in fetch(campaign)[0].problem
     assert cases(campaign, "a") == [0, 1, 2, 3, 4]
 
 

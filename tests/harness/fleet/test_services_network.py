@@ -13,7 +13,7 @@ import pytest
 
 from shmoo.harness.fleet.campaign import Campaign
 from shmoo.harness.fleet.channels import CONNECT_S
-from shmoo.harness.fleet.fetch import INCOMING, Fetched, fetch
+from shmoo.harness.fleet.fetch import INCOMING, FetchResult, fetch
 from shmoo.harness.fleet.status import status
 from tests.harness.fleet.services import Link, lacking, ssh_hosts
 from tests.harness.fleet.stand_in import SLOWLY, host
@@ -74,9 +74,9 @@ def test_a_fetch_outlives_a_pause_of_the_network_and_a_lost_one_keeps_nothing(tm
 
 
 @contextmanager
-def copying(campaign: Campaign) -> Iterator[list[Fetched]]:
+def copying(campaign: Campaign) -> Iterator[list[FetchResult]]:
     """A fetch that has begun to copy; what it gave is in the list at the end."""
-    result: list[Fetched] = []
+    result: list[FetchResult] = []
     thread = threading.Thread(target=lambda: result.extend(fetch(campaign)))
     thread.start()
     incoming = campaign.fetched(campaign.file.hosts[0].name) / INCOMING

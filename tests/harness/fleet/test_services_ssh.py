@@ -147,5 +147,5 @@ def test_a_host_that_becomes_another_machine_keeps_its_rows(tmp_path: Path, serv
     assert not fetch(campaign)[0].problem
     assert (campaign.path / "hosts" / "s1" / "run" / "rows.jsonl").read_bytes() == rows
     report = shmoo("fleet", "report", str(campaign.path))
-    assert "s1 is not whole: failed" in report.stderr
+    assert "s1 is incomplete: failed" in report.stderr
     assert "threads was 1, is 2" in (campaign.path / "fleet.html").read_text()

@@ -15,7 +15,7 @@ from shmoo.harness.fleet.campaign import Campaign, start, stop
 from shmoo.harness.fleet.engines import engine_of
 from shmoo.harness.fleet.fetch import fetch
 from shmoo.harness.fleet.hosts import Host
-from shmoo.harness.fleet.job import MACHINE_LOCK, _others
+from shmoo.harness.fleet.job import MACHINE_LOCK, _other_users
 from shmoo.harness.fleet.status import begun, status
 from tests.harness.fleet.stand_in import host
 from tests.harness.fleet.test_fleet import Third, cases, settled, started, until
@@ -26,7 +26,7 @@ def test_who_uses_the_machine_is_named() -> None:
     spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.2)
-        share, who = _others()
+        share, who = _other_users()
     finally:
         spinning.kill()
         spinning.wait()

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from shmoo.harness.machine.doctor import available_bytes
-from shmoo.harness.measuring.cachestate import Prepared
+from shmoo.harness.measuring.cachestate import PreparedCall
 from shmoo.harness.measuring.memory import LEAST_GROWTH, Session, WaitingCases, freeze
 from shmoo.harness.module import Built
 from shmoo.runs.store.records import CaseSpec
@@ -24,7 +24,7 @@ def session(name: str, nbytes: float, begin_s: float = 1.0, model: object = prin
     return Session(
         case=CaseSpec(name, "operator"),
         built=Built(model, ()),
-        prepared=Prepared(lambda: None),
+        prepared=PreparedCall(lambda: None),
         first_call_s=1.0,
         compile_s=None,
         call_blocks=None,

@@ -14,12 +14,12 @@ import pytest
 
 from shmoo.estimators.graph.records import Graph
 from shmoo.harness.models import capture_cache
-from shmoo.harness.models.asked import Asked, Mode
 from shmoo.harness.models.capture_cache import CaptureCache, clear_captures, list_captures, software
+from shmoo.harness.models.request import Mode, ModelRequest
 from shmoo.harness.module import Capture
 from tests.build import GraphBuilder
 
-ASKED = Asked("mlp", points=({"batch": 8},))
+ASKED = ModelRequest("mlp", points=({"batch": 8},))
 POINT = {"batch": 8}
 MODEL = """
 import json, os, pathlib, torch
@@ -69,17 +69,17 @@ def test_a_capture_is_read_as_it_was_kept(cache: CaptureCache) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Asked("mlp2", points=(POINT,)),
-        Asked("mlp", "float16", points=(POINT,)),
-        Asked("mlp", input_shape=(8, 16), points=(POINT,)),
-        Asked("mlp", seq_len=5, points=(POINT,)),
-        Asked("mlp", trust=True, points=(POINT,)),
-        Asked("mlp", mode=Mode(training=True), points=(POINT,)),
-        Asked("mlp", mode=Mode(quantize="int8-weight"), points=(POINT,)),
-        Asked("mlp", points=(POINT, {"batch": 16})),
+        ModelRequest("mlp2", points=(POINT,)),
+        ModelRequest("mlp", "float16", points=(POINT,)),
+        ModelRequest("mlp", input_shape=(8, 16), points=(POINT,)),
+        ModelRequest("mlp", seq_len=5, points=(POINT,)),
+        ModelRequest("mlp", trust=True, points=(POINT,)),
+        ModelRequest("mlp", mode=Mode(training=True), points=(POINT,)),
+        ModelRequest("mlp", mode=Mode(quantize="int8-weight"), points=(POINT,)),
+        ModelRequest("mlp", points=(POINT, {"batch": 16})),
     ],
 )
-def test_another_request_is_not_found(cache: CaptureCache, other: Asked) -> None:
+def test_another_request_is_not_found(cache: CaptureCache, other: ModelRequest) -> None:
     """Each part of it counts."""
     assert cache.find(other, POINT) is None
 
@@ -143,7 +143,7 @@ def test_a_damaged_file_counts_as_none(cache: CaptureCache) -> None:
 
 def test_a_file_under_another_name_counts_as_none(cache: CaptureCache) -> None:
     """A name alone proves nothing."""
-    other = Asked("resnet18", points=(POINT,))
+    other = ModelRequest("resnet18", points=(POINT,))
     cache.keep(other, POINT, {}, Capture((graph(9),)))
     first, second = (Path(one.path) for one in list_captures(cache.folder))
     first.write_bytes(second.read_bytes())
@@ -186,12 +186,12 @@ def test_the_size_is_bounded(tmp_path: Path) -> None:
 
 def test_captures_are_listed_and_cleared(cache: CaptureCache) -> None:
     """Of one model, then all, with what a crash left."""
-    other = Asked("resnet18", points=(POINT,))
+    other = ModelRequest("resnet18", points=(POINT,))
     cache.keep(other, POINT, {}, Capture((graph(),)))
     (cache.folder / ".scrap.json.gz.89abcdef.tmp").write_bytes(b"half")
-    assert {one.asked.model for one in list_captures(cache.folder)} == {"mlp", "resnet18"}
+    assert {one.request.model for one in list_captures(cache.folder)} == {"mlp", "resnet18"}
     assert clear_captures(cache.folder, ["mlp"]) == 1
-    assert [one.asked.model for one in list_captures(cache.folder)] == ["resnet18"]
+    assert [one.request.model for one in list_captures(cache.folder)] == ["resnet18"]
     assert clear_captures(cache.folder) == 2
     assert list(cache.folder.iterdir()) == []
     assert clear_captures(cache.folder / "absent") == 0

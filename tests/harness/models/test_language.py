@@ -15,9 +15,9 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.generation import cache_bytes
 from shmoo.harness.capture import capture_workload
-from shmoo.harness.models.asked import Asked, Mode
 from shmoo.harness.models.generation import Generator
 from shmoo.harness.models.model_graphs import WorkloadGraphs, model_graphs, phase_of
+from shmoo.harness.models.request import Mode, ModelRequest
 from shmoo.harness.module import Built, DNNModule, dim
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'models'")
@@ -94,7 +94,7 @@ def test_a_step_writes_its_own_keys_and_values_alone() -> None:
 
 def test_a_step_computes_what_generation_computes() -> None:
     """Prefill and a decode step with the cache give the logits of the whole text read at once."""
-    from shmoo.harness.models.hf_cache import causal_step
+    from shmoo.harness.models.causal_step import causal_step
 
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**{k: v for k, v in LLAMA.items() if k != "architectures"})
@@ -112,10 +112,10 @@ def test_a_step_computes_what_generation_computes() -> None:
 def generator(module: DNNModule, prompts: tuple[int, ...], new_tokens: int, dtype: str = "float32") -> Generator:
     """A generation of a workload that has no name."""
 
-    def opened(asked: Asked) -> WorkloadGraphs:
+    def opened(asked: ModelRequest) -> WorkloadGraphs:
         return WorkloadGraphs(phase_of(module, asked.mode.phase), asked.points, asked.dtype, asked.mode)
 
-    return Generator(Asked(module.name, dtype), prompts, new_tokens, open_source=opened)
+    return Generator(ModelRequest(module.name, dtype), prompts, new_tokens, open_source=opened)
 
 
 def test_generation_is_the_sum_of_its_steps() -> None:
@@ -137,7 +137,7 @@ def test_generation_is_the_sum_of_its_steps() -> None:
 def test_decode_lengths_share_one_capture() -> None:
     """The cache's length is a symbol: the steps of a generation come from one capture."""
     made = generator(_resolve("hf:llama.json"), (16, 64), 12)
-    assert made.notes == ("its sizes put into one capture with symbols in their place",)
+    assert made.recapture_notes == ()
 
 
 def test_a_window_bounds_the_cache() -> None:

@@ -16,8 +16,8 @@ from shmoo.estimators.costs import costs_of, graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.capture import capture_workload
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs
+from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Built, DNNModule, Maker
 from shmoo.harness.workloads import find_workload
 from shmoo.harness.workloads.configs import config_models, config_workload

@@ -11,8 +11,8 @@ import pytest
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.costs.quantize import BESIDE, matches
 from shmoo.estimators.graph.records import Graph, notes_of, weights_of
-from shmoo.harness.models.asked import Mode
 from shmoo.harness.models.model_graphs import WorkloadGraphs
+from shmoo.harness.models.request import Mode
 from shmoo.harness.workloads import quantization
 from shmoo.harness.workloads.configs import config_workload
 from shmoo.harness.workloads.quantization import quantization_of

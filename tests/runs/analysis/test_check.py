@@ -173,7 +173,7 @@ def test_drift_of_a_few_cases_or_of_a_percent_is_none(check):
 def test_missing_energy_is_a_note_with_its_reason(check):
     """No counter is no fault of the run."""
     found = check([row(1, energy=(EnergyReading("package", reason="no RAPL"),))])["energy"]
-    assert (found.level, found.found) == ("note", "package: not known in 1 of 1 rows: no RAPL")
+    assert (found.level, found.found) == ("note", "package: unknown in 1 of 1 rows: no RAPL")
 
 
 def test_wide_energy_and_the_machine_are_notes(check):

@@ -322,4 +322,4 @@ def test_the_command_lists_suspect_rows(tmp_path):
     with RunWriter(run.path, run.manifest, resume=True) as writer:
         writer.append(Measurement(TWENTY[19][0], "suspect", (Reason("throttled", "3 events"),), timing=Timing((1e-2,))))
     result = CliRunner().invoke(cli, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
-    assert "1 suspect rows decide nothing: relu[m=20] float32 eager in B (suspect: throttled: 3 events)" in result.stderr
+    assert "1 suspect rows were not used: relu[m=20] float32 eager in B (suspect: throttled: 3 events)" in result.stderr

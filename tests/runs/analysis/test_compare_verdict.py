@@ -227,7 +227,7 @@ def test_markdown_and_junit_say_what_decided():
     assert "relu\\[m=3\\] float32 eager" in text
     assert "&lt;b&gt;\\|\\`x\\`" in text
     assert "<b>" not in text
-    assert "1 suspect rows decide nothing" in text
+    assert "1 suspect rows were not used" in text
     root = ElementTree.fromstring(junit(found, verdicts, 0.03))
     (suite,) = root
     assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
@@ -301,7 +301,7 @@ def test_suspect_rows_decide_nothing_and_are_said(tmp_path):
         writer.append(Measurement(TWENTY[0][0], "suspect", (Reason("throttled", "3 events"),), timing=Timing((1e-2,))))
     result = invoke(tmp_path / "a", tmp_path / "b", "--junit", tmp_path / "shmoo.xml", "--markdown", tmp_path / "out" / "c.md")
     assert result.exit_code == 0, result.output
-    assert "1 suspect rows decide nothing" in result.stderr
+    assert "1 suspect rows were not used" in result.stderr
     assert "throttled: 3 events" in (tmp_path / "out" / "c.md").read_text()
     assert ElementTree.parse(tmp_path / "shmoo.xml").find("testsuite").get("skipped") == "1"
 

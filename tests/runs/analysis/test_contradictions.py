@@ -59,7 +59,7 @@ def test_a_measured_visit_contradicts_nothing():
         pytest.param(scaled(visit(), 0.5, "samples_s"), 1, "had a core for", id="all samples halved"),
         pytest.param(scaled(visit(), 0.5, "samples_s", "on_core_s"), 1, "of CPU time", id="thread's time halved as well"),
         pytest.param(scaled(visit(), 0.5, "cpu_s"), 1, "of CPU time", id="CPU time halved"),
-        pytest.param(scaled(visit(), 3.0, "samples_s", block=5), 1, "nobody took it away", id="one sample times three"),
+        pytest.param(scaled(visit(), 3.0, "samples_s", block=5), 1, "it was not preempted", id="one sample times three"),
         pytest.param(with_(visit(), status="suspect", reasons=(Reason("steal", "5%"),)), 1, "is suspect", id="made suspect"),
         pytest.param(with_(visit(), reasons=(Reason("throttled", "2 events"),)), 1, "makes a visit suspect", id="made ok"),
         pytest.param(visit(threads=2), 1, "threads=2 in a run of threads=1", id="row of another run"),

@@ -92,7 +92,7 @@ def test_a_linked_folder_is_not_our_own(tmp_path: Path) -> None:
 def test_only_regular_files_are_read(tmp_path: Path, make) -> None:
     """A pipe without a writer would keep its reader for ever."""
     make(tmp_path / "x")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_regular(tmp_path / "x")
 
 
@@ -109,7 +109,7 @@ def test_a_pipe_in_a_run_is_an_error(tmp_path: Path, name: str) -> None:
         assert opened.skipped == ()
         opened.graphs(opened.rows[0])
 
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read()
 
 

@@ -115,7 +115,7 @@ def test_device_times_leave_launches_alone(tmp_path: Path) -> None:
     ("header", "row", "said"),
     [
         ("dtype,weights", "bfloat16,foo", r":2: unknown type of weights 'foo'.*allowed: float8, int4, int8, nvfp4"),
-        ("dtype,weights", "int4,float8", r":2: column 'weights' is 'float8', which takes real activations of 16 bits"),
+        ("dtype,weights", "int4,float8", r":2: column 'weights' is 'float8', which needs floating-point activations of 16 bits"),
     ],
 )
 def test_weights_that_cannot_be_are_refused_with_their_row(tmp_path: Path, header: str, row: str, said: str) -> None:

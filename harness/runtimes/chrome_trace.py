@@ -1,4 +1,4 @@
-"""The predicted schedule beside a measured call, two processes of one file in Chrome's trace-event format, which Perfetto opens
+"""The predicted schedule and a measured call as two processes of one file in Chrome's trace-event format, which Perfetto opens
 (Trace Event Format, Google, 2016: events of phase "X" have a start `ts` and a length `dur` in microseconds; phase "M" names
 processes and threads). Both begin at 0, the entry of the call."""
 
@@ -21,24 +21,24 @@ Event = dict[str, Any]
 PREDICTED, MEASURED = 1, 2
 _CALL = "shmoo: call"
 WARMUP, CALLS = 3, 5
-"""Calls before the recording, and recorded ones."""
+"""Number of calls before the recording, and of recorded calls."""
 _MEASURED_CATEGORIES = ("cpu_op", "user_annotation", "cuda_runtime", "cuda_driver", "kernel", "gpu_memcpy", "gpu_memset")
 """Categories of the profiler's events that are shown: operators, launches, and the device's work."""
 _KERNEL_FACTS = ("tiles", "utilisation", "flops", "bytes", "compute_s", "memory_s", "launch_s", "energy_j")
 
 
-class Recorded(msgspec.Struct, frozen=True):
-    """One call as the profiler recorded it: its length, and its events with their process and thread ids, `ts` from the entry of
+class RecordedCall(msgspec.Struct, frozen=True):
+    """One call recorded by the profiler: its length, and its events with process and thread ids, `ts` counted from the entry of
     the call."""
 
     events: tuple[Event, ...]
     latency_s: float
 
 
-def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
+def record_call(call: Callable[[], object], *, device: str = "cpu") -> RecordedCall:
     """Run `call`, one forward on "cpu" or "cuda", under torch.profiler and keep the call of median length; the first `WARMUP`,
-    which may compile, are not recorded. Profiling lengthens every operator by about a microsecond: the trace shows where time
-    goes, and `shmoo measure` how much time there is."""
+    which may compile, are not recorded. Profiling lengthens every operator by about a microsecond: the trace shows the
+    distribution of time, `shmoo measure` the total."""
     cuda = device.startswith("cuda")
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
 
@@ -60,7 +60,7 @@ def record_call(call: Callable[[], object], *, device: str = "cpu") -> Recorded:
         return median_call(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
 
 
-def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
+def median_call(events: Sequence[Mapping[str, Any]]) -> RecordedCall:
     """The call of median length out of a profiler's events, with the names of its threads."""
     spans = sorted(
         (event for event in events if event.get("name") == _CALL and event.get("cat") == "user_annotation"),
@@ -76,14 +76,14 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> Recorded:
                 inside.append({**event, "ts": start, "dur": float(event["dur"])})
     threads = {(event["pid"], event["tid"]) for event in inside}
     names = [dict(e) for e in events if e.get("ph") == "M" and e.get("name") == "thread_name"]
-    return Recorded((*inside, *(e for e in names if (e["pid"], e.get("tid")) in threads)), length / 1e6)
+    return RecordedCall((*inside, *(e for e in names if (e["pid"], e.get("tid")) in threads)), length / 1e6)
 
 
 def trace_document(
-    model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: Recorded | None, reason: str = ""
+    model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: RecordedCall | None, reason: str = ""
 ) -> dict[str, Any]:
-    """The trace as a JSON document, with what `estimators.predict.timeline.schedule` gives, and the measured call; `None` where
-    nothing was measured, with the `reason`."""
+    """The trace as a JSON document, from the slots of `estimators.predict.timeline.schedule` and the measured call, which is
+    `None` with a `reason` if nothing was measured."""
     events = list(_predicted(model, estimate, slots))
     if recorded is not None:
         events += _measured(recorded)
@@ -122,7 +122,7 @@ def _predicted(model: str, estimate: Estimate, slots: Sequence[Scheduled]) -> It
             yield _event(f"launch {kernel.label}", "launch", PREDICTED, host, 1e6 * start_s, 1e6 * (end_s - start_s), {})
 
 
-def _measured(recorded: Recorded) -> Iterator[Event]:
+def _measured(recorded: RecordedCall) -> Iterator[Event]:
     """The profiler's events as threads of one process, in the order in which they first appear."""
     yield _name("process_name", MEASURED, 0, "measured: this machine")
     spans = [event for event in recorded.events if event["ph"] == "X"]

@@ -16,7 +16,7 @@ import pytest
 
 import shmoo.harness.capture
 import shmoo.harness.workloads
-from shmoo.harness.models.inputs import InputRecorder, Inputs, capture_sources, foreign_modules, settled_folders
+from shmoo.harness.models.dependencies import InputRecorder, Inputs, capture_sources, foreign_modules, settled_folders
 
 
 def read_by(work: Callable[[], object]) -> Inputs | None:
@@ -52,7 +52,7 @@ def test_a_file_that_is_read_is_an_input(tmp_path: Path) -> None:
 
 def test_a_large_file_is_known_by_its_size_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its contents are not read for it."""
-    monkeypatch.setattr("shmoo.harness.models.inputs._LARGE", 4)
+    monkeypatch.setattr("shmoo.harness.models.dependencies._LARGE", 4)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"12345")
     found = read_by(weights.read_bytes)
@@ -169,7 +169,7 @@ def test_the_sources_of_a_capture_are_all_that_it_imports() -> None:
     pytest.importorskip("transformers", reason="one of the modules imports it")
     rooms = (shmoo.harness.capture, shmoo.harness.workloads)
     names = [f"{room.__name__}.{path.stem}" for room in rooms for path in Path(room.__file__).parent.glob("[a-z]*.py")]
-    names += ["shmoo.harness.models.model_graphs", "shmoo.harness.models.hf_cache"]
+    names += ["shmoo.harness.models.model_graphs", "shmoo.harness.models.causal_step"]
     code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
     code += "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'shmoo'), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)

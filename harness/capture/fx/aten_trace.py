@@ -1,4 +1,4 @@
-"""An FX graph of any level -> the same graph in whole, pre-dispatch ATen operators, every node with its fake result."""
+"""An FX graph of any level -> the same graph in undecomposed, pre-dispatch ATen operators, with a fake result at every node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.fx.traceback import preserve_node_meta
 from shmoo.harness.capture.fx.guard import absent_devices_on_cpu
 
 ENTER, EXIT = torch.amp.autocast_mode._enter_autocast, torch.amp.autocast_mode._exit_autocast
-"""Functions whose calls mark a region under autocast in a graph."""
+"""Functions whose calls mark an autocast region in a graph."""
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 _WRAPPER_NAMES = (
     "wrap wrap_with_autocast wrap_with_set_grad_enabled wrap_activation_checkpoint tag_activation_checkpoint hints_wrapper "
@@ -26,14 +26,14 @@ _WRAPPERS = frozenset(_WRAPPER_NAMES.split())
 
 
 class _LiftingInterpreter(fx.Interpreter):
-    """Runs a graph module with its tensors (`get_attr` nodes) replaced by the fake ones that tracing passes in."""
+    """Runs a graph module with its tensors (`get_attr` nodes) replaced by fake tensors that tracing passes in."""
 
     def __init__(self, module: fx.GraphModule, lifted: dict[str, torch.Tensor]) -> None:
         super().__init__(module)
         self._lifted = lifted
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # While torch traces, these two record themselves without taking effect; results inside would have the wrong type.
+        # During tracing these two only record themselves, without effect, so results inside would have the wrong type.
         if target is ENTER:
             return torch.amp.autocast(*args).__enter__()
         if target is EXIT:
@@ -75,7 +75,7 @@ def trace_aten(module: fx.GraphModule, inputs: Sequence[Any], fake_mode: FakeTen
     def run(*values: Any) -> Any:
         return _LiftingInterpreter(module, dict(zip(attributes, values[count:], strict=True))).run(*values[:count])
 
-    # Above a functional transform such as vmap, calls show one sample.
+    # Above a functional transform such as vmap, calls have the shapes of one sample.
     targets = (node.target for node in module.graph.nodes if node.op == "call_function")
     transformed = any("functorch" in (getattr(target, "__module__", None) or "") for target in targets)
     with torch.no_grad(), preserve_node_meta(), mode, absent_devices_on_cpu():
@@ -84,7 +84,7 @@ def trace_aten(module: fx.GraphModule, inputs: Sequence[Any], fake_mode: FakeTen
 
 
 def inline_wrapped(module: fx.GraphModule) -> fx.GraphModule:
-    """`module` with every region that torch wraps into one call (autocast, gradient mode, checkpointing) inlined in its graph."""
+    """`module` with each region that torch wraps in one call (autocast, gradient mode, checkpointing) inlined."""
     for node in list(module.graph.nodes):
         if isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() in _WRAPPERS:
             _inline(module, node)
@@ -92,10 +92,10 @@ def inline_wrapped(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _inline(module: fx.GraphModule, node: fx.Node) -> None:
-    named = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
-    if named is None:
+    body_node = next((a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"), None)
+    if body_node is None:
         return
-    body = operator.attrgetter(named.target)(module)
+    body = operator.attrgetter(body_node.target)(module)
     if not isinstance(body, fx.GraphModule):
         return
     inline_wrapped(body)
@@ -110,7 +110,7 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
             elif inner not in copies:
                 copies[inner] = module.graph.node_copy(inner, copies.__getitem__)
                 if inner.op == "get_attr":
-                    copies[inner].target = f"{named.target}.{inner.target}"
+                    copies[inner].target = f"{body_node.target}.{inner.target}"
         if entered is not None:
             module.graph.call_function(EXIT, (entered,))
     if isinstance(results, fx.Node):
@@ -124,15 +124,15 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def has_autocast(module: fx.GraphModule) -> bool:
-    """Whether autocast is on around the graph, or is turned on inside it."""
+    """Whether autocast is active around the graph, or is turned on inside it."""
     return any(map(torch.is_autocast_enabled, _AUTOCAST_KEYS)) or any(
         node.target is ENTER and (len(node.args) < 3 or node.args[2]) for node in module.graph.nodes
     )
 
 
 def autocast_dtype(node: fx.Node) -> torch.dtype | None:
-    """The type to which autocast converts the floating operands of a call: that of its result. `None` for a call that autocast
-    leaves alone. Traced graphs leave these conversions out.
+    """The type of its result, to which autocast converts the floating-point operands of a call; `None` for a call that autocast
+    does not change. Traced graphs omit these conversions.
 
     Autocast handles the operators that have a kernel for the dispatch key of the device; a call with a `dtype` argument keeps it.
     """

@@ -1,7 +1,7 @@
-"""torch's compiler, put off until somebody uses it.
+"""Delays the import of torch's compiler until it is used.
 
-Importing Dynamo takes nearly as long as importing torch. torch's shape functions in Python import it only to say that it is not
-to trace them, and torchvision to ask it later whether it could compile.
+Importing Dynamo takes nearly as long as importing torch. torch's Python shape functions import it only to exempt themselves from
+tracing, and torchvision only to ask later whether it can compile.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _DYNAMO, _UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 @contextmanager
 def dynamo_put_off() -> Iterator[None]:
-    """While active, imports of Dynamo get modules that stand in for it as far as its answer is known without it; any other use,
-    from whichever thread, imports the real one."""
+    """While active, imports of Dynamo return stand-ins with the answers that are known without it; any other use, from any
+    thread, imports the real one."""
     if _DYNAMO in sys.modules:
         yield
         return
@@ -36,7 +36,7 @@ def dynamo_put_off() -> Iterator[None]:
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules that stand in for those that are not imported yet."""
+    """An import finder that returns stand-ins for modules of Dynamo that are not imported yet."""
 
     def __init__(self) -> None:
         self._left_alone: list[Callable[..., Any]] = []
@@ -46,7 +46,7 @@ class _Finder(MetaPathFinder):
         }
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """A stand-in, or another part of the real package, all of which is imported then."""
+        """A stand-in for the module; for any other module of the package, the real package is imported."""
         if name in self._answers:
             stand_in = _StandIn(name, self._answers[name], self.give_way)
             return ModuleSpec(name, _Loaded(stand_in), is_package=name == _DYNAMO)
@@ -54,12 +54,12 @@ class _Finder(MetaPathFinder):
             return None
         self.give_way()
         part = import_module(name)
-        # The import that asked executes what it finds among the modules a second time.
+        # The pending import executes the module in sys.modules a second time.
         del sys.modules[name]
         return ModuleSpec(name, _Loaded(part))
 
     def give_way(self) -> None:
-        """Let the next import find the real modules; functions that were to be left alone ask again."""
+        """Let the next import find the real modules; functions that were exempted meanwhile ask Dynamo again."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         for name in self._answers:
@@ -73,7 +73,7 @@ class _Finder(MetaPathFinder):
             vars(function).pop("__dynamo_disable", None)
 
     def _disable(self, function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
-        """The function as it is: nothing traces it here."""
+        """The function unchanged, since nothing traces it here."""
         self._left_alone.append(function)
         return function
 
@@ -83,7 +83,7 @@ class _Finder(MetaPathFinder):
 
 
 class _StandIn(ModuleType):
-    """A module that has some answers while it stands in, and gives way to the real one for anything else."""
+    """A stand-in module with a few attributes; access to any other attribute imports the real module."""
 
     def __init__(self, name: str, answers: Mapping[str, Callable[..., Any]], give_way: Callable[[], None]) -> None:
         super().__init__(name)
@@ -94,13 +94,13 @@ class _StandIn(ModuleType):
         if name in self._answers and sys.modules.get(self.__name__) is self:
             return self._answers[name]
         if name.startswith("__") and name != "__all__":
-            raise AttributeError(name)  # what Python asks every module for, such as its file
+            raise AttributeError(name)  # attributes that Python looks up on every module, such as its file
         self._give_way()
         return getattr(import_module(self.__name__), name)
 
 
 class _Loaded(Loader):
-    """Loads a module that is there already."""
+    """Loads a module object that exists already."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -111,5 +111,5 @@ class _Loaded(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         if self._spec is not None:
-            # Past a module of settings, which takes none but its own.
+            # A module of settings accepts only its own names, so bypass its __setattr__.
             vars(module)["__spec__"] = self._spec

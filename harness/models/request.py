@@ -1,4 +1,4 @@
-"""What a capture is asked for, and how the model is run. Does not import torch."""
+"""The request for a model's graphs: its name, sizes, types and mode. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from shmoo.estimators.graph.dtypes import ALIASES
 from shmoo.runs.store.records import AxisValue
 
 AUTOCAST_DTYPES = ("bfloat16", "float16")
-"""Types that torch.autocast computes in."""
+"""Types of torch.autocast."""
 _FLOATS = ("float32", "tf32", "bfloat16", "float16")
 
 
 class Mode(msgspec.Struct, frozen=True):
-    """How a model is run.
+    """The mode in which a model runs.
 
     Attributes:
         phase: "prefill" or "decode" of a causal language model; `None` for one plain call.
-        training: a forward and a backward pass in place of inference.
+        training: a forward and a backward pass instead of inference.
         autocast: "bfloat16" or "float16" to run a float32 model under torch.autocast.
         quantize: one of `estimators.costs.quantize.SCHEMES` for the linear layers.
         channels_last: images and the weights of convolutions are stored channels-last.
@@ -50,7 +50,7 @@ class Mode(msgspec.Struct, frozen=True):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What makes it more than one plain call, such as ("decode", "int4-weight")."""
+        """The differences from a plain call, such as ("decode", "int4-weight")."""
         cast = None if self.autocast is None else f"autocast {self.autocast}"
         training, last = "training" * self.training, "channels-last" * self.channels_last
         return tuple(part for part in (self.phase, training, cast, self.quantize, last) if part)
@@ -62,19 +62,19 @@ class Mode(msgspec.Struct, frozen=True):
 
 
 Point = dict[str, AxisValue]
-"""A value of each axis that is set; the others have their defaults."""
+"""Axis -> value; axes that are not set have their defaults."""
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """A model named as on the command line, how it is run, and the sizes that are wanted of it.
+class ModelRequest(msgspec.Struct, frozen=True):
+    """A model named as on the command line, its mode, and the requested sizes.
 
     Attributes:
-        dtype: compute type of the vocabulary; `None` keeps the types that a user's own model comes with, and is float32 for
-            others. Types that torch has no arithmetic for (float8, int8, int4) replace the floating types of a float32 capture,
-            of weights and activations alike; `Mode.quantize` is for weights alone.
+        dtype: compute type of the vocabulary; `None` keeps the types of a user's model, and is float32 for other models. Types
+            without arithmetic in torch (float8, int8, int4) replace the floating-point types of a float32 capture, for weights
+            and activations alike; `Mode.quantize` changes only weights.
         input_shape, seq_len, trust: see `resolve_model`; with a phase, `seq_len` is the default of the phase's axis.
-        mode: how the model is run.
-        points: axis values of all sizes to come: one capture may serve several.
+        mode: mode of the model.
+        points: axis values of all sizes that will be requested, since one capture may serve several.
     """
 
     model: str
@@ -87,12 +87,13 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def at_batches(batches: Sequence[int | None]) -> tuple[Point, ...]:
-    """Points of batch sizes; `None` stands for the model's own."""
+    """Points of batch sizes; `None` is the model's default."""
     return tuple({} if batch is None else {"batch": batch} for batch in batches)
 
 
 def at_ends(axes: Mapping[str, Sequence[AxisValue]]) -> tuple[Point, ...]:
-    """The first and the last point of axes, which show what changes between them; `InputError` for an axis without values."""
+    """The first and the last point of axes, which differ in everything that the axes change; `InputError` for an axis without
+    values."""
     if empty := [axis for axis, values in axes.items() if not values]:
-        raise InputError(f"axis {empty[0]!r} has no values; give one at least")
+        raise InputError(f"axis {empty[0]!r} has no values; give at least one")
     return tuple({axis: values[end] for axis, values in axes.items()} for end in (0, -1))

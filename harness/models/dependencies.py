@@ -1,6 +1,6 @@
-"""What a capture depends on beside the request: the files and environment variables that its code read, going by the
-interpreter's audit events (PEP 578). They do not show what comes from a network or another process, which leaves a capture
-`unseen`."""
+"""Dependencies of a capture besides the request: the files and environment variables that its code read, from the interpreter's
+audit events (PEP 578). Input from a network or another process does not show there; then the dependencies are unknown
+(`unseen`)."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from shmoo.harness.defaults import own_folders
 _READS = frozenset({"open", "exec", "import", "ctypes.dlopen"})
 """Audit events whose arguments name a file that is read."""
 _UNSEEN = frozenset({"socket.connect", "subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork"})
-"""Audit events of input that no file shows."""
+"""Audit events of input that does not come from files."""
 _SITES = ("site-packages", "dist-packages")
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTABLE = (".py", ".pyc", ".pyd", ".so")
 _LARGE = 1 << 24
-"""Bytes from which a file's size and times stand for its contents."""
+"""Bytes from which a file's size and times are used instead of its contents."""
 
 Listener = Callable[[str, tuple[Any, ...]], None]
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """Files (by absolute path), folders of the import path and environment variables as a capture found them: digests of
-    contents, of the names that can be imported, and of values, `None` where there was none."""
+    """Files (by absolute path), folders of the import path and environment variables at the time of a capture: digests of
+    contents, of importable names, and of values; `None` for missing ones."""
 
     files: dict[str, str | None]
     folders: dict[str, str | None]
     variables: dict[str, str | None]
 
     def unchanged(self) -> bool:
-        """Whether a capture would find the same now."""
+        """Whether all of them are still the same."""
         return (
             all(_value_digest(os.environ.get(name)) == value for name, value in self.variables.items())
             and all(_file_digest(path) == value for path, value in self.files.items())
@@ -51,14 +51,14 @@ class Inputs(msgspec.Struct, frozen=True):
 
 
 class InputRecorder:
-    """Collects what this process reads while `recording` is active. `unseen` says why not all inputs are known; "" if they
-    are."""
+    """Collects the inputs of this process while `recording` is active. `unseen` is the reason why not all inputs are known, or
+    ""."""
 
     def __init__(self) -> None:
         self.unseen = ""
         self._files: dict[str, str | None] = {}
         self._variables: dict[str, str | None] = {}
-        # Files that the process itself wrote, and variables that it set.
+        # Files written and variables set by the process itself.
         self._own: set[str] = set()
         self._settled = settled_folders()
         self._busy = False
@@ -70,36 +70,36 @@ class InputRecorder:
         recorder = self
 
         class Watched(plain):
-            """The environment, which tells the recorder what is asked of it and what is set."""
+            """The environment, which reports every read and write to the recorder."""
 
             def __getitem__(self, name: str) -> str:
                 try:
                     value = plain.__getitem__(self, name)
                 except KeyError:
-                    recorder._asked(name, None)
+                    recorder._note_variable(name, None)
                     raise
                 if not recorder._is_search(sys._getframe(1)):
-                    recorder._asked(name, value)
+                    recorder._note_variable(name, value)
                 return value
 
             def __setitem__(self, name: str, value: str) -> None:
                 recorder._own.add(name)
                 plain.__setitem__(self, name, value)
 
-        _listeners().append(self._hear)
+        _listeners().append(self._note_event)
         os.environ.__class__ = Watched
         try:
             yield
         finally:
             os.environ.__class__ = plain
-            _listeners().remove(self._hear)
+            _listeners().remove(self._note_event)
 
     def add_file(self, path: str) -> None:
         """Count a file as read."""
         self._files.setdefault(path, _file_digest(path))
 
     def inputs(self) -> Inputs | None:
-        """What was read so far; `None` where that is not known, because something was `unseen` or a file has changed since."""
+        """The inputs so far; `None` if unknown, because something was `unseen` or a file has changed since."""
         changed = next((path for path, digest in self._files.items() if _file_digest(path) != digest), None)
         if changed is not None:
             self.unseen = self.unseen or f"{changed} changed meanwhile"
@@ -109,12 +109,12 @@ class InputRecorder:
         searched = {folder: _folder_digest(folder) for folder in folders if not self._is_settled(folder)}
         return Inputs(dict(self._files), searched, dict(self._variables))
 
-    def _asked(self, name: str, value: str | None) -> None:
+    def _note_variable(self, name: str, value: str | None) -> None:
         if name not in self._own:
             self._variables.setdefault(name, _value_digest(value))
 
     def _is_search(self, frame: FrameType | None) -> bool:
-        """Whether installed code goes through the whole environment to find its own variables, and so asks for no other."""
+        """Whether installed code scans the whole environment for its own variables, and so depends on no other."""
         iterates = False
         while frame is not None and frame.f_globals.get("__name__") == "collections.abc":
             iterates = iterates or frame.f_code.co_name == "__iter__"
@@ -124,8 +124,8 @@ class InputRecorder:
     def _is_settled(self, path: str) -> bool:
         return f"{path}{os.sep}".startswith(self._settled)
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note one audit event; its own reading raises further ones."""
+    def _note_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Record one audit event; ignores the events that recording itself causes."""
         if self._busy:
             return
         self._busy = True
@@ -133,19 +133,19 @@ class InputRecorder:
             if event in _UNSEEN:
                 self.unseen = self.unseen or f"it raised {event}"
             else:
-                self._read(event, arguments)
+                self._note_file(event, arguments)
         finally:
             self._busy = False
 
-    def _read(self, event: str, arguments: tuple[Any, ...]) -> None:
-        what = arguments[1] if event == "import" else arguments[0]
+    def _note_file(self, event: str, arguments: tuple[Any, ...]) -> None:
+        source = arguments[1] if event == "import" else arguments[0]
         if event == "exec":
-            what = what.co_filename if isinstance(what, CodeType) and what.co_name == "<module>" else None
-        if not isinstance(what, str | bytes | os.PathLike):
+            source = source.co_filename if isinstance(source, CodeType) and source.co_name == "<module>" else None
+        if not isinstance(source, str | bytes | os.PathLike):
             return
-        path = os.fsdecode(what)
-        # Bytecode stands for its source, whose name comes with "exec"; text in brackets is no file; a library without a folder
-        # is the system's.
+        path = os.fsdecode(source)
+        # For bytecode the source counts, whose name comes with "exec". A name in brackets is not a file. A library without a
+        # folder belongs to the system.
         if path.endswith(".pyc") or path.startswith("<") or (event == "ctypes.dlopen" and os.sep not in path):
             return
         path = os.path.abspath(path)
@@ -157,12 +157,12 @@ class InputRecorder:
             return
         self.add_file(path)
         if event == "exec" and self._files[path] is None:
-            self.unseen = self.unseen or f"{path} was executed and is no file"
+            self.unseen = self.unseen or f"{path} was executed and is not a file"
 
 
 @cache
 def _listeners() -> list[Listener]:
-    """Who hears of this process's audit events. A hook cannot be removed, so there is one."""
+    """The listeners to this process's audit events. A hook cannot be removed, so there is only one."""
     listeners: list[Listener] = []
     heard = _READS | _UNSEEN
 
@@ -176,7 +176,7 @@ def _listeners() -> list[Listener]:
 
 
 def capture_sources() -> list[Path]:
-    """The files of Shmoo's code that decide what a capture gives."""
+    """The files of Shmoo's code that determine the result of a capture."""
     root, estimators, runs, _, harness = own_folders()
     files = [root / "__init__.py", *(estimators / name for name in ("__init__.py", "errors.py", "progress.py", "registry.py"))]
     files += [runs / "__init__.py", harness / "__init__.py", harness / "module.py"]
@@ -191,7 +191,7 @@ def site_folders() -> tuple[str, ...]:
 
 
 def settled_folders() -> tuple[str, ...]:
-    """Folders whose files the versions of Python, of installed packages and of Shmoo stand for, each with a separator."""
+    """Folders whose files are covered by the versions of Python, installed packages and Shmoo, each with a trailing separator."""
     folders = {*site_folders(), *map(str, own_folders())}
     folders |= {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders |= {os.path.realpath(folder) for folder in folders}
@@ -199,14 +199,14 @@ def settled_folders() -> tuple[str, ...]:
 
 
 def foreign_modules() -> tuple[str, ...]:
-    """Imported modules that come from none of the settled folders, apart from the main one: they may have changed anything."""
+    """Imported modules from outside the settled folders, except the main module; they may have changed anything."""
     settled = settled_folders()
     places = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__"}
     return tuple(name for name, place in places.items() if place and not os.path.abspath(place).startswith(settled))
 
 
 def main_file() -> str | None:
-    """The file that Python was started with, unless it is part of Shmoo."""
+    """The main file of this Python process, unless it is part of Shmoo."""
     place = getattr(sys.modules["__main__"], "__file__", None)
     path = os.path.abspath(place) if place else None
     return None if path is None or path.startswith(settled_folders()) else path
@@ -230,7 +230,7 @@ def _file_digest(path: str) -> str | None:
 
 
 def _folder_digest(folder: str) -> str | None:
-    """Digest of the names that can be imported from a folder; `None` for none."""
+    """Digest of the importable names in a folder; `None` without the folder."""
     try:
         with os.scandir(folder) as entries:
             names = [

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from shmoo.estimators.costs import classify, cost_of
 from shmoo.estimators.graph.records import Attribute, Graph, OpCall, TensorSpec, Value, ValueKind
+from shmoo.harness.capture.fx.aten_trace import ENTER, EXIT, autocast_dtype, has_autocast
 from shmoo.harness.capture.fx.bodies import (
     BODIES,
     BRANCH_NOTE,
@@ -33,7 +34,6 @@ from shmoo.harness.capture.fx.introspect import (
     operator_name,
     tensor_of,
 )
-from shmoo.harness.capture.fx.trace import ENTER, EXIT, autocast_dtype, has_autocast
 
 _IGNORED = (
     "_assert_async.msg _assert_async.default _assert_scalar.default _assert_tensor_metadata.default sym_constrain_range.default "
@@ -51,23 +51,23 @@ CALL_INDEX = "shmoo_call"
 
 
 class Origin(NamedTuple):
-    """The kind and the name of the tensor behind a placeholder."""
+    """Kind and name of the tensor behind a placeholder."""
 
     kind: ValueKind
     name: str = ""
 
 
 def attribute_origin(target: str, tensor: torch.Tensor) -> Origin:
-    """Where a tensor that the module holds comes from: a parameter, or a constant."""
+    """Origin of a tensor attribute of the module: a parameter or a constant."""
     return Origin("parameter" if isinstance(tensor, torch.nn.Parameter) else "constant", target)
 
 
 class _Holder(NamedTuple):
-    """One tensor that a node stands for: its value's index, the tensor itself, and the serial of the last write it includes."""
+    """One tensor of a node: its value's index, the tensor, and the serial number of the last write it includes."""
 
     value: int
     tensor: torch.Tensor
-    seen: int
+    write_serial: int
 
 
 class _Write(NamedTuple):
@@ -82,7 +82,7 @@ class Walk:
     """The state of one walk.
 
     `memory` maps a storage to the value that owns it, `writes` to the last write into it. A node that is read after another
-    node's write stands for the written value when both cover the same elements, otherwise for a new alias of it.
+    node's write represents the written value if both cover the same elements, otherwise a new alias of it.
     """
 
     def __init__(self, module: fx.GraphModule, introspector: OperatorIntrospector) -> None:
@@ -141,21 +141,21 @@ class Walk:
             self.holders[node] = [self._new(tensor_of(node), origin.kind, origin.name)]
 
     def _add_item(self, node: fx.Node) -> None:
-        """Taking one of several results is not a call: the node stands for that value."""
+        """Selecting one of several results is not a call; the node represents that value."""
         parent, key = node.args
         values = parent.meta["val"]
         first, count = (sum(isinstance(x, torch.Tensor) for x in tree_leaves(part)) for part in (list(values)[:key], values[key]))
         self.holders[node] = self.holders[parent][first : first + count]
 
     def _is_whole(self, node: fx.Node) -> bool:
-        """Whether the node is an unchanged view of its whole operand, which torch may insert or omit (`x[:]`)."""
+        """Whether the node is a view of its whole operand (`x[:]`), which torch may insert or omit."""
         if node.target not in _WHOLE_VIEWS or node.args[0] not in self.holders:
             return False
         spec = self.introspector.spec
         return spec(tensor_of(node)) == spec(tensor_of(node.args[0])) and (len(node.args) < 5 or node.args[4] == 1)
 
     def _computes(self, node: fx.Node) -> bool:
-        """Whether the node is a call: not listed in `_NOT_CALLS`, and it reads or returns a tensor."""
+        """Whether the node counts as a call: it is not in `_NOT_CALLS`, and reads or returns a tensor."""
         if node.target in _NOT_CALLS or _is_level(node):
             return False
         if ("val" not in node.meta and "example_value" in node.meta) or node.op in ("call_module", "call_method"):
@@ -170,7 +170,7 @@ class Walk:
         if classify(call) == "unknown" and (parts := parts_of(node, self.introspector.number)) is not None:
             module, operands = parts
             stands = self._stand_for(node, self._body(module, [self._current(operand) for operand in operands]))
-            self._write(self.introspector.written(node), stands)
+            self._write(self.introspector.written_operands(node), stands)
             return
         reads = tuple(index for _, source in self.introspector.operands(node) for index in self._current(source))
         if self.autocast:
@@ -179,14 +179,14 @@ class Walk:
             self.memory.setdefault(storage_key(tensor_of(node)), self.memory[storage_key(tensor_of(attended))])
         results = [self._new(tensor) for tensor in self.introspector.results(node)]
         self.holders[node] = results
-        written = self._write(self.introspector.written(node), results)
+        written_holders = self._write(self.introspector.written_operands(node), results)
         node.meta[CALL_INDEX] = len(self.calls)
-        outputs = call.outputs + tuple(self.values[holder.value].spec for holder in written)
-        writes = tuple(holder.value for holder in (*results, *written))
+        outputs = call.outputs + tuple(self.values[holder.value].spec for holder in written_holders)
+        writes = tuple(holder.value for holder in (*results, *written_holders))
         self.calls.append(msgspec.structs.replace(call, reads=reads, outputs=outputs, writes=writes))
 
     def _convert(self, node: fx.Node, call: OpCall, reads: tuple[int, ...]) -> tuple[OpCall, tuple[int, ...]]:
-        """The call as autocast makes it: floating operands are converted before it, by separate calls; a weight only once."""
+        """The call under autocast: separate calls convert its floating-point operands first; a weight is converted once."""
         dtype = autocast_dtype(node)
         if dtype is None:
             return call, reads
@@ -199,7 +199,7 @@ class Walk:
         return msgspec.structs.replace(call, inputs=inputs), tuple(indices)
 
     def _converted(self, index: int, dtype: str, reader: OpCall) -> int:
-        """Value `index` in another type, by a call that stands before its reader."""
+        """Value `index` converted to another type, by a call before its reader."""
         if (index, dtype) in self.converted:
             return self.converted[index, dtype]
         spec = TensorSpec(self.values[index].spec.shape, dtype)
@@ -212,9 +212,12 @@ class Walk:
     # Bodies of branches and loops ------------------------------------------------------------------------------------
 
     def _add_bodies(self, node: fx.Node) -> None:
-        """The calls of a branch's costlier body, or of each step of a loop; the node then stands for their results."""
+        """Add the calls of a branch's costlier body, or of each step of a loop; the node then represents their results."""
         kind, bodies, lists = body_kind(node), bodies_of(node, self.module), node_lists(node)
-        indices = [[self._current(argument) if isinstance(argument, fx.Node) else [] for argument in some] for some in lists]
+        indices = [
+            [self._current(argument) if isinstance(argument, fx.Node) else [] for argument in operand_list]
+            for operand_list in lists
+        ]
         if kind == "cond":
             self.notes.append(BRANCH_NOTE)
             results = self._body(max(bodies, key=lambda body: self._work(body, indices[0])), indices[0])
@@ -225,7 +228,7 @@ class Walk:
             results, *fixed = indices
             for _ in range(1 if steps is None else steps):
                 for body in bodies:
-                    returned = self._body(body, [*results, *(index for more in fixed for index in more)])
+                    returned = self._body(body, [*results, *(index for fixed_values in fixed for index in fixed_values)])
                 results = returned
         else:
             results = self._scan(node, bodies[0], lists, indices)
@@ -240,17 +243,20 @@ class Walk:
         return holders
 
     def _scan(self, node: fx.Node, body: fx.GraphModule, lists: list[Any], indices: list[Any]) -> list[list[int]]:
-        """A body that runs over the first dimension of some operands: values carried from step to step, then stacked results."""
+        """Add a body that runs over the first dimension of some operands; returns values carried between steps, then stacked
+        results."""
         carried, over, *fixed = indices if body_kind(node) == "scan" else ([], *indices)
-        operands = next(some for some, own in zip(lists, indices, strict=True) if own is over)
+        operands = next(operand_list for operand_list, list_indices in zip(lists, indices, strict=True) if list_indices is over)
         steps = self.introspector.spec(tensor_of(operands[0])).shape[0] if operands else 0
         pieces: list[list[int]] = []
-        rest = [index for more in fixed for index in more]
+        fixed_indices = [index for fixed_values in fixed for index in fixed_values]
         for step in range(steps):
-            slices = [[self._emit("aten.select", own, self._row(own[0]), own[0], dim=0, index=step)] for own in over]
-            returned = self._body(body, [*carried, *slices, *rest])
-            carried, made = returned[: len(carried)], returned[len(carried) :]
-            pieces.append([index for result in made for index in result])
+            slices = [
+                [self._emit("aten.select", operand, self._row(operand[0]), operand[0], dim=0, index=step)] for operand in over
+            ]
+            returned = self._body(body, [*carried, *slices, *fixed_indices])
+            carried, step_results = returned[: len(carried)], returned[len(carried) :]
+            pieces.append([index for result in step_results for index in result])
         stacked = []
         for column in zip(*pieces, strict=True):
             row = self.values[column[0]].spec
@@ -262,17 +268,17 @@ class Walk:
         return TensorSpec(spec.shape[1:], spec.dtype)
 
     def _emit(self, op: str, reads: list[int], spec: TensorSpec, storage: int | None = None, **attributes: Attribute) -> int:
-        """A call that is in no graph, and the value that it makes."""
-        made = self._append(Value(spec, storage=storage))
+        """Add a call that is not in the FX graph; returns the index of its result."""
+        result = self._append(Value(spec, storage=storage))
         names = ("self",) if len(reads) == 1 and op != "aten.stack" else tuple(f"tensors.{i}" for i in range(len(reads)))
         inputs = tuple(self.values[index].spec for index in reads)
-        self.calls.append(OpCall(op, inputs, (spec,), names, dict(attributes), tuple(reads), (made,)))
-        return made
+        self.calls.append(OpCall(op, inputs, (spec,), names, dict(attributes), tuple(reads), (result,)))
+        return result
 
     def _body(self, body: fx.GraphModule, operands: list[list[int]]) -> list[list[int]]:
         """Add a body's calls, with its placeholders standing for values; returns the values of each result."""
         for inner in body.graph.nodes:
-            # What an earlier run of the body made is not what this one makes.
+            # Forget values from an earlier run of the body.
             for tensor in () if inner.op == "get_attr" else self.introspector.results(inner):
                 self.memory.pop(storage_key(tensor), None)
                 self.writes.pop(storage_key(tensor), None)
@@ -284,13 +290,13 @@ class Walk:
         try:
             self._visit_nodes()
             returned = body.graph.output_node().args[0]
-            listed = returned if isinstance(returned, (list, tuple)) else [returned]
-            return [self._current(result) if isinstance(result, fx.Node) else [] for result in listed]
+            results = returned if isinstance(returned, (list, tuple)) else [returned]
+            return [self._current(result) if isinstance(result, fx.Node) else [] for result in results]
         finally:
             self.module = outer
 
     def _work(self, body: fx.GraphModule, operands: list[list[int]]) -> tuple[float, float]:
-        """Flops and bytes of a body, which leaves no trace."""
+        """Flops and bytes of a body, without adding its calls."""
         values, calls, notes = len(self.values), len(self.calls), len(self.notes)
         memory, writes, converted = dict(self.memory), dict(self.writes), dict(self.converted)
         self._body(body, operands)
@@ -311,15 +317,15 @@ class Walk:
                 unreturned.append(holder)
             self.serial += 1
             self.writes[key] = _Write(self.serial, holder.value, place)
-        results[:] = [holder._replace(seen=self.serial) for holder in results]
+        results[:] = [holder._replace(write_serial=self.serial) for holder in results]
         return unreturned
 
     def _current(self, node: fx.Node) -> list[int]:
-        """Indices of the values that a node stands for at this point of the walk."""
+        """Indices of a node's values at this point of the walk."""
         holders = self.holders.get(node, [])
         for i, holder in enumerate(holders):
             write = self.writes.get(storage_key(holder.tensor))
-            if write is not None and write.serial > holder.seen:
+            if write is not None and write.serial > holder.write_serial:
                 index = write.value
                 if not same_place(holder.tensor, write.tensor):
                     index = self._append(Value(self.introspector.spec(holder.tensor), storage=write.value))
@@ -340,8 +346,8 @@ class Walk:
 
 
 def _heads_joined(node: fx.Node) -> fx.Node | None:
-    """The attention whose heads a node joins again. Kernels of attention, on CPUs as on GPUs, write the heads of a token side by
-    side, so that this copies nothing, while torch's shape function is that of separate products, head after head."""
+    """The attention whose heads a node joins. Attention kernels on CPUs and GPUs write the heads of a token side by side, so
+    joining them copies nothing, although torch's shape function places head after head."""
     source = node.args[0] if node.args and operator_name(node.target)[0] in _JOINS else None
     if not isinstance(source, fx.Node) or operator_name(source.target)[0] not in _ORDERS:
         return None
@@ -352,7 +358,7 @@ def _heads_joined(node: fx.Node) -> fx.Node | None:
 
 
 def _moves_heads(node: fx.Node) -> bool:
-    """Whether a change of the order of (batch, heads, tokens, width) puts heads behind tokens, and a batch of several first."""
+    """Whether a permutation of (batch, heads, tokens, width) puts heads after tokens, and a batch of several first."""
     if operator_name(node.target)[0] == "aten.transpose":
         return sorted(dim % 4 for dim in node.args[1:3]) == [1, 2]
     order = [dim % 4 for dim in node.args[1]]
@@ -360,12 +366,13 @@ def _moves_heads(node: fx.Node) -> bool:
 
 
 def _is_level(node: fx.Node) -> bool:
-    """Whether the node takes a tensor into or out of a functional transform, as `torch.vmap` does."""
+    """Whether the node moves a tensor into or out of a functional transform such as `torch.vmap`."""
     return "_functorch" in (getattr(node.target, "__module__", None) or "")
 
 
 def storage_key(tensor: torch.Tensor) -> StorageWeakRef | int:
-    """A key that two tensors share exactly when they share memory; sparse and other tensors without storage have a key each."""
+    """A key that is equal exactly for tensors that share memory; tensors without storage, such as sparse ones, have unique
+    keys."""
     try:
         return StorageWeakRef(tensor.untyped_storage())
     except NotImplementedError:

@@ -13,7 +13,7 @@ from shmoo.estimators.errors import InputError
 
 
 class _Slots(DynamicLayer):
-    """Keys and values in memory preallocated for `past` tokens and the new ones, which are written in place."""
+    """Keys and values in preallocated memory for `past` and new tokens; new ones are written in place."""
 
     def __init__(self, keys: Tensor, values: Tensor, past: int) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class _Window(DynamicSlidingWindowLayer):
 class CausalStep(torch.nn.Module):
     """`forward(tokens, *cache)`: the logits of the last of `tokens`, after a cache of the tokens before them.
 
-    The cache is two tensors a layer, (batch, key heads, past + new tokens, width of a head); a layer with a sliding window has at
-    most window - 1 past tokens and no room for new ones, as in transformers.
+    The cache has two tensors per layer, (batch, key heads, past + new tokens, width of a head); a layer with a sliding window has
+    at most window - 1 past tokens and no room for new ones, as in transformers.
     """
 
     def __init__(self, model: torch.nn.Module, windows: tuple[int, ...], past: int | None) -> None:
@@ -54,7 +54,7 @@ class CausalStep(torch.nn.Module):
             self.options["logits_to_keep"] = 1
 
     def forward(self, tokens: Tensor, *cache: Tensor) -> Tensor:
-        """Logits of the tokens (batch, length) after those whose keys and values the cache holds."""
+        """Logits of the tokens (batch, length) that follow the tokens in the cache."""
         past = cache[self.windows.index(0) * 2].shape[-2] - tokens.shape[1] if self.past is None else self.past
         pairs = zip(cache[::2], cache[1::2], self.windows, strict=True)
         layers = DynamicCache()
@@ -90,5 +90,5 @@ def causal_step(model: torch.nn.Module, tokens: Tensor, past: int) -> tuple[Caus
         length = min(past, window - 1) if window else past + new
         windows.append(window)
         cache += [states.new_zeros(batch, states.shape[1], length, states.shape[-1]) for states in (layer.keys, layer.values)]
-    # If every layer has a window, the sizes of the cache do not show the number of past tokens.
+    # If every layer has a window, the cache's sizes do not show the number of past tokens.
     return CausalStep(model, tuple(windows), None if 0 in windows else past), tuple(cache)
