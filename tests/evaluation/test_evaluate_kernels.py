@@ -69,7 +69,7 @@ def test_what_is_measured_beside_a_kernel_is_in_its_case(tmp_path: Path) -> None
     text = LOWBIT + "".join(f"h100_sxm_80gb,{kind},16,4096,4096,2e-5,x\n" for kind in ("fp8", "fp8_block"))
     found = read(folder(tmp_path, attention_bf16=ATTENTION + lines_of, gemm_lowbit=text), ("attention_bf16", "gemm_lowbit"))
     assert [(row.group, len(row.case.graphs), len(row.case.graphs[-1].calls)) for row in found] == [
-        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 2, 1), ("gemm fp8", 1, 2), ("DeepGEMM fp8_block", 1, 1),
+        ("attention prefill", 1, 1), ("TensorRT-LLM attention prefill", 3, 1), ("gemm fp8", 1, 2), ("DeepGEMM fp8_block", 1, 1),
     ]  # fmt: skip
     assert found[-1].case.graphs[0].values[1].is_weight
     scales = [row.case.graphs[-1].calls[-1].operand("scale_a").shape for row in found[2:]]

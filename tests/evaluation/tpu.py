@@ -139,7 +139,7 @@ def applications() -> list[Result]:
 
 def transcription(path: Path) -> list[Result]:
     """Serial cycles against SCALE-Sim's: a check of transcription. Products that the simulator was given a memory bandwidth for
-    are replayed through its buffers (`tiling/tpu_buffers.py`); in all other runs it counts the array alone."""
+    are replayed through its buffers (`tests/evaluation/tpu_buffers.py`); in all other runs it counts the array alone."""
     rows = read_rows(path)
     cycles = np.zeros(len(rows))
     for dataflow in ("ws", "is", "os"):

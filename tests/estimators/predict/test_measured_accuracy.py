@@ -73,6 +73,10 @@ MISSED = {
         "t4",
         "conv",
     ): "16.5 % of these rows, one twice as long, since tiles count the cap; 15.7 to be won back (all: 11.2 %)",
+    (
+        "v100",
+        "linear",
+    ): "3.4 % of these ten rows by other trees of the correction; 2.8 to be won back (all: 4.3 %, as before)",
 }
 
 
@@ -142,7 +146,6 @@ def test_products_of_an_h100_in_bfloat16_are_estimated_within_their_bound():
     assert abs(np.mean(errors)) < 0.05
 
 
-@pytest.mark.xfail(reason="5.7 % off since float16 and bfloat16 share a correction; 5.5 to be won back", strict=True)
 def test_time_and_energy_of_large_products_on_an_h200_are_estimated_within_their_bounds():
     """Device time 5.5 % off, with kernels carried from an H100. Energy 38 %, all of it too low: the energy of a flop
     in bfloat16 is looked up, and no board was measured."""
