@@ -122,8 +122,9 @@ def tensor_traffic(
     once: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """What kernels on tensor cores move. Shared memory is written by every block's copies and read for every multiply-add; L2 is
-    read once a cluster; and blocks start in patches of the result that are as square as can be, down the rows or along the
-    columns, whichever leaves less to main memory (threadblock rasterisation: CUTLASS, "Efficient GEMM in CUDA", 2024).
+    read once a patch of neighbouring blocks; and blocks start in patches of the result that are as square as can be, down the
+    rows or along the columns, whichever leaves less to main memory (threadblock rasterisation: CUTLASS, "Efficient GEMM in CUDA",
+    2024).
 
     Args:
         once: `compulsory_traffic` of the kernels, where the caller has it.
@@ -138,8 +139,7 @@ def tensor_traffic(
     together_m, together_n = kernels.together
     row = size / np.minimum(shape.n, together_n) + stored_bytes(table) / np.minimum(shape.m, together_m)
     read = table.matrix_flops / 2.0 / load.filled * row
-    down, across = _cluster(kernels, shape.m, shape.n)
-    again_a, again_b = used.a * (ceil_div(over_n, across) - 1.0), used.b * (ceil_div(over_m, down) - 1.0)
+    again_a, again_b = (operand * (ceil_div(over, kernels.patch) - 1.0) for operand, over in ((used.a, over_n), (used.b, over_m)))
     flying = profile.value("count.sms") * load.resident
     wide = np.clip(np.sqrt(flying * shape.m / shape.n), 1.0, over_n)
     high = np.clip(flying / wide, 1.0, over_m)
@@ -178,14 +178,6 @@ def unpacked(table: KernelTable, tile_m: np.ndarray | float, useful: np.ndarray)
     """
     times: np.ndarray = table.m / (tile_m * useful)
     return times
-
-
-def _cluster(
-    kernels: TensorKernels, tile_m: np.ndarray | float, tile_n: np.ndarray | float
-) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Blocks of a cluster along m and n: along the shorter side of the tile, where they have most to share."""
-    along_m = np.less_equal(tile_m, tile_n)
-    return np.where(along_m, kernels.cluster, 1.0), np.where(along_m, 1.0, kernels.cluster)
 
 
 def unit_peaks(unit: str, dtype: np.ndarray, profile: ArchitectureProfile) -> np.ndarray:

@@ -181,8 +181,8 @@ def rate_of_words(profile: ArchitectureProfile) -> tuple[str, ...]:
 
 
 def copies_by_tensor(profile: ArchitectureProfile) -> bool:
-    """Whether the kernels of a card's tensor cores are built on tensor memory accesses: from Hopper on, in clusters of blocks."""
-    return _tensor_kernels(profile).cluster > 1.0
+    """Whether the kernels of a card's tensor cores are built on tensor memory accesses: from Hopper on."""
+    return _tensor_kernels(profile).bulk_copies
 
 
 def _tensor_kernels(profile: ArchitectureProfile) -> TensorKernels:
