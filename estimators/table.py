@@ -89,7 +89,7 @@ class KernelTable:
             framework copies or converts first, of results made from operands of several shapes, and of images in rows that
             running statistics normalize (`graph_rows`).
         segment: (K,) which case or graph the row belongs to; ascending.
-        warm: (K,) warmth of the board (`heat.py`) while the segment runs; NaN where it is unknown.
+        warm: (K,) warmth of the board (`predict/energy.py`) while the segment runs; NaN where it is unknown.
         other_library: (K,) 1 where the kernel is named as one of another library than the machine was measured with, else 0.
         access_kernel: (A,) row; access_bytes: (A,) bytes; access_distance: (A,) bytes touched since the same memory was last
             touched; access_kind: (A,) `READ_WEIGHT`, `READ_ACTIVATION` or `WRITE`.

@@ -170,7 +170,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @cached_property
     def multiplied_types(self) -> frozenset[str]:
-        """Compute types that it has a rate of contractions for."""
+        """Compute types for which the machine has a rate of matrix operations."""
         return frozenset(name for name in COMPUTE_DTYPES if f"peak.matrix.{name}" in self.coefficients)
 
     def replacing(self, **changes: Any) -> ArchitectureProfile:

@@ -219,4 +219,4 @@ def _misspelt(written: Mapping[str, Any], allowed: Collection[str]) -> str | Non
 
 
 def _kind(value: object) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, list | dict | str) else repr(value)
+    return "a list" if isinstance(value, list) else repr(value)

@@ -302,8 +302,8 @@ def power(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
 def test_a_board_that_its_cap_slows_draws_the_cap(name: str, dtype: str) -> None:
     """Products of many milliseconds, beside which launches are short: with a cap ten times as high they are faster, so the cap
     slows them, and they draw what its controller holds; the others draw less. TPUs and KPUs are built for what they draw, so
-    theirs is set to an eighth of what the products ask for beside static power; a lower clock
-    may leave those that wait for memory as fast."""
+    theirs is set to an eighth of what the products ask for beside static power; a lower clock may leave those that wait for
+    memory as fast."""
     profile = load_profile(name).replacing(residual=())
     graphs = [product(2**size, 16384, 16384, dtype) for size in range(13, 17)]
     if profile.family != "gpu":
