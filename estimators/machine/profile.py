@@ -224,7 +224,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
 
 def _wrong_key(data: bytes | str) -> str | None:
-    """What the keys of a file written by hand say wrong; `None` also where it is no JSON object."""
+    """The first problem with the keys of a file written by hand; `None` also where it is not a JSON object."""
     try:
         described = msgspec.json.decode(data)
     except msgspec.MsgspecError:

@@ -211,7 +211,9 @@ def _each_alone(
     own = partial(c.by_algorithm, codes)
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
-    shares = level_shares(c.profile, own, share) if c.profile.family == "gpu" else dict.fromkeys(tiling.level_bytes, share)
+    shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
+    if c.profile.family == "gpu":
+        shares = level_shares(c.profile, own, share)
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
