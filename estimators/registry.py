@@ -25,7 +25,7 @@ def short_op(op: str) -> str:
 
 @cache
 def name_of(op: str) -> str:
-    """An operator's name without its namespace, whoever it is registered by."""
+    """An operator's name without its namespace, in ATen's notation and in PyTorch's ("add" of "aten.add" and "aten::add")."""
     return op.split(".")[-1].split("::")[-1]
 
 

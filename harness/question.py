@@ -179,9 +179,10 @@ class Question:
         from shmoo.harness.workloads.loading import resolve_model
 
         if self.dtype is not None and (self.dtype not in STORAGE_DTYPES or self.dtype == "tf32"):
-            raise InputError(f"torch cannot run a model in {self.dtype} directly")
+            allowed = ", ".join(name for name in STORAGE_DTYPES if name != "tf32")
+            raise InputError(f"torch cannot run a model in {self.dtype} directly; allowed: {allowed}")
         if self.mode != PLAIN:
-            raise InputError(f"torch cannot run a model in the mode {', '.join(self.mode.parts)} directly")
+            raise InputError(f"torch cannot run a model in the mode {', '.join(self.mode.parts)} directly; leave it out")
         return resolve_model(model, input_shape=self.input_shape, seq_len=self.seq_len, trust=self.trust)
 
     def _captured(self, workload: Graphs | Capture | Callable[..., Any]) -> Capture:

@@ -284,7 +284,7 @@ def _check_identifiable(
     wanted = f" of {', '.join(fitted)}; {shown} each are {needed}" if fitted else f"; {needed} are the least"
     raise InputError(
         f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients{wanted}{why}; "
-        "measure more shapes, whose sizes vary independently of each other, as the suite micro does; --resume goes on with a run"
+        "measure more shapes, whose sizes vary independently of each other, as the suite micro does; --resume continues a run"
     )
 
 

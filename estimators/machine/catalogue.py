@@ -315,8 +315,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "energy.share": Entry("1", "board", "energy of a matrix flop, by algorithm, relative to that of its type",
                           Space(0.1, 10.0, 0.3), assumed=(
         Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 1.0, 1.0, "", ".tensor", "gpu")), within=(0.0, 100.0)),
-    "energy.operands": Entry("1", "energy", "what the values of a product's operands leave of its dynamic energy, 1 for random "
-                             "numbers: of a product by itself nobody knows them, those of networks are near random", assumed=(
+    "energy.operands": Entry("1", "energy", "dynamic energy of a product measured by itself, relative to random operands: its "
+                             "operands are unknown, those of networks are near random", assumed=(
         Guess(1.0, 0.42, 1.0, "constants switch few wires: 440 W beside 690 on an H200, 610 to 690 beside 985 on a B200 at equal "
               "traffic (NVIDIA's AIConfigurator, 2026, memory as it was allocated) "
               f"{_HE}", "", "gpu", "literature"),), within=(0.01, 2.0)),

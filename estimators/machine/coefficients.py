@@ -119,10 +119,10 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 
 def pads_beyond_registers(table: KernelTable) -> Masks:
-    """(K,) convolutions along one dimension with more zeros at an end than results that oneDNN's kernels over blocks of channels
-    keep in registers at once, and so does not use these kernels for (ONEDNN_VERBOSE, padding of 4 to 17 in 16 to 512 channels):
-    of a dilated window as many as 30 vectors hold beside one for the image and one for each of up to four blocks of channels,
-    of another eight, of a depthwise one six."""
+    """(K,) convolutions along one dimension that oneDNN's kernels over blocks of channels cannot run, because an end is padded
+    with more zeros than the results that these kernels keep in registers at once (ONEDNN_VERBOSE, padding of 4 to 17 in 16 to
+    512 channels). With a dilated window, 30 vector registers are shared by the image and up to four blocks of channels; with
+    other windows the kernels keep eight results, in depthwise convolutions six."""
     blocks = np.clip(np.ceil(table.channels_out / CHANNEL_BLOCK), 1.0, 4.0)
     kept = np.where(table.dilation > 1, np.floor(30.0 / (blocks + 1.0)), 8.0)
     kept = np.where(table.is_family("depthwise"), 6.0, kept)
@@ -197,7 +197,7 @@ def converts_layout(table: KernelTable, codes: np.ndarray) -> np.ndarray:
 
 
 def unrolls_image(table: KernelTable, codes: np.ndarray) -> tuple[Masks, Masks]:
-    """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those of which oneDNN does."""
+    """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those whose images oneDNN does."""
     own = _runs_as(codes, ("conv_native",))
     return own & (table.window > 1), ~own & pads_beyond_registers(table)
 

@@ -78,8 +78,9 @@ UNKNOWN_PACE = (0.8, 3.0)
 BERT's encoder in TorchScript beside an EPYC 7742 of 2019, which runs without Python, 0.9; eager transformers on H100 servers 1.0;
 the host beside an H200 1.2; torchvision's networks in PyTorch 1.7 on A100s 1.6; eager transformers on an A100 1.7; ConvNeXt in
 PyTorch 2.0 on an A100 2.2; TorchScript beside a Xeon E5-2670 of 2012, 2.3; ResNet-50 with its images decoded beside it, PyTorch
-1.9, Xeon E5-2698 v4 of 2016, 3.0. Between the 5 and 95 % points of their rows, each source counting alike (0.9 and 3.05), and
-those for the next source (Student's law with the mean 0.47 and the standard deviation 0.40 of the logarithms: 0.72 and 3.6)."""
+1.9, Xeon E5-2698 v4 of 2016, 3.0. The range lies between the 5 and 95 % points of their rows with equal weights for the sources
+(0.9 and 3.05) and the same points predicted for another source (0.72 and 3.6: Student's law with the mean 0.47 and the standard
+deviation 0.40 of the logarithms)."""
 CLASS_PACE = (0.65, 1.6)
 """90 % range within one generation of servers, by the spread of the same networks: clocks, cores' neighbors and frameworks."""
 

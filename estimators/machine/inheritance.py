@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from shmoo.estimators.graph.records import Coefficient
-from shmoo.estimators.machine.catalogue import entry
+from shmoo.estimators.machine.catalogue import entry, is_count
 from shmoo.estimators.machine.names import under
 
 CARRIED = 1.28
@@ -45,12 +45,12 @@ def bring_along(
 
 
 def brought(fields: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What another count of parts brings along of what a file does not give. A count that is no positive number brings nothing;
-    validation of the whole profile reports it."""
+    """The coefficients that grow with the counts of parts in a file, unless the file gives them itself. A count that is not a
+    positive number brings nothing; validation of the whole profile reports it."""
     carried = msgspec.convert(fields["coefficients"], dict[str, Coefficient])
     scaled: dict[str, Coefficient] = {}
-    for name in (name for name in own if name in carried and entry(name).role == "count"):
-        count = own[name].get("value") if isinstance(own[name], dict) else None
+    for name, stated in own.items():
+        count = stated.get("value") if isinstance(stated, dict) and name in carried and is_count(name) else None
         if isinstance(count, int | float) and 0 < count < math.inf:
             bring_along(scaled, name, carried[name].value, count, fields["family"], carried, own)
     return cast("dict[str, Any]", msgspec.to_builtins(scaled))

@@ -50,6 +50,6 @@ def of_float32(name: str) -> str:
 
 def energy_names(name: str) -> tuple[str, ...]:
     """Names to look up for the energy of a unit's flop in a type, or of another coefficient of energy, most specific first."""
-    if name == "energy.flop" or not continues(name, "energy.flop"):
+    if not name.startswith("energy.flop."):
         return (name,)
     return name, of_float32(name), "energy.flop"

@@ -170,7 +170,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @cached_property
     def multiplied_types(self) -> frozenset[str]:
-        """Compute types that it has a rate of contractions for."""
+        """Compute types for which the machine has a rate of matrix operations."""
         return frozenset(name for name in COMPUTE_DTYPES if f"peak.matrix.{name}" in self.coefficients)
 
     def replacing(self, **changes: Any) -> ArchitectureProfile:
@@ -224,7 +224,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
 
 def _wrong_key(data: bytes | str) -> str | None:
-    """What the keys of a file written by hand say wrong; `None` also where it is no JSON object."""
+    """The first problem with the keys of a file written by hand; `None` also where it is not a JSON object."""
     try:
         described = msgspec.json.decode(data)
     except msgspec.MsgspecError:

@@ -165,8 +165,8 @@ EXAMPLE = '{"value": 1e12, "unit": "B/s", "source": "datasheet"}'
 
 
 def first_wrong_key(described: Mapping[str, Any], fields: Collection[str], known: Callable[[], Collection[str]]) -> str | None:
-    """What is wrong with the keys and plain values of a profile's JSON, with what is allowed; `None` for nothing. Keys that
-    resemble no other are a reader's notes.
+    """The first problem with the keys and plain values of a profile's JSON, with the remedy; `None` where there is none. Keys
+    that resemble no other are a reader's notes.
 
     Args:
         fields: keys of a profile. known: names of coefficients to suggest.
@@ -210,7 +210,7 @@ def _wrong_coefficient(written: Any) -> str | None:
 
 
 def _misspelt(written: Mapping[str, Any], allowed: Collection[str]) -> str | None:
-    """What a key that nearly is another should be; `None` where there is none."""
+    """The correction of the first key that resembles an allowed one; `None` where there is none."""
     for key in written:
         near = [] if key in allowed else difflib.get_close_matches(key, [name for name in allowed if name not in written])
         if near:
@@ -219,4 +219,4 @@ def _misspelt(written: Mapping[str, Any], allowed: Collection[str]) -> str | Non
 
 
 def _kind(value: object) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, list | dict | str) else repr(value)
+    return "a list" if isinstance(value, list) else repr(value)

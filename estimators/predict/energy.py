@@ -93,7 +93,8 @@ def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, issued: 
 
 
 def _left_by_operands(table: KernelTable, c: Coefficients) -> Floats | float:
-    """(..., K) share of the dynamic energy that the values of operands leave: known to be near 1 in networks alone."""
+    """(..., K) dynamic energy relative to that of random operands. Operands of networks are near random; those of a product that
+    was measured by itself are unknown."""
     share = c.find("energy.operands")
     if share is None:
         return 1.0
@@ -187,8 +188,8 @@ def within_cap(table: KernelTable, device_s: Floats, dynamic_j: Floats, c: Coeff
 
 
 def least_at_cap(table: KernelTable, dynamic_j: Floats, c: Coefficients) -> Floats | float:
-    """(..., S) seconds in which a power cap lets segments draw their dynamic joules, whose kernels may run beside each other,
-    less those before a program begins in which an operand has moved; 0 without a cap."""
+    """(..., S) shortest time in which the power cap lets a segment draw its dynamic joules; 0 without a cap. Kernels may overlap
+    within it, and an operand may have moved in the gap before the program begins."""
     return table.of_segments(dynamic_j) / _budget(c) - (c.find("gap") or 0.0) if has_cap(c) else 0.0
 
 

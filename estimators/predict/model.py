@@ -70,6 +70,7 @@ from shmoo.estimators.tiling.cpu_calls import (
     waking_seconds,
     worth_waking,
 )
+from shmoo.estimators.tiling.gpu.blocks import level_shares
 from shmoo.estimators.tiling.gpu.tensor import unpacked
 from shmoo.estimators.tiling.gpu.threads import (
     AS_STORED,
@@ -211,8 +212,8 @@ def _each_alone(
     compute, worked = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
-    if c.profile.family == "gpu" and "l2" in shares:
-        shares |= {"l2": share * own("efficiency.l2"), "shared": 1.0}
+    if c.profile.family == "gpu":
+        shares = level_shares(c.profile, own, share)
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
         shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
@@ -272,8 +273,12 @@ def _each_alone(
 
 
 def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Floats, runtime: str) -> tuple[Floats, Floats]:
-    """(..., K) cores of a CPU at work, and the factor by which units and caches take longer than with all cores; of a
-    contraction, than with all that have a block, which take `seconds`."""
+    """(..., K) cores of a CPU that work on each kernel, and the factor by which fewer cores slow down its units and caches. The
+    factor is relative to all cores for a loop, and to all cores with a block of their own for a contraction.
+
+    Args:
+        seconds: time of a contraction on all cores with a block.
+    """
     cores = c.profile.value("count.cores", 1.0)
     given = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
     contracts = table.matrix_flops > 0

@@ -46,9 +46,9 @@ def busy_cores(table: KernelTable, cores: float, runtime: str) -> Floats:
 
 
 def worth_waking(c: Coefficients, core_seconds: Floats, most: Floats) -> Floats:
-    """(..., K) cores, of at most `most`, that a library cuts a contraction of so many seconds of one core for: a core more must
-    save more than waking it takes, as oneDNN reckons (`adjust_thread_count` in src/cpu/x64/gemm/gemm_driver.cpp). The time that
-    n of them take, core_seconds / n + join (n - 1) + skew (H(n) - 1), is least where join n^2 + skew n = core_seconds."""
+    """(..., K) cores, at most `most`, among which a library divides a contraction that takes `core_seconds` on one core: another
+    core must save more than waking it takes, as in oneDNN (`adjust_thread_count` in src/cpu/x64/gemm/gemm_driver.cpp). The time
+    on n cores, core_seconds / n + join (n - 1) + skew (H(n) - 1), is least where join n^2 + skew n = core_seconds."""
     join, skew = c.value("join"), c.value("skew")
     each = skew + np.sqrt(skew**2 + 4.0 * join * core_seconds)
     best = np.where(each > 0.0, 2.0 * core_seconds / np.where(each > 0.0, each, 1.0), most)
@@ -94,7 +94,7 @@ def layout_seconds(table: KernelTable, c: Coefficients, codes: Ints, runtime: st
     """(..., K) what a library's cores together spend on converting a convolution's operands to blocks of channels and back
     (oneDNN's nChw16c: Developer Guide, "Understanding Memory Formats"), or on unrolling its image into columns. Channels that
     fill whole vectors take a fast path, others a slow one. A few input channels are read in place. Compiled code keeps images in
-    one layout from kernel to kernel; what it converts itself is a loop of its own each. It leaves sequences as they are."""
+    one layout from kernel to kernel, and each of its own conversions is a loop; it does not convert sequences."""
     if c.find(f"layout.{runtime}.edge", f"layout.{runtime}.aligned") is None:
         return 0.0
     cores = c.profile.value("count.cores", 1.0)

@@ -233,7 +233,7 @@ def storing(writer: RunWriter) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"cannot write to {writer.path}: {error.strerror or error}; finished visits are kept, make room and go on with "
+            f"cannot write to {writer.path}: {error.strerror or error}; finished visits are kept, make room and continue with "
             "--resume"
         ) from error
 

@@ -97,7 +97,7 @@ class Campaign:
             read_pins(Path(host.constraints))
         if exists := (path / CAMPAIGN).exists():
             if not resume:
-                raise InputError(f"{path} holds a campaign already; go on with --resume, or name another --out")
+                raise InputError(f"{path} holds a campaign already; continue with --resume, or name another --out")
             old = cls.open(path).file
             file = msgspec.structs.replace(old, hosts=tuple(hosts), command=tuple(command))
         else:

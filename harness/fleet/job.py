@@ -74,7 +74,7 @@ def run(folder: str) -> int:
         say("failed", str(error), exit_code=None)
         return 2
     if code in DONE_CODES and (unreached := _unreached(folder, job["command"])):
-        say("short", f"{unreached} not reached within the time; --resume goes on", exit_code=code)
+        say("short", f"{unreached} not reached within the time; --resume continues", exit_code=code)
         return 0
     if code in DONE_CODES:
         say("finished", "" if code == 0 else words, exit_code=code)

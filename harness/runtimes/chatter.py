@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 
 CHATTER = ("USDT:", "ActivityProfilerHandler")
-"""Words by which lines that torch's profiler writes on its own are known; they are nobody's last words."""
+"""Words in the lines that torch's profiler writes about itself; such a line never explains why a process ended."""
 
 
 @contextlib.contextmanager

@@ -150,7 +150,8 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
             f"no case has a usable row in both: {counts}; "
             "measure the same suite twice, and see `shmoo check` for what is wrong with a run"
         )
-    alone, unequal = beside = compare_noise.undisturbed((*bases, new), usable, paired=paired)
+    beside = compare_noise.undisturbed((*bases, new), usable, paired=paired)
+    alone, unequal = beside
     pairs = _pairs([compare_noise.rows_alone(run, side, alone) for run, side in zip((*bases, new), usable, strict=True)])
     logs = np.array([pair.log_ratio for pair in pairs])
     apart = deviation_of_cases(logs)
@@ -174,14 +175,14 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
         ]
         # Where all of them are unequal, their mean is too noisy as well.
         identities = identities - unequal or identities
-        told = [(pair, time) for pair, time in zip(pairs, times, strict=True) if pair.new.case.identity in identities]
+        counted = [(pair, time) for pair, time in zip(pairs, times, strict=True) if pair.new.case.identity in identities]
         # The drifts of two runs are independent, so their variances add up.
         drifts = [
             compare_noise.drift_variance(run, side.keys() & identities, alone)
             for run, side in zip((*bases, new), usable, strict=True)
         ]
-        between = compare_noise.mean_variance_between(bases, [pair for pair, _ in told], alone)
-        suite = compare_noise.suite_growth([time for _, time in told], _sum_of_drifts(drifts), between)
+        between = compare_noise.mean_variance_between(bases, [pair for pair, _ in counted], alone)
+        suite = compare_noise.suite_growth([time for _, time in counted], _sum_of_drifts(drifts), between)
     energies = compare_noise.energy_growths(pairs)
     cases = [
         _case_change(pair, judged, time, energy, len(pairs), min_change, beside)

@@ -42,8 +42,6 @@ LARGEST_ERROR = 100.0
 """Relative error above which an energy is ignored."""
 BATCHES = 5
 """Consecutive parts of a run whose means show the drift common to all cases; few, so that each outlasts a disturbance."""
-
-
 PROCESS_SD, CASE_SD = 0.01, 0.02
 """Standard deviations of the log time of equal code between two processes: of all cases together, and of each besides
 (docs/gate.md). Times alone agree so well within a run that this is what equal runs differ by."""
@@ -104,13 +102,13 @@ class Pair(NamedTuple):
 
 
 class Undisturbed(NamedTuple):
-    """Identities of cases by what they met beside them. Only counts of visits decide it, which say nothing of the ratio.
+    """Identities of cases by the load that ran beside them. Only the numbers of visits decide, not the measured ratio.
 
     Attributes:
-        alone: to compare by their times alone: at least half of the visits of every run that can use the case met a quiet
-            machine, and in both runs of a duel at least half of the pairs did.
-        unequal: at least half of the visits met a quiet machine in one run, and fewer in another, so that the neighbour may be
-            the difference; none of a duel, whose pairs share it.
+        alone: cases to compare by their times alone: in every run that can use the case, at least half of the visits met a quiet
+            machine; in a duel, at least half of the pairs of visits did on both sides.
+        unequal: cases where at least half of the visits met a quiet machine in one run but fewer in another, so that the other
+            load may cause the difference; empty for a duel, whose pairs share the load.
     """
 
     alone: frozenset[str]
@@ -118,7 +116,11 @@ class Undisturbed(NamedTuple):
 
 
 def undisturbed(runs: Sequence[Run], usable: Sequence[Mapping[str, Measurement]], *, paired: bool) -> Undisturbed:
-    """Args: usable: of each run, identity -> row that can be used; the new run is the last."""
+    """Sort the cases by the load beside them.
+
+    Args:
+        usable: identity -> usable row, for each run; the new run is the last.
+    """
     alone, unequal = [], []
     for identity in usable[-1]:
         having = [run for run, rows in zip(runs, usable, strict=True) if identity in rows]

@@ -50,7 +50,7 @@ def holds_run(directory: Path, resume: bool) -> bool:
     exists = (directory / MANIFEST).exists() or (directory / ROWS).exists()
     if exists and not resume:
         raise InputError(
-            f"{directory} holds a run already, and a run is never overwritten; go on with --resume or name another --out"
+            f"{directory} holds a run already, and a run is never overwritten; continue with --resume or name another --out"
         )
     return exists
 

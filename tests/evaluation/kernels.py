@@ -150,9 +150,9 @@ def _last_call(graph: Graph) -> Graph:
 
 
 def _attention(x: Mapping[str, str]) -> Row | None:
-    """TensorRT-LLM's operator is of a group of its own: its kernels are others than those that PyTorch and vLLM call, and where
-    they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first, and before that
-    of a prefill a kernel that sums up the lengths of its sequences."""
+    """A call of attention. TensorRT-LLM's operator forms a separate group, since its kernels differ from those that PyTorch and
+    vLLM call. Where they do not rotate and store keys and values themselves, a pass over queries, keys and values comes first. A
+    prefill begins with a kernel that sums up the lengths of its sequences."""
     prefill, other = x["phase"] == "prefill", x["framework"].startswith("trtllm")
     axes: dict[str, int | float | str | bool] = {
         "b": int(x["batch"]), "m": int(x["q_len"]), "n": int(x["kv_len"]), "k": int(x["head_dim"]),

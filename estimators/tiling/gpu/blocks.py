@@ -127,12 +127,17 @@ def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blo
     return load.queue * shape.m * shape.n * load.padded_k * blocks.ramp(value) / rate
 
 
+def level_shares(profile: ArchitectureProfile, own: Value, share: float | Floats) -> dict[str, float | Floats]:
+    """Share of each memory level's bandwidth that kernels reach, given that of main memory. Shared memory delivers a word of each
+    bank at every clock: what slows down accesses to main memory and L2 lies outside of a multiprocessor."""
+    nearer = {"l2": share * own("efficiency.l2"), "shared": 1.0}
+    return {level: nearer.get(level, share) for level in profile.levels}
+
+
 def level_speeds(profile: ArchitectureProfile, own: Value) -> dict[str, float | Floats]:
-    """Bytes a second of each memory level, with an algorithm's coefficients. Shared memory answers a bank's word at every clock;
-    what keeps kernels from the bandwidth of main memory and L2 lies outside of a multiprocessor."""
-    share = own("efficiency.bandwidth")
-    shares = {"l2": share * own("efficiency.l2"), "shared": 1.0}
-    return {level: own(f"bandwidth.{level}") * shares.get(level, share) for level in profile.levels}
+    """Bytes per second of each memory level, with the coefficients of each kernel's algorithm."""
+    shares = level_shares(profile, own, own("efficiency.bandwidth"))
+    return {level: own(f"bandwidth.{level}") * share for level, share in shares.items()}
 
 
 def under_cap(seconds: Floats, joules: Floats, profile: ArchitectureProfile) -> Floats:

@@ -62,9 +62,10 @@ of products with few rows or columns, which stream one operand."""
 BYTEWISE: tuple[Tile, ...] = ((128, 128),)
 BYTEWISE_ROWS: tuple[Tile, ...] = ((32, 32),)
 BYTEWISE_FEW = 4
-"""Tiles of 8-bit integers that the lanes multiply (`dot_products`), and of those of so few rows or columns, never in parts of the
-reduction: on a T4 products of 700 and 1,500 rows with 35 columns take as long as blocks of 128 x 128 do, six and twelve of them,
-and those of 1 to 4 rows over 500,000 what a few blocks take that walk all of it (DeepBench, 2019)."""
+"""Tiles of the products of 8-bit integers that a GPU's lanes multiply (`dot_products`); the second ones for products of up to
+`BYTEWISE_FEW` rows or columns. The reduction is never split. On a T4, products of 700 and 1,500 rows with 35 columns take as long
+as six and twelve blocks of 128 x 128; products of 1 to 4 rows over 500,000 take as long as a few blocks that each walk the whole
+reduction (DeepBench, 2019)."""
 UNKNOWN = Library(products=BLOCK_TILES, batched=BLOCK_TILES, transformed=BLOCK_TILES, patches=_LONG)
 """Kernels of a generation that is not named."""
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
@@ -198,3 +199,8 @@ Ampere on straight, in slices of 32 and 64 elements of 16 bits (CUTLASS, "Effici
 span 64 rows by up to 256 columns and read both operands from shared memory; clusters of blocks read once what they share (TMA
 multicast; `nvjet_tst_256x128_64x4_1x2`: tile, slice by stages, cluster). Ada runs Ampere's. Blackwell's pairs of multiprocessors
 multiply tiles of up to 256 x 256 whose results stay in a memory of their own (CUTLASS, "Blackwell functionality", 2025)."""
+
+
+def tensor_kernels(generation: object) -> TensorKernels:
+    """The kernels of a generation's tensor cores; Ampere's for a generation without any and for `None`."""
+    return TENSOR_KERNELS.get(str(generation), TENSOR_KERNELS["ampere"])

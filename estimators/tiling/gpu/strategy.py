@@ -75,6 +75,7 @@ from shmoo.estimators.tiling.gpu.library import (
     Library,
     TensorKernels,
     Tile,
+    tensor_kernels,
 )
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
@@ -123,7 +124,7 @@ class GpuThreadBlocks:
 
     @property
     def _tensor_kernels(self) -> TensorKernels:
-        return TENSOR_KERNELS.get(self.tensor_library or self.library or "", TENSOR_KERNELS["ampere"])
+        return tensor_kernels(self.tensor_library or self.library)
 
     def choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
         """The tiles and splits with which the model's own time of each kernel is least. Kernels that are alike, as those of equal
@@ -343,8 +344,8 @@ def _far(table: KernelTable, work: Products, shape: TileShape, load: Load) -> Fl
 
 
 def _walked(table: KernelTable, profile: ArchitectureProfile, once: dict[str, np.ndarray]) -> Floats:
-    """(K,) bytes of products that main memory gives in slices of the reduction, 32 bytes of each row, beside others that it gives
-    in whole rows: those of the first operand. The longer a row, the likelier each slice opens a page.
+    """(K,) bytes of the first operand of products that are read from main memory slice by slice along the reduction, 32 bytes of
+    each row at a time, where the second operand is read in whole rows. The longer a row, the likelier each slice opens a page.
 
     Args:
         once: `compulsory_traffic` of the kernels.

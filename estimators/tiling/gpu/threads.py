@@ -26,7 +26,7 @@ from shmoo.estimators.machine.coefficients import RECURRENT, Coefficients, in_te
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import READ_ACTIVATION, WRITE, Floats, Ints, KernelTable, Masks, op_code
 from shmoo.estimators.tiling.base import ceil_div, element_bytes, hit_share
-from shmoo.estimators.tiling.gpu.library import TENSOR_KERNELS, TensorKernels
+from shmoo.estimators.tiling.gpu.library import TensorKernels, tensor_kernels
 
 _TF32 = COMPUTE_DTYPES.index("tf32")
 NARROW = np.isin(COMPUTE_DTYPES, ("float16", "bfloat16"))
@@ -187,8 +187,7 @@ def copies_by_tensor(profile: ArchitectureProfile) -> bool:
 
 def _tensor_kernels(profile: ArchitectureProfile) -> TensorKernels:
     parameters = profile.tiling.parameters
-    library = str(parameters.get("tensor_library") or parameters.get("library") or "")
-    return TENSOR_KERNELS.get(library, TENSOR_KERNELS["ampere"])
+    return tensor_kernels(parameters.get("tensor_library") or parameters.get("library"))
 
 
 def _rows_of_words(table: KernelTable, extent: Floats) -> Masks:

@@ -63,10 +63,11 @@ def rows(m: int, n: int, dtype: str) -> Graph:
     return b.graph(b.call("softmax", {"self": b.tensor((m, n))}, (m, n), dim=-1))
 
 
-def seconds(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
-    director = AnalysisDirector(profile, residual=False)
-    table, _ = director.tabulate(graphs, profile.default_runtime)
-    return director.price(table, profile.default_runtime).latency_s
+def seconds(profile: ArchitectureProfile, graphs: list[Graph], runtime: str = "") -> np.ndarray:
+    """Latencies in a runtime, by default the machine's own."""
+    director, runtime = AnalysisDirector(profile, residual=False), runtime or profile.default_runtime
+    table, _ = director.tabulate(graphs, runtime)
+    return director.price(table, runtime).latency_s
 
 
 def work(profile: ArchitectureProfile) -> list[Graph]:
@@ -132,12 +133,6 @@ def convolution(m: int, n: int, k: int) -> Graph:
     return b.graph(b.conv(b.tensor((images, 1 + k % 512, side, side)), 1 + n % 512))
 
 
-def seconds_in(profile: ArchitectureProfile, graphs: list[Graph], runtime: str) -> np.ndarray:
-    director = AnalysisDirector(profile, residual=False)
-    table, _ = director.tabulate(graphs, runtime)
-    return director.price(table, runtime).latency_s
-
-
 @pytest.mark.parametrize("name", CPUS)
 @pytest.mark.parametrize("runtime", ["eager", "inductor"])
 def test_twice_the_cores_take_no_longer_than_waking_them(name: str, runtime: str) -> None:
@@ -153,7 +148,7 @@ def test_twice_the_cores_take_no_longer_than_waking_them(name: str, runtime: str
     for kind, make in ON_CPU.items():
         listed = [s for s in shapes(profile) if not 1 <= s[0] * s[1] / (COMPILED_GRAIN * cores) < 2]
         graphs = [make(*shape) for shape in listed]
-        before, after = (seconds_in(p, graphs, runtime) for p in (profile, twice))
+        before, after = (seconds(p, graphs, runtime) for p in (profile, twice))
         tolerance = EVEN_BLOCKS if kind in ("products", "convolutions") else MORE_MACHINE
         assert np.all(after <= before * (1 + tolerance) + regions[kind] * waking), kind
 
@@ -163,10 +158,10 @@ def test_twice_the_cores_take_no_longer_than_waking_them(name: str, runtime: str
 def test_more_work_is_not_faster_on_a_cpu(name: str, runtime: str) -> None:
     """A random growth of each extent of a product in turn, up to how evenly blocks fall on cores."""
     profile, rng = load_profile(name), np.random.default_rng(7)
-    before = seconds_in(profile, [product(*shape, "float32") for shape in shapes(profile)], runtime)
+    before = seconds(profile, [product(*shape, "float32") for shape in shapes(profile)], runtime)
     for axis in range(3):
         grown = [[math.ceil(x * rng.uniform(1, 2)) if i == axis else x for i, x in enumerate(s)] for s in shapes(profile)]
-        after = seconds_in(profile, [product(*shape, "float32") for shape in grown], runtime)
+        after = seconds(profile, [product(*shape, "float32") for shape in grown], runtime)
         assert np.all(after >= before * (1 - EVEN_BLOCKS)), "mnk"[axis]
 
 
@@ -177,7 +172,7 @@ def test_narrow_types_are_not_slower_than_float32_on_a_cpu(name: str, dtype: str
     profile = load_profile(name)
     if profile.value(f"peak.matrix.{dtype}", 0.0) < profile.value("peak.matrix.float32"):
         pytest.skip("no instructions for it")
-    wide, narrow = (seconds_in(profile, [product(*s, t) for s in shapes(profile)], "eager") for t in ("float32", dtype))
+    wide, narrow = (seconds(profile, [product(*s, t) for s in shapes(profile)], "eager") for t in ("float32", dtype))
     assert np.all(narrow <= wide * (1 + EVEN_BLOCKS))
 
 
@@ -302,8 +297,8 @@ def power(profile: ArchitectureProfile, graphs: list[Graph]) -> np.ndarray:
 def test_a_board_that_its_cap_slows_draws_the_cap(name: str, dtype: str) -> None:
     """Products of many milliseconds, beside which launches are short: with a cap ten times as high they are faster, so the cap
     slows them, and they draw what its controller holds; the others draw less. TPUs and KPUs are built for what they draw, so
-    theirs is set to an eighth of what the products ask for beside static power; a lower clock
-    may leave those that wait for memory as fast."""
+    theirs is set to an eighth of what the products ask for beside static power; a lower clock may leave those that wait for
+    memory as fast."""
     profile = load_profile(name).replacing(residual=())
     graphs = [product(2**size, 16384, 16384, dtype) for size in range(13, 17)]
     if profile.family != "gpu":

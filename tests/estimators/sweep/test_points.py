@@ -95,7 +95,7 @@ def test_other_modes_of_a_strategy_take_points_too() -> None:
 def test_blocks_do_not_show() -> None:
     """More points than one block holds: the last axis is fastest, and every value stands where it belongs."""
     profile = load_profile("kpu_t64")
-    # Without a cap, at which a memory that keeps the units busy may cost up to a hundredth of the clock.
+    # Without a power cap: under one, more bandwidth draws more power and may lower the clock by up to a hundredth.
     profile = profile.replacing(coefficients={name: c for name, c in profile.coefficients.items() if name != "power.tdp"})
     work = tabulated((network(),), profile.default_runtime, profile.family)
     side = int((BLOCK_NUMBERS / len(work.table)) ** 0.5) + 3

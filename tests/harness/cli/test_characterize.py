@@ -281,7 +281,7 @@ def test_the_command_that_goes_on_has_the_options_that_the_run_was_begun_with(mo
     options = ["--quick", "--budget", "2.5", "--threads", "1", "--name", "mine"]
     result = CliRunner().invoke(cli, ["characterize", *options, "--out", "a run", "--json"])
     assert result.exit_code == 1, result.output
-    (said,) = [line for line in result.stderr.splitlines() if "go on with" in line]
+    (said,) = [line for line in result.stderr.splitlines() if "continue with" in line]
     words = shlex.split(said.rpartition("`shmoo ")[2].rstrip("`"))
     assert sorted(words) == sorted(["characterize", *options, "--out", "a run", "--resume"])
 
@@ -388,7 +388,7 @@ def test_a_disk_that_is_full_while_measuring_ends_with_a_report(monkeypatch: pyt
     result = CliRunner().invoke(cli, ["characterize", "--out", "run"])
     assert result.exit_code == 1, result.output
     assert "split: group" in result.stdout
-    assert "finished visits are kept, make room and go on with --resume: `shmoo characterize --out run --resume`" in result.stderr
+    assert "visits are kept, make room and continue with --resume: `shmoo characterize --out run --resume`" in result.stderr
     assert "not everything was written (No space left on device): make room, then `shmoo calibrate run" in result.stderr
     assert "; open" not in result.stderr
     assert len(Run.open("run").lines) == 1

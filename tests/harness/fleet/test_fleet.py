@@ -138,7 +138,7 @@ def test_a_host_that_left_cases_out_goes_on_when_resumed(tmp_path: Path) -> None
     one = host("a", tmp_path, variables={"STAND_IN_SKIPS": "1"})
     campaign = started(tmp_path / "campaign", [one])
     short = settled(campaign)["a"]
-    assert (short.standing, short.reason) == ("stopped", "2 cases not reached within the time; --resume goes on")
+    assert (short.standing, short.reason) == ("stopped", "2 cases not reached within the time; --resume continues")
     assert short.standing in STARTABLE
     start(campaign, [one])
     until(campaign, lambda known: known["a"].standing == "finished")
