@@ -217,7 +217,7 @@ FAMILIES = (
     Family("sub", "sub", draw_axes(_BINARY), 4, 0),
     Family("div", "div", draw_axes(_BINARY), 5, 0),
     Family("add_scalar", "add_scalar", draw_axes(_ROWS), 5, 0),
-    *(Family(name, name, draw_axes(_ROWS), 6 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
+    *(Family(name, name, draw_axes(_ROWS), 7 if name in _COMMON else 5, int(name in _COMMON[:2])) for name in ACTIVATIONS),
     Family("cat", "cat", draw_axes({"rows": size(1, 16384), "cols": size(16, 8192), "parts": one_of(2, 2, 3, 4)}), 7),
     Family("copy", "copy", draw_axes(_ROWS), 7),
     Family("max_pool", "max_pool", _pool, 8, compiled=3),

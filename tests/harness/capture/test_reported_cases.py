@@ -202,7 +202,7 @@ def test_a_quantized_config_is_stored_as_it_says(file: str) -> None:
 def test_an_unknown_class_is_said() -> None:
     pytest.importorskip("transformers", reason="the extra 'models' is not installed")
     notes = notes_of(model_graphs(f"hf:{CASES / '70_hf' / 'llama_custom.json'}", seq_len=8).graphs)
-    assert any("LlamaModel is counted in its place, without a head" in note for note in notes)
+    assert any("LlamaModel is counted instead, without a head" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", ["longrope_bad", "unknown_type", "z_clap", "z_encodec"])
