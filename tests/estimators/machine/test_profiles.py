@@ -334,10 +334,10 @@ def test_a_value_at_the_end_of_its_range_does_not_pass_for_a_fitted_one(name):
 
 
 def test_what_ended_at_a_bound_or_with_its_prior_is_known():
-    """What an A100 is published with: four shares at a bound, and those of single rows and launches that no row tells."""
+    """What an A100 is published with: five shares at a bound, and those of single rows and launches that no row tells."""
     coefficients = load_profile("gpu_a100_40g").coefficients
     bound = {key for key, c in coefficients.items() if c.source == "at bound"}
-    loops = ("special.softmax", "bandwidth.layer_norm")
+    loops = ("special.softmax", "bandwidth.softmax", "bandwidth.layer_norm")
     assert bound == {f"efficiency.{key}" for key in ("gemm_batched", "bandwidth.gemm_batched", *loops)}
     assert {"efficiency.bandwidth.gemv", "launch_tail", "efficiency.special"} <= {
         key for key, c in coefficients.items() if c.source == "prior" and of_times(key)
