@@ -163,6 +163,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "gpu", "literature")), within=_SHARES),
     "efficiency.l2": Entry("1", "share", "of L2's bandwidth, relative to `efficiency.bandwidth`", Space(0.2, 4.0, 0.3), assumed=(
         Guess(1.0, 1.0, 1.0, "", "", "gpu"), Guess(1.0, 0.7, 1.4, f"as of main memory: {_GUESS}", ".tensor", "gpu"),
+        Guess(1.0, 0.7, 1.4, "single rows stream, and share no reads that the share of products would know of", ".gemv_tensor",
+              "gpu"),
         Guess(0.7, 0.5, 1.0, "additions in 16 bits on an A100 and an H100 (Vidur, 2024)", ".pointwise", "gpu", "literature")),
               within=_SHARES),
     "fetch.width": Entry("1", "share", "bytes that a multiprocessor takes in a clock", Space(8.0, 256.0, 0.3), assumed=(

@@ -221,7 +221,7 @@ def test_a_misspelt_generation_suggests_the_nearest():
 
 def test_patches_of_blocks_read_level_two_once():
     """1024 x 1024 of 128 x 256: each of 4 columns of blocks reads the rows, each of 8 rows of blocks the columns; in patches of 4
-    by 4 blocks, one column and two rows of patches do. Operands have 1024 x 64 elements of 2 bytes, the result is written once."""
+    by 4, one column and two rows of patches do. Operands have 1024 x 64 elements of 2 bytes, the result is written once."""
     operand, result = 2 * 1024 * 64, 2 * 1024 * 1024
     shape = TileShape(128 * ONE, 256 * ONE, 64 * ONE)
     table, profile = linear(1024, 1024, 64), load_profile("gpu_h100")

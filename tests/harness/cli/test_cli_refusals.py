@@ -269,6 +269,7 @@ def test_a_model_can_be_measured_at_another_input(tmp_path: Path, monkeypatch: p
 
 def test_a_sequence_can_be_measured_at_another_length() -> None:
     """As of estimates; a model without sequences has no such axis."""
+    pytest.importorskip("transformers", reason="the extra 'models' is not installed")
     (case,) = plan_cases(None, ("bert_base",), MACHINE, "cpu", (), (), (), seq_len=16)
     assert case.axes == {"batch": 1, "seq_len": 16}
     with pytest.raises(InputError, match="no axis 'seq_len'"):
