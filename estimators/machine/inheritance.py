@@ -67,7 +67,7 @@ def left_by_codes(coefficients: Mapping[str, Any]) -> float:
 
 
 def inherited(name: str, c: Coefficient, base: str) -> Coefficient:
-    """A coefficient on a machine that is described by another: what was fitted to that one is transferred."""
+    """A coefficient as a machine takes it over from its base: fitted values become transferred ones, with a wider range."""
     if not c.from_fit:
         return c
     if entry(name).role == "spread":

@@ -1,6 +1,6 @@
 """How names of coefficients are made and taken apart: no other module parses one. A name is the stem of an entry of the catalogue
-and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a more particular name falls
-back to a more general one."""
+and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a specific name falls back
+to a more general one."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class Measurer:
 
     @contextmanager
     def _conditions(self, case: CaseSpec) -> Iterator[None]:
-        """While active, threads, precision and inference mode are those of the case."""
+        """Threads as the case asks; while active, no gradients and the precision of its products."""
         threads = case.threads or self._settings.threads
         if threads:
             torch.set_num_threads(threads)

@@ -52,21 +52,23 @@ def bmm(make: Maker, *, b: int, m: int, n: int, k: int) -> Built:
     return Built(make.torch.bmm, (make.tensor(b, m, k), make.tensor(b, k, n)))
 
 
-_CONV_AXES = (
-    N,
-    dim("c_in", 64, "input channels"),
-    dim("c_out", 64, "output channels"),
-    SIZE,
-    dim("kernel", 3, "height and width of the kernel"),
-    STRIDE,
-    dim("padding", 1, "zeros added on every side", low=0),
-    DILATION,
-    GROUPS,
-    CONV_BIAS,
-)
+def _conv_axes(extent: Axis, kernel: str, padding: str) -> tuple[Axis, ...]:
+    """Axes of a convolution over inputs of an extent, with the meaning of its kernel and its padding."""
+    return (
+        N,
+        dim("c_in", 64, "input channels"),
+        dim("c_out", 64, "output channels"),
+        extent,
+        dim("kernel", 3, kernel),
+        STRIDE,
+        dim("padding", 1, padding, low=0),
+        DILATION,
+        GROUPS,
+        CONV_BIAS,
+    )
 
 
-@operator("conv", axes=_CONV_AXES)
+@operator("conv", axes=_conv_axes(SIZE, "height and width of the kernel", "zeros added on every side"))
 def conv(
     make: Maker, *, n: int, c_in: int, c_out: int, size: int, kernel: int, stride: int, padding: int, dilation: int, groups: int,
     bias: bool,
@@ -76,21 +78,10 @@ def conv(
     return Built(layer, (make.tensor(n, c_in, size, size),))
 
 
-_CONV1D_AXES = (
-    N,
-    dim("c_in", 64, "input channels"),
-    dim("c_out", 64, "output channels"),
-    dim("length", 1024, "length of the input"),
-    dim("kernel", 3, "length of the kernel"),
-    STRIDE,
-    dim("padding", 1, "zeros added at both ends", low=0),
-    DILATION,
-    GROUPS,
-    CONV_BIAS,
+@operator(
+    "conv1d",
+    axes=_conv_axes(dim("length", 1024, "length of the input"), "length of the kernel", "zeros added at both ends"),
 )
-
-
-@operator("conv1d", axes=_CONV1D_AXES)
 def conv1d(
     make: Maker, *, n: int, c_in: int, c_out: int, length: int, kernel: int, stride: int, padding: int, dilation: int,
     groups: int, bias: bool,

@@ -87,7 +87,7 @@ def test_an_entry_knows_the_least_and_the_largest_value(name, ends):
 
 
 def test_an_entry_says_whether_a_coefficient_belongs_to_the_host():
-    """Launches of any runtime or operator do, and so does what follows them; launches by the device itself do not."""
+    """Launches of every runtime and operator belong to the host; launches by the device itself do not."""
     names = ("launch", "launch.eager.add", "dispatch.eager.gemm", "launch_tail", "graph.inductor", "allocate.byte")
     assert all(entry(name).of_host for name in names)
     assert not any(entry(name).of_host for name in ("device_launch", "device_launch.append", "module.eager", "gap"))

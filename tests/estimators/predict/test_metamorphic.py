@@ -171,7 +171,7 @@ def test_narrow_types_are_not_slower_than_float32_on_a_cpu(name: str, dtype: str
     """Products of any shape, where the instruction set multiplies the type at least as fast: AMX, AVX512-BF16, VNNI, MMLA."""
     profile = load_profile(name)
     if profile.value(f"peak.matrix.{dtype}", 0.0) < profile.value("peak.matrix.float32"):
-        pytest.skip("no instructions for it")
+        pytest.skip("this CPU has no faster instructions for the type")
     wide, narrow = (seconds(profile, [product(*s, t) for s in shapes(profile)], "eager") for t in ("float32", dtype))
     assert np.all(narrow <= wide * (1 + EVEN_BLOCKS))
 
@@ -252,7 +252,7 @@ def test_narrow_types_are_not_slower_than_the_type_that_holds_them(name: str) ->
     profile = load_profile(name)
     wide = next((t for t in ("bfloat16", "float16") if f"peak.matrix.{t}" in profile.coefficients), None)
     if wide is None:
-        pytest.skip("no type of 16 bits")
+        pytest.skip("this machine has no rate for a type of 16 bits")
     narrow, held = (
         seconds(profile, [product(4096, 4096, 4096, dtype) for dtype in types]) for types in (("float8", "int4"), (wide,))
     )
