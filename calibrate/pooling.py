@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from shmoo.calibrate.calibration import Calibration, calibrate_cases, error_card, of_splits
+from shmoo.calibrate.calibration import Calibration, blocks_of_splits, calibrate_cases, error_card
 from shmoo.calibrate.fit.dataset import Block, Sources, blocks
-from shmoo.calibrate.fit.fit import log_errors, ranged
+from shmoo.calibrate.fit.fit import log_errors, log_normal_coefficient
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
@@ -35,51 +35,60 @@ def pool(
 
     Args:
         specimens: the cases of each machine; at least two.
-        together: those of all of them, read as if of one machine. Other arguments and errors as of `calibrate_cases`.
+        together: the cases of all machines, read as if of one. For other arguments and errors see `calibrate_cases`.
     """
     if len(specimens) < 2:
         raise InputError(
-            f"pooling needs the runs of at least two machines, got {len(specimens)}; without --pool one is calibrated"
+            f"pooling needs the runs of at least two machines, got {len(specimens)}; to calibrate one, leave out --pool"
         )
-    whole = calibrate_cases(together, base, name=name, seed=seed, residual=residual, progress=progress)
-    without = []
-    for left_out, own in enumerate(specimens):
-        progress(Standing("pooling", left_out, len(specimens), now=f"the fit without {', '.join(own.names)}"))
-        rest = [case for number, other in enumerate(specimens) if number != left_out for case in other.cases]
-        read = replace(together, cases=tuple(rest))
-        without.append(calibrate_cases(read, base, name=name, seed=seed, residual=False).profile)
+    pooled = calibrate_cases(together, base, name=name, seed=seed, residual=residual, progress=progress)
+    jackknife_profiles = []
+    for index, specimen in enumerate(specimens):
+        progress(Standing("pooling", index, len(specimens), now=f"the fit without {', '.join(specimen.names)}"))
+        other_cases = [case for number, other in enumerate(specimens) if number != index for case in other.cases]
+        dataset = replace(together, cases=tuple(other_cases))
+        jackknife_profiles.append(calibrate_cases(dataset, base, name=name, seed=seed, residual=False).profile)
     reference = (
-        f"pooled over {len(specimens)} machines; {next(c.reference for c in whole.profile.coefficients.values() if c.from_fit)}"
+        f"pooled over {len(specimens)} machines; {next(c.reference for c in pooled.profile.coefficients.values() if c.from_fit)}"
     )
-    widened = _with_ranges(whole.profile, without, reference)
-    seen = [of_splits(blocks(own.cases, widened), widened, ("fit", "validation")) for own in specimens]
-    listed = [block for of_specimen in seen for block in of_specimen]
-    errors = np.concatenate([log_errors(own, Coefficients(profile)) for own, profile in zip(seen, without, strict=True)])
-    sigmas = spreads(listed, errors, reach_of_ranges(listed, widened), widened, reference)
-    # Machines can agree by chance: no spread is below that of the cases themselves.
-    kept = {n: max(c, widened.coefficients.get(n, c), key=lambda one: one.value) for n, c in sigmas.items()}
-    profile = widened.replacing(coefficients={**widened.coefficients, **kept})
-    everything = blocks(together.cases, profile)
-    profile = profile.replacing(error_card=error_card(everything, profile))
-    return Calibration(profile, (*whole.notes, _note(seen, whole.profile, len(specimens))))
+    ranged_profile = _with_ranges(pooled.profile, jackknife_profiles, reference)
+    specimen_blocks = [
+        blocks_of_splits(blocks(specimen.cases, ranged_profile), ranged_profile, ("fit", "validation")) for specimen in specimens
+    ]
+    all_blocks = [block for machine_blocks in specimen_blocks for block in machine_blocks]
+    errors = np.concatenate(
+        [
+            log_errors(specimen, Coefficients(profile))
+            for specimen, profile in zip(specimen_blocks, jackknife_profiles, strict=True)
+        ]
+    )
+    sigmas = spreads(all_blocks, errors, reach_of_ranges(all_blocks, ranged_profile), ranged_profile, reference)
+    # Machines can agree by chance, so no spread may fall below that of the cases themselves.
+    spread_coefficients = {n: max(c, ranged_profile.coefficients.get(n, c), key=lambda one: one.value) for n, c in sigmas.items()}
+    profile = ranged_profile.replacing(coefficients={**ranged_profile.coefficients, **spread_coefficients})
+    pooled_blocks = blocks(together.cases, profile)
+    profile = profile.replacing(error_card=error_card(pooled_blocks, profile))
+    return Calibration(profile, (*pooled.notes, _note(specimen_blocks, pooled.profile, len(specimens))))
 
 
-def _with_ranges(profile: ArchitectureProfile, without: Sequence[ArchitectureProfile], reference: str) -> ArchitectureProfile:
+def _with_ranges(
+    profile: ArchitectureProfile, jackknife_profiles: Sequence[ArchitectureProfile], reference: str
+) -> ArchitectureProfile:
     """The profile with the spread between machines in the range of each fitted coefficient."""
-    n = len(without)
+    n = len(jackknife_profiles)
     coefficients = dict(profile.coefficients)
     for name, c in profile.coefficients.items():
-        values = [one.coefficients[name].value for one in without if name in one.coefficients]
+        values = [other.coefficients[name].value for other in jackknife_profiles if name in other.coefficients]
         if c.source != "fitted" or c.stderr is None or c.value <= 0 or len(values) < n or min(values) <= 0:
             continue
         logs = np.log(values)
-        between = (n - 1) * float(np.sum((logs - logs.mean()) ** 2))
-        sd = math.hypot(c.stderr / c.value, math.sqrt((1 + 1 / n) * between))
-        coefficients[name] = ranged(c.value, c.unit, "fitted", reference, sd)
+        between_variance = (n - 1) * float(np.sum((logs - logs.mean()) ** 2))
+        sd = math.hypot(c.stderr / c.value, math.sqrt((1 + 1 / n) * between_variance))
+        coefficients[name] = log_normal_coefficient(c.value, c.unit, "fitted", reference, sd)
     return profile.replacing(coefficients=coefficients)
 
 
-def _note(seen: Sequence[Sequence[Block]], profile: ArchitectureProfile, machines: int) -> str:
-    """How far the machines lie apart, by what the common fit says of each."""
-    levels = [-float(np.median(log_errors(own, Coefficients(profile)))) for own in seen]
+def _note(specimen_blocks: Sequence[Sequence[Block]], profile: ArchitectureProfile, machines: int) -> str:
+    """How far the machines' times lie from the common fit."""
+    levels = [-float(np.median(log_errors(machine_blocks, Coefficients(profile)))) for machine_blocks in specimen_blocks]
     return f"pooled over {machines} machines, whose times differ from the common fit by {min(levels):+.1%} to {max(levels):+.1%}"

@@ -50,19 +50,26 @@ def learning_curve(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[CurvePoint]:
-    """The learning curve of a run with operators, preferably with networks too, by measuring times in minutes, with random orders
-    averaged over `repeats`; `InputError` without a case to fit or to test."""
+    """The learning curve of a run with operators, preferably with networks too.
+
+    Args:
+        minutes: measuring times.
+        repeats: number of random orders, whose errors are averaged.
+
+    Raises:
+        InputError: no case to fit, or none to test.
+    """
     run = Run.open(path)
-    once, everything = run_cases(run, visits=1), run_cases(run)
-    devices = {case.case.device for case in everything}
+    first_visits, all_cases = run_cases(run, visits=1), run_cases(run)
+    devices = {case.case.device for case in all_cases}
     start = base or base_profile(run.manifest.machine, devices.pop())
-    pool = [case for case in once if case.case.split == "fit"]
-    held_out = [case for case in everything if case.case.split != "fit"]
+    pool = [case for case in first_visits if case.case.split == "fit"]
+    held_out = [case for case in all_cases if case.case.split != "fit"]
     if not pool or not any(case.case.kind != "network" for case in held_out):
         raise InputError(f"{path} has {len(pool)} cases to fit and {len(held_out)} to test; a curve needs both: measure a suite")
-    tested = blocks(held_out, start)
-    measured = np.concatenate([block.measured_s for block in tested])
-    network = np.asarray([case.case.kind == "network" for block in tested for case in block.cases])
+    test_blocks = blocks(held_out, start)
+    measured_s = np.concatenate([block.measured_s for block in test_blocks])
+    network = np.asarray([case.case.kind == "network" for block in test_blocks for case in block.cases])
     visit_seconds = case_seconds(run)
     seconds = [visit_seconds[case.case.identity, 0] for case in pool]
     points = []
@@ -70,20 +77,20 @@ def learning_curve(
 
     def judge(order: str, cases: Sequence[MeasuredCase], spent_s: float) -> CurvePoint:
         progress(Standing("curve", next(fits), total, now=f"{order}: {len(cases)} cases, {spent_s / 60:.1f} minutes"))
-        fitted = blocks(cases, start)
-        values = fit_latency(fitted, parameters_for(fitted, start), start, seed=seed, folds=0).values
-        error = np.abs(predicted_latency(tested, Coefficients(start, values)) / measured - 1.0)
+        fit_blocks = blocks(cases, start)
+        values = fit_latency(fit_blocks, parameters_for(fit_blocks, start), start, seed=seed, folds=0).values
+        error = np.abs(predicted_latency(test_blocks, Coefficients(start, values)) / measured_s - 1.0)
         of_networks = float(error[network].mean()) if network.any() else None
         return CurvePoint(order, len(cases), spent_s / 60, float(error[~network].mean()), of_networks)
 
-    whole = [case for case in everything if case.case.split == "fit"]
-    names = {case.case.identity for case in whole}
-    points.append(judge("everything", whole, sum(s for (name, _), s in visit_seconds.items() if name in names)))
-    planned = most_telling(sensitivities(pool, start), seconds, importance(pool))
-    shuffled = [np.random.default_rng(seed + i).permutation(len(pool)).tolist() for i in range(repeats)]
+    fit_cases = [case for case in all_cases if case.case.split == "fit"]
+    names = {case.case.identity for case in fit_cases}
+    points.append(judge("everything", fit_cases, sum(s for (name, _), s in visit_seconds.items() if name in names)))
+    planned_order = most_telling(sensitivities(pool, start), seconds, importance(pool))
+    random_orders = [np.random.default_rng(seed + i).permutation(len(pool)).tolist() for i in range(repeats)]
     for limit in minutes:
-        drawn = [judge("random", *_within(order, pool, seconds, limit)) for order in shuffled]
-        points += [_mean(drawn), judge("planned", *_within(planned, pool, seconds, limit))]
+        random_points = [judge("random", *_affordable_cases(order, pool, seconds, limit)) for order in random_orders]
+        points += [_mean(random_points), judge("planned", *_affordable_cases(planned_order, pool, seconds, limit))]
     return points
 
 
@@ -92,22 +99,22 @@ def case_seconds(run: Run) -> dict[tuple[str, int], float]:
     stamps are in whole seconds. The last visit, those before a pause and those without a stamp count their timing only."""
     seconds: dict[tuple[str, int], float] = {}
     starts = [datetime.fromisoformat(row.measured_at) if row.measured_at else None for row in run.lines]
-    for row, here, following in zip(run.lines, starts, [*starts[1:], None], strict=False):
-        spent = math.inf if here is None or following is None else (following - here).total_seconds()
-        if not 0 <= spent <= LONGEST_S:
-            spent = float(row.host.get("wall_s") or 0.0)
+    for row, start, next_start in zip(run.lines, starts, [*starts[1:], None], strict=False):
+        elapsed_s = math.inf if start is None or next_start is None else (next_start - start).total_seconds()
+        if not 0 <= elapsed_s <= LONGEST_S:
+            elapsed_s = float(row.host.get("wall_s") or 0.0)
         key = row.case.identity, row.visit
-        seconds[key] = seconds.get(key, 0.0) + spent
+        seconds[key] = seconds.get(key, 0.0) + elapsed_s
     return seconds
 
 
-def _within(
+def _affordable_cases(
     order: Sequence[int], pool: Sequence[MeasuredCase], seconds: Sequence[float], minutes: float
 ) -> tuple[list[MeasuredCase], float]:
     """The first cases of an order that fit into `minutes`, and their seconds."""
-    spent = np.cumsum([seconds[i] for i in order])
-    count = int(np.searchsorted(spent, 60 * minutes, side="right"))
-    return [pool[i] for i in order[:count]], float(spent[count - 1]) if count else 0.0
+    elapsed_s = np.cumsum([seconds[i] for i in order])
+    count = int(np.searchsorted(elapsed_s, 60 * minutes, side="right"))
+    return [pool[i] for i in order[:count]], float(elapsed_s[count - 1]) if count else 0.0
 
 
 def _mean(points: Sequence[CurvePoint]) -> CurvePoint:

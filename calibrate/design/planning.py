@@ -23,35 +23,42 @@ MODEL_WEIGHT = 3.0
 suite's error after four minutes, for models and operators."""
 SHORTEST_S = 0.5
 """Least time of a case, because stamps are in whole seconds."""
-CHECKED = 8
+HELD_OUT_PERIOD = 8
 """One in this many cases is a held-out one, so that the error of the fit can be measured."""
 
 
 def plan(cases: Sequence[MeasuredCase], base: ArchitectureProfile, seconds: Sequence[float]) -> list[int]:
-    """Positions of the cases in the order to measure them, the most informative first, from a profile of the machine's
-    description and the seconds that each takes; nothing has to be measured, and latencies of the cases are ignored."""
+    """Positions of the cases in the order to measure them, the most informative first. Latencies of the cases are ignored.
+
+    Args:
+        base: profile made from the machine's description.
+        seconds: time to measure each case.
+
+    Raises:
+        InputError: no case, or not one time for each.
+    """
     if not cases or len(cases) != len(seconds):
         raise InputError(
             f"{len(cases)} cases and {len(seconds)} times to plan with; pass one time for each case, and at least one"
         )
-    fitted = [i for i, case in enumerate(cases) if case.case.split == "fit"]
-    others = iter([i for i in range(len(cases)) if cases[i].case.split != "fit"])
-    pool = [cases[i] for i in fitted]
+    fit_positions = [i for i, case in enumerate(cases) if case.case.split == "fit"]
+    held_out_positions = iter([i for i in range(len(cases)) if cases[i].case.split != "fit"])
+    pool = [cases[i] for i in fit_positions]
     order: list[int] = []
-    for rank in most_telling(sensitivities(pool, base), [seconds[i] for i in fitted], importance(pool)):
-        order.append(fitted[rank])
-        if len(order) % CHECKED == CHECKED - 1:
-            order += islice(others, 1)
-    return [*order, *others]
+    for rank in most_telling(sensitivities(pool, base), [seconds[i] for i in fit_positions], importance(pool)):
+        order.append(fit_positions[rank])
+        if len(order) % HELD_OUT_PERIOD == HELD_OUT_PERIOD - 1:
+            order += islice(held_out_positions, 1)
+    return [*order, *held_out_positions]
 
 
 def sensitivities(cases: Sequence[MeasuredCase], base: ArchitectureProfile) -> np.ndarray:
     """(S, P) change of each case's log latency by one prior standard deviation along P independent directions of coefficients."""
-    tabulated = blocks(cases, base)
-    parameters = parameters_for(tabulated, base)
+    case_blocks = blocks(cases, base)
+    parameters = parameters_for(case_blocks, base)
     if not parameters:
         return np.zeros((len(cases), 0))
-    response = Response(tabulated, parameters, base)
+    response = Response(case_blocks, parameters, base)
     rows = response.jacobian(response.start) @ np.linalg.inv(response.pull)
     # Blocks hold the cases by runtime.
     by_runtime = sorted(range(len(cases)), key=lambda i: cases[i].case.runtime)
@@ -63,18 +70,18 @@ def most_telling(rows: np.ndarray, seconds: Sequence[float], weights: np.ndarray
     case i with noise s lowers the variance of prediction t by C_ti^2 / (s^2 + C_ii) and updates C by a matrix of rank one. Rows
     are (S, P) sensitivities to P independent coefficients of unit variance, `weights` (S,) of each prediction, 1 by default."""
     costs = np.maximum(np.asarray(seconds, dtype=np.float64), SHORTEST_S)
-    worth = np.ones(len(rows)) if weights is None else weights
+    prediction_weights = np.ones(len(rows)) if weights is None else weights
     covariance = rows @ rows.T
-    left = np.ones(len(rows), dtype=bool)
+    candidates = np.ones(len(rows), dtype=bool)
     order = []
     for _ in range(len(rows)):
         total = NOISE**2 + np.diag(covariance)
-        gain = np.where(left, worth @ covariance**2 / total / costs, -np.inf)
-        best = int(gain.argmax())
-        order.append(best)
-        left[best] = False
-        column = covariance[:, best].copy()
-        covariance -= np.outer(column, column / total[best])
+        gain = np.where(candidates, prediction_weights @ covariance**2 / total / costs, -np.inf)
+        choice = int(gain.argmax())
+        order.append(choice)
+        candidates[choice] = False
+        column = covariance[:, choice].copy()
+        covariance -= np.outer(column, column / total[choice])
     return order
 
 

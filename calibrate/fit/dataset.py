@@ -39,10 +39,10 @@ class MeasuredCase:
         energy_pace_s: time of a call while its energy was read; `None` where unknown, as in tables.
         idle_w: idle power of the same domains; `None` where it was not measured.
         warm: how warm the board was (`estimators/predict/energy.py`); `None` where unknown.
-        clock_hz: at which the units ran; `None` where it is not known, and the machine's own where nothing held them back.
-        time: what `latency_s` is of.
-        other_release: measured with another release of the library than the machine's other cases. The physics is not fitted to
-            it; corrections are.
+        clock_hz: clock of the units; `None` where it is unknown: the machine's own unless the power cap lowered it.
+        time: whether `latency_s` is the time of the call or of the device.
+        other_release: measured with another release of the library than the machine's other cases. Corrections are fitted to
+            such cases, the physics is not.
     """
 
     case: CaseSpec
@@ -84,7 +84,7 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
     cases: list[MeasuredCase] = []
     digests: dict[str, Path] = {}
     machine: Machine | None = None
-    first: Path | None = None
+    first_path: Path | None = None
     table = next((path for path in paths if path.suffix == ".csv"), None)
     for path in paths:
         run = None if path.suffix == ".csv" else Run.open(path)
@@ -96,21 +96,21 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
         if run is None:
             cases += [case_of(row) for row in read_rows(path, family, reduction)]
             continue
-        measured = run_cases(run)
-        here = msgspec.structs.replace(run.manifest.machine, threads=_threads(run, measured))
-        if machine is not None and (differences := machine_differences(machine, here)):
-            listed = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
+        cases_of_run = run_cases(run)
+        run_machine = msgspec.structs.replace(run.manifest.machine, threads=_threads(run, cases_of_run))
+        if machine is not None and (differences := machine_differences(machine, run_machine)):
+            listing = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in differences.items())
             raise InputError(
-                f"{first} and {path} were measured on different machines or settings ({listed}); calibrate each separately"
+                f"{first_path} and {path} were measured on different machines or settings ({listing}); calibrate each separately"
             )
-        others = sorted({case.case.device for case in measured} - {TABLE_DEVICE[family]})
-        if table is not None and others:
+        other_devices = sorted({case.case.device for case in cases_of_run} - {TABLE_DEVICE[family]})
+        if table is not None and other_devices:
             raise InputError(
-                f"{path} was measured on {', '.join(others)}, and {table} is read as a table of a {family}; "
+                f"{path} was measured on {', '.join(other_devices)}, and {table} is read as a table of a {family}; "
                 "calibrate each separately, or name another --base"
             )
-        machine, first = here, first or path
-        cases += measured
+        machine, first_path = run_machine, first_path or path
+        cases += cases_of_run
     if not cases:
         raise NothingMeasuredError(f"no usable row in {', '.join(map(str, paths))}; `shmoo show RUN` lists why rows failed")
     names = tuple(path.name for path in digests.values())
@@ -118,13 +118,13 @@ def read_sources(paths: Sequence[Path], family: str = "cpu", reduction: Reductio
 
 
 def _threads(run: Run, cases: Sequence[MeasuredCase]) -> int:
-    """The number of threads of a run's cases; `InputError` for several, which no one set of coefficients describes."""
+    """The number of threads of a run's cases; `InputError` where they differ, because a profile describes one number."""
     by_number = {case.case.threads or run.manifest.machine.threads: case.case for case in cases}
     if len(by_number) > 1:
-        (one, a), (other, b), *_ = sorted(by_number.items())
+        (count, a), (other_count, b), *_ = sorted(by_number.items())
         raise InputError(
-            f"{run.path} holds cases of {one} thread{'s' * (one != 1)} ({a.label}) and of {other} ({b.label}), and a profile "
-            f"describes one number; measure each in a run of its own, such as `shmoo measure --threads {other}`"
+            f"{run.path} holds cases of {count} thread{'s' * (count != 1)} ({a.label}) and of {other_count} ({b.label}), and a "
+            f"profile describes one number; measure each in a run of its own, such as `shmoo measure --threads {other_count}`"
         )
     return next(iter(by_number), run.manifest.machine.threads)
 
@@ -191,13 +191,17 @@ class Block:
     def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
         """The cases where the (S,) mask is true."""
         table = self.table.take(np.flatnonzero(keep[self.table.segment]))
-        cases = tuple(case for case, kept in zip(self.cases, keep, strict=True) if kept)
-        measured, energy = self.measured_s[keep], self.energy_j[keep]
-        return Block(self.runtime, cases, table, director.tile(table), measured, energy, self.time)
+        cases = tuple(case for case, is_kept in zip(self.cases, keep, strict=True) if is_kept)
+        measured_s, energy_j = self.measured_s[keep], self.energy_j[keep]
+        return Block(self.runtime, cases, table, director.tile(table), measured_s, energy_j, self.time)
 
 
 def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDirector) -> Block:
-    """Tabulate and tile cases of one runtime; several graphs of a case are one segment."""
+    """Tabulate and tile cases of one runtime; several graphs of a case are one segment.
+
+    Raises:
+        InputError: a case has no operator that costs anything.
+    """
     graphs = [graph for case in cases for graph in case.graphs]
     owners = [case for case in cases for _ in case.graphs]
     table, origin = director.tabulate_cases(
@@ -207,9 +211,9 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
         [case.case.cache_state == "cold" for case in owners],
     )
     segment = np.repeat(np.arange(len(cases)), [len(case.graphs) for case in cases])[[graph for graph, _ in origin]]
-    idle = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
-    if len(idle):
-        raise InputError(f"case {idle[0]}, {cases[idle[0]].case.label}, has no operator that costs anything; leave it out")
+    empty = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
+    if len(empty):
+        raise InputError(f"case {empty[0]}, {cases[empty[0]].case.label}, has no operator that costs anything; leave it out")
     warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
     table = replace(table, segment=segment, warm=warm[segment]).in_campaign(on_tensor_cores(table, director.profile))
     return Block(

@@ -44,7 +44,7 @@ _CURVE = ("energy.clock", "energy.floor")
 """Voltage curves to try: the square of the voltage over the clock, and what it does not fall below."""
 CLOCK_RANGE = 0.2
 """Range of clocks, relative to the rated one, from which on cases show how energy follows the clock."""
-SURE = 1e4
+FIXED_WEIGHT = 1e4
 """Weight of the given values relative to a prior."""
 OUTLIER = 0.15
 """Relative error beyond which a reading counts linearly, as in the fit of times."""
@@ -67,12 +67,12 @@ multiplier of 11 significant bits switches more than one of 8: boards at their c
 rate. TF32 has the same multiplier, moves twice the bits and uses half of the units: 2.4 by the rates of an A100 at its cap, 2.1
 by an H200's meter (runs/recorded/h200), nearer to each other than what a few convolutions of one network say. Types of half the
 bits take half, and their scales some more."""
-LEAST = 0.1
+LEAST_ENERGY = 0.1
 """Lowest energy of a flop or byte relative to the low end of the profile's range, which covers the datapath or array alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class FittedEnergy:
+class EnergyFit:
     """Energy coefficients, and those that the data could not separate.
 
     Attributes:
@@ -95,12 +95,12 @@ class FittedEnergy:
         static, idle = self.coefficients["power.static"], self.coefficients.get("power.idle")
         if idle is None:
             return f"static power {static.value:.3g} W; idle power was not measured beside it"
-        both = f"static power {static.value:.3g} W, {idle.value:.3g} W measured idle"
+        readings = f"static power {static.value:.3g} W, {idle.value:.3g} W measured idle"
         if static.bounds[1] >= idle.value:
-            return both
+            return readings
         return (
-            f"{both}: a chip at work draws no less, so a part of it was attributed to flops or bytes; measure long cases with "
-            "little work, such as small operators, beside those with much"
+            f"{readings}: a chip at work draws no less, so a part of it was attributed to flops or bytes; measure long cases "
+            "with little work, such as small operators, beside those with much"
         )
 
 
@@ -115,91 +115,93 @@ class _Solution:
 
 
 def fit_energy(
-    blocks: Sequence[Block], profile: ArchitectureProfile, reference: str, known: Collection[str] = ()
-) -> FittedEnergy | None:
+    blocks: Sequence[Block], profile: ArchitectureProfile, reference: str, fixed: Collection[str] = ()
+) -> EnergyFit | None:
     """Fit energy per flop, energy per byte and static power, and how energy follows the clock where cases differ in it; `None`
-    when fewer than 5 cases have an energy that says something.
+    when fewer than 5 cases have an energy below the power cap.
 
     Args:
         reference: the coefficients' `reference` field.
-        known: coefficients that keep the profile's values; the voltage curve's may be among them.
+        fixed: coefficients that keep the profile's values; the voltage curve's may be among them.
     """
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
     measured = np.concatenate([block.energy_j for block in blocks])
-    metered = np.isfinite(measured)
+    has_energy = np.isfinite(measured)
     # Relative to the clock at which the profile gives its energies.
-    own = profile.value("clock", 1.0)
-    clock = np.asarray([case.clock_hz or own for case in cases]) / profile.value("clock.rated", own)
+    profile_clock = profile.value("clock", 1.0)
+    clock = np.asarray([case.clock_hz or profile_clock for case in cases]) / profile.value("clock.rated", profile_clock)
     cap_w = profile.value("throttle.cap", 1.0) * profile.value("power.tdp", math.inf)
-    held = np.asarray([case.clock_hz is None for case in cases]) & (measured > AT_CAP * cap_w * features[:, -1])
-    held = held[metered] & (profile.family == "gpu")
-    if (~held).sum() < MIN_ENERGY_CASES:
+    at_cap = np.asarray([case.clock_hz is None for case in cases]) & (measured > AT_CAP * cap_w * features[:, -1])
+    at_cap = at_cap[has_energy] & (profile.family == "gpu")
+    if (~at_cap).sum() < MIN_ENERGY_CASES:
         return None
-    used = (features[metered] > 0).any(axis=0)
-    names = [name for name, keep in zip(names, used, strict=True) if keep]
-    trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[metered] / measured[metered], MODEL_NOISE)
+    has_work = (features[has_energy] > 0).any(axis=0)
+    names = [name for name, keep in zip(names, has_work, strict=True) if keep]
+    trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[has_energy] / measured[has_energy], MODEL_NOISE)
     # The prior of a coefficient is the profile's value of it, or of the nearest one that the profile has.
     priors = {name: next(filter(None, map(profile.get, energy_names(name))), None) for name in names}
     # Static power has no lower bound: idle power checks it afterwards.
-    least = np.asarray([LEAST * p.bounds[0] if p and name != "power.static" else 0.0 for name, p in priors.items()])
-    loose = np.asarray([case.energy_sd_j is None for case in cases])[metered]
-    relative = features[metered][:, used] / measured[metered, None] * trust[:, None]
-    prior, target = _prior(priors, PRIOR_WEIGHT * float(np.linalg.norm(trust)), known)
-    curves = _voltage_curves(clock[metered], profile, known)
-    solved = [_solve(_at_voltage(relative, clock[metered], *curve), trust, prior, target, least, held, loose) for curve in curves]
-    best = int(np.argmin([solution.cost for solution in solved]))
-    found, curve = solved[best], curves[best]
-    predicted = _at_voltage(features[:, used], clock, *curve) @ found.values
-    variance = float(found.deviation @ found.deviation) / max(metered.sum() - len(names), 1)
-    scale = np.linalg.norm(found.data, axis=0)
-    # What only cases at the cap show, which ask for no more, is known by its prior alone.
+    lower_bounds = np.asarray([LEAST_ENERGY * p.bounds[0] if p and name != "power.static" else 0.0 for name, p in priors.items()])
+    lacks_sd = np.asarray([case.energy_sd_j is None for case in cases])[has_energy]
+    relative_features = features[has_energy][:, has_work] / measured[has_energy, None] * trust[:, None]
+    prior, target = _prior(priors, PRIOR_WEIGHT * float(np.linalg.norm(trust)), fixed)
+    curves = _voltage_curves(clock[has_energy], profile, fixed)
+    solutions = [
+        _solve(_at_voltage(relative_features, clock[has_energy], *curve), trust, prior, target, lower_bounds, at_cap, lacks_sd)
+        for curve in curves
+    ]
+    solution, curve = min(zip(solutions, curves, strict=True), key=lambda pair: pair[0].cost)
+    predicted_j = _at_voltage(features[:, has_work], clock, *curve) @ solution.values
+    variance = float(solution.deviation @ solution.deviation) / max(has_energy.sum() - len(names), 1)
+    scale = np.linalg.norm(solution.data, axis=0)
+    # Coefficients that appear only in cases at the cap, whose weight is 0, rest on their priors.
     scale = np.where(scale > 0, scale, np.maximum(np.linalg.norm(prior, axis=0), 1e-30))
-    system = np.vstack([found.data, prior]) / scale
+    system = np.vstack([solution.data, prior]) / scale
     covariance = np.linalg.pinv(system.T @ system) * max(variance, 1e-12)
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
-    by_prior = _resolution(found.data / scale, prior / scale) < 0.5
-    weak = by_prior | (stderr > 0.5 * np.maximum(found.values, 1e-30))
+    by_prior = _resolution(solution.data / scale, prior / scale) < 0.5
+    weak = by_prior | (stderr > 0.5 * np.maximum(solution.values, 1e-30))
     residuals = np.full(len(measured), np.nan)
-    residuals[metered] = np.log(np.maximum(predicted[metered], 1e-30) / measured[metered])
-    at_bound = found.values <= 1.001 * least
-    described = zip(names, found.values.tolist(), stderr.tolist(), by_prior, at_bound.tolist(), strict=True)
+    residuals[has_energy] = np.log(np.maximum(predicted_j[has_energy], 1e-30) / measured[has_energy])
+    at_bound = solution.values <= 1.001 * lower_bounds
+    columns = zip(names, solution.values.tolist(), stderr.tolist(), by_prior, at_bound.tolist(), strict=True)
     coefficients = {
         name: profile.coefficients[name]
-        if name in known
-        else _coefficient(name, value, error, priors[name] if keeps else None, bound, reference)
-        for name, value, error, keeps, bound in described
+        if name in fixed
+        else _coefficient(name, value, error, priors[name] if keeps else None, is_at_bound, reference)
+        for name, value, error, keeps, is_at_bound in columns
     }
     if len(curves) > 1:
-        why = f"least squares over a grid, cases at {np.ptp(clock[metered]):.0%} of the rated clock's range; {reference}"
+        origin = f"least squares over a grid, cases at {np.ptp(clock[has_energy]):.0%} of the rated clock's range; {reference}"
         for name, value, step in zip(_CURVE, curve, (EXPONENTS[1] - EXPONENTS[0], 0.02), strict=True):
-            if name not in known:
-                coefficients[name] = Coefficient(value, "1", "fitted", why, low=max(value - step, 0.0), high=value + step)
-    idle = [case.idle_w for case in cases if case.idle_w is not None]
-    if idle:
-        low, middle, high = np.quantile(idle, (0.05, 0.5, 0.95)).tolist()
-        why = f"median of {len(idle)} readings with nothing running; {reference}"
-        coefficients["power.idle"] = Coefficient(middle, "W", "fitted", why, low=low, high=high)
-    condition = float(np.linalg.cond(found.data / scale))
+            if name not in fixed:
+                coefficients[name] = Coefficient(value, "1", "fitted", origin, low=max(value - step, 0.0), high=value + step)
+    idle_w = [case.idle_w for case in cases if case.idle_w is not None]
+    if idle_w:
+        low, middle, high = np.quantile(idle_w, (0.05, 0.5, 0.95)).tolist()
+        origin = f"median of {len(idle_w)} readings with nothing running; {reference}"
+        coefficients["power.idle"] = Coefficient(middle, "W", "fitted", origin, low=low, high=high)
+    condition = float(np.linalg.cond(solution.data / scale))
     names_at_bound, unidentified = (tuple(np.asarray(names)[mask].tolist()) for mask in (at_bound, weak))
-    return FittedEnergy(coefficients, residuals, condition, names_at_bound, unidentified)
+    return EnergyFit(coefficients, residuals, condition, names_at_bound, unidentified)
 
 
-def _prior(priors: Mapping[str, Coefficient | None], pull: float, known: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(R, F) rows and (R,) what they are to give: each coefficient its prior, `pull` strong, and 0 where types take of bfloat16's
-    energy what `RATIOS` says, which counts as a reading would that errs by the ratio's deviation."""
-    unknown = dict(zip(priors, np.eye(len(priors)), strict=True))
+def _prior(priors: Mapping[str, Coefficient | None], pull: float, fixed: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(R, F) rows and (R,) targets of the prior: each coefficient near its own prior with the weight `pull`, and the energies of
+    other types near `RATIOS` times bfloat16's, with the weight of a reading whose error is the ratio's deviation."""
+    unit_rows = dict(zip(priors, np.eye(len(priors)), strict=True))
     rows, target = [], []
     for name, prior in priors.items():
         if prior and prior.value > 0:
-            target.append(pull * (SURE if name in known else 1.0))
-            rows.append(unknown[name] * (target[-1] / prior.value))
+            target.append(pull * (FIXED_WEIGHT if name in fixed else 1.0))
+            rows.append(unit_rows[name] * (target[-1] / prior.value))
     half = "energy.flop.matrix.bfloat16"
     for dtype, (ratio, deviation) in RATIOS.items():
         name = f"energy.flop.matrix.{dtype}"
-        if name in unknown and (prior := priors.get(half)) is not None:
+        if name in unit_rows and (prior := priors.get(half)) is not None:
             target.append(0.0)
-            rows.append((unknown[name] / ratio - unknown[half]) * MODEL_NOISE / deviation / prior.value)
+            rows.append((unit_rows[name] / ratio - unit_rows[half]) * MODEL_NOISE / deviation / prior.value)
     return np.asarray(rows).reshape(-1, len(priors)), np.asarray(target)
 
 
@@ -208,51 +210,57 @@ def _solve(
     trust: np.ndarray,
     prior: np.ndarray,
     target: np.ndarray,
-    least: np.ndarray,
-    held: np.ndarray,
-    loose: np.ndarray,
+    lower_bounds: np.ndarray,
+    at_cap: np.ndarray,
+    lacks_sd: np.ndarray,
 ) -> _Solution:
-    """Least squares on relative errors, with bounds (`least`) and a weak prior, over (M, F) data of the measured energies. A case
-    that its power cap held (`held`) counts while it is predicted to take less than it did: at its own clock it would take more.
-    Readings that do not say how well they repeat (`loose`) count linearly beyond `OUTLIER`."""
-    counts = np.where(held, 0.0, 1.0)
+    """Least squares on relative errors, with lower bounds and a weak prior, over (M, F) data of the measured energies. Cases
+    `at_cap` count only while their prediction is below the measurement: at full clock they would take more. Readings without a
+    standard deviation (`lacks_sd`) count linearly beyond `OUTLIER`."""
+    weights = np.where(at_cap, 0.0, 1.0)
     scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
     for _ in range(ROUNDS):
-        counted, wanted = data * counts[:, None], trust * counts
-        found = lsq_linear(np.vstack([counted, prior]) / scale, np.concatenate([wanted, target]), bounds=(least * scale, np.inf))
-        values = found.x / scale
+        weighted, weighted_target = data * weights[:, None], trust * weights
+        result = lsq_linear(
+            np.vstack([weighted, prior]) / scale, np.concatenate([weighted_target, target]), bounds=(lower_bounds * scale, np.inf)
+        )
+        values = result.x / scale
         error = (data @ values - trust) / trust
         # Least squares with the weights of a soft-L1 loss, from round to round.
-        again = np.where(held & (error >= 0), 0.0, np.where(loose, (1.0 + (error / OUTLIER) ** 2) ** -0.25, 1.0))
-        if np.allclose(again, counts, atol=1e-3):
+        new_weights = np.where(at_cap & (error >= 0), 0.0, np.where(lacks_sd, (1.0 + (error / OUTLIER) ** 2) ** -0.25, 1.0))
+        if np.allclose(new_weights, weights, atol=1e-3):
             break
-        counts = again
-    return _Solution(values, counted, counted @ values - trust * counts, float(found.cost))
+        weights = new_weights
+    return _Solution(values, weighted, weighted @ values - trust * weights, float(result.cost))
 
 
 def _at_voltage(features: np.ndarray, clock: np.ndarray, exponent: float, floor: float) -> np.ndarray:
-    """Features at other clocks: what the chip does and static power, the last column, follow the square of the voltage; main
-    memory, the one before it, does not."""
-    scaled: np.ndarray = features * np.maximum(floor, clock**exponent)[:, None]
-    scaled[:, -2] = features[:, -2]
-    return scaled
+    """(M, F) features at (M,) clocks: the chip's work and static power, the last column, follow the square of the voltage; main
+    memory, the column before it, does not."""
+    at_clock: np.ndarray = features * np.maximum(floor, clock**exponent)[:, None]
+    at_clock[:, -2] = features[:, -2]
+    return at_clock
 
 
-def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile, known: Collection[str]) -> list[tuple[float, float]]:
-    """Exponents and floors to try: a grid where cases differ in clock; the profile's own elsewhere, and those that are known."""
-    own = profile.value("energy.clock", 0.0), profile.value("energy.floor", 0.0)
+def _voltage_curves(clock: np.ndarray, profile: ArchitectureProfile, fixed: Collection[str]) -> list[tuple[float, float]]:
+    """Exponents and floors to try: a grid where cases differ in clock, except for fixed coefficients; else the profile's own."""
+    profile_curve = profile.value("energy.clock", 0.0), profile.value("energy.floor", 0.0)
     if np.ptp(clock) < CLOCK_RANGE:
-        return [own]
-    exponents, floors = ((of,) if n in known else grid for n, of, grid in zip(_CURVE, own, (EXPONENTS, FLOORS), strict=True))
+        return [profile_curve]
+    exponents, floors = (
+        (value,) if n in fixed else grid for n, value, grid in zip(_CURVE, profile_curve, (EXPONENTS, FLOORS), strict=True)
+    )
     return list(itertools.product(exponents, floors))
 
 
-def _coefficient(name: str, value: float, error: float, prior: Coefficient | None, at_bound: bool, reference: str) -> Coefficient:
+def _coefficient(
+    name: str, value: float, stderr: float, prior: Coefficient | None, at_bound: bool, reference: str
+) -> Coefficient:
     """A fitted coefficient; one whose value comes from `prior` has the prior's range."""
     unit = entry(name).unit
-    low, high = max(value - NORMAL_90 * error, 0.0), value + NORMAL_90 * error
+    low, high = max(value - NORMAL_90 * stderr, 0.0), value + NORMAL_90 * stderr
     if prior is None:
-        return Coefficient(value, unit, "at bound" if at_bound else "fitted", reference, error, low, high)
+        return Coefficient(value, unit, "at bound" if at_bound else "fitted", reference, stderr, low, high)
     low, high = min(value, prior.bounds[0]), max(value, prior.bounds[1])
     return Coefficient(value, unit, "at bound" if at_bound else "prior", reference, low=low, high=high)
 
@@ -269,21 +277,21 @@ def _features(blocks: Sequence[Block], profile: ArchitectureProfile) -> tuple[li
     """Coefficient of each column, and (S, F) flops by unit and type, bytes by level, and seconds."""
     dtypes = sorted({int(code) for block in blocks for code in np.unique(block.table.dtype)})
     names = [f"energy.flop.matrix.{COMPUTE_DTYPES[code]}" for code in dtypes]
-    looped = dict.fromkeys("float32" if profile.family == "gpu" else COMPUTE_DTYPES[code] for code in dtypes)
-    names += [f"energy.flop.vector.{dtype}" for dtype in looped]
+    loop_dtypes = dict.fromkeys("float32" if profile.family == "gpu" else COMPUTE_DTYPES[code] for code in dtypes)
+    names += [f"energy.flop.vector.{dtype}" for dtype in loop_dtypes]
     names += [f"energy.byte.{level}" for level in profile.levels]
     names.append("power.static")
-    parts = []
+    rows = []
     coefficients = Coefficients(profile)
     for block in blocks:
         table, count = block.table, block.table.segments
-        issued = issued_flops(table, block.tiling, coefficients, block.runtime)
+        matrix_flops = issued_flops(table, block.tiling, coefficients, block.runtime)
         if coefficients.find("energy.share") is not None:
-            issued = issued * coefficients.by_algorithm(algorithm_codes(table, profile), "energy.share")
-        columns = [np.where(table.dtype == code, issued, 0.0) for code in dtypes]
+            matrix_flops = matrix_flops * coefficients.by_algorithm(algorithm_codes(table, profile), "energy.share")
+        columns = [np.where(table.dtype == code, matrix_flops, 0.0) for code in dtypes]
         loops = loop_operations(table, profile.family)
         columns += [loops] if profile.family == "gpu" else [np.where(table.dtype == code, loops, 0.0) for code in dtypes]
         columns += [block.tiling.level_bytes[level] for level in profile.levels]
-        summed = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
-        parts.append(np.stack([*summed, block.energy_pace_s], axis=1))
-    return names, np.concatenate(parts)
+        sums = [np.bincount(table.segment, weights=column, minlength=count) for column in columns]
+        rows.append(np.stack([*sums, block.energy_pace_s], axis=1))
+    return names, np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""Least squares on the log of the time, with the model's own predicting function.
+"""Least squares on the logarithm of the time, with the function that also predicts.
 
 The residual of a case is log(predicted / measured), with a soft-L1 loss, so that a few disturbed cases do not steer the fit; a
 case weighs less where its time is less certain than the model. Parameters are fitted as logarithms inside physical bounds. Each
@@ -33,30 +33,31 @@ from shmoo.estimators.table import Floats
 SOFT_LIMIT = 0.15
 """Log error beyond which a residual counts linearly."""
 FIRST_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT = 0.02, 0.001, 0.3
-"""Noise of the first fit, and its allowed range: one prior standard deviation costs as much as one case with this error."""
+"""Noise of the first fit, then its least and largest value: one prior standard deviation costs as much as one case with this
+error."""
 STARTS = 2
 MIN_IDENTIFIABLE = 2
 """Combinations of coefficients that the data must determine for each algorithm with its own: an overhead and a rate. A call of an
 asynchronous device shows only the longer of the host's time and the device's, so that one each is enough there."""
 STEP = 1e-5
 """Step of the logarithms in a finite difference."""
-AT_ONCE = 200_000
+KERNELS_AT_ONCE = 200_000
 """Kernels priced at once over all points of a Jacobian: enough to hide the overhead of arrays, few enough for a cache."""
-REFITTED, FOLDS, REFIT_EVALUATIONS = 2000, 5, 8
+MOST_REFIT_CASES, FOLDS, REFIT_EVALUATIONS = 2000, 5, 8
 """Up to this many cases the fit is repeated without each of five parts of them, by a few steps from its end. The first-order
 formula would show only about half of the errors of operators with few cases."""
 HURRIED_EVALUATIONS = 8
 """Steps of the first fit that are taken even in a hurry: the first few remove most of the error."""
-WIDEST = 1.4
+MOST_LOG_SD = 1.4
 """Log standard deviation beyond which, at a factor of ten, a value is unknown; a wider range would only overflow the draws."""
 MODEL_NOISE = 0.1
 """Expected relative error of the model before the first fit."""
-LEAST_LEFT = 0.05
+LEAST_LEVERAGE_COMPLEMENT = 0.05
 """Least share of a residual that the fit leaves when its leave-one-out value is derived: below it the first order fails."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class LatencyFit:
     """Result of a fit.
 
     Attributes:
@@ -78,9 +79,12 @@ class Fitted:
 
 
 def predicted_latency(blocks: Sequence[Block], coefficients: Coefficients, residual: bool = False) -> Floats:
-    """(S,) predicted seconds of every case of every block, in order; (D, S) where coefficients hold D values."""
-    priced = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual) for b in blocks]
-    times = [p.device_s if b.time == "device" else p.latency_s for b, p in zip(blocks, priced, strict=True)]
+    """(S,) predicted seconds of every case of every block, in order; (D, S) where coefficients hold D values.
+
+    `residual` applies the profile's corrections too.
+    """
+    prices = [price(b.table, b.tiling, coefficients, b.runtime, residual=residual) for b in blocks]
+    times = [p.device_s if b.time == "device" else p.latency_s for b, p in zip(blocks, prices, strict=True)]
     return np.concatenate(times, axis=-1)
 
 
@@ -90,14 +94,14 @@ def log_errors(blocks: Sequence[Block], coefficients: Coefficients) -> Floats:
     return errors
 
 
-def ranged(value: float, unit: str, source: Source, reference: str, log_sd: float) -> Coefficient:
+def log_normal_coefficient(value: float, unit: str, source: Source, reference: str, log_sd: float) -> Coefficient:
     """A coefficient whose logarithm is known to a standard deviation, with its 90 % range."""
-    factor = math.exp(NORMAL_90 * min(log_sd, WIDEST))
+    factor = math.exp(NORMAL_90 * min(log_sd, MOST_LOG_SD))
     return Coefficient(value, unit, source, reference, value * log_sd, value / factor, value * factor)
 
 
 class _StoppedError(Exception):
-    """A fit in a hurry has had its steps."""
+    """Ends a fit in a hurry."""
 
 
 def patient() -> bool:
@@ -117,12 +121,12 @@ class Response:
         self._blocks = blocks
         self._profile = profile
         self.names = [p.name for p in parameters]
-        self.start = np.log([p.start for p in parameters])
-        self.bounds = np.log([p.low for p in parameters]), np.log([p.high for p in parameters])
-        self._at_once = max(1, AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
+        self.start, low, high = np.log([(p.space.start, p.space.low, p.space.high) for p in parameters]).T
+        self.bounds = low, high
+        self._at_once = max(1, KERNELS_AT_ONCE // max(sum(len(block.table) for block in blocks), 1))
         # Cases depend on parameters also through fallbacks of unfitted coefficients.
-        moved = [change != 0 for change in self._changes(self.start, [[column] for column in range(len(parameters))])]
-        self._affects = np.stack([p.affects for p in parameters]) | np.stack(moved)
+        depends = [change != 0 for change in self._changes(self.start, [[column] for column in range(len(parameters))])]
+        self._affects = np.stack([p.affects for p in parameters]) | np.stack(depends)
         self._groups = _column_groups(self._affects)
         self.pull, self.centre = _prior(parameters, self.start)
 
@@ -136,10 +140,10 @@ class Response:
         """(S,) change of the log seconds by a step of each group of parameters at once."""
         base = self(x)
         for start in range(0, len(groups), self._at_once):
-            moved = np.tile(x, (len(groups[start : start + self._at_once]), 1))
-            for row, group in zip(moved, groups[start:], strict=False):
+            points = np.tile(x, (len(groups[start : start + self._at_once]), 1))
+            for row, group in zip(points, groups[start:], strict=False):
                 row[group] += STEP
-            yield from self(moved) - base
+            yield from self(points) - base
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         """(S, P) forward differences, with one evaluation per group of columns that share no case."""
@@ -158,7 +162,7 @@ def _prior(parameters: Sequence[Parameter], start: np.ndarray) -> tuple[np.ndarr
         if parameter.parent is not None:
             pull[child, place[parameter.parent]] = -1.0
             centre[child] = 0.0
-    scale = np.asarray([p.prior_sd for p in parameters])
+    scale = np.asarray([p.space.prior_sd for p in parameters])
     return pull / scale[:, None], centre / scale
 
 
@@ -171,15 +175,15 @@ def fit_latency(
     folds: int = FOLDS,
     starts: int = STARTS,
     hurry: Callable[[], bool] = patient,
-) -> Fitted:
+) -> LatencyFit:
     """Fit parameters to measured latencies.
 
     Args:
-        blocks, parameters, profile: as of `Response`.
-        seed: of the starts after the first, and of the folds.
+        blocks, parameters, profile: see `Response`.
+        seed: seed of the starts after the first, and of the folds.
         starts: number of starting points; the best result counts.
-        folds: number of parts left out in turn for `left_out`; 0 for its first-order formula.
-        hurry: asked before every step; once it is true the best point so far counts, and there are no further starts or folds.
+        folds: number of parts left out in turn for `left_out`; 0 uses its first-order formula.
+        hurry: called before every step; once it returns true the fit ends with the best point so far.
 
     Raises:
         InputError: nothing to fit, or cases that do not determine the coefficients.
@@ -192,27 +196,32 @@ def fit_latency(
         )
     response = Response(blocks, parameters, profile)
 
-    every = np.ones(len(errors), dtype=bool)
+    all_cases = np.ones(len(errors), dtype=bool)
 
     def solve(
-        x0: np.ndarray, weight: float, trust: np.ndarray, used: np.ndarray = every, evaluations: int = 150, least: int = 0
+        x0: np.ndarray,
+        weight: float,
+        trust: np.ndarray,
+        selection: np.ndarray = all_cases,
+        evaluations: int = 150,
+        least_steps: int = 0,
     ) -> OptimizeResult:
-        best, taken = OptimizeResult(x=x0, cost=np.inf), 0
+        best, steps = OptimizeResult(x=x0, cost=np.inf), 0
 
         def residuals(x: np.ndarray) -> np.ndarray:
-            nonlocal best, taken
-            if taken > least and hurry():
+            nonlocal best, steps
+            if steps > least_steps and hurry():
                 raise _StoppedError
-            taken += 1
+            steps += 1
             data = trust * (response(x) - log_measured)
-            all_of_them = np.concatenate([data[used], weight * (response.pull @ x - response.centre)])
-            cost = SOFT_LIMIT**2 * float((np.hypot(1.0, all_of_them / SOFT_LIMIT) - 1.0).sum())
+            rows = np.concatenate([data[selection], weight * (response.pull @ x - response.centre)])
+            cost = SOFT_LIMIT**2 * float((np.hypot(1.0, rows / SOFT_LIMIT) - 1.0).sum())
             if cost < best.cost:
                 best = OptimizeResult(x=x.copy(), cost=cost)
-            return all_of_them
+            return rows
 
         def jacobian(x: np.ndarray) -> np.ndarray:
-            return np.vstack([(trust[:, None] * response.jacobian(x))[used], weight * response.pull])
+            return np.vstack([(trust[:, None] * response.jacobian(x))[selection], weight * response.pull])
 
         try:
             return least_squares(
@@ -229,31 +238,33 @@ def fit_latency(
         except _StoppedError:
             return best
 
-    first = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE), least=HURRIED_EVALUATIONS)
-    noise = _spread(response(first.x) - log_measured)
+    first_solution = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE), least_steps=HURRIED_EVALUATIONS)
+    noise = _spread(response(first_solution.x) - log_measured)
     weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), weights_of(errors, noise)
-    hidden = profile.family in ASYNCHRONOUS and all(block.time == "call" for block in blocks)
-    each = 1 if hidden else MIN_IDENTIFIABLE
-    _check_identifiable(response.jacobian(first.x) @ np.linalg.inv(response.pull), weight, response.names, blocks, each)
+    is_overlapped = profile.family in ASYNCHRONOUS and all(block.time == "call" for block in blocks)
+    needed_each = 1 if is_overlapped else MIN_IDENTIFIABLE
+    _check_identifiable(
+        response.jacobian(first_solution.x) @ np.linalg.inv(response.pull), weight, response.names, blocks, needed_each
+    )
     rng = np.random.default_rng(seed)
-    best = solve(first.x, weight, trust)
+    best = solve(first_solution.x, weight, trust)
     low, high = response.bounds
     for _ in range(starts - 1):
         if hurry():
             break
-        elsewhere = np.clip(response.start + rng.normal(0, 0.3, len(low)), low + 1e-6, high - 1e-6)
-        best = min(best, solve(elsewhere, weight, trust), key=lambda solution: solution.cost)
-    fitted = _describe(best.x, response, response(best.x) - log_measured, weight, trust)
-    if not folds or len(log_measured) > REFITTED:
-        return fitted
-    left_out, fold = fitted.left_out.copy(), rng.permutation(len(log_measured)) % folds
+        start = np.clip(response.start + rng.normal(0, 0.3, len(low)), low + 1e-6, high - 1e-6)
+        best = min(best, solve(start, weight, trust), key=lambda solution: solution.cost)
+    fit = _describe(best.x, response, response(best.x) - log_measured, weight, trust)
+    if not folds or len(log_measured) > MOST_REFIT_CASES:
+        return fit
+    left_out, fold = fit.left_out.copy(), rng.permutation(len(log_measured)) % folds
     for turn in range(folds):
         if hurry():
             # Errors by two formulas would not compare.
-            return fitted
-        without = solve(best.x, weight, trust, fold != turn, REFIT_EVALUATIONS)
-        left_out[fold == turn] = (response(without.x) - log_measured)[fold == turn]
-    return replace(fitted, left_out=left_out)
+            return fit
+        refit = solve(best.x, weight, trust, fold != turn, REFIT_EVALUATIONS)
+        left_out[fold == turn] = (response(refit.x) - log_measured)[fold == turn]
+    return replace(fit, left_out=left_out)
 
 
 def weights_of(errors: np.ndarray, noise: float) -> np.ndarray:
@@ -262,28 +273,32 @@ def weights_of(errors: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _check_identifiable(
-    whitened: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block], each: int = MIN_IDENTIFIABLE
+    whitened_jacobian: np.ndarray,
+    noise: float,
+    names: Sequence[str],
+    blocks: Sequence[Block],
+    needed_each: int = MIN_IDENTIFIABLE,
 ) -> None:
     """`InputError` where the data determine fewer combinations of coefficients than the algorithms among them need.
 
     Args:
-        whitened: (S, P) change of the log latencies by one prior standard deviation along each of P independent directions. A
-            direction is determined when the cases together move by more than their noise.
-        each: combinations that each algorithm needs.
+        whitened_jacobian: (S, P) change of the log latencies by one prior standard deviation along each of P independent
+            directions. A direction is determined when the cases together move by more than their noise.
+        needed_each: combinations that each algorithm needs.
     """
-    determined = int((np.linalg.eigvalsh(whitened.T @ whitened) > noise**2).sum())
+    rank = int((np.linalg.eigvalsh(whitened_jacobian.T @ whitened_jacobian) > noise**2).sum())
     owners = {whose(name) for name in names}
-    fitted = [algorithm for algorithm in ALGORITHMS if algorithm in owners]
-    needed = min(max(each * len(fitted), MIN_IDENTIFIABLE), len(names))
-    if determined >= needed:
+    algorithms = [algorithm for algorithm in ALGORITHMS if algorithm in owners]
+    least_rank = min(max(needed_each * len(algorithms), MIN_IDENTIFIABLE), len(names))
+    if rank >= least_rank:
         return
     extents = {extent: [getattr(block.table, extent) for block in blocks] for extent in ("batch", "m", "n", "k")}
     constant = [extent for extent, columns in extents.items() if all(x.max() <= 1.5 * x.min() for x in columns)]
-    why = f"; {', '.join(constant)} hardly vary" if constant else ""
-    shown = "the longer of an overhead and a rate" if each < MIN_IDENTIFIABLE else "an overhead and a rate"
-    wanted = f" of {', '.join(fitted)}; {shown} each are {needed}" if fitted else f"; {needed} are the least"
+    hint = f"; {', '.join(constant)} hardly vary" if constant else ""
+    pair = "the longer of an overhead and a rate" if needed_each < MIN_IDENTIFIABLE else "an overhead and a rate"
+    requirement = f" of {', '.join(algorithms)}; {pair} each are {least_rank}" if algorithms else f"; {least_rank} are the least"
     raise InputError(
-        f"{len(whitened)} cases determine only {determined} combinations of the {len(names)} coefficients{wanted}{why}; "
+        f"{len(whitened_jacobian)} cases determine only {rank} combinations of the {len(names)} coefficients{requirement}{hint}; "
         "measure more shapes, whose sizes vary independently of each other, as the suite micro does; --resume continues a run"
     )
 
@@ -293,48 +308,48 @@ def _spread(residuals: np.ndarray) -> float:
 
 
 def _column_groups(affects: np.ndarray) -> list[list[int]]:
-    """Groups of columns that can be moved together because no case depends on two of them (Curtis, Powell and Reid, 1974)."""
+    """Groups of columns that can move together because no case depends on two of them (Curtis, Powell and Reid, 1974)."""
     groups: list[list[int]] = []
-    covered: list[np.ndarray] = []
+    group_masks: list[np.ndarray] = []
     for column in np.argsort(-affects.sum(axis=1), kind="stable"):
-        for group, cover in zip(groups, covered, strict=True):
+        for group, cover in zip(groups, group_masks, strict=True):
             if not (cover & affects[column]).any():
                 group.append(int(column))
                 cover |= affects[column]
                 break
         else:
             groups.append([int(column)])
-            covered.append(affects[column].copy())
+            group_masks.append(affects[column].copy())
     return groups
 
 
-def _left_out(residuals: Floats, data: Floats, prior: Floats) -> Floats:
+def _leave_one_out(residuals: Floats, data: Floats, prior: Floats) -> Floats:
     """(S,) residuals by a fit without their own case: r + l psi / (1 - l psi'), with l = j' (J' D J + prior)^-1 j, psi
     the derivative of the loss and D = diag(psi')."""
     steep = 1.0 + (residuals / SOFT_LIMIT) ** 2
     psi, curvature = residuals / np.sqrt(steep), steep**-1.5
     information = data.T @ (data * curvature[:, None]) + prior.T @ prior
     leverage: Floats = np.einsum("sp,sp->s", data @ np.linalg.pinv(information, hermitian=True), data)
-    return residuals + leverage * psi / np.maximum(1.0 - leverage * curvature, LEAST_LEFT)
+    return residuals + leverage * psi / np.maximum(1.0 - leverage * curvature, LEAST_LEVERAGE_COMPLEMENT)
 
 
-def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: float, trust: np.ndarray) -> Fitted:
+def _describe(x: np.ndarray, response: Response, residuals: np.ndarray, weight: float, trust: np.ndarray) -> LatencyFit:
     names, bounds, prior = response.names, response.bounds, weight * response.pull
     data = trust[:, None] * response.jacobian(x)
-    free = max(len(residuals) - len(x), 1)
-    variance = max(_spread(residuals) ** 2, 1e-12) * len(residuals) / free
+    degrees_of_freedom = max(len(residuals) - len(x), 1)
+    variance = max(_spread(residuals) ** 2, 1e-12) * len(residuals) / degrees_of_freedom
     information = data.T @ data + prior.T @ prior
     log_sd = np.sqrt(np.clip(np.diag(np.linalg.pinv(information)) * variance, 0, None))
     scale = np.linalg.norm(data, axis=0)
     condition = float(np.linalg.cond(data[:, scale > 0] / scale[scale > 0])) if (scale > 0).any() else np.inf
     weak = scale < 2 * np.abs(np.diag(prior))
-    tight = (x - bounds[0] < 1e-3) | (bounds[1] - x < 1e-3)
-    return Fitted(
+    at_bound = (x - bounds[0] < 1e-3) | (bounds[1] - x < 1e-3)
+    return LatencyFit(
         values=dict(zip(names, np.exp(x).tolist(), strict=True)),
         log_sd=dict(zip(names, log_sd.tolist(), strict=True)),
-        at_bound=tuple(name for name, hit in zip(names, tight, strict=True) if hit),
-        unidentified=tuple(name for name, hit in zip(names, weak, strict=True) if hit),
+        at_bound=tuple(name for name, is_selected in zip(names, at_bound, strict=True) if is_selected),
+        unidentified=tuple(name for name, is_selected in zip(names, weak, strict=True) if is_selected),
         residuals=residuals,
-        left_out=_left_out(trust * residuals, data, prior) / trust,
+        left_out=_leave_one_out(trust * residuals, data, prior) / trust,
         condition=condition,
     )

@@ -1,9 +1,9 @@
 """Errors of the fitted model on held-out cases, and the spread per algorithm and per graph behind every interval: split
 conformal prediction on log errors (Vovk, Gammerman and Shafer, 2005; Lei et al., 2018). The 90 % point of held-out errors,
-over `NORMAL_90`, is the standard deviation of a normal law with the same 90 % interval. An algorithm's is all that its
-kernels are off by. A graph's stands beside the ranges of unfitted coefficients, whose part is subtracted, in squares: graphs
-hold kernels of algorithms that were not measured. Held-out cases are the validation split, and each case of the fit with the
-error of a fit without it (`fit.py`)."""
+over `NORMAL_90`, is the standard deviation of a normal law with the same 90 % interval. An algorithm's spread covers the whole
+error of its kernels. Graphs hold kernels of algorithms that were not measured, so the ranges of unfitted coefficients cover a
+part of their error, which is subtracted in squares. Held-out cases are the validation split, and each case of the fit with
+the error of a fit without it (`fit.py`)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from shmoo.runs.store.statistics import HARDLY_KNOWN
 
 COVERAGE = 0.9
 BORROWED = 10
-"""Number of cases that the family's spread counts for in an algorithm's, and that of all cases in a family's, because few cases
-do not determine a 90 % point. Chosen on one campaign of a CPU and confirmed on two (`docs/calibration.md`)."""
+"""Number of cases that the family's spread counts for in an algorithm's, and the spread of all cases in a family's, because few
+cases do not determine a 90 % point. Chosen on one campaign of a CPU and confirmed on two (`docs/calibration.md`)."""
 ONE_SIGMA = 0.6827
 """Share of a normal law within one standard deviation."""
 MIN_LONG = 8
 """Fewest graphs of many kernels that give a spread."""
-SURELY = 50
+MIN_TAIL = 50
 """With fewer graphs of many kernels, the spread is their 68 % point, as for a normal law: their 90 % point would be one or two
 disturbed cases."""
 FLOOR = 0.02
@@ -65,20 +65,26 @@ class HeldOut:
         Raises:
             NothingMeasuredError: the mask selects no case.
         """
-        part = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
-        card = error_card(part.estimated, part.measured, part.low, part.high, part.noise if part.noise.any() else None)
-        if np.allclose(part.estimated, part.physical):
+        selection = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
+        card = error_card(
+            selection.estimated,
+            selection.measured,
+            selection.low,
+            selection.high,
+            selection.noise if selection.noise.any() else None,
+        )
+        if np.allclose(selection.estimated, selection.physical):
             return card
-        return replace(card, physics=float(np.abs(part.physical / part.measured - 1.0).mean()))
+        return replace(card, physics=float(np.abs(selection.physical / selection.measured - 1.0).mean()))
 
 
 def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
     """A profile's estimates of the cases of all blocks, in order."""
-    measured = np.concatenate([block.measured_s for block in blocks])
-    estimated, low, high = case_intervals(blocks, profile)
-    physical = predicted_latency(blocks, Coefficients(profile)) if profile.residual else estimated
+    measured_s = np.concatenate([block.measured_s for block in blocks])
+    estimate_s, low, high = case_intervals(blocks, profile)
+    physical = predicted_latency(blocks, Coefficients(profile)) if profile.residual else estimate_s
     noise = np.concatenate([block.relative_se for block in blocks])
-    return HeldOut(estimated, low, high, physical, measured, noise)
+    return HeldOut(estimate_s, low, high, physical, measured_s, noise)
 
 
 def case_intervals(blocks: Sequence[Block], profile: ArchitectureProfile) -> Floats:
@@ -105,16 +111,17 @@ def spreads(
         errors: (S,) held-out log(predicted / measured) of all cases in order; NaN for cases to ignore.
         reach: (S, 2) as `reach_of_ranges` gives it.
         reference: the coefficients' `reference` field.
-        fitted: whether algorithms were fitted to the machine; what they are off by elsewhere stands beside the ranges, as graphs.
+        fitted: whether algorithms were fitted to the machine. Elsewhere the ranges of coefficients cover a part of their errors,
+            which is subtracted as for graphs.
     """
     algorithm = np.concatenate([_dominant(block, profile) for block in blocks])
     kernels = np.concatenate([block.table.counts for block in blocks])
-    several = kernels > 1
-    counted = np.isfinite(errors) & (np.concatenate([block.relative_se for block in blocks]) <= HARDLY_KNOWN)
+    has_several = kernels > 1
+    is_usable = np.isfinite(errors) & (np.concatenate([block.relative_se for block in blocks]) <= HARDLY_KNOWN)
     # An estimate above the measurement needs an interval that reaches down.
-    reached = np.where(errors > 0, reach[:, 0], reach[:, 1])
-    beside = np.sqrt(np.clip(errors**2 - reached**2, 0.0, None)) / NORMAL_90
-    needed = np.abs(errors) / NORMAL_90 if fitted else beside
+    range_reach = np.where(errors > 0, reach[:, 0], reach[:, 1])
+    excess = np.sqrt(np.clip(errors**2 - range_reach**2, 0.0, None)) / NORMAL_90
+    needed_sigma = np.abs(errors) / NORMAL_90 if fitted else excess
     coefficients: dict[str, Coefficient] = {}
 
     def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:
@@ -122,33 +129,35 @@ def spreads(
         # Measurements that a neighbour spoiled can be off by any factor; a profile says so by the widest spread there is.
         coefficients[name] = Coefficient(min(max(sigma, FLOOR), entry("sigma").range[1]), "1", "fitted", why)
 
-    alone, graphs, long = counted & ~several, counted & several, counted & (kernels >= MANY_KERNELS)
+    single, graphs, long_graphs = is_usable & ~has_several, is_usable & has_several, is_usable & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
-    for code in np.unique(algorithm[alone]):
-        own, family = alone & (algorithm == code), alone & (family_of[algorithm] == family_of[code])
-        sigma = _shrunk(needed[own], _shrunk(needed[family], conformal_point(needed[alone])))
-        add(f"sigma.{ALGORITHMS[code]}", sigma, own, f"cases of its own, its family's counting for {BORROWED}")
+    for code in np.unique(algorithm[single]):
+        of_algorithm, in_family = single & (algorithm == code), single & (family_of[algorithm] == family_of[code])
+        sigma = _pooled_point(
+            needed_sigma[of_algorithm], _pooled_point(needed_sigma[in_family], conformal_point(needed_sigma[single]))
+        )
+        add(f"sigma.{ALGORITHMS[code]}", sigma, of_algorithm, f"cases of its own, its family's counting for {BORROWED}")
     if graphs.any():
-        add("sigma.graph", conformal_point(beside[graphs]), graphs, "graphs")
-    many = f"graphs of at least {MANY_KERNELS} kernels"
-    if long.sum() >= SURELY:
-        add("sigma.graph.many", conformal_point(beside[long]), long, many)
-    elif long.sum() >= MIN_LONG:
-        add("sigma.graph.many", float(np.quantile(np.abs(errors[long]), ONE_SIGMA)), long, many, point=68)
+        add("sigma.graph", conformal_point(excess[graphs]), graphs, "graphs")
+    kind = f"graphs of at least {MANY_KERNELS} kernels"
+    if long_graphs.sum() >= MIN_TAIL:
+        add("sigma.graph.many", conformal_point(excess[long_graphs]), long_graphs, kind)
+    elif long_graphs.sum() >= MIN_LONG:
+        add("sigma.graph.many", float(np.quantile(np.abs(errors[long_graphs]), ONE_SIGMA)), long_graphs, kind, point=68)
     return coefficients
 
 
-def _shrunk(own: np.ndarray, wider: float) -> float:
+def _pooled_point(errors: np.ndarray, family_point: float) -> float:
     """The 90 % point of n errors, averaged in squares with that of a wider group, which counts for `BORROWED` cases (partial
     pooling, as for coefficients)."""
-    return math.sqrt((len(own) * conformal_point(own) ** 2 + BORROWED * wider**2) / (len(own) + BORROWED))
+    return math.sqrt((len(errors) * conformal_point(errors) ** 2 + BORROWED * family_point**2) / (len(errors) + BORROWED))
 
 
 def reach_of_ranges(blocks: Sequence[Block], profile: ArchitectureProfile) -> np.ndarray:
     """(S, 2) distance of the intervals' ends below and above the estimates from unfitted coefficients alone, as logarithms."""
-    sharp = profile.replacing(coefficients=without_spreads(profile.coefficients), residual=())
-    estimated, low, high = case_intervals(blocks, sharp)
-    ends: Floats = np.stack([estimated / low, high / estimated], axis=1)
+    without_spread = profile.replacing(coefficients=without_spreads(profile.coefficients), residual=())
+    estimate_s, low, high = case_intervals(blocks, without_spread)
+    ends: Floats = np.stack([estimate_s / low, high / estimate_s], axis=1)
     return np.log(ends)
 
 
@@ -157,8 +166,8 @@ def _dominant(block: Block, profile: ArchitectureProfile) -> np.ndarray:
     table = block.table
     codes = algorithm_codes(table, profile)
     order = np.lexsort((table.bytes, table.matrix_flops, table.segment))
-    last = np.flatnonzero(np.diff(table.segment[order], append=table.segments))
-    return codes[order[last]]
+    heaviest = np.flatnonzero(np.diff(table.segment[order], append=table.segments))
+    return codes[order[heaviest]]
 
 
 def conformal_point(errors: np.ndarray) -> float:

@@ -1,5 +1,5 @@
 """The coefficients that a fit may move. A `Rule` says which kernels show a coefficient; the catalogue of coefficients has its
-bounds, its prior and, where the machine's own value is no start, a start."""
+bounds, its prior and a start for machines whose own value is 0."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ BESIDE_SD = 0.5
 hide a part of it."""
 TYPICAL_SPECIAL_SHARE = 1 / 8
 """Special functions that a unit evaluates per vector flop it could do, roughly, on any machine."""
-SLOWED = 1.5
+SLOWING_DEMAND = 1.5
 """Power demand of the float32 units, relative to the power that the cap leaves them, above which a board runs far below its
 nominal clock under load and shows how its power follows warmth. On other boards that fit would follow noise."""
 _PUBLISHED_BANDWIDTHS = ("gpu", "tpu")
@@ -60,8 +60,9 @@ _PUBLISHED_BANDWIDTHS = ("gpu", "tpu")
 the share that copies reach, and that share carries over to other chips."""
 _BY_ROW = ("normalization", "softmax")
 """Families of loops whose threads share rows, with instructions for each element."""
-_CUT = ("gem", "conv", "winograd", *TENSOR)
-"""How the names of a GPU's contractions start, whose blocks bring in fewer bytes than counted where they share operands."""
+_BLOCK_PREFIXES = ("gem", "conv", "winograd", *TENSOR)
+"""First letters of the algorithms of a GPU's contractions. Their blocks read fewer bytes than counted where they share
+operands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,13 @@ class Parameter:
     """One coefficient to fit, in log space.
 
     Attributes:
-        name: coefficient, of the catalogue.
-        start, low, high: value to start from and bounds.
-        prior_sd: standard deviation of the log-normal prior around the parent's value, or around `start` without one.
+        space: bounds, start and prior. The prior is around the parent's value, or around the start without a parent.
         affects: (S,) bool over the cases of all blocks together.
         parent: the more general coefficient at the prior's center (operator -> algorithm -> machine), if it is fitted too.
     """
 
     name: str
-    start: float
-    low: float
-    high: float
-    prior_sd: float
+    space: Space
     affects: np.ndarray
     parent: str | None = None
 
@@ -160,12 +156,13 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
             return
         if only is not None and whose(name) not in only:
             return
-        within = allowed(name, profile)
-        start = min(max(float(value) or within.start, within.low * 1.01), within.high * 0.99)
-        # A dispatch of its own length is no variety of the average one.
-        own = continues(name, "launch", "switch") and name in DEFAULTS[profile.family]
-        parent = None if own else next((other for other in lookup if other != name and other in parameters), None)
-        parameters[name] = Parameter(name, start, within.low, within.high, rule.prior_sd or within.prior_sd, affects, parent)
+        space = search_space(name, profile)
+        start = min(max(float(value) or space.start, space.low * 1.01), space.high * 0.99)
+        space = replace(space, start=start, prior_sd=rule.prior_sd or space.prior_sd)
+        # The catalogue gives some operators a dispatch time that is not derived from the average one.
+        has_default = continues(name, "launch", "switch") and name in DEFAULTS[profile.family]
+        parents = () if has_default else (general for general in lookup if general != name and general in parameters)
+        parameters[name] = Parameter(name, space, affects, next(iter(parents), None))
 
     for level in () if profile.family in _PUBLISHED_BANDWIDTHS else profile.levels:
         rate = profile.coefficients[f"bandwidth.{level}"]
@@ -204,69 +201,72 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         if units or profile.family != "gpu":
             add(Rule(f"efficiency.{units[0] if units else 'vector'}"), words, owner=owner, algorithm=algorithm)
         if algorithm != "pointwise":
-            # It reads rows or windows in its own way.
+            # Other loops read rows or windows in ways of their own.
             add(Rule("efficiency.bandwidth"), words, owner=owner, algorithm=algorithm)
     return list(parameters.values())
 
 
-def power_wanted(profile: ArchitectureProfile) -> float:
-    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them; 0 where either is not
-    known."""
-    wanted = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
-    return wanted / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
+def relative_power_demand(profile: ArchitectureProfile) -> float:
+    """Power that float32 products would draw at the peak, relative to the power that the cap leaves them; 0 where either is
+    unknown."""
+    demand_w = profile.value("energy.flop.matrix.float32", 0.0) * profile.value("peak.matrix.float32", 0.0)
+    return demand_w / (profile.value("power.tdp", math.inf) - profile.value("power.static", 0.0))
 
 
-def is_cut(name: str) -> bool:
-    """Whether a coefficient is one of a GPU's contractions, which thread blocks cut into tiles."""
-    return whose(name).startswith(_CUT)
+def runs_in_blocks(name: str) -> bool:
+    """True for coefficients of a GPU's contractions, which thread blocks cut into tiles."""
+    return whose(name).startswith(_BLOCK_PREFIXES)
 
 
-def allowed(name: str, profile: ArchitectureProfile) -> Space:
-    """How far a fit may move a coefficient of a machine: no contraction on a GPU beats what the units do at its highest clock, no
-    loop there moves more than its bandwidth or evaluates more than its units do. `KeyError` for a coefficient that is looked up
-    and never fitted."""
-    listed = entry(name)
-    found = listed.fit_on.get(profile.family, listed.fit)
-    if found is None:
+def search_space(name: str, profile: ArchitectureProfile) -> Space:
+    """How far a fit may move a coefficient of a machine. On a GPU, contractions stay below the rate of the units at its highest
+    clock, and loops below its bandwidth and its rate of special functions.
+
+    Raises:
+        KeyError: the coefficient is never fitted.
+    """
+    catalogue_entry = entry(name)
+    space = catalogue_entry.fit_on.get(profile.family, catalogue_entry.fit)
+    if space is None:
         raise KeyError(f"coefficient {name!r} has no range to fit it in")
     if profile.family != "gpu":
-        return found
-    if not is_cut(name):
-        return replace(found, high=1.0) if continues(name, "efficiency.bandwidth", "efficiency.special") else found
-    if listed is not entry("efficiency"):
-        return found
+        return space
+    if not runs_in_blocks(name):
+        return replace(space, high=1.0) if continues(name, "efficiency.bandwidth", "efficiency.special") else space
+    if catalogue_entry is not entry("efficiency"):
+        return space
     dtypes, lanes = (("bfloat16", "float16"), "matrix.lanes") if whose(name) in TENSOR else (("float32",), "vector.lanes")
     peak = next((n for dtype in dtypes if (n := f"peak.matrix.{dtype}") in profile.coefficients), None)
     if peak is None or lanes not in profile.coefficients:
-        return found
+        return space
     units = profile.value("count.sms") * profile.value(lanes)
-    return replace(found, high=min(found.high, 2.0 * units * profile.value("clock") / profile.value(peak)))
+    return replace(space, high=min(space.high, 2.0 * units * profile.value("clock") / profile.value(peak)))
 
 
 def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
-    """Word -> (K,) kernels of a block for which it holds; runtimes and alternative algorithms are words, too."""
+    """Word -> (K,) kernels of a block for which it holds; runtimes and alternative algorithms are words too."""
     table, family, blocks = block.table, profile.family, block.tiling.blocks
-    every = np.ones(len(table), dtype=bool)
+    all_kernels = np.ones(len(table), dtype=bool)
     algorithm = algorithm_codes(table, profile)
-    called, eager = every & (block.time == "call"), every & (block.runtime == "eager")
-    alone, matrix = (table.counts == 1)[table.segment], table.matrix_flops > 0
+    is_called, is_eager = all_kernels & (block.time == "call"), all_kernels & (block.runtime == "eager")
+    is_alone, matrix = (table.counts == 1)[table.segment], table.matrix_flops > 0
     # A loop is attributed to the unit that takes longer at typical rates. A GPU's loops over elements wait for memory, in float32
     # above all, so that their times say nothing of its units.
-    working = ~matrix & (table.is_family(*_BY_ROW) | (family != "gpu"))
-    special = working & (table.special_flops > TYPICAL_SPECIAL_SHARE * table.vector_flops)
+    is_loop = ~matrix & (table.is_family(*_BY_ROW) | (family != "gpu"))
+    special = is_loop & (table.special_flops > TYPICAL_SPECIAL_SHARE * table.vector_flops)
     special &= ~(by_result(table, block.runtime) & (family == "cpu"))
-    vector = working & ~special & (table.vector_flops > 0)
+    vector = is_loop & ~special & (table.vector_flops > 0)
     # Pointwise loops define the bandwidths that are fitted, so their share of them is fixed. Streaming weights cannot separate L2
     # from main memory; the parent's values hold.
-    given = "gemv_tensor" if family in _PUBLISHED_BANDWIDTHS else "pointwise"
+    reference_algorithm = "gemv_tensor" if family in _PUBLISHED_BANDWIDTHS else "pointwise"
     return {
-        **{runtime: every & (block.runtime == runtime) for of_family in RUNTIMES.values() for runtime in of_family},
+        **{runtime: all_kernels & (block.runtime == runtime) for of_family in RUNTIMES.values() for runtime in of_family},
         **{way.name: way.offered for way in block.tiling.transformed},
         **{word: getattr(table, word) > 0 for word in ("mapped_bytes", "grown_bytes", "views", "modules")},
-        "called": called,
-        "timed": ~called | eager,
-        "enters": ~alone | enters_alone(profile, block.runtime),
-        "alone": alone,
+        "called": is_called,
+        "timed": ~is_called | is_eager,
+        "enters": ~is_alone | enters_alone(profile, block.runtime),
+        "alone": is_alone,
         "single": table.calls == 1,
         "matrix": matrix,
         # A GPU's depthwise convolutions stream: their rate does not depend on blocks, so it is not drawn towards that of blocks.
@@ -275,15 +275,15 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "vector": vector,
         "special": special,
         "loops": vector | special,
-        "given_bandwidth": algorithm == ALGORITHMS.index(given),
+        "given_bandwidth": algorithm == ALGORITHMS.index(reference_algorithm),
         "convolves": table.is_family(*CONVOLUTIONS),
         "converts": np.any([converts_layout(table, algorithm), *unrolls_image(table, algorithm)], axis=0),
         "away": table.code_distance > profile.value("capacity.l2", math.inf) / 4,
-        "far": every & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
-        "regroups": every & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups
-        "stores": every & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
-        "capped": every & (family == "gpu") & (power_wanted(profile) > 0),
-        "slowed": every & (family == "gpu") & (power_wanted(profile) > SLOWED),
+        "far": all_kernels & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
+        "regroups": all_kernels & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups
+        "stores": all_kernels & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
+        "capped": all_kernels & (family == "gpu") & (relative_power_demand(profile) > 0),
+        "slowed": all_kernels & (family == "gpu") & (relative_power_demand(profile) > SLOWING_DEMAND),
         "warmth_known": np.asarray([case.warm is not None for case in block.cases])[table.segment],
     }
 
@@ -320,6 +320,6 @@ class _Kernels:
 
     def pairs(self, words: str) -> list[tuple[str, str]]:
         """Operators and algorithms that occur together among such kernels; unknown operators are left out."""
-        chosen, names = self.where(words) & (self._op >= 0), op_names()
-        together = sorted(set(zip(self._op[chosen].tolist(), self._algorithm[chosen].tolist(), strict=True)))
-        return [(names[op], ALGORITHMS[algorithm]) for op, algorithm in together]
+        selected, names = self.where(words) & (self._op >= 0), op_names()
+        pairs = sorted(set(zip(self._op[selected].tolist(), self._algorithm[selected].tolist(), strict=True)))
+        return [(names[op], ALGORITHMS[algorithm]) for op, algorithm in pairs]

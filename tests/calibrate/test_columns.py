@@ -7,7 +7,7 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from shmoo.calibrate.calibration import ENOUGH, table_reduction
+from shmoo.calibrate.calibration import MIN_PRODUCTS, table_reduction
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.harness.cli.app import cli
@@ -28,7 +28,7 @@ def table(path, rows):
 def measured(tmp_path_factory):
     """Batched products that take what the V100's profile says of (m, n) by (n, k), written as b, m, n, k."""
     draw = random.Random(5)
-    sizes = [[round(2 ** draw.uniform(3, 10)) for _ in "mnk"] for _ in range(ENOUGH + 60)]
+    sizes = [[round(2 ** draw.uniform(3, 10)) for _ in "mnk"] for _ in range(MIN_PRODUCTS + 60)]
     path = table(tmp_path_factory.mktemp("tables") / "v100.csv", [["bmm", draw.randint(4, 40), *size, 1.0] for size in sizes])
     rows = read_table(path, device="cuda", reduction="n")
     times = AnalysisDirector(load_profile("gpu_v100"), residual=False).estimate_cases([r.graph() for r in rows], runtime="eager")

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from shmoo.calibrate.fit.dataset import MeasuredCase
-from shmoo.calibrate.fit.parameters import power_wanted
+from shmoo.calibrate.fit.parameters import relative_power_demand
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -60,7 +60,7 @@ def test_a_board_whose_cap_sets_the_pace_of_float32_products_says_less_of_their_
     )
     log2 = {name: math.log2(made.value(f"half.k.{name}")) for name in ("gemm", "gemm_tensor", "pointwise")}
     assert log2["gemm_tensor"] == log2["pointwise"] == pytest.approx(3.0)
-    one, other = (1.0 / power_wanted(board) for board in boards)
+    one, other = (1.0 / relative_power_demand(board) for board in boards)
     assert log2["gemm"] == pytest.approx((2.0 * one + 4.0 * other) / (one + other))
     assert 2.5 < log2["gemm"] < 2.7
 

@@ -18,7 +18,7 @@ import numpy as np
 from shmoo.calibrate.fit.dataset import MeasuredCase, blocks
 from shmoo.calibrate.fit.fit import log_errors
 from shmoo.calibrate.fit.intervals import reach_of_ranges, spreads
-from shmoo.calibrate.fit.parameters import is_cut, power_wanted
+from shmoo.calibrate.fit.parameters import relative_power_demand, runs_in_blocks
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import entry
@@ -59,8 +59,8 @@ def transfer(
     weights = [_nearness(profile, target) for profile in measured]
     names = sorted({name for profile in measured for name in profile.coefficients})
     # How well blocks keep float32 units busy hardly shows on a board whose cap sets their pace.
-    free = [weight / max(1.0, power_wanted(profile)) for weight, profile in zip(weights, measured, strict=True)]
-    capped = {name for name in names if is_cut(name) and whose(name) not in TENSOR}
+    free = [weight / max(1.0, relative_power_demand(profile)) for weight, profile in zip(weights, measured, strict=True)]
+    capped = {name for name in names if runs_in_blocks(name) and whose(name) not in TENSOR}
     carried = {name: _carried(name, measured, free if name in capped else weights, target) for name in names}
     own = {**_voltage(looked_up(target), measured, weights), **looked_up(target)}
     return target.replacing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shmoo.calibrate.design.planning import CHECKED, most_telling, plan, sensitivities
+from shmoo.calibrate.design.planning import HELD_OUT_PERIOD, most_telling, plan, sensitivities
 from shmoo.calibrate.fit.dataset import MeasuredCase
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
@@ -64,7 +64,7 @@ def test_held_out_cases_are_among_the_first():
     order = plan(cases, base, [1.0] * len(cases))
     assert sorted(order) == list(range(len(cases)))
     chosen = order[:40]
-    assert sum(cases[i].case.split != "fit" for i in chosen) == 40 // CHECKED
+    assert sum(cases[i].case.split != "fit" for i in chosen) == 40 // HELD_OUT_PERIOD
     assert len({cases[i].case.workload for i in chosen[:16]}) == 4  # every operator early on
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from shmoo.calibrate.calibration import calibrate_cases
 from shmoo.calibrate.fit.dataset import MeasuredCase, Sources, block_of, blocks, run_cases
-from shmoo.calibrate.fit.energy import LEAST, RATIOS, fit_energy
+from shmoo.calibrate.fit.energy import LEAST_ENERGY, RATIOS, fit_energy
 from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
@@ -87,7 +87,7 @@ def test_no_operation_takes_less_than_a_tenth_of_what_circuits_need():
     found = fitted(cases)
     name = "energy.byte.dram"
     assert name in found.at_bound
-    assert found.coefficients[name].value == pytest.approx(LEAST * PROFILE.coefficients[name].bounds[0])
+    assert found.coefficients[name].value == pytest.approx(LEAST_ENERGY * PROFILE.coefficients[name].bounds[0])
     assert {n for n, c in found.coefficients.items() if c.source == "at bound"} == set(found.at_bound)
 
 

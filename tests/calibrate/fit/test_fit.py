@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -22,17 +24,17 @@ from shmoo.calibrate.fit.parameters import (
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.catalogue import DEFAULTS, entry
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.entries import Space
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables.reading import TableRow
 from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on
 
 
-def fitted(cases, folds: int = 0, **changes):
+def fitted(cases, folds: int = 0, spaces: Mapping[str, Space] = MappingProxyType({})):
     base = known_cpu()
     tabulated = blocks(cases, base)
-    parameters = parameters_for(tabulated, base)
-    changed = [dataclasses.replace(p, **{k: f(p) for k, f in changes.items()}) for p in parameters]
-    return fit_latency(tabulated, changed, base, folds=folds)
+    parameters = [dataclasses.replace(p, space=spaces.get(p.name, p.space)) for p in parameters_for(tabulated, base)]
+    return fit_latency(tabulated, parameters, base, folds=folds)
 
 
 def test_to_first_order_left_out_errors_are_those_of_fits_without_the_case():
@@ -61,7 +63,7 @@ def test_cases_of_one_size_are_refused_with_the_reason():
 def test_one_combination_each_is_enough_where_a_call_shows_the_longer_of_two():
     """Two cases tell two of four coefficients: launches of two algorithms on a GPU, whose rates stay with their priors."""
     names = [f"{stem}.{algorithm}" for stem in ("launch.eager", "efficiency") for algorithm in ("gemm", "attention")]
-    _check_identifiable(np.eye(2, 4), 0.1, names, (), each=1)
+    _check_identifiable(np.eye(2, 4), 0.1, names, (), needed_each=1)
     with pytest.raises(InputError, match="2 cases determine only 2 combinations of the 4 coefficients"):
         _check_identifiable(np.eye(2, 4), 0.1, names, ())
 
@@ -82,11 +84,7 @@ def test_a_single_case_is_refused():
 def test_a_bound_that_stops_a_coefficient_is_named():
     """The truth, an efficiency of 0.83, is above the highest allowed here, 0.5."""
     cases = measured_on(known_cpu(), TRUTH)
-    found = fitted(
-        cases,
-        high=lambda p: 0.5 if p.name == "efficiency.gemm" else p.high,
-        start=lambda p: min(p.start, 0.4) if p.name == "efficiency.gemm" else p.start,
-    )
+    found = fitted(cases, spaces={"efficiency.gemm": Space(0.05, 0.5, 0.08, start=0.4)})
     assert "efficiency.gemm" in found.at_bound
     assert found.values["efficiency.gemm"] == pytest.approx(0.5, rel=2e-3)
 
@@ -108,8 +106,8 @@ def test_what_the_data_cannot_tell_is_named_and_left_at_its_prior():
     assert found.log_sd["efficiency.gemm"] < 0.03
     starts = {p.name: p for p in parameters_for(blocks(cases, base), base)}
     for name in ("half.m.gemm", "half.n.gemm"):
-        assert found.values[name] == pytest.approx(starts[name].start, rel=0.2)
-        assert found.log_sd[name] > starts[name].prior_sd
+        assert found.values[name] == pytest.approx(starts[name].space.start, rel=0.2)
+        assert found.log_sd[name] > starts[name].space.prior_sd
 
 
 @pytest.mark.parametrize("stopped", [(0, 1), (2,)], ids=["first path", "second start"])
@@ -172,8 +170,8 @@ def test_no_kernel_beats_its_units_at_their_highest_clock(name, dtype, algorithm
     ]
     cases = [MeasuredCase(row.case, (row.graph(),), 1e-3, time="device") for row in rows]
     (share,) = (p for p in parameters_for(blocks(cases, profile), profile) if p.name == f"efficiency.{algorithm}")
-    assert share.high == pytest.approx(most, rel=0.01)
-    assert share.low < share.start < share.high
+    assert share.space.high == pytest.approx(most, rel=0.01)
+    assert share.space.low < share.space.start < share.space.high
 
 
 def test_what_kernels_compute_beside_their_products_is_fitted_where_it_shows():

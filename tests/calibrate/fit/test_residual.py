@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 from scipy.stats import norm
 
-from shmoo.calibrate.calibration import calibrate_cases, of_splits
+from shmoo.calibrate.calibration import blocks_of_splits, calibrate_cases
 from shmoo.calibrate.fit.dataset import Block, MeasuredCase, Sources, block_of, blocks
 from shmoo.calibrate.fit.fit import predicted_latency
 from shmoo.calibrate.fit.residual import fit_residual
@@ -260,7 +260,7 @@ def test_a_second_correction_of_16_bits_is_fitted_to_what_the_first_leaves():
         asked = [MeasuredCase(row.case, (row.graph(),), 1.0, time="device") for row in rows]
         seconds = predicted_latency([block_of(asked, "eager", AnalysisDirector(bare))], Coefficients(bare))
         cases += [replace(case, latency_s=factor * s) for case, s in zip(asked, seconds.tolist(), strict=True)]
-    seen = of_splits(blocks(cases, bare), bare, ("fit", "validation"))
+    seen = blocks_of_splits(blocks(cases, bare), bare, ("fit", "validation"))
     first, second = fit_residual(seen, bare)[0]
     assert [first.dtype, second.dtype] == ["bfloat16", "float16"]
     for one, value in ((first, np.log(1.2)), (second, np.log(1.1))):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shmoo.calibrate.fit.parameters import allowed
+from shmoo.calibrate.fit.parameters import search_space
 from shmoo.estimators.machine.catalogue import CATALOGUE, DEFAULTS, TYPICAL, entry, is_count
 from shmoo.estimators.machine.coefficients import TENSOR, algorithm_names
 from shmoo.estimators.machine.inheritance import followers
@@ -40,7 +40,7 @@ def test_a_family_assumes_its_own_before_the_general():
 def test_what_is_looked_up_is_never_fitted():
     """A capacity has no range to fit it in."""
     with pytest.raises(KeyError, match=r"capacity\.l2"):
-        allowed("capacity.l2", load_profile("cpu_server_generic"))
+        search_space("capacity.l2", load_profile("cpu_server_generic"))
 
 
 def test_names_fall_back_from_the_particular_to_the_general():

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from shmoo.calibrate.fit.parameters import allowed
+from shmoo.calibrate.fit.parameters import search_space
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.profile import ArchitectureProfile, builtin_names, load_profile
@@ -139,7 +139,7 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
         kind = name.rpartition(".")[2]
         if name.startswith("peak.matrix."):
             ratio = coefficient.value / v(f"peak.matrix.{dtype}")
-            if not any(abs(ratio / allowed - 1) < 0.02 for allowed in rate_ratios(profile)):
+            if not any(abs(ratio / search_space - 1) < 0.02 for search_space in rate_ratios(profile)):
                 wrong.append(f"{name} is {ratio:.3g} x {dtype}, not one of {rate_ratios(profile)}")
             energy = profile.get(f"energy.flop.matrix.{kind}")
             if energy is not None and profile.family == "gpu":
@@ -326,7 +326,7 @@ def test_a_value_at_the_end_of_its_range_does_not_pass_for_a_fitted_one(name):
     """Of everything that a fit wrote, what lies at a bound of the search, or beyond it, says so, and nothing else does."""
     profile = load_profile(name)
     fits = {key: c for key, c in profile.coefficients.items() if c.from_fit and of_times(key)}
-    ends = {key: allowed(key, profile) for key in fits}
+    ends = {key: search_space(key, profile) for key in fits}
     at_bound = {
         key for key, c in fits.items() if min(math.log(c.value / ends[key].low), math.log(ends[key].high / c.value)) < 1e-3
     }
