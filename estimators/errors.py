@@ -56,13 +56,17 @@ def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> I
     """The error for an unknown name of a kind of thing ("architecture"), with the nearest valid ones as suggestions; `remedy` is
     advice beyond picking one of them."""
     names = sorted(allowed)
-    plain = {known: _plain(known) for known in names}
-    asked = _plain(str(name))
-    near = [known for known in names if len(asked) >= SPELLED_OUT and asked in plain[known]][:MOST_NEAR]
-    close = difflib.get_close_matches(asked, plain.values(), n=3, cutoff=0.5)
-    near = near or [next(known for known in names if plain[known] == match) for match in dict.fromkeys(close)]
-    if near:
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
+    plain_names = {allowed_name: _plain(allowed_name) for allowed_name in names}
+    plain_name = _plain(str(name))
+    suggestions = [
+        allowed_name for allowed_name in names if len(plain_name) >= SPELLED_OUT and plain_name in plain_names[allowed_name]
+    ][:MOST_NEAR]
+    close = difflib.get_close_matches(plain_name, plain_names.values(), n=3, cutoff=0.5)
+    suggestions = suggestions or [
+        next(allowed_name for allowed_name in names if plain_names[allowed_name] == match) for match in dict.fromkeys(close)
+    ]
+    if suggestions:
+        hint = f"did you mean {' or '.join(repr(n) for n in suggestions)}?"
         hint += f" allowed: {', '.join(names)}" if len(names) <= 12 else ""
     elif not names:
         hint = "there is none"

@@ -39,7 +39,7 @@ def kernel_tables(
     *,
     converts: Conversion = "none",
     overwrites: bool = False,
-    walked: bool = False,
+    in_order: bool = False,
 ) -> KernelTable:
     """Cost every kernel of every graph, a segment each, and compute the reuse distance of each of its accesses.
 
@@ -47,13 +47,13 @@ def kernel_tables(
         parts: graphs with their kernels: groups of calls in execution order without free calls. `InputError` without a kernel.
         converts: what changes its layout (`CONVERSIONS`).
         overwrites: whether loops put results in the place of operands that nothing reads later.
-        walked: as of `reuse_distances`.
+        in_order: as of `reuse_distances`.
     """
     rows: list[tuple[float, ...]] = []
     accesses = _Accesses([], [], [], [])
     labels: list[str] = []
     for segment, (graph, kernels) in enumerate(part for part in parts if part[1]):
-        _add_rows(graph, kernels, (converts, overwrites, walked), segment, rows, accesses)
+        _add_rows(graph, kernels, (converts, overwrites, in_order), segment, rows, accesses)
         labels += [_label(graph, kernel) for kernel in kernels]
     if not rows:
         raise InputError(NO_KERNEL)
@@ -86,33 +86,33 @@ def _add_rows(
     """Append one graph's kernels and their accesses, the columns of each in the order of `KernelTable`."""
     costs = costs_of(graph)
     consumers = _consumers(graph, costs)
-    converts, overwrites, walked = memory
+    converts, overwrites, in_order = memory
     # Results that are images (batch, channels and two extents or more), where the graph convolves.
     convolves = any([cost is not None and cost.family in CONVOLUTIONS for cost in costs])
     images = {graph.root(value) for value in graph.outputs if convolves and len(graph.values[value].spec.shape) >= 4}
     works = [_work_of(graph, kernel, costs, consumers, images) for kernel in kernels]
-    converted: list[Temporary | None] = [None] * len(works)
+    temporaries: list[Temporary | None] = [None] * len(works)
     for row, work in enumerate(works):
         if converts == "kernels":
-            converted[row] = _temporaries(work)
+            temporaries[row] = _temporaries(work)
         elif converts != "none" and work.cost.family in CONVOLUTIONS:
-            converted[row] = Temporary(work.entering_bytes, work.leaving_bytes)
+            temporaries[row] = Temporary(work.entering_bytes, work.leaving_bytes)
     touches = [work.touches for work in works]
     if overwrites and len(works) > 1:
         touches = written_in_place(touches, [work.cost.family not in CONTRACTIONS for work in works])
-    fresh = fresh_memory(touches, converted)
+    fresh = fresh_memory(touches, temporaries)
     shapes = (tuple([(graph.calls[i].op, graph.calls[i].inputs) for i in kernel.calls]) for kernel in kernels)
-    code, reuse = code_distances(shapes, touches), reuse_distances(touches, walked)
+    code, reuse = code_distances(shapes, touches), reuse_distances(touches, in_order)
     multiplies = any([work.call.op == "aten.matmul" for work in works])
     in_rows = not any([call.attributes.get("memory_format") == CHANNELS_LAST for call in graph.calls])
     producers = {value: call for call in graph.calls for value in call.writes} if multiplies else {}
-    entered = _entered(graph)
-    done = 0  # calls up to the end of the last kernel so far
+    modules_entered = _entered(graph)
+    next_call = 0  # calls up to the end of the last kernel so far
     for row, (work, kernel) in enumerate(zip(works, kernels, strict=True)):
-        cost, last = work.cost, kernel.calls[-1]
-        near = 0.0
+        cost, last_call = work.cost, kernel.calls[-1]
+        image_bytes = 0.0
         if cost.family in CONVOLUTIONS:
-            near = sum([touch.nbytes for touch, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT])
+            image_bytes = sum([touch.nbytes for touch, kind in zip(work.touches, work.kinds, strict=True) if kind != READ_WEIGHT])
         accesses.kernel.extend([len(rows)] * len(work.touches))
         accesses.nbytes.extend([touch.nbytes for touch in work.touches])
         accesses.distance.extend(reuse[row])
@@ -125,26 +125,29 @@ def _add_rows(
             cost.window, cost.stride, cost.dilation, cost.images, cost.group, cost.causal,
             *msgspec.structs.astuple(cost.geometry),
             len(kernel.calls), fresh[row].mapped + _mapped_weights(work, converts), fresh[row].grown,
-            costs[done:last].count(None), sum(entered[done : last + 1]), code[row],
+            costs[next_call:last_call].count(None), sum(modules_entered[next_call : last_call + 1]), code[row],
             work.entering_bytes, work.result_bytes, work.leaving_bytes,
-            strided_bytes(graph, work.call, cost.family, near, producers, in_rows), segment, np.nan,
+            strided_bytes(graph, work.call, cost.family, image_bytes, producers, in_rows), segment, np.nan,
             OTHER_LIBRARY in work.call.attributes,
         ))  # fmt: skip
-        done = max(done, last + 1)
+        next_call = max(next_call, last_call + 1)
 
 
 def _entered(graph: Graph) -> list[int]:
     """Modules that a framework enters for each call: those around it that the call before it was not in."""
-    entered, before = [], ""
+    counts, previous_module = [], ""
     for call in graph.calls:
-        if call.module == before:
-            entered.append(0)
+        if call.module == previous_module:
+            counts.append(0)
             continue
-        path, left = call.module.split("."), before.split(".")
-        shared = next((i for i, (own, other) in enumerate(zip(path, left, strict=False)) if own != other), len(left))
-        entered.append(max(len(path) - shared, 0) if call.module else 0)
-        before = call.module
-    return entered
+        path, previous_path = call.module.split("."), previous_module.split(".")
+        depth = next(
+            (i for i, (part, previous_part) in enumerate(zip(path, previous_path, strict=False)) if part != previous_part),
+            len(previous_path),
+        )
+        counts.append(max(len(path) - depth, 0) if call.module else 0)
+        previous_module = call.module
+    return counts
 
 
 class _Work(NamedTuple):
@@ -169,9 +172,9 @@ def _consumers(graph: Graph, costs: Sequence[Cost | None]) -> Mapping[int, set[i
     readers: defaultdict[int, set[int]] = defaultdict(set)
     roots = graph.roots
     for index, (call, cost) in enumerate(zip(graph.calls, costs, strict=True)):
-        shared = {roots[value] for value in call.writes} if cost is None else ()
+        view_roots = {roots[value] for value in call.writes} if cost is None else ()
         for value in call.reads:
-            if roots[value] not in shared:
+            if roots[value] not in view_roots:
                 readers[roots[value]].add(index)
     for value in graph.outputs:
         readers[roots[value]].add(len(graph.calls))
@@ -182,35 +185,35 @@ def _work_of(
     graph: Graph, kernel: Kernel, costs: Sequence[Cost | None], consumers: Mapping[int, set[int]], images: Set[int]
 ) -> _Work:
     """The work of one kernel; `images` are the storages of the images that its graph returns."""
-    working = [(i, graph.calls[i], cost) for i in kernel.calls if (cost := costs[i]) is not None]
-    if not working:
+    costed = [(i, graph.calls[i], cost) for i in kernel.calls if (cost := costs[i]) is not None]
+    if not costed:
         raise ValueError(f"kernel {kernel} of graph {graph.name!r} holds only free calls; fusion must leave those out")
     # The kernel is named after its largest contraction, or else after the call with the most bytes.
-    several = len(working) > 1
-    _, main_call, main = max(working, key=lambda work: (work[2].matrix_flops, work[2].bytes)) if several else working[0]
+    has_several = len(costed) > 1
+    _, main_call, main = max(costed, key=lambda work: (work[2].matrix_flops, work[2].bytes)) if has_several else costed[0]
     roots, values, direct, caller = graph.roots, graph.values, kernel.direct, len(graph.calls)
     matrix = vector = special = entering = results = leaving = 0.0
-    produced: set[int] = set()
+    results_written: set[int] = set()
     accesses: dict[tuple[int, bool], tuple[Touch, int]] = {}
-    for index, call, cost in working:
+    for index, call, cost in costed:
         matrix, vector, special = matrix + cost.matrix_flops, vector + cost.vector_flops, special + cost.special_flops
         for value, nbytes in zip(call.reads, cost.read_bytes, strict=True):
             root = roots[value]
-            if root in produced or nbytes == 0 or (index, value) in direct:
+            if root in results_written or nbytes == 0 or (index, value) in direct:
                 continue
             if (root, False) not in accesses or nbytes > accesses[root, False][0].nbytes:
                 owner = values[root]
                 touch = Touch(root, nbytes, owner.kind != "activation")
                 accesses[root, False] = touch, READ_WEIGHT if owner.is_weight else READ_ACTIVATION
-        there = 0.0
+        written_before = 0.0
         if direct:
             # Parts of a concatenation that other kernels wrote in place are no work of this one.
-            in_place = [value for at, value in direct if at == index and roots[value] not in produced]
-            there = sum([values[value].spec.nbytes for value in in_place])
+            in_place = [value for consumer, value in direct if consumer == index and roots[value] not in results_written]
+            written_before = sum([values[value].spec.nbytes for value in in_place])
         for value, whole_bytes in zip(call.writes, cost.write_bytes, strict=True):
-            nbytes = max(whole_bytes - there, 0.0)
+            nbytes = max(whole_bytes - written_before, 0.0)
             root = roots[value]
-            produced.add(root)
+            results_written.add(root)
             readers = consumers.get(root)
             if nbytes and not (readers and readers.issubset(kernel.calls)):
                 owner = values[root]
@@ -283,12 +286,14 @@ def _temporaries(work: _Work) -> Temporary | None:
     """What a library and the framework allocate around a kernel in eager execution: copies of a convolution's image and result in
     blocks of channels (a transposed one's result in the plain layout too, before it is copied out); the squares of a root mean
     square norm, which PyTorch composes of other operators, and its result before the weights."""
-    convolves, composed = work.cost.family in CONVOLUTIONS, work.call.op == "aten.rms_norm"
-    if not convolves and not composed:
+    is_convolution, is_composed = work.cost.family in CONVOLUTIONS, work.call.op == "aten.rms_norm"
+    if not is_convolution and not is_composed:
         return None
-    of = {kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)}
-    image, result = of.get(READ_ACTIVATION, 0.0), of.get(WRITE, 0.0)
-    if composed:
+    bytes_by_kind = {
+        kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)
+    }
+    image, result = bytes_by_kind.get(READ_ACTIVATION, 0.0), bytes_by_kind.get(WRITE, 0.0)
+    if is_composed:
         return Temporary(image, result)
     channels = work.cost.geometry.channels_in * work.cost.batch
     return Temporary(image if channels > FEW_CHANNELS else 0.0, result, 2 if work.cost.family == "conv_transpose" else 1)

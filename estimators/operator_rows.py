@@ -25,8 +25,8 @@ def is_operator(graph: Graph) -> bool:
     if len(graph.calls) != 1 or costs_of(graph) == (None,):
         return False
     call, values = graph.calls[0], graph.values
-    apart = call.reads + call.writes == tuple(range(len(values))) and not any([value.storage is not None for value in values])
-    return apart and call.writes == graph.outputs and not call.module
+    is_dense = call.reads + call.writes == tuple(range(len(values))) and not any([value.storage is not None for value in values])
+    return is_dense and call.writes == graph.outputs and not call.module
 
 
 def operator_table(graphs: Sequence[Graph]) -> KernelTable:
@@ -34,13 +34,13 @@ def operator_table(graphs: Sequence[Graph]) -> KernelTable:
     changes its layout."""
     calls = [graph.calls[0] for graph in graphs]
     costs = [cost for graph in graphs for cost in costs_of(graph) if cost is not None]
-    of_costs = dict(zip(Cost.__struct_fields__, zip(*map(msgspec.structs.astuple, costs), strict=True), strict=True))
+    cost_columns = dict(zip(Cost.__struct_fields__, zip(*map(msgspec.structs.astuple, costs), strict=True), strict=True))
     extents: dict[str, Any] = {
-        name: np.array(of_costs[name], dtype=np.float64) for name in Cost.__struct_fields__[3:] if name != "geometry"
+        name: np.array(cost_columns[name], dtype=np.float64) for name in Cost.__struct_fields__[3:] if name != "geometry"
     }
     # A selection can be empty: see `graph_rows`.
     extents |= {name: np.where(extents[name] == 0, 1.0, extents[name]) for name in ("batch", "m", "n", "k")}
-    geometry = np.array([msgspec.structs.astuple(images) for images in of_costs["geometry"]], dtype=np.float64).T
+    geometry = np.array([msgspec.structs.astuple(images) for images in cost_columns["geometry"]], dtype=np.float64).T
     extents |= dict(zip(type(costs[0].geometry).__struct_fields__, geometry, strict=True))
 
     values = [value for graph in graphs for value in graph.values]
@@ -48,50 +48,50 @@ def operator_table(graphs: Sequence[Graph]) -> KernelTable:
     counts = np.array([len(graph.values) for graph in graphs])
     kernel = np.repeat(np.arange(len(graphs)), counts)
     place = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
-    written = place >= np.array([len(call.reads) for call in calls])[kernel]
-    weight = np.array([value.is_weight for value in values]) & ~written
-    entering = np.array([value.kind == "input" for value in values]) & ~written
-    convolves = np.array([family in CONVOLUTIONS for family in of_costs["family"]])
-    image = convolves[kernel] & np.array([len(value.spec.shape) >= 4 for value in values])
+    is_result = place >= np.array([len(call.reads) for call in calls])[kernel]
+    is_weight = np.array([value.is_weight for value in values]) & ~is_result
+    is_input = np.array([value.kind == "input" for value in values]) & ~is_result
+    is_convolution = np.array([family in CONVOLUTIONS for family in cost_columns["family"]])
+    is_image = is_convolution[kernel] & np.array([len(value.spec.shape) >= 4 for value in values])
 
-    def summed(mask: np.ndarray | float) -> Floats:
+    def sum_by_kernel(mask: np.ndarray | float) -> Floats:
         return np.bincount(kernel, weights=nbytes * mask, minlength=len(graphs)).astype(np.float64, copy=False)
 
-    touched, near = summed(1.0), summed(~weight).tolist()
-    mapped, grown = np.zeros((2, len(graphs)))
+    total_bytes, image_bytes = sum_by_kernel(1.0), sum_by_kernel(~is_weight).tolist()
+    mapped_bytes, grown_bytes = np.zeros((2, len(graphs)))
     for row, (graph, call, cost) in enumerate(zip(graphs, calls, costs, strict=True)):
         sizes = [graph.values[value].spec.nbytes for value in call.writes]
         if sum(sizes) + sum(cost.write_bytes) > MAPPED_BYTES:
             results = zip(call.writes, cost.write_bytes, sizes, strict=True)
             touches = [Touch(value, amount, False, True, size) for value, amount, size in results if amount]
-            ((mapped[row], grown[row]),) = fresh_memory([touches])
-    none, moved = np.zeros(len(graphs)), nbytes > 0
+            ((mapped_bytes[row], grown_bytes[row]),) = fresh_memory([touches])
+    zeros, is_access = np.zeros(len(graphs)), nbytes > 0
     return KernelTable(
         **extents,
-        family=np.array([FAMILY_CODE[family] for family in of_costs["family"]]),
+        family=np.array([FAMILY_CODE[family] for family in cost_columns["family"]]),
         dtype=np.array([DTYPE_CODE[call.computes_in] for call in calls]),
         op=np.array([op_code(call.op) for call in calls]),
-        calls=none + 1.0,
-        mapped_bytes=mapped,
-        grown_bytes=grown,
-        views=none,
-        modules=none,
-        code_distance=touched,
-        entering_bytes=summed(entering),
-        result_bytes=summed(written),
-        leaving_bytes=summed(written & image),
+        calls=zeros + 1.0,
+        mapped_bytes=mapped_bytes,
+        grown_bytes=grown_bytes,
+        views=zeros,
+        modules=zeros,
+        code_distance=total_bytes,
+        entering_bytes=sum_by_kernel(is_input),
+        result_bytes=sum_by_kernel(is_result),
+        leaving_bytes=sum_by_kernel(is_result & is_image),
         strided_bytes=np.array(
             [
-                strided_bytes(graph, call, cost.family, of_near, {}, call.attributes.get("memory_format") != CHANNELS_LAST)
-                for graph, call, cost, of_near in zip(graphs, calls, costs, near, strict=True)
+                strided_bytes(graph, call, cost.family, nbytes_moved, {}, call.attributes.get("memory_format") != CHANNELS_LAST)
+                for graph, call, cost, nbytes_moved in zip(graphs, calls, costs, image_bytes, strict=True)
             ]
         ),
         segment=np.arange(len(graphs)),
-        warm=none + np.nan,
+        warm=zeros + np.nan,
         other_library=np.array([float(OTHER_LIBRARY in call.attributes) for call in calls]),
-        access_kernel=kernel[moved],
-        access_bytes=nbytes[moved],
-        access_distance=touched[kernel][moved],
-        access_kind=np.where(written, WRITE, np.where(weight, READ_WEIGHT, READ_ACTIVATION))[moved],
+        access_kernel=kernel[is_access],
+        access_bytes=nbytes[is_access],
+        access_distance=total_bytes[kernel][is_access],
+        access_kind=np.where(is_result, WRITE, np.where(is_weight, READ_WEIGHT, READ_ACTIVATION))[is_access],
         labels=tuple([name_of(call.op) for call in calls]),
     )

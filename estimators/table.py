@@ -24,7 +24,7 @@ Masks = NDArray[np.bool_]
 READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
-ROTATED = 6
+WEIGHT_COPIES = 6
 """Weights that take turns in a measurement with cold weights, as layers of a model do: what a cache cannot hold of six comes from
 main memory."""
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
@@ -49,22 +49,22 @@ def _op_codes(count: int) -> dict[str, int]:
 
 
 @cache
-def among(codes: tuple[int, ...], count: int) -> Masks:
+def code_mask(codes: tuple[int, ...], count: int) -> Masks:
     """(count,) which codes are among some; what is indexed with a column of codes takes a tenth of the time of `np.isin`."""
     mask = np.zeros(count, dtype=bool)
     mask[list(codes)] = True
     return mask
 
 
-def alike(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def distinct_rows(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(U,) first row of each kind of K rows with equal numbers, ascending, and (K,) the kind of each row."""
     numbers = np.ascontiguousarray(np.stack([column.astype(np.float64) for column in columns], axis=1))
-    packed = numbers.view(np.dtype((np.void, numbers.dtype.itemsize * numbers.shape[1]))).ravel()
-    _, first, kind = np.unique(packed, return_index=True, return_inverse=True)
-    order = np.argsort(first)
+    row_bytes = numbers.view(np.dtype((np.void, numbers.dtype.itemsize * numbers.shape[1]))).ravel()
+    _, first_rows, kind = np.unique(row_bytes, return_index=True, return_inverse=True)
+    order = np.argsort(first_rows)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    return first[order], place[kind]
+    return first_rows[order], place[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,8 @@ class KernelTable:
 
     def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
         """(..., S) sums over segments of an amount of each kernel, or another reduction by `add`."""
-        together: Floats = amounts if self.single else add.reduceat(amounts, self.starts, axis=-1)
-        return together
+        sums: Floats = amounts if self.single else add.reduceat(amounts, self.starts, axis=-1)
+        return sums
 
     def to_kernels(self, values: Floats) -> Floats:
         """(..., K) value of each kernel's segment."""
@@ -182,15 +182,15 @@ class KernelTable:
 
     def is_family(self, *names: str) -> Masks:
         """(K,) mask of the rows of these families."""
-        return among(tuple(FAMILY_CODE[name] for name in names), len(FAMILIES))[self.family]
+        return code_mask(tuple(FAMILY_CODE[name] for name in names), len(FAMILIES))[self.family]
 
     def is_op(self, *names: str) -> Masks:
         """(K,) mask of the rows of these operators."""
-        return among(tuple(map(op_code, names)), len(COSTS) + 1)[self.op]
+        return code_mask(tuple(map(op_code, names)), len(COSTS) + 1)[self.op]
 
     def bytes_of_kind(self, *kinds: int) -> Floats:
         """(K,) external bytes of these kinds of access; of every kind when none is named."""
-        weights = self.access_bytes if not kinds else self.access_bytes * among(kinds, 3)[self.access_kind]
+        weights = self.access_bytes if not kinds else self.access_bytes * code_mask(kinds, 3)[self.access_kind]
         return np.bincount(self.access_kernel, weights=weights, minlength=len(self)).astype(np.float64, copy=False)
 
     @property
@@ -203,28 +203,28 @@ class KernelTable:
         type of their tensors: float32 ones in tf32. Contractions of other tensors and all numbers of bytes stay as they are.
         `InputError` where the storage types allow no contraction in `compute_dtype`."""
         contracts = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
-        stored = STORED_AS.get(compute_dtype, compute_dtype)
-        here = contracts & (self.dtype == DTYPE_CODE[stored])
-        mixed = compute_dtype in STORED_AS and here.any()
-        if not mixed and (here != contracts).any():
-            others = sorted({COMPUTE_DTYPES[code] for code in self.dtype[contracts & ~here]})
-            ways = "; ".join(f"{way} where they are stored as {storage}" for way, storage in STORED_AS.items())
+        storage_dtype = STORED_AS.get(compute_dtype, compute_dtype)
+        recomputed = contracts & (self.dtype == DTYPE_CODE[storage_dtype])
+        is_converted = compute_dtype in STORED_AS and recomputed.any()
+        if not is_converted and (recomputed != contracts).any():
+            other_dtypes = sorted({COMPUTE_DTYPES[code] for code in self.dtype[contracts & ~recomputed]})
+            conversions = "; ".join(f"{dtype} where they are stored as {storage}" for dtype, storage in STORED_AS.items())
             raise InputError(
-                f"compute_dtype {compute_dtype!r} does not apply to contractions of tensors stored as {', '.join(others)}; "
-                f"allowed: {ways}. To store tensors as {stored}, capture the model in that type, as with "
-                f"model_graphs(name, dtype={stored!r})"
+                f"compute_dtype {compute_dtype!r} does not apply to contractions of tensors stored as {', '.join(other_dtypes)}; "
+                f"allowed: {conversions}. To store tensors as {storage_dtype}, capture the model in that type, as with "
+                f"model_graphs(name, dtype={storage_dtype!r})"
             )
-        return replace(self, dtype=np.where(here, DTYPE_CODE[compute_dtype], self.dtype))
+        return replace(self, dtype=np.where(recomputed, DTYPE_CODE[compute_dtype], self.dtype))
 
     def with_rotated_weights(self, rows: np.ndarray) -> KernelTable:
-        """The same kernels where `ROTATED` copies of the weights of some rows (a mask) take turns, so that a call finds its own
-        as far away as the others push them. Activations stay where they are."""
+        """The same kernels where `WEIGHT_COPIES` copies of the weights of some rows (a mask) take turns, so that the other copies
+        push each call's weights away. Activations stay where they are."""
         if not rows.any():
             return self
         weights = np.bincount(self.segment[self.access_kernel], weights=self.access_bytes * (self.access_kind == READ_WEIGHT))
-        others = (ROTATED - 1) * weights[self.segment[self.access_kernel]]
-        turns = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
-        return replace(self, access_distance=self.access_distance + np.where(turns, others, 0.0))
+        other_bytes = (WEIGHT_COPIES - 1) * weights[self.segment[self.access_kernel]]
+        is_rotated = (self.access_kind == READ_WEIGHT) & rows[self.access_kernel]
+        return replace(self, access_distance=self.access_distance + np.where(is_rotated, other_bytes, 0.0))
 
     def in_campaign(self, tensor: Masks) -> KernelTable:
         """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
@@ -235,26 +235,26 @@ class KernelTable:
         """
         if not len(self):
             return self
-        alone = (self.counts == 1)[self.segment - self.segment[0]] & ~tensor
-        return replace(self, warm=np.where(np.isnan(self.warm) & alone, 1.0, self.warm))
+        is_single_loop = (self.counts == 1)[self.segment - self.segment[0]] & ~tensor
+        return replace(self, warm=np.where(np.isnan(self.warm) & is_single_loop, 1.0, self.warm))
 
     def kinds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernels of the same numbers and the same accesses, wherever they stand: as `alike`."""
+        """Kernels of the same numbers and the same accesses, wherever they stand: as `distinct_rows`."""
         counts = np.bincount(self.access_kernel, minlength=len(self))
         place = np.arange(len(self.access_kernel)) - np.repeat(np.cumsum(counts) - counts, counts)
         accesses = np.full((3, int(counts.max(initial=0)), len(self)), np.nan)
         accesses[:, place, self.access_kernel] = self.access_bytes, self.access_distance, self.access_kind
-        own = [getattr(self, f.name) for f in fields(self) if f.name not in ("labels", "segment") and "access_" not in f.name]
-        return alike([*own, *accesses.reshape(-1, len(self))])
+        columns = [getattr(self, f.name) for f in fields(self) if f.name not in ("labels", "segment") and "access_" not in f.name]
+        return distinct_rows([*columns, *accesses.reshape(-1, len(self))])
 
     def take(self, rows: np.ndarray) -> KernelTable:
         """The kernels at the given rows (ascending); their segments are renumbered."""
-        place = np.full(len(self), -1)
-        place[rows] = np.arange(len(rows))
-        accesses = np.flatnonzero(place[self.access_kernel] >= 0)
+        new_row = np.full(len(self), -1)
+        new_row[rows] = np.arange(len(rows))
+        accesses = np.flatnonzero(new_row[self.access_kernel] >= 0)
         names = [field.name for field in fields(self) if field.name != "labels"]
         columns = {name: getattr(self, name)[accesses if name.startswith("access_") else rows] for name in names}
-        columns["access_kernel"] = place[columns["access_kernel"]]
+        columns["access_kernel"] = new_row[columns["access_kernel"]]
         columns["segment"] = np.cumsum(np.diff(columns["segment"], prepend=columns["segment"][:1]) > 0)
         return KernelTable(**columns, labels=tuple(self.labels[row] for row in rows))
 

@@ -69,11 +69,11 @@ def size(nbytes: float | None, digits: int = 3) -> str:
     """Bytes of a memory or a footprint, in powers of 1024: "48.0 KiB". Rates and traffic are decimal: use `si`."""
     if nbytes is None:
         return UNKNOWN
-    scaled, step = float(nbytes), 0
+    number_of_bytes, step = float(nbytes), 0
     # The rounded number decides, so that 1023.99 KiB reads 1.00 MiB and not 1024 KiB.
-    while step < len(_BINARY) - 1 and round(abs(scaled)) >= 1024:
-        scaled, step = scaled / 1024.0, step + 1
-    number = f"{scaled:.0f}" if step == 0 or abs(scaled) >= 1000 else _significant(scaled, digits)
+    while step < len(_BINARY) - 1 and round(abs(number_of_bytes)) >= 1024:
+        number_of_bytes, step = number_of_bytes / 1024.0, step + 1
+    number = f"{number_of_bytes:.0f}" if step == 0 or abs(number_of_bytes) >= 1000 else _significant(number_of_bytes, digits)
     return f"{number} {_BINARY[step]}"
 
 
@@ -120,8 +120,8 @@ def amount(value: object, unit: str) -> str:
 def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
     """A table of texts, with the first column aligned left and the others right. All texts are escaped."""
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
-    aligned = [f"<td style='text-align:{align}'>" for align in ("left", *["right"] * (len(headers) - 1))]
-    cells = ("".join(f"{start}{escape(cell)}</td>" for start, cell in zip(aligned, row, strict=True)) for row in rows)
+    openings = [f"<td style='text-align:{align}'>" for align in ("left", *["right"] * (len(headers) - 1))]
+    cells = ("".join(f"{start}{escape(cell)}</td>" for start, cell in zip(openings, row, strict=True)) for row in rows)
     body = "".join(f"<tr>{row}</tr>" for row in cells)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

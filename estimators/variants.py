@@ -22,17 +22,17 @@ from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.catalogue import entry, is_count
 from shmoo.estimators.machine.coefficients import Coefficients, voltage_factor
 from shmoo.estimators.machine.hosts import check_host
-from shmoo.estimators.machine.inheritance import bring_along
+from shmoo.estimators.machine.inheritance import scale_followers
 from shmoo.estimators.machine.names import under, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, TilingSpec
-from shmoo.estimators.machine.validation import changed_problem, power_problem
+from shmoo.estimators.machine.validation import power_problem, variant_problem
 from shmoo.estimators.tiling import TILINGS
 from shmoo.estimators.units import PREFIXES
 
 Amount = float | np.ndarray
-COUNTED: Mapping[str, str] = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
+PART_COUNT: Mapping[str, str] = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
 """Architecture family -> the count of its parts."""
-_OWN: Mapping[str, tuple[str, ...]] = {"cpu": ("l1", "l2"), "gpu": ("shared", "register"), "tpu": (), "kpu": ("l1",)}
+_PART_MEMORIES: Mapping[str, tuple[str, ...]] = {"cpu": ("l1", "l2"), "gpu": ("shared", "register"), "tpu": (), "kpu": ("l1",)}
 """Architecture family -> memories whose capacity is that of one part."""
 _TAKES_AREA = ("count", "size", "rate")
 """Roles of the coefficients that stand for silicon."""
@@ -52,68 +52,68 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
             profile's file could not have either.
     """
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
-    changed: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
-    if any(entry(name).of_host for name in changed):
+    new_values: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
+    if any(entry(name).of_host for name in new_values):
         # A named host's launches become the profile's own, to be changed there.
         profile = profile.replacing(coefficients=dict(profile.listed) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
-    for name, value in changed.items():
-        before = coefficients.get(name)
-        if before is None:
+    for name, value in new_values.items():
+        base_coefficient = coefficients.get(name)
+        if base_coefficient is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
-        coefficients[name] = Coefficient(value, before.unit, before.source, before.reference)
-        bring_along(coefficients, name, before.value, value, profile.family, profile.listed, changed)
-    if "clock" in changed:
-        _supplied(coefficients, profile, changed)
+        coefficients[name] = Coefficient(value, base_coefficient.unit, base_coefficient.source, base_coefficient.reference)
+        scale_followers(coefficients, name, base_coefficient.value, value, profile.family, profile.listed, new_values)
+    if "clock" in new_values:
+        _follow_voltage(coefficients, profile, new_values)
     tiling = profile.tiling
     if parameters:
         tiling = TilingSpec(tiling.strategy, {**tiling.parameters, **parameters})
     description = profile.description
-    for name, value in changed.items():
-        description = _described(description, name, profile.value(name), value)
+    for name, value in new_values.items():
+        description = _description(description, name, profile.value(name), value)
     # A machine nobody measured: what was measured beyond the physics does not hold. The room for data and what a board may draw
     # leave its kernels as they are.
-    same = not parameters and all(
-        entry(name).role in ("rating", "energy", "board") or name == f"capacity.{profile.levels[-1]}" for name in changed
+    keeps_residual = not parameters and all(
+        entry(name).role in ("rating", "energy", "board") or name == f"capacity.{profile.main_memory}" for name in new_values
     )
-    made = profile.replacing(
-        coefficients=coefficients, tiling=tiling, description=description, residual=profile.residual if same else ()
+    machine = profile.replacing(
+        coefficients=coefficients, tiling=tiling, description=description, residual=profile.residual if keeps_residual else ()
     )
-    if not any(np.ndim(value) for value in changed.values()):
-        problem = changed_problem(made, profile)
+    if not any(np.ndim(value) for value in new_values.values()):
+        problem = variant_problem(machine, profile)
     else:
-        problem = power_problem(made) if changed.keys() & {"power.tdp", "power.static"} else None
+        problem = power_problem(machine) if new_values.keys() & {"power.tdp", "power.static"} else None
     if problem is not None:
-        told = ", ".join(name if np.ndim(value) else f"{name}={value:g}" for name, value in changed.items())
-        raise InputError(f"{profile.name!r} with {told}: {problem}")
-    return made
+        settings = ", ".join(name if np.ndim(value) else f"{name}={value:g}" for name, value in new_values.items())
+        raise InputError(f"{profile.name!r} with {settings}: {problem}")
+    return machine
 
 
-def _supplied(coefficients: dict[str, Coefficient], before: ArchitectureProfile, changed: Collection[str]) -> None:
+def _follow_voltage(coefficients: dict[str, Coefficient], base: ArchitectureProfile, given_names: Collection[str]) -> None:
     """Bring powers to the voltage of another clock. Leakage and the clocks' own power follow it as dynamic energy does. A GPU's
     power cap is its board's and stays; other machines are built for what they draw, static power and work at their clock."""
-    coefficients.setdefault("clock.rated", before.coefficients["clock"])
-    after, earlier = (voltage_factor(Coefficients(p)) for p in (before.replacing(coefficients=coefficients), before))
-    voltage = cast(float, after / earlier)
+    coefficients.setdefault("clock.rated", base.coefficients["clock"])
+    new_factor, old_factor = (voltage_factor(Coefficients(p)) for p in (base.replacing(coefficients=coefficients), base))
+    voltage = cast(float, new_factor / old_factor)
     factors = {"power.static": voltage}
-    most = coefficients.get("power.tdp")
-    if before.family != "gpu" and most is not None:
+    tdp = coefficients.get("power.tdp")
+    if base.family != "gpu" and tdp is not None:
         static = coefficients.get("power.static")
-        idle = 0.0 if static is None else np.minimum(static.value / most.value, 1.0)
-        faster = coefficients["clock"].value / before.value("clock")
-        factors |= {"power.idle": voltage, "power.tdp": voltage * (idle + (1.0 - idle) * faster)}
+        idle = 0.0 if static is None else np.minimum(static.value / tdp.value, 1.0)
+        clock_ratio = coefficients["clock"].value / base.value("clock")
+        factors |= {"power.idle": voltage, "power.tdp": voltage * (idle + (1.0 - idle) * clock_ratio)}
     for name, factor in factors.items():
-        if name in coefficients and name not in changed:
+        if name in coefficients and name not in given_names:
             coefficients[name] = coefficients[name].scaled(factor)
 
 
-def _described(description: str, name: str, before: float, value: Amount) -> str:
+def _description(description: str, name: str, old_value: float, new_value: Amount) -> str:
     """A description in which a count of parts is another one ("256 tiles"), or which names what was changed."""
-    if np.ndim(value):
+    if np.ndim(new_value):
         return description
     parts = re.escape(whose(name))
-    counted = re.sub(rf"\b{before:g} {parts}\b", f"{value:g} {parts}", description) if is_count(name) else description
-    return counted if counted != description else f"{description}; {name} = {value:g}"
+    with_count = re.sub(rf"\b{old_value:g} {parts}\b", f"{new_value:g} {parts}", description) if is_count(name) else description
+    return with_count if with_count != description else f"{description}; {name} = {new_value:g}"
 
 
 def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
@@ -147,8 +147,8 @@ def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
 def _amount(name: str, value: Amount | str) -> Amount:
     least = 1 if is_count(name) else 0
     if isinstance(value, str) or not (np.all(np.isfinite(value)) and np.all(np.greater_equal(value, least))):
-        listed = value if isinstance(value, str) else ", ".join(f"{one:g}" for one in np.ravel(value))
-        raise InputError(f"coefficient {name!r} is set to {listed}; it takes a number of at least {least}")
+        listing = value if isinstance(value, str) else ", ".join(f"{number:g}" for number in np.ravel(value))
+        raise InputError(f"coefficient {name!r} is set to {listing}; it takes a number of at least {least}")
     if entry(name).role == "rate" and not np.all(np.greater(value, 0)):
         raise InputError(f"coefficient {name!r} is set to 0; nothing ends at a rate of 0, give a positive number")
     return value
@@ -168,7 +168,7 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
         return profile
     share = threads / cores
     private = ("peak", *(f"bandwidth.{level}" for level in profile.levels[:-1]))
-    memory = f"bandwidth.{profile.levels[-1]}"
+    memory = f"bandwidth.{profile.main_memory}"
     # One core draws up to about half of a socket's memory bandwidth (STREAM scaling on server parts); more saturate it.
     factors = {memory: min(1.0, 2.0 * share), "count.cores": share}
     factors |= {name: share for stem in private for name in under(stem, profile.coefficients)}
@@ -178,25 +178,27 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
     )
 
 
-def _added(
-    base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]
+def _added_amounts(
+    base: ArchitectureProfile, machine: ArchitectureProfile, names: Iterable[str]
 ) -> Iterator[tuple[Coefficient, Amount]]:
     """The coefficients of area, and how much of what they are for a variant of a machine has beyond it."""
-    main, counted = base.levels[-1], COUNTED[base.family]
+    main, part_count = base.main_memory, PART_COUNT[base.family]
     stems: dict[str, str] = {}
-    for name in changed:
+    for name in names:
         if name in ("clock", f"capacity.{main}") or entry(name).role not in _TAKES_AREA:
             continue
         stem = "area.byte" if entry(name).role == "size" else "area.bandwidth" if name == f"bandwidth.{main}" else "area.unit"
-        if stem == "area.unit" and name != counted:
-            raise InputError(f"the area that {name!r} takes is not known; a profile can state it of memory, {counted} and {main}")
+        if stem == "area.unit" and name != part_count:
+            raise InputError(
+                f"the area that {name!r} takes is not known; a profile can state it of memory, {part_count} and {main}"
+            )
         stems[stem] = name
         if stem == "area.unit":
             stems.setdefault("area.byte", name)
     amounts: Mapping[str, Callable[[ArchitectureProfile], Amount]] = {
         "area.byte": on_chip_bytes,
         "area.bandwidth": lambda profile: profile.value(f"bandwidth.{main}"),
-        "area.unit": lambda profile: profile.value(counted),
+        "area.unit": lambda profile: profile.value(part_count),
     }
     for stem, name in stems.items():
         coefficient = base.get(stem)
@@ -205,16 +207,16 @@ def _added(
         yield coefficient, amounts[stem](machine) - amounts[stem](base)
 
 
-def added_area(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Amount:
+def added_area(base: ArchitectureProfile, machine: ArchitectureProfile, names: Iterable[str]) -> Amount:
     """Area in m2 that a variant of a machine has beyond it, by the coefficients that were set in it, which may be arrays of
     design points; `InputError` names one whose area is not known."""
-    return sum((c.value * amount for c, amount in _added(base, machine, changed)), 0.0)
+    return sum((c.value * amount for c, amount in _added_amounts(base, machine, names)), 0.0)
 
 
-def added_area_interval(base: ArchitectureProfile, machine: ArchitectureProfile, changed: Iterable[str]) -> Interval:
+def added_area_interval(base: ArchitectureProfile, machine: ArchitectureProfile, names: Iterable[str]) -> Interval:
     """`added_area` of one machine, from the low ends of the coefficients of area to their high ends; same errors."""
-    added = [(c.value, *c.bounds, float(amount)) for c, amount in _added(base, machine, changed)]
-    value, *ends = (sum((one[i] * one[3] for one in added), 0.0) for i in range(3))
+    parts = [(c.value, *c.bounds, float(amount)) for c, amount in _added_amounts(base, machine, names)]
+    value, *ends = (sum((part[i] * part[3] for part in parts), 0.0) for i in range(3))
     return Interval(value, min(ends), max(ends))
 
 
@@ -223,7 +225,7 @@ def on_chip_bytes(profile: ArchitectureProfile) -> Amount:
     total: Amount = 0.0
     for name in under("capacity", profile.coefficients):
         level = whose(name)
-        if level != profile.levels[-1]:
-            parts = profile.value(COUNTED[profile.family]) if level in _OWN[profile.family] else 1.0
-            total = total + profile.value(name) * parts
+        if level != profile.main_memory:
+            part_count = profile.value(PART_COUNT[profile.family]) if level in _PART_MEMORIES[profile.family] else 1.0
+            total = total + profile.value(name) * part_count
     return total

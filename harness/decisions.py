@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
 from shmoo.estimators.present.advice import advise as advise_on
 from shmoo.estimators.present.advice import sensitivity as sensitivity_on
@@ -123,7 +123,7 @@ def front_of(
     profile, runtime = question.machine()
     workloads = []
     for captured in map(question.capture, models):
-        table = tabulated(captured.graphs, runtime, profile.family, captured.compute_dtype)
+        table = tabulate_model(captured.graphs, runtime, profile.family, captured.compute_dtype)
         workloads.append(spaces.Workload(captured.name, table, captured.batch, weights.get(captured.name, 1.0)))
     axes = {name: tuple(float(value) for value in values) for name, values in over.items()}
     space = spaces.Space(profile, runtime, workloads, axes, tuple(minimize), tuple(limits))

@@ -20,7 +20,7 @@ from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes
 from shmoo.estimators.machine.profile import ArchitectureProfile, ResidualGroup, ResidualTree
-from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, summed, supported, types_of
+from shmoo.estimators.predict.residual import GROUPS, in_group, log_features, support_of, tree_sum, types_of
 
 MIN_FIT, MIN_VALIDATION = 60, 20
 """Fewest cases to fit a group's correction, and to judge it."""
@@ -156,7 +156,7 @@ def _fit_group(sample: _Sample, seed: int) -> ResidualGroup:
             factor = np.where(fit & (fold == turn), _log_factor(fold_group, sample.logs), factor)
         held_out = held_out | fit
     error = (factor - sample.ratio)[held_out]
-    share = supported(group, sample.logs[held_out])
+    share = support_of(group, sample.logs[held_out])
     # The squared spread with which the interval, mixed with the physical one, just contains each case.
     variance = ((error / NORMAL_90) ** 2 - (1.0 - share) * sample.spread[held_out] ** 2) / np.maximum(share, 1e-6)
     spread = min(math.sqrt(max(conformal_point(variance), FLOOR**2)), entry("sigma").range[1])
@@ -164,7 +164,7 @@ def _fit_group(sample: _Sample, seed: int) -> ResidualGroup:
 
 
 def _log_factor(group: ResidualGroup, logs: np.ndarray) -> np.ndarray:
-    return supported(group, logs) * summed(group, logs)
+    return support_of(group, logs) * tree_sum(group, logs)
 
 
 def _boost(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.ndarray, seed: int) -> tuple[ResidualTree, ...]:

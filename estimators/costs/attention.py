@@ -76,8 +76,8 @@ def _multi_head(call: OpCall, tokens: TensorSpec, keys: TensorSpec, heads: int) 
     sk = keys.shape[1]
     per_head = width // heads
     matrix, vector, special = attention_flops(batch * heads, sq, sk, per_head, per_head, call.operand("mask") is not None)
-    projected = batch * (2 * sq + 2 * sk) * width
-    return matrix + 2.0 * projected * width, vector + projected, special
+    projections = batch * (2 * sq + 2 * sk) * width
+    return matrix + 2.0 * projections * width, vector + projections, special
 
 
 @cost("aten._native_multi_head_attention")

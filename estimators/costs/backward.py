@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from shmoo.estimators.costs.attention import attention_extents
-from shmoo.estimators.costs.base import bill, channels, cost, extents, first, number, result, tensor
+from shmoo.estimators.costs.base import bill, channels, cost, extents, first_operand, number, result, tensor
 from shmoo.estimators.costs.contractions import convolution, gemm
 from shmoo.estimators.costs.data_movement import TAPS, UPSAMPLE, grid_taps
 from shmoo.estimators.costs.reductions import adaptive_windows, pool_rank
@@ -38,11 +38,11 @@ def convolution_backward(call: OpCall) -> Cost:
         source,
         weight,
         int(number(call, "groups", 1)),
-        transposed=bool(call.attributes.get("transposed")),
+        is_transposed=bool(call.attributes.get("transposed")),
         target=grad,
         passes=to_input + to_weight,
         vector=grad.numel if to_bias else 0,
-        touched={"weight": weight.nbytes * to_input, "input": source.nbytes * to_weight},
+        bytes_read={"weight": weight.nbytes * to_input, "input": source.nbytes * to_weight},
     )
 
 
@@ -142,7 +142,7 @@ _PADDINGS = tuple(f"aten.{kind}_pad{rank}d_backward" for kind in ("reflection", 
 def scatter_gradients(call: OpCall) -> Cost:
     """Each gradient is added to the place its value came from; an input given for its shape is not read."""
     family = "pooling" if "pool" in call.op else "copy"
-    return bill(call, family, vector=first(call).numel, m=result(call).numel, touched={"self": 0.0})
+    return bill(call, family, vector=first_operand(call).numel, m=result(call).numel, bytes_read={"self": 0.0})
 
 
 @cost(*aten("avg_pool2d_backward avg_pool3d_backward _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward"))
@@ -156,7 +156,7 @@ def avg_pool_backward(call: OpCall) -> Cost:
         window = math.prod(extents(call, "kernel_size", rank))
         vector = grad.numel * window
     return bill(
-        call, "pooling", vector=vector, special=grad.numel, m=output.numel, n=window, window=window, touched={"self": 0.0}
+        call, "pooling", vector=vector, special=grad.numel, m=output.numel, n=window, window=window, bytes_read={"self": 0.0}
     )
 
 
@@ -174,7 +174,7 @@ def embedding_backward(call: OpCall) -> Cost:
 def nll_loss_backward(call: OpCall) -> Cost:
     """One element for each target is set, the others are 0. The log-probabilities give the shape and are not read."""
     m = tensor(call, "target").numel
-    return bill(call, "gather", vector=m, m=m, touched={"self": 0.0})
+    return bill(call, "gather", vector=m, m=m, bytes_read={"self": 0.0})
 
 
 @cost(*(f"aten.{name}_backward" for name in UPSAMPLE))

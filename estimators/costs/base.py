@@ -43,14 +43,14 @@ def tensor(call: OpCall, *names: str) -> TensorSpec:
         spec = call.operand(name)
         if spec is not None:
             return spec
-    seen = ", ".join(call.operands) or "none"
+    operand_names = ", ".join(call.operands) or "none"
     raise InputError(
-        f"{call.op} needs a tensor operand {' or '.join(repr(n) for n in names)}, the call has: {seen}; "
+        f"{call.op} needs a tensor operand {' or '.join(repr(n) for n in names)}, the call has: {operand_names}; "
         "build the call from the operator's schema"
     )
 
 
-def first(call: OpCall) -> TensorSpec:
+def first_operand(call: OpCall) -> TensorSpec:
     """The first tensor operand; `InputError` where there is none."""
     if not call.inputs:
         raise InputError(f"{call.op} needs a tensor operand, the call has none; build the call from the operator's schema")
@@ -64,7 +64,7 @@ def result(call: OpCall) -> TensorSpec:
     return call.outputs[0]
 
 
-def listed(call: OpCall, name: str) -> tuple[TensorSpec, ...]:
+def tensor_list(call: OpCall, name: str) -> tuple[TensorSpec, ...]:
     """The elements of the tensor list `name`, in order ("tensors.0", "tensors.1", ...)."""
     prefix = f"{name}."
     return tuple(s for o, s in zip(call.operands, call.inputs, strict=True) if o.startswith(prefix))
@@ -76,7 +76,7 @@ def number(call: OpCall, name: str, default: float) -> float:
     return value if isinstance(value, int | float) else default
 
 
-def largest(call: OpCall, name: str) -> int:
+def largest_entry(call: OpCall, name: str) -> int:
     """The largest entry of an attribute that is an int or a list of ints (stride, dilation); 1 where absent or empty."""
     value = call.attributes.get(name)
     if isinstance(value, int):
@@ -84,7 +84,7 @@ def largest(call: OpCall, name: str) -> int:
     return max((v for v in value if isinstance(v, int)), default=1) if isinstance(value, list) else 1
 
 
-def stretched(specs: Sequence[TensorSpec]) -> int:
+def broadcast_numel(specs: Sequence[TensorSpec]) -> int:
     """Elements of tensors that are stretched to each other."""
     columns = zip_longest(*(spec.shape[::-1] for spec in specs), fillvalue=1)
     return math.prod(0 if 0 in column else max(column) for column in columns)
@@ -100,7 +100,7 @@ def is_complex(spec: TensorSpec) -> bool:
     return spec.dtype.startswith("complex")
 
 
-def parts(call: OpCall) -> int:
+def real_additions(call: OpCall) -> int:
     """Real operations in an addition of the call's numbers: 2 of complex ones."""
     return 2 if any(map(is_complex, call.inputs)) else 1
 
@@ -138,29 +138,29 @@ def bill(
     geometry: Geometry = _NO_IMAGE,
     group: int = 1,
     causal: bool = False,
-    touched: Mapping[str, float] | None = None,
-    written: float | None = None,
+    bytes_read: Mapping[str, float] | None = None,
+    bytes_written: float | None = None,
 ) -> Cost:
     """A `Cost` in which every operand is read once and every result written once.
 
     Args:
-        touched: bytes read of operands (by name) that are only partly read.
-        written: bytes written to the first result, where only a part of it is written.
+        bytes_read: bytes read of operands (by name) that are only partly read.
+        bytes_written: bytes written to the first result, where only a part of it is written.
 
     A value passed twice (`x * x`) is read once: its second place counts 0.
 
     Complex numbers: `matrix` counts multiply-adds of the operands' own numbers; a complex multiply-add is 4 real ones, 8 flops. A
     complex addition is 2 operations; `elementwise` knows which operators multiply.
     """
-    part = touched or {}
-    reads = [part.get(name, spec.nbytes) for name, spec in zip(call.operands, call.inputs, strict=True)]
+    bytes_read_of = bytes_read or {}
+    reads = [bytes_read_of.get(name, spec.nbytes) for name, spec in zip(call.operands, call.inputs, strict=True)]
     if len(set(call.reads)) < len(call.reads):
         for position, value in enumerate(call.reads):
             if value in call.reads[:position]:
                 reads[position] = 0.0
     writes = [spec.nbytes for spec in call.outputs]
-    if written is not None and writes:
-        writes[0] = written
+    if bytes_written is not None and writes:
+        writes[0] = bytes_written
     return Cost(
         family=family,
         read_bytes=tuple(reads),

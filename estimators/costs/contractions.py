@@ -10,7 +10,18 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from shmoo.estimators.costs.base import bill, complex_products, cost, first, largest, listed, number, parts, result, tensor
+from shmoo.estimators.costs.base import (
+    bill,
+    complex_products,
+    cost,
+    first_operand,
+    largest_entry,
+    number,
+    real_additions,
+    result,
+    tensor,
+    tensor_list,
+)
 from shmoo.estimators.costs.einsum import Contraction, contractions_of
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, Geometry, OpCall, TensorSpec
@@ -20,7 +31,7 @@ from shmoo.estimators.registry import aten
 def gemm(call: OpCall, batch: int, m: int, n: int, k: int, vector: float = 0.0, group: int = 1) -> Cost:
     """Batch x (m, k) by (k, n), and `vector` operations on its results beside it."""
     matrix = 2 * batch * m * n * k
-    return bill(call, "gemm", matrix=matrix, vector=vector * parts(call), batch=batch, m=m, n=n, k=k, group=group)
+    return bill(call, "gemm", matrix=matrix, vector=vector * real_additions(call), batch=batch, m=m, n=n, k=k, group=group)
 
 
 @cost("aten.linear")
@@ -50,17 +61,17 @@ def grouped_mm(call: OpCall) -> Cost:
     conversions = 0 if left.dtype == right.dtype else 3 if right.dtype == "int4" else 1
     if len(left.shape) == 2 and len(right.shape) == 3:
         groups = right.shape[0]
-        read = min(1.0, m / max(groups, 1))
+        read_share = min(1.0, m / max(groups, 1))
         return bill(
             call,
             "gemm",
             matrix=2 * m * n * k,
-            vector=conversions * read * right.numel,
+            vector=conversions * read_share * right.numel,
             batch=min(groups, m),
             m=-(-m // max(groups, 1)),
             n=n,
             k=k,
-            touched={call.operands[1]: right.nbytes * read},
+            bytes_read={call.operands[1]: right.nbytes * read_share},
         )
     if len(left.shape) == 3 and len(right.shape) == 2:
         # Each group multiplies its own columns.
@@ -105,7 +116,7 @@ def weight_int4(call: OpCall) -> Cost:
     return gemm(call, 1, math.prod(rows), n, k, vector=3 * n * k)
 
 
-def _scaling(call: OpCall, count: float) -> float:
+def _epilogue_operations(call: OpCall, count: float) -> float:
     """Vector operations of beta * self + alpha * product on `count` results."""
     beta, alpha = number(call, "beta", 1), number(call, "alpha", 1)
     return count * ((beta != 0) + (beta not in (0, 1)) + (alpha != 1))
@@ -118,20 +129,20 @@ def addmm(call: OpCall) -> Cost:
     right = tensor(call, "mat2", "batch2", "vec").shape
     n = right[-1] if len(right) > 1 else 1
     sums = math.prod(batch) - 1 if call.op == "aten.addbmm" else 0
-    return gemm(call, math.prod(batch), m, n, k, vector=_scaling(call, result(call).numel) + max(sums, 0) * m * n)
+    return gemm(call, math.prod(batch), m, n, k, vector=_epilogue_operations(call, result(call).numel) + max(sums, 0) * m * n)
 
 
 @cost("aten.addr")
 def addr(call: OpCall) -> Cost:
     """Beta * self + alpha * outer product."""
     m, n = tensor(call, "vec1").numel, tensor(call, "vec2").numel
-    return gemm(call, 1, m, n, 1, vector=_scaling(call, m * n))
+    return gemm(call, 1, m, n, 1, vector=_epilogue_operations(call, m * n))
 
 
 @cost("aten.mv", "aten.dot", "aten.vdot", "aten.inner")
 def vector_product(call: OpCall) -> Cost:
     """(..., k) by (k,), or `inner`'s (..., k) by (..., k), each row with each."""
-    left, right = first(call), tensor(call, "vec", "tensor", "other")
+    left, right = first_operand(call), tensor(call, "vec", "tensor", "other")
     k = right.shape[-1] if right.shape else 1
     return gemm(call, 1, math.prod(left.shape[:-1]), math.prod(right.shape[:-1]), k)
 
@@ -173,14 +184,14 @@ def einsum(call: OpCall) -> Cost:
         raise InputError(f"{call.op} needs attribute 'equation' as text, got {equation!r}; build the call from the schema")
     path = call.attributes.get("path")
     pairs = [i for i in path if isinstance(i, int)] if isinstance(path, list) else []
-    return _chain(call, contractions_of(equation, [s.shape for s in listed(call, "tensors")], pairs))
+    return _chain(call, contractions_of(equation, [s.shape for s in tensor_list(call, "tensors")], pairs))
 
 
 @cost("aten.linalg_multi_dot", "aten.chain_matmul")
 def multi_dot(call: OpCall) -> Cost:
     """Products in the cheapest order, as torch multiplies them (T. H. Cormen et al., Introduction to Algorithms, matrix-chain
     multiplication); a vector stands first or last."""
-    shapes = [s.shape for s in (listed(call, "tensors") or listed(call, "matrices"))]
+    shapes = [s.shape for s in (tensor_list(call, "tensors") or tensor_list(call, "matrices"))]
     rows = shapes[0][0] if len(shapes[0]) > 1 else 1
     extents = [rows, shapes[0][-1], *(shape[1] if len(shape) > 1 else 1 for shape in shapes[1:])]
     return _chain(call, _cheapest(extents, 0, len(shapes)))
@@ -225,7 +236,7 @@ def linear_cross_entropy(call: OpCall) -> Cost:
     """A linear layer, the log-softmax of its results and a loss a row; each gradient asked for is a product more."""
     n, k = tensor(call, "linear_weight").shape
     m = tensor(call, "input").numel // max(k, 1)
-    products = 1 + sum(bool(call.attributes.get(f"compute_{which}_grad")) for which in ("input", "linear_weight"))
+    products = 1 + sum(bool(call.attributes.get(f"compute_{gradient}_grad")) for gradient in ("input", "linear_weight"))
     vector = m * (4 * n + 1) + (m * n if call.operand("linear_bias") else 0)
     return bill(call, "gemm", matrix=2 * m * n * k * products, vector=vector, special=m * (n + 1), m=m, n=n, k=k)
 
@@ -252,11 +263,11 @@ def convolution(
     weight: TensorSpec,
     groups: int,
     *,
-    transposed: bool = False,
+    is_transposed: bool = False,
     target: TensorSpec | None = None,
     passes: int = 1,
     vector: float | None = None,
-    touched: Mapping[str, float] | None = None,
+    bytes_read: Mapping[str, float] | None = None,
 ) -> Cost:
     """The cost of any convolution.
 
@@ -267,14 +278,14 @@ def convolution(
         source, target: image and result; `None` is the call's own result.
         passes: how often the multiply-adds are done.
         vector: vector operations; `None` counts those of the bias.
-        touched: as in `bill`.
+        bytes_read: as in `bill`.
     """
     output = result(call) if target is None else target
     rank = len(weight.shape) - 2
     window = math.prod(weight.shape[2:])
     # Operands without a batch dimension have one dimension less.
     images = source.shape[0] if len(source.shape) == rank + 2 else 1
-    if transposed:
+    if is_transposed:
         family, points = "conv_transpose", source.shape[-rank:]
         channels_in, channels_out = weight.shape[0] // groups, weight.shape[1]
         # Overlapping windows are already added by the multiply-adds.
@@ -290,37 +301,39 @@ def convolution(
         call,
         family,
         matrix=2.0 * groups * m * n * k * passes,
-        vector=((output.numel if call.operand("bias") else 0) if vector is None else vector) * parts(call),
+        vector=((output.numel if call.operand("bias") else 0) if vector is None else vector) * real_additions(call),
         batch=groups,
         m=m,
         n=n,
         k=k,
         window=window,
-        stride=largest(call, "stride"),
-        dilation=largest(call, "dilation"),
+        stride=largest_entry(call, "stride"),
+        dilation=largest_entry(call, "dilation"),
         images=images,
         geometry=Geometry(channels_in, channels_out, height, width, window_height, window_width, source.numel // max(images, 1)),
-        touched=touched,
+        bytes_read=bytes_read,
     )
 
 
-_TRANSPOSED = aten(
+_TRANSPOSED_CONVOLUTIONS = aten(
     "conv_transpose1d conv_transpose2d conv_transpose3d slow_conv_transpose2d slow_conv_transpose3d cudnn_convolution_transpose"
 )
 
 
-@cost(*_TRANSPOSED, *aten("convolution _convolution convolution_overrideable cudnn_convolution mkldnn_convolution"))
+@cost(*_TRANSPOSED_CONVOLUTIONS, *aten("convolution _convolution convolution_overrideable cudnn_convolution mkldnn_convolution"))
 @cost(*aten("conv1d conv2d conv3d thnn_conv2d _slow_conv2d_forward slow_conv3d slow_conv_dilated2d slow_conv_dilated3d"))
 def conv(call: OpCall) -> Cost:
     """A convolution that its name or its attribute says to be transposed or not."""
-    transposed = call.op in _TRANSPOSED or bool(call.attributes.get("transposed"))
-    return convolution(call, first(call), tensor(call, "weight"), int(number(call, "groups", 1)), transposed=transposed)
+    is_transposed = call.op in _TRANSPOSED_CONVOLUTIONS or bool(call.attributes.get("transposed"))
+    return convolution(
+        call, first_operand(call), tensor(call, "weight"), int(number(call, "groups", 1)), is_transposed=is_transposed
+    )
 
 
 @cost("aten._conv_depthwise2d", "aten.conv_depthwise3d")
 def conv_depthwise(call: OpCall) -> Cost:
     """One group for each input channel; the channel is the dimension before those of the window."""
-    source, weight = first(call), tensor(call, "weight")
+    source, weight = first_operand(call), tensor(call, "weight")
     return convolution(call, source, weight, source.shape[1 - len(weight.shape)])
 
 
@@ -328,5 +341,5 @@ def conv_depthwise(call: OpCall) -> Cost:
 def conv_tbc(call: OpCall) -> Cost:
     """Time, batch, channel: weight (window, C_in, C_out)."""
     window, c_in, c_out = tensor(call, "weight").shape
-    source, target = (TensorSpec((*spec.shape[1:], spec.shape[0]), spec.dtype) for spec in (first(call), result(call)))
+    source, target = (TensorSpec((*spec.shape[1:], spec.shape[0]), spec.dtype) for spec in (first_operand(call), result(call)))
     return convolution(call, source, TensorSpec((c_out, c_in, window)), 1, target=target, vector=target.numel)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from shmoo.estimators.costs.base import bill, cost, first, listed, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first_operand, result, tensor, tensor_list
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten, short_op
 
@@ -28,15 +28,15 @@ COPIES = aten(
 @cost(*COPIES)
 def copy(call: OpCall) -> Cost:
     """Everything is read and written once; of an operand larger than all results (a cut) only the part that they keep is read."""
-    written = sum(spec.nbytes for spec in call.outputs)
-    touched = {name: min(spec.nbytes, written) for name, spec in zip(call.operands, call.inputs, strict=True)}
-    return bill(call, "copy", m=sum(spec.numel for spec in call.outputs), touched=touched)
+    result_bytes = sum(spec.nbytes for spec in call.outputs)
+    bytes_read = {name: min(spec.nbytes, result_bytes) for name, spec in zip(call.operands, call.inputs, strict=True)}
+    return bill(call, "copy", m=sum(spec.numel for spec in call.outputs), bytes_read=bytes_read)
 
 
 @cost(*aten("zeros ones full scalar_tensor zeros_like ones_like full_like new_zeros new_ones new_full fill zero"))
 def fill(call: OpCall) -> Cost:
     """Writes only; an operand gives shape and type, and a tensor `value` is read."""
-    return bill(call, "copy", m=result(call).numel, touched={name: 0.0 for name in call.operands if name != "value"})
+    return bill(call, "copy", m=result(call).numel, bytes_read={name: 0.0 for name in call.operands if name != "value"})
 
 
 @cost("aten.fill_diagonal")
@@ -44,14 +44,14 @@ def fill_diagonal(call: OpCall) -> Cost:
     """Writes one element a row."""
     output = result(call)
     m = min(output.shape)
-    return bill(call, "copy", m=m, touched={"self": 0.0}, written=m * output.nbytes / max(output.numel, 1))
+    return bill(call, "copy", m=m, bytes_read={"self": 0.0}, bytes_written=m * output.nbytes / max(output.numel, 1))
 
 
 @cost("aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter", "aten.as_strided_scatter")
 def view_scatter(call: OpCall) -> Cost:
     """A copy of `self` with a part replaced by `src`: the replaced part of `self` is not read."""
     target, source = tensor(call, "self"), tensor(call, "src")
-    return bill(call, "copy", m=target.numel, touched={"self": max(target.nbytes - source.nbytes, 0.0)})
+    return bill(call, "copy", m=target.numel, bytes_read={"self": max(target.nbytes - source.nbytes, 0.0)})
 
 
 # Gathers and scatters -----------------------------------------------------------------------------------------------
@@ -61,8 +61,8 @@ def view_scatter(call: OpCall) -> Cost:
 def embedding(call: OpCall) -> Cost:
     """Rows of `weight` by `indices`; repeated rows stay in cache, so at most the whole table is read."""
     weight, indices = tensor(call, "weight"), tensor(call, "indices")
-    gathered = min(result(call).nbytes, weight.nbytes)
-    return bill(call, "gather", m=indices.numel, n=weight.shape[-1], touched={"weight": gathered})
+    gathered_bytes = min(result(call).nbytes, weight.nbytes)
+    return bill(call, "gather", m=indices.numel, n=weight.shape[-1], bytes_read={"weight": gathered_bytes})
 
 
 @cost("aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only")
@@ -70,9 +70,9 @@ def embedding_bag(call: OpCall) -> Cost:
     """Every gathered row is added to its bag; with weights for each index it is multiplied first."""
     weight, indices = tensor(call, "weight"), tensor(call, "indices")
     n = weight.shape[-1]
-    gathered = min(indices.numel * n * weight.nbytes / max(weight.numel, 1), weight.nbytes)
+    gathered_bytes = min(indices.numel * n * weight.nbytes / max(weight.numel, 1), weight.nbytes)
     steps = 2 if call.operand("per_sample_weights") else 1
-    return bill(call, "gather", vector=steps * indices.numel * n, m=indices.numel, n=n, touched={"weight": gathered})
+    return bill(call, "gather", vector=steps * indices.numel * n, m=indices.numel, n=n, bytes_read={"weight": gathered_bytes})
 
 
 @cost(*aten("index _unsafe_index _unsafe_masked_index index_select gather take take_along_dim masked_select"))
@@ -80,7 +80,7 @@ def gather(call: OpCall) -> Cost:
     """Only the gathered elements are read, and the indices at their own size."""
     source, output = tensor(call, "self"), result(call)
     row = _row(source.shape, output.shape) if call.op in ("aten.index", "aten._unsafe_index", "aten.index_select") else 1
-    return bill(call, "gather", m=output.numel // max(row, 1), n=row, touched={"self": min(source.nbytes, output.nbytes)})
+    return bill(call, "gather", m=output.numel // max(row, 1), n=row, bytes_read={"self": min(source.nbytes, output.nbytes)})
 
 
 def _row(source: tuple[int, ...], output: tuple[int, ...]) -> int:
@@ -93,18 +93,18 @@ def _row(source: tuple[int, ...], output: tuple[int, ...]) -> int:
     return length
 
 
-def _scatter(call: OpCall, changed: int, reduces: bool) -> Cost:
-    """`changed` elements of `self` get new values; out of place the rest is copied. Where values combine, old ones are read."""
+def _scatter(call: OpCall, count: int, reduces: bool) -> Cost:
+    """`count` elements of `self` get new values; out of place the rest is copied. Where values combine, old ones are read."""
     target = tensor(call, "self")
-    part = min(changed, target.numel) * target.nbytes / max(target.numel, 1)
-    unchanged = 0.0 if call.inplace else target.nbytes - part
+    changed_bytes = min(count, target.numel) * target.nbytes / max(target.numel, 1)
+    unchanged_bytes = 0.0 if call.inplace else target.nbytes - changed_bytes
     return bill(
         call,
         "gather",
-        vector=changed if reduces else 0,
-        m=changed,
-        touched={"self": unchanged + (part if reduces else 0.0)},
-        written=part if call.inplace else None,
+        vector=count if reduces else 0,
+        m=count,
+        bytes_read={"self": unchanged_bytes + (changed_bytes if reduces else 0.0)},
+        bytes_written=changed_bytes if call.inplace else None,
     )
 
 
@@ -119,16 +119,16 @@ SCATTERS = {
 @cost(*SCATTERS)
 def scatter(call: OpCall) -> Cost:
     """Elements are replaced, or reduced with the old ones: by the operator, or by what the call asks for."""
-    asked = call.attributes.get("reduce") or call.attributes.get("accumulate")
-    return _scatter(call, tensor(call, SCATTERS[call.op]).numel, call.op.endswith(("_add", "_reduce")) or bool(asked))
+    reduction = call.attributes.get("reduce") or call.attributes.get("accumulate")
+    return _scatter(call, tensor(call, SCATTERS[call.op]).numel, call.op.endswith(("_add", "_reduce")) or bool(reduction))
 
 
 @cost("aten.index_put", "aten._unsafe_index_put", "aten._index_put_impl")
 def index_put(call: OpCall) -> Cost:
     """`values` are stretched to the indexed region, which has at least as many elements as they have."""
-    indices = [spec.numel for spec in listed(call, "indices") if spec.dtype != "bool"]
-    changed = max(tensor(call, "values").numel, *indices, 0)
-    return _scatter(call, changed, bool(call.attributes.get("accumulate")))
+    indices = [spec.numel for spec in tensor_list(call, "indices") if spec.dtype != "bool"]
+    count = max(tensor(call, "values").numel, *indices, 0)
+    return _scatter(call, count, bool(call.attributes.get("accumulate")))
 
 
 @cost("aten.embedding_renorm")
@@ -136,8 +136,17 @@ def embedding_renorm(call: OpCall) -> Cost:
     """Rows that are looked up and too long are scaled: a square and a sum an element, a product for all of them at most."""
     table, rows = tensor(call, "self"), tensor(call, "indices").numel
     n = table.shape[-1]
-    part = min(rows, table.shape[0]) * n * table.nbytes / max(table.numel, 1)
-    return bill(call, "gather", vector=3 * rows * n, special=2 * rows, m=rows, n=n, touched={"self": part}, written=part)
+    row_bytes = min(rows, table.shape[0]) * n * table.nbytes / max(table.numel, 1)
+    return bill(
+        call,
+        "gather",
+        vector=3 * rows * n,
+        special=2 * rows,
+        m=rows,
+        n=n,
+        bytes_read={"self": row_bytes},
+        bytes_written=row_bytes,
+    )
 
 
 @cost("aten.index_fill")
@@ -145,16 +154,16 @@ def index_fill(call: OpCall) -> Cost:
     """The slices that `index` names along `dim`."""
     target, index = tensor(call, "self"), tensor(call, "index")
     dim = call.attributes.get("dim", 0)
-    along = target.shape[dim] if isinstance(dim, int) and target.shape else 1
-    return _scatter(call, index.numel * (target.numel // max(along, 1)), reduces=False)
+    dim_length = target.shape[dim] if isinstance(dim, int) and target.shape else 1
+    return _scatter(call, index.numel * (target.numel // max(dim_length, 1)), reduces=False)
 
 
 @cost(*aten("nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward"))
 def nll_loss(call: OpCall) -> Cost:
     """One log-probability a target is gathered and added."""
-    source, target = first(call), tensor(call, "target")
-    gathered = target.numel * source.nbytes / max(source.numel, 1)
-    return bill(call, "gather", vector=target.numel, m=target.numel, touched={"self": gathered})
+    source, target = first_operand(call), tensor(call, "target")
+    gathered_bytes = target.numel * source.nbytes / max(source.numel, 1)
+    return bill(call, "gather", vector=target.numel, m=target.numel, bytes_read={"self": gathered_bytes})
 
 
 @cost("aten.searchsorted", "aten.bucketize")
@@ -199,8 +208,8 @@ def upsample(call: OpCall) -> Cost:
 def grid_taps(call: OpCall) -> int:
     """Elements that make a value at a grid point: interpolation is (0) linear, (1) nearest or (2) cubic along a dimension."""
     mode = call.attributes.get("interpolation_mode", 0)
-    along = {1: 1, 2: 4}.get(mode, 2) if isinstance(mode, int) else 2
-    return int(along ** tensor(call, "grid").shape[-1])
+    taps_per_dim = {1: 1, 2: 4}.get(mode, 2) if isinstance(mode, int) else 2
+    return int(taps_per_dim ** tensor(call, "grid").shape[-1])
 
 
 @cost(*aten("grid_sampler grid_sampler_2d grid_sampler_3d"))

@@ -38,30 +38,30 @@ class Contraction(msgspec.Struct, frozen=True):
 
 def _letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], str, dict[str, int]]:
     """The letters of each operand and of the result, with "..." replaced by letters, and each letter's size."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
+    operands_part, arrow, result_part = equation.replace(" ", "").partition("->")
+    terms = operands_part.split(",")
     if len(terms) != len(shapes):
         raise InputError(f"einsum {equation!r} names {len(terms)} operands, the call has {len(shapes)}")
-    spare = [c for c in string.ascii_uppercase + string.ascii_lowercase if c not in equation]
+    spare_letters = [c for c in string.ascii_uppercase + string.ascii_lowercase if c not in equation]
     depth = max((len(s) - len(t.replace("...", "")) for t, s in zip(terms, shapes, strict=True) if "..." in t), default=0)
-    if depth > len(spare):
+    if depth > len(spare_letters):
         raise InputError(f"einsum {equation!r} leaves no letters for the {depth} dimensions of '...'")
-    ellipsis = "".join(spare[:depth])
-    spelt: list[str] = []
+    ellipsis = "".join(spare_letters[:depth])
+    terms_in_letters: list[str] = []
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
-        own = len(shape) - len(term.replace("...", ""))
-        letters = term.replace("...", ellipsis[depth - own :] if own > 0 else "")
+        ellipsis_rank = len(shape) - len(term.replace("...", ""))
+        letters = term.replace("...", ellipsis[depth - ellipsis_rank :] if ellipsis_rank > 0 else "")
         if len(letters) != len(shape):
             raise InputError(f"einsum term {term!r} has {len(letters)} letters, its operand has shape {tuple(shape)}")
-        spelt.append(letters)
+        terms_in_letters.append(letters)
         for letter, size in zip(letters, shape, strict=True):
             sizes[letter] = max(sizes.get(letter, 1), size)
     if arrow:
-        return spelt, right.replace("...", ellipsis), sizes
-    joined = "".join(spelt)
-    once = sorted(c for c in set(joined) if joined.count(c) == 1 and c not in ellipsis)
-    return spelt, ellipsis + "".join(once), sizes
+        return terms_in_letters, result_part.replace("...", ellipsis), sizes
+    all_letters = "".join(terms_in_letters)
+    unique_letters = sorted(c for c in set(all_letters) if all_letters.count(c) == 1 and c not in ellipsis)
+    return terms_in_letters, ellipsis + "".join(unique_letters), sizes
 
 
 def contractions_of(equation: str, shapes: Sequence[Sequence[int]], path: Sequence[int] = ()) -> list[Contraction]:
@@ -76,21 +76,25 @@ def contractions_of(equation: str, shapes: Sequence[Sequence[int]], path: Sequen
     def size(letters: set[str]) -> int:
         return math.prod([sizes[c] for c in letters])
 
-    remaining = [set(term) for term in terms]
+    operands = [set(term) for term in terms]
     if len(terms) == 1:
-        sums = float(size(remaining[0]) - size(remaining[0] & set(output)))
+        sums = float(size(operands[0]) - size(operands[0] & set(output)))
         return [Contraction(0, 1, 1, 1, sums=sums, product=False)]
     steps = []
     places = list(zip(path[::2], path[1::2], strict=False)) if len(path) == 2 * (len(terms) - 1) else []
     for position in range(len(terms) - 1):
         i, j = sorted(places[position]) if places else (0, 1)
-        other, current = remaining.pop(j), remaining.pop(i)
-        needed = set(output).union(*remaining)
-        both = current & other
-        contracted = both - needed
+        right, left = operands.pop(j), operands.pop(i)
+        needed_letters = set(output).union(*operands)
+        common_letters = left & right
+        contracted_letters = common_letters - needed_letters
         # A letter that only one operand has and no later step needs is summed first.
-        sums = sum(float(size(s) - size((s & needed) | both)) for s in (current, other))
-        m, n = size((current - other) & needed), size((other - current) & needed)
-        steps.append(Contraction(size(both & needed), m, n, size(contracted), sums, product=bool(contracted)))
-        remaining.insert(len(remaining) if places else 0, (current | other) & needed)
+        sums = sum(float(size(s) - size((s & needed_letters) | common_letters)) for s in (left, right))
+        m, n = size((left - right) & needed_letters), size((right - left) & needed_letters)
+        steps.append(
+            Contraction(
+                size(common_letters & needed_letters), m, n, size(contracted_letters), sums, product=bool(contracted_letters)
+            )
+        )
+        operands.insert(len(operands) if places else 0, (left | right) & needed_letters)
     return steps

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first_operand, is_complex, number, result, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten
 
@@ -35,7 +35,7 @@ def qr_flops(m: int, n: int) -> float:
 
 def decompose(call: OpCall, flops: float, special: float = 0.0) -> Cost:
     """A call that does `flops` for each matrix of its first operand. Iteration space: batch x (m, n), k = min(m, n)."""
-    *batch, m, n = first(call).shape
+    *batch, m, n = first_operand(call).shape
     count = math.prod(batch)
     return bill(call, "linalg", matrix=count * flops, special=count * special, batch=count, m=m, n=n, k=min(m, n))
 
@@ -44,7 +44,7 @@ def decompose(call: OpCall, flops: float, special: float = 0.0) -> Cost:
 @cost(*aten("linalg_det _linalg_det linalg_slogdet _linalg_slogdet det slogdet logdet"))
 def lu(call: OpCall) -> Cost:
     """LU, and a reciprocal for each pivot; the product of the diagonal, which is the determinant, is of lower order."""
-    m, n = first(call).shape[-2:]
+    m, n = first_operand(call).shape[-2:]
     return decompose(call, lu_flops(m, n), special=min(m, n))
 
 
@@ -52,11 +52,11 @@ def lu(call: OpCall) -> Cost:
 def qr(call: OpCall) -> Cost:
     """Householder QR; `geqrf` keeps Q as reflections. Forming the thin Q costs as much again, the full Q
     4 (m^2 n - m n^2 + n^3 / 3) (GVL 5.2.2)."""
-    m, n = first(call).shape[-2:]
-    short, reflections = min(m, n), qr_flops(m, n)
+    m, n = first_operand(call).shape[-2:]
+    rank, reflections = min(m, n), qr_flops(m, n)
     mode = "r" if call.op == "aten.geqrf" else str(call.attributes.get("mode", "reduced"))
-    full = 4 * (m * m * short - m * short**2 + short**3 / 3)
-    return decompose(call, reflections + {"r": 0.0, "reduced": reflections}.get(mode, full), special=2 * short)
+    full_q = 4 * (m * m * rank - m * rank**2 + rank**3 / 3)
+    return decompose(call, reflections + {"r": 0.0, "reduced": reflections}.get(mode, full_q), special=2 * rank)
 
 
 SQUARE: dict[str, tuple[Callable[[int], float], int]] = {
@@ -78,7 +78,7 @@ SQUARE: dict[str, tuple[Callable[[int], float], int]] = {
 def square(call: OpCall) -> Cost:
     """A factorization of square matrices, or their inverses."""
     flops, special = SQUARE[call.op]
-    n = first(call).shape[-1]
+    n = first_operand(call).shape[-1]
     return decompose(call, flops(n), special=special * n)
 
 
@@ -92,8 +92,8 @@ def solve(call: OpCall) -> Cost:
     # Columns follow from the result's size: a vector is one column.
     count, columns = math.prod(batch), result(call).numel // max(n, 1)
     flops = count * lu_flops(n, n) + 2.0 * n * n * columns
-    appended = math.ceil(columns / max(count, 1))
-    return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=n + appended, k=n)
+    extra_columns = math.ceil(columns / max(count, 1))
+    return bill(call, "linalg", matrix=flops, special=count * n, batch=count, m=n, n=n + extra_columns, k=n)
 
 
 @cost(*aten("linalg_solve_triangular triangular_solve linalg_lu_solve cholesky_solve linalg_ldl_solve"))
@@ -119,14 +119,14 @@ def svd_flops(m: int, n: int, vectors: bool) -> float:
 @cost("aten.linalg_svd", "aten._linalg_svd", "aten.svd", "aten.linalg_svdvals")
 def svd(call: OpCall) -> Cost:
     """Singular values, and their vectors where the call asks for them."""
-    m, n = first(call).shape[-2:]
+    m, n = first_operand(call).shape[-2:]
     return decompose(call, svd_flops(m, n, call.op != "aten.linalg_svdvals" and bool(call.attributes.get("compute_uv", True))))
 
 
 @cost("aten.linalg_eigh", "aten._linalg_eigh", "aten.linalg_eigvalsh")
 def eigh(call: OpCall) -> Cost:
     """Symmetric QR: values alone 4 n^3 / 3, with vectors 9 n^3 (GVL 8.3.3)."""
-    n = first(call).shape[-1]
+    n = first_operand(call).shape[-1]
     vectors = call.op != "aten.linalg_eigvalsh" and call.attributes.get("compute_v", True)
     return decompose(call, 9 * n**3 if vectors else 4 * n**3 / 3)
 
@@ -134,7 +134,7 @@ def eigh(call: OpCall) -> Cost:
 @cost(*aten("linalg_pinv pinverse linalg_cond linalg_matrix_rank"))
 def through_svd(call: OpCall) -> Cost:
     """Singular values; the pseudo-inverse also takes their vectors, and multiplies them."""
-    m, n = first(call).shape[-2:]
+    m, n = first_operand(call).shape[-2:]
     inverts = call.op in ("aten.linalg_pinv", "aten.pinverse")
     flops = svd_flops(m, n, inverts) + (2 * m * n * min(m, n) if inverts else 0)
     return decompose(call, flops, special=min(m, n))
@@ -143,7 +143,7 @@ def through_svd(call: OpCall) -> Cost:
 @cost("aten.linalg_lstsq")
 def least_squares(call: OpCall) -> Cost:
     """QR and, for each right-hand side, the reflections and a triangular system: 4 m n - n^2 (GVL 5.3.3)."""
-    m, n = first(call).shape[-2:]
+    m, n = first_operand(call).shape[-2:]
     columns = tensor(call, "b").shape[-1] if len(tensor(call, "b").shape) > 1 else 1
     return decompose(call, qr_flops(m, n) + columns * max(4 * m * n - n * n, 0), special=2 * min(m, n))
 
@@ -151,13 +151,13 @@ def least_squares(call: OpCall) -> Cost:
 @cost(*aten("linalg_householder_product orgqr"))
 def householder_product(call: OpCall) -> Cost:
     """Forming the thin Q of reflections costs as much as making them."""
-    return decompose(call, qr_flops(*first(call).shape[-2:]))
+    return decompose(call, qr_flops(*first_operand(call).shape[-2:]))
 
 
 @cost("aten.ormqr")
 def apply_reflections(call: OpCall) -> Cost:
     """A product with the Q of k reflections of length m, for n columns: 2 n k (2 m - k) (GVL 5.1.6)."""
-    *batch, m, k = first(call).shape
+    *batch, m, k = first_operand(call).shape
     count, n = math.prod(batch), result(call).numel // max(math.prod(batch) * m, 1)
     return bill(call, "linalg", matrix=count * 2.0 * n * k * (2 * m - k), batch=count, m=m, n=n, k=k)
 
@@ -166,7 +166,7 @@ def apply_reflections(call: OpCall) -> Cost:
 def matrix_function(call: OpCall) -> Cost:
     """Products of n by n: a power by repeated squaring; the exponential in five (P. Bader, S. Blanes and F. Casas, Computing the
     matrix exponential with an optimized Taylor polynomial approximation, 2019), its squarings of large norms aside."""
-    n = first(call).shape[-1]
+    n = first_operand(call).shape[-1]
     power = abs(int(number(call, "n", 1)))
     products = 5 if "exp" in call.op else max(power.bit_length() - 1, 0) + max(power.bit_count() - 1, 0)
     return decompose(call, products * 2.0 * n**3)
@@ -175,7 +175,7 @@ def matrix_function(call: OpCall) -> Cost:
 @cost("aten.linalg_tensorinv", "aten.linalg_tensorsolve")
 def tensor_system(call: OpCall) -> Cost:
     """A square matrix whose rows and columns are several dimensions: inverted, or one system solved."""
-    n = math.isqrt(first(call).numel)
+    n = math.isqrt(first_operand(call).numel)
     flops = 2.0 * n**3 if call.op.endswith("inv") else lu_flops(n, n) + 2.0 * n * n
     return bill(call, "linalg", matrix=flops, special=n, m=n, n=n, k=n)
 
@@ -183,15 +183,15 @@ def tensor_system(call: OpCall) -> Cost:
 @cost("aten.trace")
 def trace(call: OpCall) -> Cost:
     """The sum of the diagonal."""
-    source = first(call)
+    source = first_operand(call)
     m = min(source.shape)
-    return bill(call, "pooling", vector=m, n=m, touched={call.operands[0]: m * source.nbytes / max(source.numel, 1)})
+    return bill(call, "pooling", vector=m, n=m, bytes_read={call.operands[0]: m * source.nbytes / max(source.numel, 1)})
 
 
 @cost("aten.cov", "aten.corrcoef")
 def covariance(call: OpCall) -> Cost:
     """Rows minus their mean, and the products of all pairs; correlations are divided by both deviations."""
-    shape = first(call).shape
+    shape = first_operand(call).shape
     m, n = (shape[0], shape[1]) if len(shape) > 1 else (1, math.prod(shape))
     special = m + (2 * m * m if call.op.endswith("coef") else m * m)
     return bill(call, "gemm", matrix=2 * m * m * n, vector=2 * m * n, special=special, m=m, n=m, k=n)
@@ -200,12 +200,12 @@ def covariance(call: OpCall) -> Cost:
 @cost(*aten("fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn _fft_c2c"), *TO_COMPLEX, *TO_REAL)
 def fourier(call: OpCall) -> Cost:
     """Iteration space: m transforms of n points."""
-    source, output = first(call).shape, result(call).shape
-    dims = _transformed(call, len(output))
+    source, output = first_operand(call).shape, result(call).shape
+    dims = _transform_dims(call, len(output))
     lengths = {d % len(output): output[d] for d in dims}
     if call.op in TO_COMPLEX:
         # The result holds half of the spectrum: the call or the operand gives the length.
-        lengths[dims[-1] % len(output)] = _asked_length(call) or source[dims[-1]]
+        lengths[dims[-1] % len(output)] = _requested_length(call) or source[dims[-1]]
     points = math.prod(lengths.values())
     transforms = math.prod([size for d, size in enumerate(output) if d not in lengths])
     return bill(
@@ -217,14 +217,14 @@ def _flops(points: int, complex_values: bool) -> float:
     return (5.0 if complex_values else 2.5) * points * math.log2(max(points, 1))
 
 
-def _asked_length(call: OpCall) -> int:
+def _requested_length(call: OpCall) -> int:
     """The length of the last transformed dimension that the call gives, 0 for none."""
     sizes = call.attributes.get("s")
-    given = sizes[-1] if isinstance(sizes, list) and sizes else call.attributes.get("n")
-    return given if isinstance(given, int) and given > 0 else 0
+    length = sizes[-1] if isinstance(sizes, list) and sizes else call.attributes.get("n")
+    return length if isinstance(length, int) and length > 0 else 0
 
 
-def _transformed(call: OpCall, rank: int) -> list[int]:
+def _transform_dims(call: OpCall, rank: int) -> list[int]:
     """The dimensions a Fourier transform runs over."""
     dims = call.attributes.get("dim")
     if isinstance(dims, list):
@@ -240,12 +240,14 @@ def short_time(call: OpCall) -> Cost:
     """A transform of `n_fft` points for each frame, half as much for real signals, and a product with the window; the way back
     also adds what overlaps and divides by the window's energy."""
     points = int(number(call, "n_fft", 1))
-    spectrum = result(call) if call.op == "aten.stft" else first(call)
+    spectrum = result(call) if call.op == "aten.stft" else first_operand(call)
     # (..., frequencies, frames), and a last dimension of 2 for real numbers in pairs.
     shape = spectrum.shape if is_complex(spectrum) else spectrum.shape[:-1]
     frames = math.prod(shape) // max(shape[-2], 1)
-    both = is_complex(first(call)) if call.op == "aten.stft" else bool(call.attributes.get("return_complex"))
-    vector = frames * (_flops(points, both) + points * (1 if call.op == "aten.stft" else 3))
+    is_complex_transform = (
+        is_complex(first_operand(call)) if call.op == "aten.stft" else bool(call.attributes.get("return_complex"))
+    )
+    vector = frames * (_flops(points, is_complex_transform) + points * (1 if call.op == "aten.stft" else 3))
     special = 0 if call.op == "aten.stft" else result(call).numel
     return bill(call, "linalg", vector=vector, special=special, m=frames, n=points)
 

@@ -5,7 +5,7 @@ The iteration space is m = elements of the result. Broadcast operands are read a
 
 from __future__ import annotations
 
-from shmoo.estimators.costs.base import bill, cost, first, is_complex, number, result, stretched, tensor
+from shmoo.estimators.costs.base import bill, broadcast_numel, cost, first_operand, is_complex, number, result, tensor
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten, short_op
 
@@ -143,8 +143,8 @@ def elementwise(call: OpCall, vector: float, special: float = 0) -> Cost:
     m = result(call).numel
     if any(map(is_complex, call.inputs)):
         # A complex number by a real one is 2 products.
-        both = sum(map(is_complex, call.inputs)) > 1 or len(call.inputs) == 1
-        vector *= 6 if call.op in PRODUCTS and both else 2
+        multiplies_complex = sum(map(is_complex, call.inputs)) > 1 or len(call.inputs) == 1
+        vector *= 6 if call.op in PRODUCTS and multiplies_complex else 2
         special *= 2
     return bill(call, "pointwise", vector=vector * m, special=special * m, m=m)
 
@@ -160,8 +160,8 @@ def per_element(call: OpCall) -> Cost:
 def per_input(call: OpCall) -> Cost:
     """Vector and special operations for each element of the first input; losses stretch it to others of its type."""
     family, vector, special = PER_INPUT[short_op(call.op)]
-    alike = [spec for spec in call.inputs if spec.dtype == first(call).dtype]
-    count = stretched(alike) if family == "pointwise" else first(call).numel
+    operands = [spec for spec in call.inputs if spec.dtype == first_operand(call).dtype]
+    count = broadcast_numel(operands) if family == "pointwise" else first_operand(call).numel
     return bill(call, family, vector=vector * count, special=special * count, m=count)
 
 
@@ -230,11 +230,11 @@ def convert(call: OpCall) -> Cost:
     """One conversion an element; between equal types only the data moves."""
     target = result(call)
     # The second operand of `to.other` and `type_as` gives its type only, as `self` of `copy`, which is overwritten unread.
-    source, unread = (tensor(call, "src"), ("self",)) if call.op == "aten.copy" else (first(call), call.operands[1:])
-    touched = dict.fromkeys(unread, 0.0)
+    source, unread = (tensor(call, "src"), ("self",)) if call.op == "aten.copy" else (first_operand(call), call.operands[1:])
+    bytes_read = dict.fromkeys(unread, 0.0)
     if source.dtype == target.dtype:
-        return bill(call, "copy", m=target.numel, touched=touched)
-    return bill(call, "pointwise", vector=target.numel, m=target.numel, touched=touched)
+        return bill(call, "copy", m=target.numel, bytes_read=bytes_read)
+    return bill(call, "pointwise", vector=target.numel, m=target.numel, bytes_read=bytes_read)
 
 
 NORMAL = aten("randn randn_like normal normal_functional exponential")
@@ -246,9 +246,9 @@ def random_numbers(call: OpCall) -> Cost:
     """One random number an element, counted as one evaluation, and its scaling. A tensor to be filled is not read."""
     # `bernoulli` and `poisson` read a tensor of probabilities or rates, a randomized relu its input.
     reads = call.op in ("aten.bernoulli", "aten.poisson", "aten.rrelu_with_noise") and not call.inplace
-    touched = {} if reads else dict.fromkeys(call.operands, 0.0)
+    bytes_read = {} if reads else dict.fromkeys(call.operands, 0.0)
     m = result(call).numel
-    return bill(call, "pointwise", vector=m, special=(4 if call.op in NORMAL else 1) * m, m=m, touched=touched)
+    return bill(call, "pointwise", vector=m, special=(4 if call.op in NORMAL else 1) * m, m=m, bytes_read=bytes_read)
 
 
 LIBRARIES = ("torchao", "quant")

@@ -31,10 +31,10 @@ GROUP = 128
 block of `float8-dynamic` is as wide and as high: DeepSeek-V3 (arXiv:2412.19437, section 3.3.2)."""
 FLOAT4_GROUP = 16
 """Elements that share a scale in float4 (NVFP4; NVIDIA Blackwell architecture technical brief, 2024)."""
-BESIDE = (".scales", ".zeros")
+PARAMETER_SUFFIXES = (".scales", ".zeros")
 """Suffixes of the names of a quantized weight's scales and zero points."""
 SMALL_TYPES = frozenset({"int4", "int8", "float4", "float8"})
-OWN = "own"
+ACTIVATION_DTYPE = "own"
 """Stands for the type of the activations, as the type of scales and zero points."""
 
 
@@ -45,7 +45,7 @@ class Scheme(msgspec.Struct, frozen=True):
         name: one of `SCHEMES`, which says how products are computed.
         weight: element type of the stored weights.
         block: rows and columns of a weight that share a scale; 0 for all of them.
-        scale: element type of the scales, or `OWN`.
+        scale: element type of the scales, or `ACTIVATION_DTYPE`.
         zero: element type of the zero points, of which there are as many as scales; `None` without them.
         only: names of modules, or of parts of their path, whose layers alone are quantized; all where there are none.
         kept: the same of layers that stay as they are. Names are matched as `matches` does it.
@@ -55,7 +55,7 @@ class Scheme(msgspec.Struct, frozen=True):
     name: str
     weight: str
     block: tuple[int, int]
-    scale: str = OWN
+    scale: str = ACTIVATION_DTYPE
     zero: str | None = None
     only: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -63,14 +63,14 @@ class Scheme(msgspec.Struct, frozen=True):
 
     def takes(self, module: str) -> bool:
         """Whether the layers of a module are quantized."""
-        chosen = not self.only or any(matches(name, module) for name in self.only)
-        return chosen and not any(matches(name, module) for name in self.kept)
+        is_selected = not self.only or any(matches(name, module) for name in self.only)
+        return is_selected and not any(matches(name, module) for name in self.kept)
 
 
 STANDARD = {
     "int8-dynamic": Scheme("int8-dynamic", "int8", (1, 0)),
     "int8-weight": Scheme("int8-weight", "int8", (1, 0)),
-    "int4-weight": Scheme("int4-weight", "int4", (1, GROUP), zero=OWN),
+    "int4-weight": Scheme("int4-weight", "int4", (1, GROUP), zero=ACTIVATION_DTYPE),
     "float8-dynamic": Scheme("float8-dynamic", "float8", (GROUP, GROUP), "float32"),
     "float4-dynamic": Scheme("float4-dynamic", "float4", (1, FLOAT4_GROUP), "float8"),
 }
@@ -90,7 +90,7 @@ _PRODUCTS = {
     "aten.matmul": ("self", "other", False),
 }
 """Operator -> its activation, its weight, and whether the weight is (out, in) rather than (in, out)."""
-_BATCHED = {
+_BATCHED_PRODUCTS = {
     "aten._grouped_mm": ("self", "mat2", False),
     "transformers.grouped_mm_fallback": ("input", "weight", False),
     "aten.bmm": ("self", "mat2", False),
@@ -109,8 +109,8 @@ def with_dtype(graph: Graph, dtype: str) -> Graph:
             f"estimate it with compute_dtype={target!r}"
         )
 
-    def spec(old: TensorSpec) -> TensorSpec:
-        return TensorSpec(old.shape, target) if old.dtype in FLOATS else old
+    def spec(original: TensorSpec) -> TensorSpec:
+        return TensorSpec(original.shape, target) if original.dtype in FLOATS else original
 
     replace = msgspec.structs.replace
     values = tuple(replace(value, spec=spec(value.spec)) for value in graph.values)
@@ -155,41 +155,49 @@ def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...
 def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
     """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace. A
     weight that several graphs read counts once."""
-    saved = dict.fromkeys(SCHEMES, 0.0)
-    seen: set[str] = set()
+    saved_by_scheme = dict.fromkeys(SCHEMES, 0.0)
+    counted_names: set[str] = set()
     for quantizer in _quantizers(graphs, STANDARD[next(iter(SCHEMES))]):
         layers = {layer.root: layer for layer in quantizer.layers.values()}
-        named = {weight: quantizer.graph.values[weight].name for weight in layers}
+        name_of_weight = {weight: quantizer.graph.values[weight].name for weight in layers}
         for weight, layer in layers.items():
-            if named[weight] not in seen:
-                old = quantizer.graph.values[weight].spec
-                replaced = 0.0 if weight in quantizer.read_elsewhere else old.nbytes
+            if name_of_weight[weight] not in counted_names:
+                original = quantizer.graph.values[weight].spec
+                replaced_bytes = 0.0 if weight in quantizer.read_elsewhere else original.nbytes
                 for name, scheme in STANDARD.items():
-                    saved[name] += replaced - sum(spec.nbytes for spec in _stored(layer, old, scheme))
-        seen |= {name for name in named.values() if name}
-    return saved
+                    saved_by_scheme[name] += replaced_bytes - sum(
+                        spec.nbytes for spec in _quantized_specs(layer, original, scheme)
+                    )
+        counted_names |= {name for name in name_of_weight.values() if name}
+    return saved_by_scheme
 
 
 def _quantizers(graphs: Sequence[Graph], scheme: Scheme) -> list[_Quantizer]:
     """One for each graph. A weight that another graph reads in an operator that stays as it is stays beside its copy."""
     quantizers = [_Quantizer(graph, scheme) for graph in graphs]
-    kept = {quantizer.graph.values[i].name for quantizer in quantizers for i in quantizer.read_elsewhere} - {""}
+    kept_names = {quantizer.graph.values[i].name for quantizer in quantizers for i in quantizer.read_elsewhere} - {""}
     for quantizer in quantizers:
         weights = {layer.root for layer in quantizer.layers.values()}
-        quantizer.read_elsewhere |= {weight for weight in weights if quantizer.graph.values[weight].name in kept}
+        quantizer.read_elsewhere |= {weight for weight in weights if quantizer.graph.values[weight].name in kept_names}
     return quantizers
 
 
-def _stored(layer: _Layer, old: TensorSpec, scheme: Scheme) -> tuple[TensorSpec, ...]:
-    """A layer's weight of the spec `old` in its small type, its scales, and its zero points, if it has any."""
-    rows = old.numel // max(layer.k, 1)
+def _quantized_specs(layer: _Layer, original: TensorSpec, scheme: Scheme) -> tuple[TensorSpec, ...]:
+    """A layer's weight of the spec `original` in its small type, its scales, and its zero points, if it has any."""
+    rows = original.numel // max(layer.k, 1)
     # Blocks do not reach from one matrix into the next.
     matrices = rows // layer.n if layer.n and rows % layer.n == 0 else 1
-    high = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
-    wide = -(-layer.k // (scheme.block[1] or layer.k))
-    weight = TensorSpec((layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else old.shape, scheme.weight)
-    beside = [old.dtype if kind == OWN else kind for kind in (scheme.scale, scheme.zero) if kind is not None]
-    return weight, *(TensorSpec((high,) if wide == 1 else (high, wide), dtype) for dtype in beside)
+    scale_rows = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
+    scale_columns = -(-layer.k // (scheme.block[1] or layer.k))
+    weight = TensorSpec(
+        (layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else original.shape, scheme.weight
+    )
+    parameter_dtypes = [
+        original.dtype if kind == ACTIVATION_DTYPE else kind for kind in (scheme.scale, scheme.zero) if kind is not None
+    ]
+    return weight, *(
+        TensorSpec((scale_rows,) if scale_columns == 1 else (scale_rows, scale_columns), dtype) for dtype in parameter_dtypes
+    )
 
 
 class _Quantizer:
@@ -224,8 +232,8 @@ class _Quantizer:
                 self._small_float(call, layer)
             else:
                 self._weight_only(call, layer)
-        small = {root: self.values[root].spec.dtype for root in self.weights if root not in self.read_elsewhere}
-        return _with_types(msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls)), small)
+        dtype_of_root = {root: self.values[root].spec.dtype for root in self.weights if root not in self.read_elsewhere}
+        return _with_types(msgspec.structs.replace(self.graph, values=tuple(self.values), calls=tuple(self.calls)), dtype_of_root)
 
     def _is_view(self, call: OpCall) -> bool:
         """Whether the call's results are views of its first operand."""
@@ -235,18 +243,22 @@ class _Quantizer:
     def _layer(self, call: OpCall) -> _Layer | None:
         if len(call.reads) != len(call.operands):
             return None
-        read = dict(zip(call.operands, call.reads, strict=True))
-        for products, rank in ((_PRODUCTS, 2), (_BATCHED if self.scheme.parts else {}, 3)):
+        value_of_operand = dict(zip(call.operands, call.reads, strict=True))
+        for products, rank in ((_PRODUCTS, 2), (_BATCHED_PRODUCTS if self.scheme.parts else {}, 3)):
             if call.op not in products:
                 continue
-            from_name, weight_name, turned = products[call.op]
-            source, weight = read[from_name], read[weight_name]
+            from_name, weight_name, is_transposed = products[call.op]
+            source, weight = value_of_operand[from_name], value_of_operand[weight_name]
             root = self.graph.root(weight)
             value, spec = self.graph.values[root], self.graph.values[weight].spec
             fits = len(spec.shape) == rank and spec.dtype in FLOATS and (root == weight or self.scheme.parts)
             if fits and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
-                n, k = spec.shape[-2:] if turned else spec.shape[:-3:-1]
-                bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None) if rank == 2 else None
+                n, k = spec.shape[-2:] if is_transposed else spec.shape[:-3:-1]
+                bias = (
+                    value_of_operand.get("bias", value_of_operand.get("self") if call.op == "aten.addmm" else None)
+                    if rank == 2
+                    else None
+                )
                 rows = math.prod(self.graph.values[source].spec.shape[:-1])
                 return _Layer(source, weight, root, bias, rows, n, k, math.prod(spec.shape[:-2]))
         return None
@@ -255,8 +267,8 @@ class _Quantizer:
         self.values.append(Value(spec, kind, name))
         return len(self.values) - 1
 
-    def _call(self, like: OpCall, op: str, operands: dict[str, int], *outputs: int, **attributes: int | bool) -> None:
-        """Add a call at the place of `like` that reads the values `operands` and writes the values `outputs`."""
+    def _call(self, original_call: OpCall, op: str, operands: dict[str, int], *outputs: int, **attributes: int | bool) -> None:
+        """Add a call at the place of `original_call` that reads the values `operands` and writes the values `outputs`."""
         self.calls.append(
             OpCall(
                 op=op,
@@ -266,31 +278,34 @@ class _Quantizer:
                 attributes=dict(attributes),
                 reads=tuple(operands.values()),
                 writes=outputs,
-                module=like.module,
-                source=like.source,
+                module=original_call.module,
+                source=original_call.source,
             )
         )
 
     def _small(self, layer: _Layer) -> tuple[int, ...]:
-        """The weight in its small type with its scales and zero points, as in `_stored`, each cut to what the product reads."""
+        """The values of a layer's quantized weight, scales and zero points; views of them where the product reads a part."""
         if layer.root not in self.weights:
-            old = self.graph.values[layer.root]
-            spec, *others = _stored(layer, old.spec, self.scheme)
+            original = self.graph.values[layer.root]
+            spec, *parameter_specs = _quantized_specs(layer, original.spec, self.scheme)
             if layer.root in self.read_elsewhere:
-                small = self._append(spec, old.kind, f"{old.name}.{spec.dtype}")
+                small_weight = self._append(spec, original.kind, f"{original.name}.{spec.dtype}")
             else:
-                small = layer.root
-                self.values[small] = msgspec.structs.replace(old, spec=spec)
-            beside = (self._append(spec, "buffer", f"{old.name}{name}") for spec, name in zip(others, BESIDE, strict=False))
-            self.weights[layer.root] = (small, *beside)
-        whole = self.weights[layer.root]
+                small_weight = layer.root
+                self.values[small_weight] = msgspec.structs.replace(original, spec=spec)
+            parameters = (
+                self._append(spec, "buffer", f"{original.name}{name}")
+                for spec, name in zip(parameter_specs, PARAMETER_SUFFIXES, strict=False)
+            )
+            self.weights[layer.root] = (small_weight, *parameters)
+        stored = self.weights[layer.root]
         if layer.weight == layer.root:
-            return whole
+            return stored
         elements = layer.matrices * layer.n * layer.k
         share = elements / max(self.graph.values[layer.root].spec.numel, 1)
         shape = (layer.matrices, layer.n, layer.k)[layer.matrices == 1 :]
-        specs = [TensorSpec((round(share * self.values[i].spec.numel),), self.values[i].spec.dtype) for i in whole[1:]]
-        views = zip((TensorSpec(shape, self.scheme.weight), *specs), whole, strict=True)
+        specs = [TensorSpec((round(share * self.values[i].spec.numel),), self.values[i].spec.dtype) for i in stored[1:]]
+        views = zip((TensorSpec(shape, self.scheme.weight), *specs), stored, strict=True)
         return tuple(self._view(spec, root) for spec, root in views)
 
     def _view(self, spec: TensorSpec, root: int) -> int:
@@ -299,24 +314,27 @@ class _Quantizer:
 
     def _batched(self, call: OpCall, layer: _Layer) -> None:
         """Several products at once, their scales applied in them; only dynamic schemes round the activation."""
-        names = _BATCHED[call.op]
-        others = {name: index for name, index in zip(call.operands, call.reads, strict=True) if name not in names[:2]}
-        small, *beside = self._small(layer)
+        names = _BATCHED_PRODUCTS[call.op]
+        other_operands = {name: index for name, index in zip(call.operands, call.reads, strict=True) if name not in names[:2]}
+        small_weight, *parameters = self._small(layer)
         specs = [self.graph.values[index].spec for index in (layer.source, layer.weight)]
-        operands = {"self": layer.source, "mat2": self._view(TensorSpec(specs[1].shape, self.scheme.weight), self._root(small))}
+        operands = {
+            "self": layer.source,
+            "mat2": self._view(TensorSpec(specs[1].shape, self.scheme.weight), self._root(small_weight)),
+        }
         if self.scheme.name.endswith("dynamic"):
-            rounded, scales = self._round(call, layer, self.scheme.weight)
-            operands |= {"self": self._view(TensorSpec(specs[0].shape, self.scheme.weight), rounded), "scale_a": scales}
-        operands |= {name[1:]: index for name, index in zip(BESIDE, beside, strict=False)}
-        self._call(call, "aten._grouped_mm", operands | others, call.writes[0])
+            rounded_source, scales = self._round(call, layer, self.scheme.weight)
+            operands |= {"self": self._view(TensorSpec(specs[0].shape, self.scheme.weight), rounded_source), "scale_a": scales}
+        operands |= {name[1:]: index for name, index in zip(PARAMETER_SUFFIXES, parameters, strict=False)}
+        self._call(call, "aten._grouped_mm", operands | other_operands, call.writes[0])
 
     def _root(self, index: int) -> int:
         storage = self.values[index].storage
         return index if storage is None else storage
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
-        out = call.writes[0]
-        product = out if layer.bias is None else self._append(self.values[out].spec)
+        result = call.writes[0]
+        product = result if layer.bias is None else self._append(self.values[result].spec)
         weight, scales, *zeros = self._small(layer)
         if self.scheme.name == "int8-weight":
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
@@ -324,66 +342,74 @@ class _Quantizer:
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
             operands |= zip(("zeros",), zeros, strict=False)
             self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.block[1] or layer.k)
-        self._add_bias(call, layer, product, out)
+        self._add_bias(call, layer, product, result)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
-        out = call.writes[0]
+        result = call.writes[0]
         weight, scales, *_ = self._small(layer)
-        small, row_scales = self._round(call, layer, "int8")
+        rounded_source, row_scales = self._round(call, layer, "int8")
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` and `_scaled_mm` take the (n, k) weight as a (k, n) view.
-        turned = self._view(TensorSpec((layer.k, layer.n), "int8"), self._root(weight))
-        self._call(call, "aten._int_mm", {"self": small, "mat2": turned}, total)
-        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[out].spec.dtype))
+        weight_view = self._view(TensorSpec((layer.k, layer.n), "int8"), self._root(weight))
+        self._call(call, "aten._int_mm", {"self": rounded_source, "mat2": weight_view}, total)
+        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[result].spec.dtype))
         self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
-        product = out if layer.bias is None else self._append(self.values[out].spec)
+        product = result if layer.bias is None else self._append(self.values[result].spec)
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
-        self._add_bias(call, layer, product, out)
+        self._add_bias(call, layer, product, result)
 
     def _small_float(self, call: OpCall, layer: _Layer) -> None:
-        out = call.writes[0]
+        result = call.writes[0]
         weight, scales, *_ = self._small(layer)
         dtype = self.scheme.weight
-        small, row_scales = self._round(call, layer, dtype)
-        product = out if layer.bias is None else self._append(self.values[out].spec)
-        turned = self._view(TensorSpec((layer.k, layer.n), dtype), self._root(weight))
-        self._call(call, "aten._scaled_mm", {"self": small, "mat2": turned, "scale_a": row_scales, "scale_b": scales}, product)
-        self._add_bias(call, layer, product, out)
+        rounded_source, row_scales = self._round(call, layer, dtype)
+        product = result if layer.bias is None else self._append(self.values[result].spec)
+        weight_view = self._view(TensorSpec((layer.k, layer.n), dtype), self._root(weight))
+        self._call(
+            call,
+            "aten._scaled_mm",
+            {"self": rounded_source, "mat2": weight_view, "scale_a": row_scales, "scale_b": scales},
+            product,
+        )
+        self._add_bias(call, layer, product, result)
 
     def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
         """The activation as (m, k) in a small type, and its scales: for floats as wide as the weight's, float8 in float32 and
         float4 in float8; else one a row in the activation's type."""
         if layer.source not in self.rounded:
             # The threads that round a group of floats have read all of it, and find its scale as well.
-            narrow = {"float8": ("float32", "torchao.quantize_affine"), "float4": ("float8", "torchao.triton_quantize_nvfp4")}
-            scale, op = narrow.get(dtype, (self.values[layer.source].spec.dtype, ""))
+            scale_and_op = {
+                "float8": ("float32", "torchao.quantize_affine"),
+                "float4": ("float8", "torchao.triton_quantize_nvfp4"),
+            }
+            scale, op = scale_and_op.get(dtype, (self.values[layer.source].spec.dtype, ""))
             groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if op else 1
             scales = self._append(TensorSpec((layer.m, groups), scale))
-            small = self._append(TensorSpec((layer.m, layer.k), dtype))
+            rounded_source = self._append(TensorSpec((layer.m, layer.k), dtype))
             if op:
-                self._call(call, op, {"input": layer.source}, small, scales)
+                self._call(call, op, {"input": layer.source}, rounded_source, scales)
             else:
                 self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
-                self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, small)
-            self.rounded[layer.source] = small, scales
+                self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, rounded_source)
+            self.rounded[layer.source] = rounded_source, scales
         return self.rounded[layer.source]
 
-    def _add_bias(self, call: OpCall, layer: _Layer, product: int, out: int) -> None:
+    def _add_bias(self, call: OpCall, layer: _Layer, product: int, result: int) -> None:
         if layer.bias is not None:
-            self._call(call, "aten.add", {"self": product, "other": layer.bias}, out, alpha=1)
+            self._call(call, "aten.add", {"self": product, "other": layer.bias}, result, alpha=1)
 
 
 def _with_types(graph: Graph, types: Mapping[int, str]) -> Graph:
     """A graph whose weights have changed type (index -> type), the views of them and the calls on these made to agree."""
     values = list(graph.values)
-    changed = {i for i, root in enumerate(graph.roots) if root in types and values[i].spec.dtype != types[root]}
-    for i in changed:
+    changed_values = {i for i, root in enumerate(graph.roots) if root in types and values[i].spec.dtype != types[root]}
+    for i in changed_values:
         values[i] = msgspec.structs.replace(values[i], spec=TensorSpec(values[i].spec.shape, types[graph.roots[i]]))
 
-    def agreed(call: OpCall) -> OpCall:
-        if changed.isdisjoint((*call.reads, *call.writes)):
+    def update_call(call: OpCall) -> OpCall:
+        if changed_values.isdisjoint((*call.reads, *call.writes)):
             return call
         inputs, outputs = (tuple(values[i].spec for i in places) for places in (call.reads, call.writes))
         return msgspec.structs.replace(call, inputs=inputs, outputs=outputs)
 
-    return msgspec.structs.replace(graph, values=tuple(values), calls=tuple(map(agreed, graph.calls)))
+    return msgspec.structs.replace(graph, values=tuple(values), calls=tuple(map(update_call, graph.calls)))

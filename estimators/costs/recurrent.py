@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from shmoo.estimators.costs.base import bill, cost, first, listed, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first_operand, number, result, tensor, tensor_list
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Cost, OpCall
 from shmoo.estimators.registry import aten, short_op
@@ -29,7 +29,7 @@ def recurrent(call: OpCall) -> Cost:
     gates, vector_per_unit, special_per_unit = GATES[forward]
     products, special_per_unit = (1, special_per_unit) if call.op == forward else (2, 0)
     source = tensor(call, "input", "data")
-    params = listed(call, "params")
+    params = tensor_list(call, "params")
     weights = [spec for spec in params if len(spec.shape) == 2]
     if not weights:
         raise InputError(f"{call.op} needs its weights as operands 'params.0', 'params.1', ..., the call has {call.operands}")
@@ -64,7 +64,7 @@ def cell(call: OpCall) -> Cost:
     """One step of a recurrent layer: (m, k) by (gates x hidden, k), for the input and for the state."""
     gates, vector_per_unit, special_per_unit = GATES[_CELLS[call.op]]
     from_input, from_state = tensor(call, "w_ih").shape, tensor(call, "w_hh").shape
-    m = first(call).numel // max(from_input[-1], 1)
+    m = first_operand(call).numel // max(from_input[-1], 1)
     n, k = from_input[0], from_input[-1] + from_state[-1]
     units = m * n // gates
     biases = sum(spec.numel for name in ("b_ih", "b_hh") if (spec := call.operand(name)) is not None)

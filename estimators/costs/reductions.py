@@ -11,15 +11,15 @@ from collections.abc import Sequence
 
 from shmoo.estimators.costs.base import (
     bill,
+    broadcast_numel,
     channels,
     cost,
     extents,
-    first,
+    first_operand,
     is_complex,
-    largest,
+    largest_entry,
     number,
     result,
-    stretched,
     tensor,
 )
 from shmoo.estimators.costs.pointwise import LIBRARIES, elementwise
@@ -32,10 +32,10 @@ from shmoo.estimators.registry import aten, short_op
 
 def _row_length(call: OpCall) -> int:
     """Elements of the first operand along attribute `dim` (one dimension or a list; the last one where absent)."""
-    shape = first(call).shape
+    shape = first_operand(call).shape
     dims = call.attributes.get("dim", -1)
-    listed = dims if isinstance(dims, list) else [-1 if dims is None else dims]
-    return math.prod([shape[d] for d in listed if isinstance(d, int)]) if shape else 1
+    dim_list = dims if isinstance(dims, list) else [-1 if dims is None else dims]
+    return math.prod([shape[d] for d in dim_list if isinstance(d, int)]) if shape else 1
 
 
 SOFTMAX: dict[str, tuple[int, int, int, int]] = {
@@ -53,7 +53,7 @@ SOFTMAX: dict[str, tuple[int, int, int, int]] = {
 def softmax(call: OpCall) -> Cost:
     """Softmax, its logarithm, or the logarithm of the sum of exponentials, along `dim`."""
     vector, special, row_vector, row_special = SOFTMAX[call.op]
-    count, n = first(call).numel, _row_length(call)
+    count, n = first_operand(call).numel, _row_length(call)
     m = count // max(n, 1)
     return bill(call, "softmax", vector=vector * count + row_vector * m, special=special * count + row_special * m, m=m, n=n)
 
@@ -61,7 +61,7 @@ def softmax(call: OpCall) -> Cost:
 @cost("aten.cross_entropy_loss")
 def cross_entropy(call: OpCall) -> Cost:
     """Log-softmax over the classes (dimension 1, or the only one), and the sum of one value a row."""
-    shape = first(call).shape
+    shape = first_operand(call).shape
     n = shape[1] if len(shape) > 1 else shape[0]
     count = math.prod(shape)
     m = count // max(n, 1)
@@ -71,15 +71,18 @@ def cross_entropy(call: OpCall) -> Cost:
 # Normalization -----------------------------------------------------------------------------------------------------
 
 
-def normalize(call: OpCall, m: int, n: int, centered: bool = True, running: int = 0) -> Cost:
-    """Rows of length n brought to unit variance (to unit mean square where not `centered`), then scaled and shifted.
+def normalize(call: OpCall, m: int, n: int, has_mean: bool = True, running_operations: int = 0) -> Cost:
+    """Rows of length n brought to unit variance (to unit mean square where not `has_mean`), then scaled and shifted.
 
     An element: sum, subtract, square, add, subtract and scale (6), or square, add, scale (3); with weight and bias one more each.
-    A row: a division for each mean, the root, and the addition of epsilon. `running` operations update running statistics.
+    A row: a division for each mean, the root, and the addition of epsilon. `running_operations` update running
+    statistics.
     """
     affine = sum(call.operand(name) is not None for name in ("weight", "bias"))
-    per_element, per_row = (6, 3) if centered else (3, 2)
-    return bill(call, "normalization", vector=m * n * (per_element + affine) + m + running, special=per_row * m, m=m, n=n)
+    per_element, per_row = (6, 3) if has_mean else (3, 2)
+    return bill(
+        call, "normalization", vector=m * n * (per_element + affine) + m + running_operations, special=per_row * m, m=m, n=n
+    )
 
 
 @cost(*aten("layer_norm native_layer_norm rms_norm _fused_rms_norm"))
@@ -89,13 +92,13 @@ def layer_norm(call: OpCall) -> Cost:
     if not isinstance(shape, list) or not shape:
         raise InputError(f"{call.op} needs attribute 'normalized_shape' as a list of sizes, got {shape!r}")
     n = math.prod([s for s in shape if isinstance(s, int)])
-    return normalize(call, first(call).numel // max(n, 1), n, centered="rms_norm" not in call.op)
+    return normalize(call, first_operand(call).numel // max(n, 1), n, has_mean="rms_norm" not in call.op)
 
 
 @cost("aten.group_norm", "aten.native_group_norm")
 def group_norm(call: OpCall) -> Cost:
     """Rows are the groups of every example."""
-    source = first(call)
+    source = first_operand(call)
     groups = int(number(call, "num_groups", number(call, "group", 1)))
     m = source.shape[0] * groups
     return normalize(call, m, source.numel // max(m, 1))
@@ -113,7 +116,7 @@ _ALWAYS_TRAINS = aten("_batch_norm_with_update _batch_norm_with_update_functiona
 def _running_statistics(call: OpCall) -> Cost:
     """The four parameters of a channel fold into a scale and a shift (a root, 3 products or sums with epsilon); an element takes
     one multiplication and one addition."""
-    count, m = first(call).numel, channels(first(call))
+    count, m = first_operand(call).numel, channels(first_operand(call))
     return bill(call, "normalization", vector=2 * count + 4 * m, special=m, m=m, n=count // max(m, 1))
 
 
@@ -123,8 +126,10 @@ def batch_norm(call: OpCall) -> Cost:
     and a sum for both)."""
     if call.op not in _ALWAYS_TRAINS and (call.op in _NEVER_TRAINS or not call.attributes.get("training")):
         return _running_statistics(call)
-    m = channels(first(call))
-    return normalize(call, m, first(call).numel // max(m, 1), running=6 * m if call.operand("running_mean") else 0)
+    m = channels(first_operand(call))
+    return normalize(
+        call, m, first_operand(call).numel // max(m, 1), running_operations=6 * m if call.operand("running_mean") else 0
+    )
 
 
 @cost("aten.instance_norm")
@@ -132,7 +137,7 @@ def instance_norm(call: OpCall) -> Cost:
     """Rows are the channels of every example; with running statistics they are those of batch norm."""
     if not call.attributes.get("use_input_stats", True):
         return _running_statistics(call)
-    source = first(call)
+    source = first_operand(call)
     m = source.shape[0] * source.shape[1]
     return normalize(call, m, source.numel // max(m, 1))
 
@@ -152,8 +157,8 @@ def pool(call: OpCall) -> Cost:
     window = math.prod(extents(call, "kernel_size", pool_rank(call)))
     m = result(call).numel
     # An absent stride (an empty list) is the window itself.
-    stride = largest(call, "stride" if call.attributes.get("stride") else "kernel_size")
-    dilation, vector, special = largest(call, "dilation"), m * (window - 1), m if "avg" in call.op else 0
+    stride = largest_entry(call, "stride" if call.attributes.get("stride") else "kernel_size")
+    dilation, vector, special = largest_entry(call, "dilation"), m * (window - 1), m if "avg" in call.op else 0
     return bill(
         call,
         "pooling",
@@ -181,10 +186,10 @@ def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int,
         source, output: sizes of one image's dimensions before and after.
     """
     taps, window, stride = 1, 1, 1
-    for size, out in zip(source, output, strict=True):
-        taps *= sum(math.ceil((i + 1) * size / out) - i * size // out for i in range(out))
-        window *= math.ceil(size / max(out, 1))
-        stride = max(stride, size // max(out, 1))
+    for size, result_size in zip(source, output, strict=True):
+        taps *= sum(math.ceil((i + 1) * size / result_size) - i * size // result_size for i in range(result_size))
+        window *= math.ceil(size / max(result_size, 1))
+        stride = max(stride, size // max(result_size, 1))
     return taps, window, stride
 
 
@@ -192,7 +197,7 @@ def adaptive_windows(source: Sequence[int], output: Sequence[int]) -> tuple[int,
 @cost(*aten("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d"))
 def adaptive_pool(call: OpCall) -> Cost:
     """Windows run from floor(i * In / Out) to ceil((i + 1) * In / Out) along each dimension and may overlap."""
-    rank, source, output = pool_rank(call), first(call).shape, result(call).shape
+    rank, source, output = pool_rank(call), first_operand(call).shape, result(call).shape
     taps, window, stride = adaptive_windows(source[-rank:], output[-rank:])
     m = math.prod(output)
     vector, special = math.prod(source[:-rank]) * taps - m, m if "avg" in call.op else 0
@@ -226,7 +231,7 @@ PER_INPUT: dict[str, tuple[int, int, int]] = {
 def reduce_rows(call: OpCall, vector: float, special: float, per_row: float) -> Cost:
     """A reduction of the first operand to m results. A scan (cumsum) has as many results as elements; its n is the scanned
     length."""
-    source, output = first(call), result(call)
+    source, output = first_operand(call), result(call)
     if is_complex(source):
         vector, special = 2 * vector, 2 * special
     m = max(output.numel, 1)
@@ -262,11 +267,11 @@ def norm(call: OpCall) -> Cost:
 @cost("aten.equal", "aten.allclose")
 def agreement(call: OpCall) -> Cost:
     """Compare and combine; `allclose` compares as `isclose`. They return no tensor."""
-    count = first(call).numel
+    count = first_operand(call).numel
     return bill(call, "pooling", vector=count * (2 if call.op == "aten.equal" else 7), n=count)
 
 
-PAIRED: dict[str, tuple[str, int, int]] = {
+PAIR_OPERATORS: dict[str, tuple[str, int, int]] = {
     "aten.cosine_similarity": ("normalization", 6, 3),  # three dot products; two roots and a division
     "aten.pairwise_distance": ("pooling", 4, 1),  # subtract, add epsilon, square, add; a root
     "aten.dist": ("pooling", 3, 1),  # subtract, square, add; a root
@@ -274,29 +279,29 @@ PAIRED: dict[str, tuple[str, int, int]] = {
 """Operator -> family, vector operations for an element of both operands, and special operations for a result."""
 
 
-@cost(*PAIRED)
-def paired(call: OpCall) -> Cost:
+@cost(*PAIR_OPERATORS)
+def pair_reduction(call: OpCall) -> Cost:
     """Two operands, stretched to each other and compared row by row or in whole."""
-    family, vector, special = PAIRED[call.op]
-    count, m = stretched(call.inputs), result(call).numel
+    family, vector, special = PAIR_OPERATORS[call.op]
+    count, m = broadcast_numel(call.inputs), result(call).numel
     return bill(call, family, vector=vector * count, special=special * m, m=m, n=count // max(m, 1))
 
 
 @cost(*aten("sort argsort msort _unique2 unique_dim"))
 def sort(call: OpCall) -> Cost:
     """N log2 n comparisons a row (merge sort; D. E. Knuth, The Art of Computer Programming 3, section 5.3.1)."""
-    count = first(call).numel
+    count = first_operand(call).numel
     if call.op in ("aten._unique2", "aten.unique_dim"):
         n = count
     else:
-        n = first(call).shape[0] if call.op == "aten.msort" else _row_length(call)
+        n = first_operand(call).shape[0] if call.op == "aten.msort" else _row_length(call)
     return bill(call, "pooling", vector=count * math.log2(max(n, 1)), m=count // max(n, 1), n=n)
 
 
 @cost("aten.topk")
 def topk(call: OpCall) -> Cost:
     """A heap of the k best: log2 k comparisons an element, at least one."""
-    count, n = first(call).numel, _row_length(call)
+    count, n = first_operand(call).numel, _row_length(call)
     depth = max(math.log2(max(number(call, "k", 1), 1)), 1.0)
     return bill(call, "pooling", vector=count * depth, m=count // max(n, 1), n=n)
 
@@ -317,14 +322,14 @@ def membership(call: OpCall) -> Cost:
 @cost("aten.multinomial")
 def multinomial(call: OpCall) -> Cost:
     """Running sums of the probabilities, their division by the total, and a search for each random number."""
-    count, n, m = first(call).numel, first(call).shape[-1], result(call).numel
+    count, n, m = first_operand(call).numel, first_operand(call).shape[-1], result(call).numel
     return bill(call, "gather", vector=count + m * math.log2(n + 1), special=count + m, m=m, n=n)
 
 
 @cost("aten.segment_reduce")
 def segment_reduce(call: OpCall) -> Cost:
     """One step an element; a mean is divided."""
-    source, m = first(call), result(call).numel
+    source, m = first_operand(call), result(call).numel
     special = m if call.attributes.get("reduce") == "mean" else 0
     return bill(call, "pooling", vector=source.numel, special=special, m=m, n=source.numel // max(m, 1))
 
@@ -332,7 +337,7 @@ def segment_reduce(call: OpCall) -> Cost:
 @cost("aten.pdist", "aten._pdist_forward")
 def pairs(call: OpCall) -> Cost:
     """Of each pair of rows: subtract, square, add; a root."""
-    m, n = result(call).numel, first(call).shape[-1]
+    m, n = result(call).numel, first_operand(call).shape[-1]
     return bill(call, "pooling", vector=3 * m * n, special=m, m=m, n=n)
 
 
@@ -340,14 +345,14 @@ def pairs(call: OpCall) -> Cost:
 def vecdot(call: OpCall) -> Cost:
     """Products of rows by rows, either of them stretched."""
     m = result(call).numel
-    n = stretched(call.inputs) // max(m, 1)
+    n = broadcast_numel(call.inputs) // max(m, 1)
     return bill(call, "gemm", matrix=2 * m * n, batch=m, k=n)
 
 
 @cost("aten.renorm")
 def renorm(call: OpCall) -> Cost:
     """Slices that are too long are scaled: square, add, multiply; a root and a division a slice."""
-    source = first(call)
+    source = first_operand(call)
     m = source.shape[int(number(call, "dim", 0))]
     return bill(call, "normalization", vector=3 * source.numel, special=2 * m, m=m, n=source.numel // max(m, 1))
 
@@ -364,7 +369,7 @@ def weight_norm(call: OpCall) -> Cost:
 @cost("aten.triplet_margin_loss", "aten.cosine_embedding_loss")
 def embedding_loss(call: OpCall) -> Cost:
     """Two distances (subtract, add epsilon, square, add), or three dot products; then a margin a row."""
-    source = first(call)
+    source = first_operand(call)
     m = source.numel // max(source.shape[-1] if source.shape else 1, 1)
     per_element = 8 if "triplet" in call.op else 6
     return bill(call, "pooling", vector=per_element * source.numel + 4 * m, special=3 * m, m=m, n=source.numel // max(m, 1))
@@ -383,5 +388,5 @@ def ctc_loss(call: OpCall) -> Cost:
 @cost(*(f"{library}.choose_qparams_affine" for library in LIBRARIES), "quantized_decomposed.choose_qparams_per_token")
 def choose_scales(call: OpCall) -> Cost:
     """The smallest and the largest element of each group, then their span over the number of steps."""
-    count, groups = first(call).numel, result(call).numel
+    count, groups = first_operand(call).numel, result(call).numel
     return bill(call, "pooling", vector=2 * count + groups, special=groups, m=groups, n=count // max(groups, 1))

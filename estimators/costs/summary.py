@@ -88,8 +88,8 @@ def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     returns a view is free, and one whose result has its own memory is a copy.
     """
     costs: tuple[Cost | None, ...]
-    known, costs = graph.derived.get("costs", (0, ()))
-    if known != len(COSTS):  # a registration adds to the costs
+    registry_size, costs = graph.derived.get("costs", (0, ()))
+    if registry_size != len(COSTS):  # a registration adds to the costs
         costs = _costs_of(graph)
         graph.derived["costs"] = len(COSTS), costs
     return costs

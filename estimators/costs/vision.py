@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from shmoo.estimators.costs.base import bill, cost, first, number, result, tensor
+from shmoo.estimators.costs.base import bill, cost, first_operand, number, result, tensor
 from shmoo.estimators.costs.contractions import convolution
 from shmoo.estimators.graph.records import Cost, OpCall
 
@@ -33,7 +33,7 @@ def _samples(call: OpCall) -> int:
     ratio = int(number(call, "sampling_ratio", -1))
     if ratio > 0:
         return ratio**2
-    height, width = first(call).shape[-2:]
+    height, width = first_operand(call).shape[-2:]
     bins = (int(number(call, "pooled_height", 1)), int(number(call, "pooled_width", 1)))
     return math.ceil(height / bins[0]) * math.ceil(width / bins[1])
 
@@ -42,11 +42,11 @@ def _samples(call: OpCall) -> int:
 def roi_align(call: OpCall) -> Cost:
     """The mean of samples, each interpolated between 4 pixels (7 operations and the sum). The positions of a box's samples are
     computed once for all channels: 2 coordinates in 2 operations each, and 8 for the weights."""
-    source, output = first(call), result(call)
+    source, output = first_operand(call), result(call)
     samples = _samples(call)
     m = output.numel
     points = m // max(output.shape[1], 1) * samples
-    read = min(source.nbytes, m * samples * _TAPS * source.nbytes / max(source.numel, 1))
+    read_bytes = min(source.nbytes, m * samples * _TAPS * source.nbytes / max(source.numel, 1))
     return bill(
         call,
         "gather",
@@ -55,7 +55,7 @@ def roi_align(call: OpCall) -> Cost:
         m=m,
         n=samples * _TAPS,
         window=samples,
-        touched={call.operands[0]: read},
+        bytes_read={call.operands[0]: read_bytes},
     )
 
 
@@ -64,14 +64,14 @@ def roi_pool(call: OpCall) -> Cost:
     """The largest, or the mean, of the pixels of each bin; the bins of a box over the whole map hold all of its pixels."""
     output = result(call)
     m = output.numel
-    window = math.ceil(math.prod(first(call).shape[-2:]) / max(math.prod(output.shape[-2:]), 1))
+    window = math.ceil(math.prod(first_operand(call).shape[-2:]) / max(math.prod(output.shape[-2:]), 1))
     return bill(call, "pooling", vector=m * window, m=m, n=window, window=window)
 
 
 @cost("torchvision.deform_conv2d")
 def deform_conv2d(call: OpCall) -> Cost:
     """A convolution whose taps are interpolated between 4 pixels (7 operations, and 1 for a mask), once for all results."""
-    source, weight, output = first(call), tensor(call, "weight"), result(call)
+    source, weight, output = first_operand(call), tensor(call, "weight"), result(call)
     groups = int(number(call, "groups", number(call, "n_weight_grps", 1)))
     taps = output.shape[0] * math.prod(output.shape[2:]) * source.shape[1] * math.prod(weight.shape[2:])
     masked = bool(call.attributes.get("use_mask", True))

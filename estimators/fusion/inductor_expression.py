@@ -119,25 +119,25 @@ def keeps_memory(call: OpCall) -> bool:
     order = permutation(name, call.attributes, len(shape)) if name in ("permute", "transpose") else None
     if order is None or order in ([0, 2, 3, 1], [0, 3, 1, 2]):
         return order is not None
-    long = [d for d in order if shape[d] > 1]
-    return long == sorted(long)
+    long_dims = [d for d in order if shape[d] > 1]
+    return long_dims == sorted(long_dims)
 
 
 def inner_extents(result: Sequence[int], operand: Sequence[int]) -> frozenset[int]:
     """Extents of the inner loops that a broadcast operand separates from the outer ones. Images are stored channels-last."""
-    aligned = [1] * (len(result) - len(operand)) + list(operand)
-    own = [place for place, extent in enumerate(aligned) if extent > 1]
-    if len(result) >= 4 and own == [1] and any(extent > 1 for extent in result[2:]):
+    operand_extents = [1] * (len(result) - len(operand)) + list(operand)
+    varying = [place for place, extent in enumerate(operand_extents) if extent > 1]
+    if len(result) >= 4 and varying == [1] and any(extent > 1 for extent in result[2:]):
         return frozenset((result[1],))
     extents, inner, repeats = set(), 1, None
-    for extent, size in zip(reversed(aligned), reversed(result), strict=False):
+    for extent, size in zip(reversed(operand_extents), reversed(result), strict=False):
         if size == 1:
             continue
         if repeats is not None and repeats != (extent == 1):
             extents.add(inner)
         repeats = extent == 1
         inner *= size
-    return frozenset(extents) if own else frozenset()
+    return frozenset(extents) if varying else frozenset()
 
 
 def reduces_last(call: OpCall) -> bool:
@@ -148,13 +148,13 @@ def reduces_last(call: OpCall) -> bool:
     if "pool" in call.op or "group_norm" in call.op:
         return False
     dims = call.attributes.get("dim")
-    listed = dims if isinstance(dims, list) else [dims]
-    if not listed or listed[0] is None:
+    dim_list = dims if isinstance(dims, list) else [dims]
+    if not dim_list or dim_list[0] is None:
         return True
     rank = len(source.shape)
-    places = sorted(d % rank for d in listed if isinstance(d, int)) if rank else []
-    trailing = places == list(range(rank - len(places), rank))
-    return trailing and not (rank == 4 and len(places) == 2)
+    places = sorted(d % rank for d in dim_list if isinstance(d, int)) if rank else []
+    is_trailing = places == list(range(rank - len(places), rank))
+    return is_trailing and not (rank == 4 and len(places) == 2)
 
 
 def image_rows(shape: Sequence[int]) -> frozenset[int]:
@@ -181,9 +181,9 @@ def stretch(call: OpCall, operand: Sequence[int]) -> int:
     result = call.outputs[0].shape
     if call.op in _TABLES and len(result) > len(operand):
         return math.prod(result[len(operand) :])
-    together = 1
-    for extent, own in zip(reversed(result), reversed((*(1,) * (len(result) - len(operand)), *operand)), strict=False):
-        if own != 1:
+    count = 1
+    for extent, operand_extent in zip(reversed(result), reversed((*(1,) * (len(result) - len(operand)), *operand)), strict=False):
+        if operand_extent != 1:
             break
-        together *= extent
-    return together
+        count *= extent
+    return count

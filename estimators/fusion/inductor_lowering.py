@@ -96,10 +96,10 @@ class _Lowering:
             return False
         sources = [(self._value(v).owner, spec) for v, spec in zip(call.reads, call.inputs, strict=True)]
         key = msgspec.json.encode((call.op, call.overload, call.attributes, sources), order="deterministic")
-        first = self.first_of.setdefault(key, call.writes)
-        if first is not call.writes:
-            self.values.update(zip(call.writes, (self._value(v) for v in first), strict=True))
-        return first is not call.writes
+        first_writes = self.first_of.setdefault(key, call.writes)
+        if first_writes is not call.writes:
+            self.values.update(zip(call.writes, (self._value(v) for v in first_writes), strict=True))
+        return first_writes is not call.writes
 
     def lower(self, index: int, call: OpCall) -> None:
         if self._is_repeated_call(call):
@@ -126,10 +126,10 @@ class _Lowering:
 
     def _library_call(self, call: OpCall, calls: tuple[int, ...]) -> None:
         reads: set[int] = set()
-        inside = {value for i in calls for value in self.graph.calls[i].writes}
+        inner_values = {value for i in calls for value in self.graph.calls[i].writes}
         for i in calls:
             for value in self.graph.calls[i].reads:
-                if value not in inside:
+                if value not in inner_values:
                     cost = self.costs[i]
                     # A convolution reads a view with its strides.
                     reads |= self._operand(value, cost is not None and cost.family in CONVOLUTIONS)
@@ -140,10 +140,10 @@ class _Lowering:
         name = self._add(Buffer(frozenset(calls), frozenset(reads), outer, alone=True, steps=steps))
         name_of_bias = {"aten.linear": "bias", "aten.addmm": "self"}.get(call.op, "")
         bias = frozenset(v for v, operand in zip(call.reads, call.operands, strict=True) if operand == name_of_bias)
-        apart = self.frozen and bias and call.outputs[0].dtype == "float32"
+        adds_bias_in_loop = self.frozen and bias and call.outputs[0].dtype == "float32"
         for value in call.writes:
             numel = self.graph.values[value].spec.numel
-            if apart:
+            if adds_bias_in_loop:
                 # The library that packs constant float32 weights leaves the bias to a loop.
                 rows = frozenset(call.outputs[0].shape[-1:])
                 self.values[value] = Expression(bias | {name}, numel=numel, operations=2, rows=rows)
@@ -161,14 +161,14 @@ class _Lowering:
             source = self._value(call.reads[0])
             base = source.base or source
             view = apply_view(call, source.view or StridedView.whole(call.inputs[0].shape), result)
-            same = keeps_memory(call) if source.view is None else view.in_order
-            if same and spec.numel == base.numel:
+            keeps_order = keeps_memory(call) if source.view is None else view.in_order
+            if keeps_order and spec.numel == base.numel:
                 self.values[value] = base
             else:
                 self.values[value] = Expression(frozenset(), numel=spec.numel, base=base, view=view)
             self._maybe_realize(value)
 
-    def _expression(self, index: int, call: OpCall, cost: Cost, extra: Iterable[int] = ()) -> Expression:
+    def _expression(self, index: int, call: OpCall, cost: Cost, extra_reads: Iterable[int] = ()) -> Expression:
         operands = list(zip(call.reads, call.inputs, strict=True))
         if call.op in CREATES_LIKE or (call.inplace and call.op in OVERWRITES):
             operands = operands[1:]
@@ -181,15 +181,15 @@ class _Lowering:
             else expression.loads
             for expression, spec in ((self._value(value), spec) for value, spec in operands)
         ]
-        own = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
+        operations = round((cost.vector_flops + cost.special_flops) / max(numel, 1)) + 1
         # The place of a table's row is computed once for all of its elements.
         table_rows = shape[-1:] if cost.family == "gather" else ()
         return Expression(
-            reads=frozenset().union(*(s.reads for s in sources), extra),
+            reads=frozenset().union(*(s.reads for s in sources), extra_reads),
             calls=frozenset((index,)).union(*(s.calls for s in sources)),
-            loads=frozenset((name, None) for name in extra).union(*loads),
+            loads=frozenset((name, None) for name in extra_reads).union(*loads),
             numel=numel,
-            operations=own + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
+            operations=operations + sum(s.operations + (1 if s.owner is not None else 0) for s in sources),
             special=call.op in SPECIAL or any(s.special for s in sources),
             elsewhere=frozenset().union(*(s.elsewhere for s in sources if s.numel >= numel)),
             rows=frozenset(table_rows).union(
@@ -216,18 +216,18 @@ class _Lowering:
 
     def _write_into(self, root: int, expression: Expression, view: StridedView | None) -> None:
         """Update a memory after a write into all of it or a part; each later read tests whether its element is in that part."""
-        whole = self.graph.values[root].spec.numel
-        if expression.numel == whole:
+        memory_elements = self.graph.values[root].spec.numel
+        if expression.numel == memory_elements:
             self.written[root] = expression
             return
-        before = self.written.get(root) or self._value(root)
+        old_expression = self.written.get(root) or self._value(root)
         self.written[root] = Expression(
-            reads=before.reads | expression.reads,
-            calls=before.calls | expression.calls,
-            loads=before.loads | expression.loads,
-            numel=whole,
-            operations=before.operations + expression.operations + PART_OPERATIONS * len(view.sizes if view else ()),
-            elsewhere=before.elsewhere | (expression.reads - before.reads),
+            reads=old_expression.reads | expression.reads,
+            calls=old_expression.calls | expression.calls,
+            loads=old_expression.loads | expression.loads,
+            numel=memory_elements,
+            operations=old_expression.operations + expression.operations + PART_OPERATIONS * len(view.sizes if view else ()),
+            elsewhere=old_expression.elsewhere | (expression.reads - old_expression.reads),
         )
 
     def _norm(self, index: int, call: OpCall, cost: Cost) -> None:
@@ -235,41 +235,43 @@ class _Lowering:
         self._realize_on_reuse(value)
         source = self._value(value)
         calls = source.calls | {index}
-        last = reduces_last(call)
+        is_last = reduces_last(call)
         outer = frozenset(rows for rows in source.rows if rows > cost.n)
-        rows_of = outer | {cost.n} if last else source.rows
+        rows_of = outer | {cost.n} if is_last else source.rows
         reduction = Buffer(
             calls,
             source.reads,
             cost.m,
             max(cost.n, 2),
-            trailing=last,
+            trailing=is_last,
             elsewhere=source.elsewhere,
-            rows=outer if last else frozenset(),
+            rows=outer if is_last else frozenset(),
         )
-        first = self._add(reduction)
-        statistics: tuple[int, ...] = (first,)
+        first_statistic = self._add(reduction)
+        statistics: tuple[int, ...] = (first_statistic,)
         if call.op not in ONE_STATISTIC:
-            mean = self._add(Buffer(frozenset((index,)), frozenset((first,)), cost.m))
+            mean = self._add(Buffer(frozenset((index,)), frozenset((first_statistic,)), cost.m))
             statistics = (mean, self._add(replace(reduction, reads=source.reads | {mean})))
         tail = self._expression(index, call, cost, statistics)
         if cost.family == "softmax":
             # The exponential has two readers, so it gets a buffer.
-            rows = self._add(Buffer(calls, source.reads | {first}, tail.numel, rows=rows_of, elsewhere=source.elsewhere))
-            total = self._add(Buffer(frozenset((index,)), frozenset((rows,)), cost.m, max(cost.n, 2), trailing=last))
+            rows = self._add(
+                Buffer(calls, source.reads | {first_statistic}, tail.numel, rows=rows_of, elsewhere=source.elsewhere)
+            )
+            total = self._add(Buffer(frozenset((index,)), frozenset((rows,)), cost.m, max(cost.n, 2), trailing=is_last))
             tail = Expression(frozenset((rows, total)), frozenset((index,)), tail.numel, 3)
-            rows_of = frozenset((cost.n,)) if last else source.rows
+            rows_of = frozenset((cost.n,)) if is_last else source.rows
         tail.special, tail.rows = False, rows_of
-        for written in call.writes:
-            self.values[written] = tail
-            self._maybe_realize(written)
+        for value_written in call.writes:
+            self.values[value_written] = tail
+            self._maybe_realize(value_written)
 
     def _reduce(self, index: int, call: OpCall, cost: Cost) -> None:
         source = self._value(call.reads[0])
         if call.op in READS_TWICE:
             self._realize_on_reuse(call.reads[0])
-        last, reduced = reduces_last(call), source.calls | {index}
-        name = self._add(Buffer(reduced, source.reads, cost.m, cost.n, trailing=last, elsewhere=source.elsewhere))
+        is_last, calls_in_loop = reduces_last(call), source.calls | {index}
+        name = self._add(Buffer(calls_in_loop, source.reads, cost.m, cost.n, trailing=is_last, elsewhere=source.elsewhere))
         # The division of a mean is left to its readers.
         calls, owner = (frozenset((index,)), None) if cost.special_flops > 0 else (frozenset(), name)
         for value in call.writes:
@@ -295,7 +297,7 @@ class _Lowering:
                 self.buffers[owner].alone = True
 
     def _concatenate(self, index: int, call: OpCall) -> None:
-        parts: set[int] = set()
+        part_names: set[int] = set()
         for value, spec in zip(call.reads, call.inputs, strict=True):
             source = self._value(value)
             if source.computes and not source.moved:
@@ -307,14 +309,14 @@ class _Lowering:
                 in_place = buffer is not None and not buffer.alone and not buffer.copied and not source.moved
             if in_place and source.owner is not None:
                 self.buffers[source.owner].copied = True
-                parts.add(source.owner)
+                part_names.add(source.owner)
                 self.direct.add((index, value))
             else:
                 calls, rows = source.calls | {index}, source.rows | part_rows(call, spec.shape)
                 part = Buffer(calls, source.reads, source.numel, elsewhere=source.elsewhere, rows=rows, copied=True)
-                parts.add(self._add(part))
+                part_names.add(self._add(part))
         # No kernel computes the whole: its parts are written in place.
-        name = self._add(Buffer(frozenset(), frozenset(parts), call.outputs[0].numel, alone=True))
+        name = self._add(Buffer(frozenset(), frozenset(part_names), call.outputs[0].numel, alone=True))
         for value in call.writes:
             self.values[value] = Expression(frozenset((name,)), numel=self.graph.values[value].spec.numel, owner=name)
 
@@ -333,10 +335,10 @@ class _Lowering:
             parts = expression.calls, expression.reads, expression.numel
             expression.store(self._add(Buffer(*parts, elsewhere=expression.elsewhere, rows=expression.rows)))
 
-    def _operand(self, value: int, strided: bool) -> frozenset[int]:
+    def _operand(self, value: int, takes_strides: bool) -> frozenset[int]:
         """Buffers of a library call's operand. Without a buffer, a view is computed in the operand's order, except where the call
         takes any strides."""
-        if strided:
+        if takes_strides:
             self._realize(value)
         self._store(self._value(value))
         return self._value(value).reads

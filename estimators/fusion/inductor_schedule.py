@@ -74,8 +74,8 @@ class Buffer:
         if not self.rows:
             self.nest = (self.outer,) if self.outer > 1 else ()
             return
-        cuts = [cut // self.reduced for cut in self.rows if cut >= self.reduced and cut % self.reduced == 0]
-        ends = [self.outer, *sorted((cut for cut in cuts if 1 < cut < self.outer), reverse=True), 1]
+        inner_sizes = [rows // self.reduced for rows in self.rows if rows >= self.reduced and rows % self.reduced == 0]
+        ends = [self.outer, *sorted((rows for rows in inner_sizes if 1 < rows < self.outer), reverse=True), 1]
         self.nest = tuple(outer // inner for outer, inner in pairwise(ends) if outer > inner)
 
 
@@ -97,25 +97,25 @@ SCHEDULER_RULES: Registry[Callable[[Loops], bool]] = Registry("scheduler rule")
 def _same_loops(pair: Loops) -> bool:
     """Pointwise loops over the same elements; one reads the other, or both read the same buffer."""
     first, second = pair.first, pair.second
-    alike = pair.numel_only or first.nest == second.nest or min(len(first.nest), len(second.nest)) <= 1
-    return first.reduced == second.reduced == 1 and first.outer == second.outer and alike
+    nests_agree = pair.numel_only or first.nest == second.nest or min(len(first.nest), len(second.nest)) <= 1
+    return first.reduced == second.reduced == 1 and first.outer == second.outer and nests_agree
 
 
 @SCHEDULER_RULES.register("reduction prologue")
 def _into_reduction(pair: Loops) -> bool:
     """Pointwise work whose loops are those of the reduction that follows: the reduced elements are contiguous in memory."""
     first, second = pair.first, pair.second
-    alike = pair.numel_only or first.nest == (*second.nest, second.reduced)
-    whole = first.outer == second.outer * second.reduced and alike
-    return pair.depends and first.reduced == 1 and second.reduced > 1 and whole and second.trailing
+    nests_agree = pair.numel_only or first.nest == (*second.nest, second.reduced)
+    covers_all = first.outer == second.outer * second.reduced and nests_agree
+    return pair.depends and first.reduced == 1 and second.reduced > 1 and covers_all and second.trailing
 
 
 @SCHEDULER_RULES.register("sibling reductions")
 def _sibling_reductions(pair: Loops) -> bool:
     """Reductions of the same rows."""
     first, second = pair.first, pair.second
-    alike = pair.numel_only or first.nest == second.nest
-    return first.reduced == second.reduced > 1 and first.outer == second.outer and alike
+    nests_agree = pair.numel_only or first.nest == second.nest
+    return first.reduced == second.reduced > 1 and first.outer == second.outer and nests_agree
 
 
 @SCHEDULER_RULES.register("reduction epilogue")
@@ -124,8 +124,8 @@ def _after_reduction(pair: Loops) -> bool:
     first, second = pair.first, pair.second
     if not pair.depends or first.reduced == 1 or second.reduced > 1:
         return False
-    whole = second.outer in (first.outer, first.outer * first.reduced) and (first.trailing or second.outer == first.outer)
-    return whole and (pair.numel_only or all(a == b for a, b in zip(first.nest, second.nest, strict=False)))
+    covers_rows = second.outer in (first.outer, first.outer * first.reduced) and (first.trailing or second.outer == first.outer)
+    return covers_rows and (pair.numel_only or all(a == b for a, b in zip(first.nest, second.nest, strict=False)))
 
 
 class Schedule(NamedTuple):
@@ -150,31 +150,31 @@ class Groups:
     def would_cycle(self, first: int, second: int) -> bool:
         """Whether a path leads from one of two groups through others into either of them. The search starts from its end and
         skips groups that hold nothing later than the start of the two."""
-        inside = {*self.members[first], *self.members[second]}
-        floor = min(inside)
-        stack = [source for member in inside for source in self.sources[member] if source not in inside]
-        seen: set[int] = set()
+        members = {*self.members[first], *self.members[second]}
+        floor = min(members)
+        stack = [source for member in members for source in self.sources[member] if source not in members]
+        visited: set[int] = set()
         while stack:
             group = self.group_of[stack.pop()]
-            if group in seen or self.newest[group] < floor:
+            if group in visited or self.newest[group] < floor:
                 continue
-            seen.add(group)
+            visited.add(group)
             # A group runs as a whole: it needs the sources of all its members.
             for member in self.members[group]:
                 for source in self.sources[member]:
-                    if source in inside:
+                    if source in members:
                         return True
                     stack.append(source)
         return False
 
     def join(self, first: int, second: int, rule: str) -> None:
         """Merge two groups and note the rule that allowed it."""
-        target, absorbed = min(first, second), max(first, second)
-        self.members[target] += self.members.pop(absorbed)
-        self.newest[target] = max(self.newest[target], self.newest.pop(absorbed))
+        target, removed_group = min(first, second), max(first, second)
+        self.members[target] += self.members.pop(removed_group)
+        self.newest[target] = max(self.newest[target], self.newest.pop(removed_group))
         for member in self.members[target]:
             self.group_of[member] = target
-        self.pattern.pop(absorbed, None)
+        self.pattern.pop(removed_group, None)
         self.pattern[target] = rule
 
 
@@ -218,24 +218,28 @@ class Scheduler(Groups):
 
     def _merge_if_allowed(self, first: int, second: int, depends: bool) -> None:
         a, b = self.group_of[first], self.group_of[second]
-        one, two = self.buffers[first], self.buffers[second]
-        if a == b or one.alone or two.alone:
+        first_buffer, second_buffer = self.buffers[first], self.buffers[second]
+        if a == b or first_buffer.alone or second_buffer.alone:
             return
         # Loops go over as many elements, or over the rows that the other reduces.
-        if not (one.outer == two.outer or one.outer == two.outer * two.reduced or two.outer == one.outer * one.reduced):
+        if not (
+            first_buffer.outer == second_buffer.outer
+            or first_buffer.outer == second_buffer.outer * second_buffer.reduced
+            or second_buffer.outer == first_buffer.outer * first_buffer.reduced
+        ):
             return
-        pair = Loops(one, two, depends, not self.limits.outer_loops)
+        pair = Loops(first_buffer, second_buffer, depends, not self.limits.outer_loops)
         rule = next((name for name, allows in self.rules if allows(pair)), None)
         if rule is None:
             return
         size = len(self.members[a]) + len(self.members[b])
         if depends:
-            refused = size > self.limits.buffers or self._reads_elsewhere(a, b)
+            is_refused = size > self.limits.buffers or self._reads_elsewhere(a, b)
         else:
             # Siblings may read different parts of the same buffer.
-            shared = (one.reads - one.elsewhere) & (two.reads - two.elsewhere)
-            refused = not shared or size > self.limits.siblings or self._distance(a, b) > self.limits.distance
-        if refused or (self.limits.outer_loops and not self._nested_alike(a, b)) or self.would_cycle(a, b):
+            common_reads = (first_buffer.reads - first_buffer.elsewhere) & (second_buffer.reads - second_buffer.elsewhere)
+            is_refused = not common_reads or size > self.limits.siblings or self._distance(a, b) > self.limits.distance
+        if is_refused or (self.limits.outer_loops and not self._nested_alike(a, b)) or self.would_cycle(a, b):
             return
         self.join(a, b, rule)
 

@@ -75,8 +75,8 @@ def is_pointwise(call: OpCall, cost: Cost) -> bool:
 
 def is_reduction(call: OpCall, cost: Cost) -> bool:
     """Whether rows are reduced, with or without writing the row back: norms, softmax, sums, global pooling; no sliding window."""
-    sliding = cost.family == "pooling" and cost.window > 1 and "adaptive" not in call.op
-    return cost.family in ("normalization", "softmax", "pooling") and not sliding and not is_pointwise_norm(call)
+    slides = cost.family == "pooling" and cost.window > 1 and "adaptive" not in call.op
+    return cost.family in ("normalization", "softmax", "pooling") and not slides and not is_pointwise_norm(call)
 
 
 def _continues(edge: Edge) -> bool:
@@ -142,22 +142,22 @@ def _reduction_epilogue(edge: Edge) -> bool:
 def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Kernel, ...]:
     """Group a graph's calls into kernels, in execution order, as a runtime of an architecture family does; "eager" groups
     nothing."""
-    registered = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
+    registry_sizes = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
     key = f"kernels {runtime} {family}"
-    if graph.derived.get(key, (None,))[0] != registered:  # a registration changes the groups
-        graph.derived[key] = registered, _fused(graph, runtime, family)
+    if graph.derived.get(key, (None,))[0] != registry_sizes:  # a registration changes the groups
+        graph.derived[key] = registry_sizes, _fuse(graph, runtime, family)
     kernels: tuple[Kernel, ...] = graph.derived[key][1]
     return kernels
 
 
-def _fused(graph: Graph, runtime: str, family: str) -> tuple[Kernel, ...]:
-    working = {index: cost for index, cost in enumerate(costs_of(graph)) if cost is not None}
-    if len(working) == 1 and not (runtime == "inductor-freezing" and folded_calls(graph)):
+def _fuse(graph: Graph, runtime: str, family: str) -> tuple[Kernel, ...]:
+    costed = {index: cost for index, cost in enumerate(costs_of(graph)) if cost is not None}
+    if len(costed) == 1 and not (runtime == "inductor-freezing" and folded_calls(graph)):
         # A single operator, as in tables of them: there is nothing to merge it with.
-        return (Kernel(tuple(working)),)
+        return (Kernel(tuple(costed)),)
     if (family, runtime) in INDUCTOR:
         return _partition(graph, *_inductor_schedule(graph, runtime, family))
-    return _CallGroups(graph, working).merge(runtime, family)
+    return _CallGroups(graph, costed).merge(runtime, family)
 
 
 def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> Sequence[Kernel]:
@@ -173,63 +173,63 @@ def fusion_groups(graph: Graph, runtime: str, family: str = "cpu") -> Sequence[K
 
 def _inductor_schedule(graph: Graph, runtime: str, family: str) -> tuple[list[int], Schedule]:
     """The calls that still run after compilation, and Inductor's kernels of them."""
-    folded = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
-    costs = [None if index in folded else cost for index, cost in enumerate(costs_of(graph))]
-    working = {index: cost for index, cost in enumerate(costs) if cost is not None}
+    constant_calls = folded_calls(graph) if runtime == "inductor-freezing" else frozenset()
+    costs = [None if index in constant_calls else cost for index, cost in enumerate(costs_of(graph))]
+    costed = {index: cost for index, cost in enumerate(costs) if cost is not None}
     library: dict[int, tuple[int, ...]] = {}
     pattern: dict[tuple[int, ...], str] = {}
-    for kernel in _CallGroups(graph, working).merge(runtime, family):
+    for kernel in _CallGroups(graph, costed).merge(runtime, family):
         pattern[kernel.calls] = kernel.pattern
         if any(cost is not None and cost.family in CONTRACTIONS for cost in (costs[i] for i in kernel.calls)):
             library.update(dict.fromkeys(kernel.calls, ()))
             library[kernel.calls[-1]] = kernel.calls
-    scheduled = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
-    named = [Kernel(k.calls, pattern.get(k.calls, "")) if k.calls[-1] in library else k for k in scheduled.kernels]
-    return list(working), scheduled._replace(kernels=named)
+    inductor_schedule = schedule(graph, costs, library, family, frozen=runtime == "inductor-freezing")
+    kernels = [Kernel(k.calls, pattern.get(k.calls, "")) if k.calls[-1] in library else k for k in inductor_schedule.kernels]
+    return list(costed), inductor_schedule._replace(kernels=kernels)
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
     """Calls that depend on weights only, which freezing computes once, during compilation."""
     constant = {index for index, value in enumerate(graph.values) if value.is_weight}
-    folded = []
+    calls = []
     for index, call in enumerate(graph.calls):
         if call.reads and not call.inplace and all(graph.root(value) in constant for value in call.reads):
             constant.update(call.writes)
-            folded.append(index)
-    return frozenset(folded)
+            calls.append(index)
+    return frozenset(calls)
 
 
-def _partition(graph: Graph, working: Sequence[int], scheduled: Schedule) -> tuple[Kernel, ...]:
+def _partition(graph: Graph, costed_calls: Sequence[int], inductor_schedule: Schedule) -> tuple[Kernel, ...]:
     """Kernels in which each call appears once.
 
     A kernel keeps the calls that no other computes; one without any claims one of its calls; the remaining calls go to the last
     kernel that computes them. A call without a kernel joins the last kernel that produces one of its operands.
     """
-    groups = scheduled.kernels
+    groups = inductor_schedule.kernels
     count = Counter(call for group in groups for call in group.calls)
     home = {call: position for position, group in enumerate(groups) for call in group.calls if count[call] == 1}
     with_own_call = set(home.values())
     for position, group in enumerate(groups):
-        claimed = next((call for call in group.calls if call not in home), None)
-        if position not in with_own_call and claimed is not None:
-            home[claimed] = position
+        free_call = next((call for call in group.calls if call not in home), None)
+        if position not in with_own_call and free_call is not None:
+            home[free_call] = position
     for position, group in reversed(list(enumerate(groups))):
         for call in group.calls:
             home.setdefault(call, position)
-    maker = {value: index for index in working for value in graph.calls[index].writes}
-    unplaced = len(groups)
-    for index in working:
+    maker = {value: index for index in costed_calls for value in graph.calls[index].writes}
+    next_place = len(groups)
+    for index in costed_calls:
         if index not in home:
             places = [home[maker[value]] for value in graph.calls[index].reads if maker.get(value) in home]
-            home[index] = max(places, default=unplaced)
-            unplaced += not places
+            home[index] = max(places, default=next_place)
+            next_place += not places
     members: dict[int, list[int]] = {}
     for call in sorted(home):
         members.setdefault(home[call], []).append(call)
     names = {position: group.pattern for position, group in enumerate(groups)}
     direct: dict[int, set[tuple[int, int]]] = {}
-    for part in scheduled.direct:
-        direct.setdefault(home.get(part[0], -1), set()).add(part)
+    for operand in inductor_schedule.direct:
+        direct.setdefault(home.get(operand[0], -1), set()).add(operand)
     kernels = [
         Kernel(tuple(calls), names.get(place, "") if len(calls) > 1 else "", frozenset(direct.get(place, ())))
         for place, calls in members.items()

@@ -37,26 +37,26 @@ def distinct_operators(graphs: Sequence[Graph]) -> tuple[DistinctOperator, ...]:
             if graph.values[value].storage is not None and graph.root(value) == graph.root(call.reads[0])
         }
         for index in range(len(graph.calls)):
-            cut = _cut(graph, index, makers)
-            places.setdefault(cut.to_json(), (cut, []))[1].append(offset + index)
+            subgraph = _subgraph(graph, index, makers)
+            places.setdefault(subgraph.to_json(), (subgraph, []))[1].append(offset + index)
         offset += len(graph.calls)
     return tuple(DistinctOperator(graph, tuple(calls)) for graph, calls in places.values())
 
 
-def _cut(graph: Graph, index: int, makers: dict[int, int]) -> Graph:
+def _subgraph(graph: Graph, index: int, makers: dict[int, int]) -> Graph:
     """The call at `index` and the views of its operands as a separate graph. Weights stay weights; results of other calls become
     inputs."""
-    needed, stack = {index}, list(graph.calls[index].reads)
+    call_indices, stack = {index}, list(graph.calls[index].reads)
     while stack:
         maker = makers.get(stack.pop())
-        if maker is not None and maker not in needed and maker < index:
-            needed.add(maker)
+        if maker is not None and maker not in call_indices and maker < index:
+            call_indices.add(maker)
             stack.extend(graph.calls[maker].reads)
     values: list[Value] = []
     place: dict[int, int] = {}
 
     calls = []
-    for position in sorted(needed):
+    for position in sorted(call_indices):
         call = graph.calls[position]
         for value in call.reads:
             if value not in place:

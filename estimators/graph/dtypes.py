@@ -44,10 +44,10 @@ STORED_AS: Mapping[str, str] = {"tf32": "float32"}
 """Compute types that no tensor is stored in -> storage type of the tensors whose contractions compute in them."""
 
 
-def resolved(name: str) -> str:
+def resolve_alias(name: str) -> str:
     """The vocabulary's name if `name` is an alias, else `name` unchanged."""
-    short = name.removeprefix("torch.")
-    return ALIASES.get(short, short)
+    bare_name = name.removeprefix("torch.")
+    return ALIASES.get(bare_name, bare_name)
 
 
 def shown_dtype(name: str) -> str:
@@ -57,7 +57,7 @@ def shown_dtype(name: str) -> str:
 
 def canonical_dtype(name: str) -> str:
     """The vocabulary's name of an element type: "fp32" and "torch.float32" become "float32"; `InputError` for an unknown one."""
-    dtype = resolved(name)
+    dtype = resolve_alias(name)
     if dtype not in BITS:
         raise unknown("dtype", name, {*BITS, *ALIASES})
     return dtype
@@ -65,11 +65,11 @@ def canonical_dtype(name: str) -> str:
 
 def compute_dtype(name: str) -> str:
     """The canonical name of `name`, which must be one that units compute in."""
-    dtype = resolved(name)
-    if dtype in _PARTS:
-        allowed = ", ".join(sorted(map(shown_dtype, COMPUTE_DTYPES)))
+    dtype = resolve_alias(name)
+    if dtype in _PART_DTYPES:
+        names = ", ".join(sorted(map(shown_dtype, COMPUTE_DTYPES)))
         raise InputError(
-            f"no model is converted to {name!r}: allowed are {allowed}; a model keeps complex tensors of its own, and rows of "
+            f"no model is converted to {name!r}: allowed are {names}; a model keeps complex tensors of its own, and rows of "
             f"operator tables may be of {' and '.join(COMPLEX_DTYPES)}"
         )
     if dtype not in COMPUTE_DTYPES:
@@ -79,7 +79,7 @@ def compute_dtype(name: str) -> str:
 
 def operator_dtype(name: str) -> str:
     """The canonical name of `name`, a type that a single operator may have: one that units compute in, or a complex one."""
-    dtype = resolved(name)
+    dtype = resolve_alias(name)
     if dtype not in (*COMPUTE_DTYPES, *COMPLEX_DTYPES):
         raise unknown("dtype of an operator", name, {*map(shown_dtype, COMPUTE_DTYPES), *COMPLEX_DTYPES})
     return dtype
@@ -99,9 +99,9 @@ def bytes_of(dtype: str, elements: float) -> float:
 def operand_dtype(names: frozenset[str]) -> str:
     """The type that a call with operands of these types computes in: the widest floating one (complex numbers have two parts of
     it), int8 or int4 where there are only integers of that size, float32 for the rest (index arithmetic)."""
-    present = {_PARTS.get(name, name) for name in names}
+    present = {_PART_DTYPES.get(name, name) for name in names}
     return next((name for name in _WIDEST_FIRST if name in present), "float32")
 
 
-_PARTS = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
+_PART_DTYPES = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
 _WIDEST_FIRST = ("float64", "float32", "bfloat16", "float16", "float8", "float4", "int8", "int4")

@@ -366,11 +366,11 @@ def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "")
 def weights_of(graphs: Sequence[Graph]) -> tuple[Value, ...]:
     """The weights of a model's graphs, those that several graphs read once."""
     weights: list[Value] = []
-    seen: set[tuple[str, str]] = set()
+    names: set[tuple[str, str]] = set()
     for graph in graphs:
-        owned = [value for value in graph.values if value.is_weight and value.storage is None]
-        weights += [value for value in owned if (value.kind, value.name) not in seen]
-        seen.update((value.kind, value.name) for value in owned if value.name)
+        weights_of_graph = [value for value in graph.values if value.is_weight and value.storage is None]
+        weights += [value for value in weights_of_graph if (value.kind, value.name) not in names]
+        names.update((value.kind, value.name) for value in weights_of_graph if value.name)
     return tuple(weights)
 
 

@@ -31,15 +31,20 @@ class StridedView(NamedTuple):
 
     def runs(self) -> list[tuple[int, int | None]]:
         """Extents and steps, the outermost first, with dimensions joined where one loop can walk them; without extents of 1."""
-        joined: list[tuple[int, int | None]] = []
+        merged_dims: list[tuple[int, int | None]] = []
         for size, stride in zip(reversed(self.sizes), reversed(self.strides), strict=True):
             if size == 1:
                 continue
-            if joined and stride is not None and joined[-1][1] is not None and stride == joined[-1][0] * joined[-1][1]:
-                joined[-1] = (joined[-1][0] * size, joined[-1][1])
+            if (
+                merged_dims
+                and stride is not None
+                and merged_dims[-1][1] is not None
+                and stride == merged_dims[-1][0] * merged_dims[-1][1]
+            ):
+                merged_dims[-1] = (merged_dims[-1][0] * size, merged_dims[-1][1])
             else:
-                joined.append((size, stride))
-        return joined[::-1]
+                merged_dims.append((size, stride))
+        return merged_dims[::-1]
 
     @property
     def in_order(self) -> bool:
@@ -57,7 +62,7 @@ def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
     determined are uneven."""
     shape = call.outputs[result].shape
     if call.op in RESHAPING:
-        return _reshaped(view, shape)
+        return _reshape(view, shape)
     name, rank, attributes = name_of(call.op), len(view.sizes), call.attributes
     order = permutation(name, attributes, rank)
     if order is not None:
@@ -66,18 +71,18 @@ def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
     dim = attributes.get("dim", 0)
     if isinstance(dim, int) and rank:
         dim %= rank
-        before, stride, after = view.strides[:dim], view.strides[dim], view.strides[dim + 1 :]
+        outer_strides, stride, inner_strides = view.strides[:dim], view.strides[dim], view.strides[dim + 1 :]
         if name == "slice":
             step = attributes.get("step", 1)
-            strides = (*before, stride * step if stride is not None and isinstance(step, int) else None, *after)
+            strides = (*outer_strides, stride * step if stride is not None and isinstance(step, int) else None, *inner_strides)
         elif name in ("split", "split_with_sizes", "chunk", "tensor_split", "narrow"):
             strides = view.strides
         elif name in ("select", "unbind"):
-            strides = (*before, *after)
+            strides = (*outer_strides, *inner_strides)
     if name == "expand" and len(shape) >= rank:
-        added = len(shape) - rank
-        old = zip((1,) * added + view.sizes, shape, (None,) * added + view.strides, strict=True)
-        strides = tuple(0 if before != after else stride for before, after, stride in old)
+        extra_dims = len(shape) - rank
+        operand_dims = zip((1,) * extra_dims + view.sizes, shape, (None,) * extra_dims + view.strides, strict=True)
+        strides = tuple(0 if outer_strides != inner_strides else stride for outer_strides, inner_strides, stride in operand_dims)
     return StridedView(tuple(shape), strides)
 
 
@@ -102,18 +107,18 @@ def permutation(name: str, attributes: Mapping[str, Attribute], rank: int) -> li
     return order
 
 
-def _reshaped(view: StridedView, shape: Sequence[int]) -> StridedView:
+def _reshape(view: StridedView, shape: Sequence[int]) -> StridedView:
     """The same elements with other extents: steps are known where these split or join dimensions evenly."""
     strides: list[int | None] = []
-    old = [(size, stride) for size, stride in zip(view.sizes, view.strides, strict=True) if size != 1]
-    new = list(shape)
-    while new:
-        sizes, source = [new.pop()], [old.pop()] if old else []
+    old_dims = [(size, stride) for size, stride in zip(view.sizes, view.strides, strict=True) if size != 1]
+    new_sizes = list(shape)
+    while new_sizes:
+        sizes, source = [new_sizes.pop()], [old_dims.pop()] if old_dims else []
         while math.prod(sizes) != math.prod(size for size, _ in source):
-            if math.prod(sizes) < math.prod(size for size, _ in source) and new:
-                sizes.append(new.pop())
-            elif old:
-                source.append(old.pop())
+            if math.prod(sizes) < math.prod(size for size, _ in source) and new_sizes:
+                sizes.append(new_sizes.pop())
+            elif old_dims:
+                source.append(old_dims.pop())
             else:
                 return StridedView(tuple(shape), (None,) * len(shape))
         runs = StridedView(tuple(size for size, _ in source[::-1]), tuple(stride for _, stride in source[::-1])).runs()

@@ -361,7 +361,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
               "literature")), within=(0.0, 3.0)),
 })  # fmt: skip
 """Stem -> entry, one for each kind of coefficient."""
-UNLISTED = Entry("", "share", "not in the catalogue")
+EMPTY_ENTRY = Entry("", "share", "not in the catalogue")
 
 
 @cache
@@ -370,7 +370,7 @@ def entry(name: str) -> Entry:
     stem = name
     while stem and stem not in CATALOGUE:
         stem = general(stem)
-    return CATALOGUE.get(stem, UNLISTED)
+    return CATALOGUE.get(stem, EMPTY_ENTRY)
 
 
 def is_count(name: str) -> bool:
@@ -378,19 +378,21 @@ def is_count(name: str) -> bool:
     return entry(name).role == "count"
 
 
-def _guessed(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:
+def _guesses(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:
     """Coefficient -> its guess on an architecture family, whose own come before the general."""
     return {
-        stem + g.of: Coefficient(g.value, listed.unit, g.source, g.why or listed.meaning, low=g.low, high=g.high)
+        stem + g.of: Coefficient(
+            g.value, catalogue_entry.unit, g.source, g.why or catalogue_entry.meaning, low=g.low, high=g.high
+        )
         for on in ("", family)
-        for stem, listed in CATALOGUE.items()
-        for g in getattr(listed, kind)
+        for stem, catalogue_entry in CATALOGUE.items()
+        for g in getattr(catalogue_entry, kind)
         if g.on == on
     }
 
 
-DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "assumed") for family in RUNTIMES}
+DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: _guesses(family, "assumed") for family in RUNTIMES}
 """Architecture family -> coefficient -> what the model assumes without a measurement: shares, exponents and overheads, never
 rates of a machine. The ranges are wide on purpose and reach every estimate's interval."""
-TYPICAL: Mapping[str, Mapping[str, Coefficient]] = {family: _guessed(family, "typical") for family in RUNTIMES}
+TYPICAL: Mapping[str, Mapping[str, Coefficient]] = {family: _guesses(family, "typical") for family in RUNTIMES}
 """Architecture family -> coefficient -> where a calibration starts from on a machine whose description does not say."""

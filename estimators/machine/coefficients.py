@@ -15,9 +15,9 @@ from shmoo.estimators.graph.records import FAMILIES
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.names import continues, of_float32
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.memory.workspace import CHANNEL_BLOCK, taken_by_onednn
+from shmoo.estimators.memory.workspace import CHANNEL_BLOCK, uses_onednn
 from shmoo.estimators.registry import short_op
-from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, among, op_code, op_names
+from shmoo.estimators.table import FAMILY_CODE, Floats, KernelTable, Masks, code_mask, op_code, op_names
 
 TENSOR = (
     "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor",
@@ -100,8 +100,8 @@ def algorithm_codes(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     codes = np.where(dense_3x3(table), _CODE["conv_3x3"], codes)
     if family == "cpu":
         window = table.window_height, table.window_width
-        given = taken_by_onednn(table.batch, table.images, *window, table.image_elements)
-        codes = np.where(conv & ~given, _CODE["conv_native"], codes)
+        is_onednn = uses_onednn(table.batch, table.images, *window, table.image_elements)
+        codes = np.where(conv & ~is_onednn, _CODE["conv_native"], codes)
     codes = np.where(gemm & batched_product(table, family), _CODE["gemm_batched"], codes)
     codes = np.where(gemm & (np.minimum(table.m, table.n) <= 2), _CODE["gemv"], codes)
     if family == "gpu":
@@ -124,12 +124,12 @@ def pads_beyond_registers(table: KernelTable) -> Masks:
     512 channels). With a dilated window, 30 vector registers are shared by the image and up to four blocks of channels; with
     other windows the kernels keep eight results, in depthwise convolutions six."""
     blocks = np.clip(np.ceil(table.channels_out / CHANNEL_BLOCK), 1.0, 4.0)
-    kept = np.where(table.dilation > 1, np.floor(30.0 / (blocks + 1.0)), 8.0)
-    kept = np.where(table.is_family("depthwise"), 6.0, kept)
+    results_in_registers = np.where(table.dilation > 1, np.floor(30.0 / (blocks + 1.0)), 8.0)
+    results_in_registers = np.where(table.is_family("depthwise"), 6.0, results_in_registers)
     length = table.image_elements / np.maximum(table.channels_in * table.batch, 1.0)
     zeros = (table.width - 1.0) * table.stride + (table.window - 1.0) * table.dilation + 1.0 - length
-    beyond: Masks = table.is_op("aten.conv1d") & (zeros / 2.0 > kept)
-    return beyond
+    pads_too_far: Masks = table.is_op("aten.conv1d") & (zeros / 2.0 > results_in_registers)
+    return pads_too_far
 
 
 def unpacks_weights(table: KernelTable) -> np.ndarray:
@@ -140,8 +140,8 @@ def unpacks_weights(table: KernelTable) -> np.ndarray:
 def dense_3x3(table: KernelTable) -> np.ndarray:
     """(K,) convolutions that Winograd's transform can do: a window of 3 by 3 that moves by single points, and no groups."""
     window: Masks = (table.window == 9) & (table.window_height == 3) & (table.window_width == 3)
-    once: Masks = (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
-    return table.is_family("conv") & window & once
+    unit_steps: Masks = (table.stride == 1) & (table.dilation == 1) & (table.batch == 1)
+    return table.is_family("conv") & window & unit_steps
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
@@ -149,9 +149,9 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
     are multiplied by the units of float32, in which libraries accumulate them anyway, and so are `dot_products`."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
-    known = profile.multiplied_types - {"float32"}
-    rated = [not known.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
-    contracts: Masks = np.asarray(rated)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
+    multiplied_types = profile.multiplied_types - {"float32"}
+    has_rate = [not multiplied_types.isdisjoint(COMPUTED_AS[name]) for name in COMPUTE_DTYPES]
+    contracts: Masks = np.asarray(has_rate)[table.dtype] & (table.matrix_flops > 0) & table.is_family(*_TENSOR_FAMILIES)
     return contracts & ~dot_products(table)
 
 
@@ -166,15 +166,15 @@ def dot_products(table: KernelTable) -> Masks:
 def as_multiplied(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
     """The same kernels as a machine multiplies them: where it has no rate for tf32, its libraries multiply float32 tensors in
     float32, whatever they are allowed (`torch.backends.cuda.matmul.allow_tf32` has no effect before compute capability 8)."""
-    for way, stored in STORED_AS.items():
-        here = table.dtype == COMPUTE_DTYPES.index(way)
-        if way not in profile.multiplied_types and here.any():
-            table = replace(table, dtype=np.where(here, COMPUTE_DTYPES.index(stored), table.dtype))
+    for dtype, storage_dtype in STORED_AS.items():
+        in_type = table.dtype == COMPUTE_DTYPES.index(dtype)
+        if dtype not in profile.multiplied_types and in_type.any():
+            table = replace(table, dtype=np.where(in_type, COMPUTE_DTYPES.index(storage_dtype), table.dtype))
     return table
 
 
 def _runs_as(codes: np.ndarray, algorithms: Sequence[str]) -> np.ndarray:
-    mask: Masks = among(tuple(_CODE[name] for name in algorithms), len(ALGORITHMS))[codes]
+    mask: Masks = code_mask(tuple(_CODE[name] for name in algorithms), len(ALGORITHMS))[codes]
     return mask
 
 
@@ -187,8 +187,8 @@ def batched_product(table: KernelTable, family: str) -> np.ndarray:
     """(K,) products that run in the library's kernels for batches. A GPU's library has kernels for each way an operand lies in
     memory: those of a batch read both as they are multiplied, and so do single products, but for linear layers, whose weights are
     stored transposed."""
-    several = table.batch > 1
-    return several | (table.op != op_code("aten.linear")) if family == "gpu" else several
+    is_batched = table.batch > 1
+    return is_batched | (table.op != op_code("aten.linear")) if family == "gpu" else is_batched
 
 
 def converts_layout(table: KernelTable, codes: np.ndarray) -> np.ndarray:
@@ -198,8 +198,8 @@ def converts_layout(table: KernelTable, codes: np.ndarray) -> np.ndarray:
 
 def unrolls_image(table: KernelTable, codes: np.ndarray) -> tuple[Masks, Masks]:
     """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those whose images oneDNN does."""
-    own = _runs_as(codes, ("conv_native",))
-    return own & (table.window > 1), ~own & pads_beyond_registers(table)
+    is_native = _runs_as(codes, ("conv_native",))
+    return is_native & (table.window > 1), ~is_native & pads_beyond_registers(table)
 
 
 MANY_KERNELS = 30
@@ -284,10 +284,10 @@ class Coefficients:
         names, single = op_names(), np.where(table.calls == 1, table.op, -1)
         candidates = list(_names_by_algorithm(prefixes))
         for code in np.flatnonzero(np.bincount(single + 1)[1:]):
-            own = f"{prefixes[0]}.{short_op(names[code])}"
-            if self.find(own) is not None:
+            operator_name = f"{prefixes[0]}.{short_op(names[code])}"
+            if self.find(operator_name) is not None:
                 codes = np.where(single == code, len(candidates), codes)
-                candidates.append((own,))
+                candidates.append((operator_name,))
         return self._gather(codes, candidates)
 
     def by_dtype(self, codes: np.ndarray, names_of: Sequence[Sequence[str]]) -> Floats:
@@ -295,24 +295,24 @@ class Coefficients:
         return self._gather(codes, names_of)
 
     def _gather(self, codes: np.ndarray, candidates: Sequence[Sequence[str]]) -> Floats:
-        used = np.bincount(codes).nonzero()[0].tolist()
-        if not used:
+        occurring = np.bincount(codes).nonzero()[0].tolist()
+        if not occurring:
             return np.empty(0)
-        values = [self.value(*candidates[code]) for code in used]
+        values = [self.value(*candidates[code]) for code in occurring]
         if all(value is values[0] for value in values):
             # Most coefficients are the same for all; arrays of draws stay as small as they are.
             return np.atleast_1d(values[0])
         place = np.zeros(len(candidates), dtype=np.intp)
-        place[used] = range(len(used))
+        place[occurring] = range(len(occurring))
         columns = np.broadcast_arrays(*(np.atleast_1d(value) for value in values))
-        taken: Floats = np.take(np.concatenate(columns, axis=-1), place[codes], axis=-1)
-        return taken
+        gathered: Floats = np.take(np.concatenate(columns, axis=-1), place[codes], axis=-1)
+        return gathered
 
 
 def voltage_factor(c: Coefficients) -> float | Floats:
     """Dynamic energy at a machine's clock relative to that at its rated one: the voltage squared."""
-    rated = c.find("clock.rated")
-    if rated is None:
+    rated_clock = c.find("clock.rated")
+    if rated_clock is None:
         return 1.0
-    factor: Floats = np.maximum(c.value("energy.floor"), (c.value("clock") / rated) ** c.value("energy.clock"))
+    factor: Floats = np.maximum(c.value("energy.floor"), (c.value("clock") / rated_clock) ** c.value("energy.clock"))
     return factor

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.records import Coefficient, Source
 
-OWN = "own"
+OWN_HOST = "own"
 """Name for people of the host that a profile was measured beside."""
 
 
@@ -32,15 +32,15 @@ class Host:
     @property
     def coefficients(self) -> dict[str, Coefficient]:
         """Its launches as a profile would hold them."""
-        frozen = {f"{name}-freezing": times for name, times in self.seconds.items() if name.endswith(".inductor")}
+        frozen = {f"{name}-freezing": seconds for name, seconds in self.seconds.items() if name.endswith(".inductor")}
         return {
             name: Coefficient(value, "s", self.kind, self.source, low=low, high=high)
             for name, (value, low, high) in {**self.seconds, **frozen}.items()
         } | dict(FRAMEWORK)
 
 
-def _relative(value: float, why: str) -> Coefficient:
-    return Coefficient(value, "1", "literature", why)
+def _relative(value: float, reference: str) -> Coefficient:
+    return Coefficient(value, "1", "literature", reference)
 
 
 _PATHS = "relative launch times of operators called one by one in eager PyTorch 2.11 (runs/recorded/h200), medians"
@@ -85,9 +85,9 @@ CLASS_PACE = (0.65, 1.6)
 """90 % range within one generation of servers, by the spread of the same networks: clocks, cores' neighbors and frameworks."""
 
 
-def _within(fastest: float, slowest: float, seconds: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
+def _with_range(low: float, high: float, seconds: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
     """Times with the 90 % range of all of them, as factors: a host is fast or slow in whatever it does."""
-    return {name: (value, value * fastest, value * slowest) for name, value in seconds.items()}
+    return {name: (value, value * low, value * high) for name, value in seconds.items()}
 
 
 _HOSTS: dict[str, Host] = {
@@ -106,7 +106,7 @@ _HOSTS: dict[str, Host] = {
         "between eager transformers on H100 servers of 2025, which take 18 us of host time a kernel, views and Python "
         "included, and the host measured beside an H200 (server_h200), 22; a launch by the driver alone takes 5 to 6 us. Seven "
         "published collections of networks that wait for their host take 0.9 to 3.0 times as long (`UNKNOWN_PACE`)",
-        _within(
+        _with_range(
             *UNKNOWN_PACE,
             {
                 **{"launch.eager": 7.5e-6, "launch.inductor": 6e-6, "graph.eager": 30e-6, "graph.inductor": 60e-6},
@@ -117,7 +117,7 @@ _HOSTS: dict[str, Host] = {
     "server_2020": Host(
         "server of 2019 to 2022 (EPYC Rome, Ice Lake), PyTorch 1.7 to 2.0",
         "networks whose kernels wait for the host on A100 servers, in eager PyTorch 1.7 to 2.0: 30 to 45 us a kernel",
-        _within(
+        _with_range(
             *CLASS_PACE,
             {
                 **{"launch.eager": 14e-6, "launch.inductor": 10e-6, "graph.eager": 50e-6, "graph.inductor": 100e-6},
@@ -129,7 +129,7 @@ _HOSTS: dict[str, Host] = {
         "server of 2012 to 2019 (Sandy Bridge to Skylake), PyTorch 1.x",
         "networks whose kernels wait for the host beside V100s (DGX-1, Xeon E5-2698 v4) and T4s (Xeon E5-2670): ResNet-50 takes "
         "10 ms, BERT's encoder 10.5",
-        _within(
+        _with_range(
             *CLASS_PACE,
             {
                 **{"launch.eager": 22.5e-6, "launch.inductor": 17e-6, "graph.eager": 80e-6, "graph.inductor": 150e-6},
@@ -148,9 +148,9 @@ def register_host(name: str, host: Host) -> None:
 
 
 def check_host(name: str) -> str:
-    """The name as profiles hold it: "" for `OWN`; `InputError` for an unknown one."""
-    if name in ("", OWN):
+    """The name as profiles hold it: "" for `OWN_HOST`; `InputError` for an unknown one."""
+    if name in ("", OWN_HOST):
         return ""
     if name not in HOSTS:
-        raise unknown("host", name, (OWN, *HOSTS))
+        raise unknown("host", name, (OWN_HOST, *HOSTS))
     return name

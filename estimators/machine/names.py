@@ -38,8 +38,8 @@ def by_runtime(stem: str, runtime: str) -> tuple[str, str]:
 def runtime_of(name: str) -> str | None:
     """The runtime that a launch or an entry of a graph belongs to; `None` for other coefficients and where all runtimes share
     it."""
-    stem, _, rest = name.partition(".")
-    runtime = rest.partition(".")[0]
+    stem, _, suffix = name.partition(".")
+    runtime = suffix.partition(".")[0]
     return runtime if stem in ("launch", "graph") and runtime in EVERY_RUNTIME else None
 
 

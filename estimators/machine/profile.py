@@ -18,7 +18,7 @@ from shmoo.estimators.graph.records import Coefficient as Coefficient
 from shmoo.estimators.graph.records import decode_versioned
 from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
 from shmoo.estimators.machine.hosts import HOSTS
-from shmoo.estimators.machine.inheritance import brought, inherited, left_by_codes
+from shmoo.estimators.machine.inheritance import ecc_share, scale_with_counts, transfer
 from shmoo.estimators.machine.names import continues, under
 from shmoo.estimators.machine.validation import first_problem, first_wrong_key, valid_name
 
@@ -178,6 +178,11 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return msgspec.structs.replace(self, **changes)
 
     @property
+    def main_memory(self) -> str:
+        """Name of the memory level farthest from the units."""
+        return self.levels[-1]
+
+    @property
     def default_runtime(self) -> str:
         """The runtime of this family where none is named."""
         return DEFAULT_RUNTIME[self.family]
@@ -201,8 +206,8 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         """
         # Decoding the whole file reports what is damaged.
         head, builtin = _head(data) or _Head(), Path(where).parent == BUILTIN_DIR
-        if not builtin and (wrong := _wrong_key(data)):
-            raise FormatError(f"profile {where}: {wrong}")
+        if not builtin and (problem := _key_problem(data)):
+            raise FormatError(f"profile {where}: {problem}")
         profile = decode_versioned(_on_base(data, head.base, builtin), cls, PROFILE_FORMAT, "profile", where)
         if head.model_form is None and head.base is msgspec.UNSET:
             raise FormatError(f"profile {profile.name!r} {where} does not say its 'model_form', so its coefficients mean nothing")
@@ -223,14 +228,14 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return profile
 
 
-def _wrong_key(data: bytes | str) -> str | None:
+def _key_problem(data: bytes | str) -> str | None:
     """The first problem with the keys of a file written by hand; `None` also where it is not a JSON object."""
     try:
-        described = msgspec.json.decode(data)
+        document = msgspec.json.decode(data)
     except msgspec.MsgspecError:
         return None
     fields = [*ArchitectureProfile.__struct_fields__, "base"]
-    return first_wrong_key(described, fields, _builtin_coefficients) if isinstance(described, dict) else None
+    return first_wrong_key(document, fields, _builtin_coefficients) if isinstance(document, dict) else None
 
 
 class _Head(msgspec.Struct):
@@ -253,32 +258,32 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
     Other files as they are."""
     if base is msgspec.UNSET:
         return data
-    described = msgspec.json.decode(data)
-    if not isinstance(described.get("coefficients", {}), dict):
+    document = msgspec.json.decode(data)
+    if not isinstance(document.get("coefficients", {}), dict):
         return data  # reading the profile says what is wrong
     if not isinstance(base, str) or base not in builtin_names():
-        raise unknown(f"base of profile {described.get('name')!r}", str(base), builtin_names())
+        raise unknown(f"base of profile {document.get('name')!r}", str(base), builtin_names())
     if not builtin:
-        _check_names(described, load_profile(base))
-    fields, own = _carried_fields(base), described.pop("coefficients", {})
-    coefficients = fields["coefficients"] | brought(fields, own) | own
+        _check_names(document, load_profile(base))
+    fields, stated = _carried_fields(base), document.pop("coefficients", {})
+    coefficients = fields["coefficients"] | scale_with_counts(fields, stated) | stated
     # Shares of the bandwidth are of what codes beside the data leave of it.
-    left = left_by_codes(coefficients) / left_by_codes(fields["coefficients"])
+    ecc_ratio = ecc_share(coefficients) / ecc_share(fields["coefficients"])
     for name in under("efficiency.bandwidth", fields["coefficients"]):
-        carried = fields["coefficients"][name]
-        if coefficients[name] is carried and carried["source"] == "transferred":
-            numbers = {n: carried[n] * left for n in ("value", "stderr", "low", "high") if carried.get(n) is not None}
-            coefficients[name] = carried | numbers
-    del described["base"]
-    return msgspec.json.encode(fields | described | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
+        base_value = fields["coefficients"][name]
+        if coefficients[name] is base_value and base_value["source"] == "transferred":
+            numbers = {n: base_value[n] * ecc_ratio for n in ("value", "stderr", "low", "high") if base_value.get(n) is not None}
+            coefficients[name] = base_value | numbers
+    del document["base"]
+    return msgspec.json.encode(fields | document | {"coefficients": {n: c for n, c in coefficients.items() if c is not None}})
 
 
-def _check_names(described: dict[str, Any], base: ArchitectureProfile) -> None:
+def _check_names(document: dict[str, Any], base: ArchitectureProfile) -> None:
     """Refuse coefficients that neither the base, the catalogue nor any built-in profile has."""
-    known = {*base.coefficients, *DEFAULTS[base.family], *TYPICAL[base.family]}
-    for name in described.get("coefficients", {}):
-        if name not in known and name not in (known := known | _builtin_coefficients()):
-            raise unknown(f"coefficient of profile {described.get('name')!r}", name, known)
+    known_names = {*base.coefficients, *DEFAULTS[base.family], *TYPICAL[base.family]}
+    for name in document.get("coefficients", {}):
+        if name not in known_names and name not in (known_names := known_names | _builtin_coefficients()):
+            raise unknown(f"coefficient of profile {document.get('name')!r}", name, known_names)
 
 
 @cache
@@ -286,9 +291,9 @@ def _carried_fields(name: str) -> dict[str, Any]:
     """What a machine takes over from a built-in one: what was fitted to that one is transferred, wider; the area is a chip's
     own."""
     base = load_profile(name)
-    carried = {n: inherited(n, c, base.name) for n, c in base.coefficients.items() if not continues(n, "area")}
-    whole = base.replacing(coefficients=carried, fitted_from=None, error_card={}, residual=())
-    fields: dict[str, Any] = msgspec.to_builtins(whole)
+    coefficients = {n: transfer(n, c, base.name) for n, c in base.coefficients.items() if not continues(n, "area")}
+    base_profile = base.replacing(coefficients=coefficients, fitted_from=None, error_card={}, residual=())
+    fields: dict[str, Any] = msgspec.to_builtins(base_profile)
     return fields
 
 
@@ -312,15 +317,15 @@ def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
 def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
     """A profile of an older form in the newest: a CPU's first touches of memory and conversions of layouts were of all its cores
     together, and its fitted launches held the joining of threads and the entering of modules."""
-    changed = {}
+    updates = {}
     if profile.family == "cpu":
         cores = profile.value("count.cores", 1.0)
-        shared = [*under("layout", profile.coefficients), *under("page_fault", profile.coefficients)]
-        changed = {name: profile.coefficients[name].scaled(cores) for name in shared}
+        per_core_names = [*under("layout", profile.coefficients), *under("page_fault", profile.coefficients)]
+        updates = {name: profile.coefficients[name].scaled(cores) for name in per_core_names}
         if under("launch", profile.coefficients):
-            held = Coefficient(0.0, "s", "fallback", "the launches hold it", low=0.0, high=0.0)
-            changed |= {"join": held, "skew": held, "module.eager": held}
-    return profile.replacing(coefficients={**profile.coefficients, **changed}, model_form=MODEL_FORM)
+            zero = Coefficient(0.0, "s", "fallback", "the launches hold it", low=0.0, high=0.0)
+            updates |= {"join": zero, "skew": zero, "module.eager": zero}
+    return profile.replacing(coefficients={**profile.coefficients, **updates}, model_form=MODEL_FORM)
 
 
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:

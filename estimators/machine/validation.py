@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES, Coefficient, Source
-from shmoo.estimators.machine.catalogue import UNLISTED, entry
+from shmoo.estimators.machine.catalogue import EMPTY_ENTRY, entry
 from shmoo.estimators.machine.names import under
 
 if TYPE_CHECKING:
@@ -96,16 +96,16 @@ def power_problem(profile: ArchitectureProfile) -> str | None:
         import numpy as np  # design points; reading a file takes no arrays
 
         pairs = list(zip(*(amounts.ravel().tolist() for amounts in np.broadcast_arrays(*pairs[0])), strict=True))
-    beyond = next(((idle, most) for idle, most in pairs if idle >= most), None)
-    if beyond is None:
+    excess = next(((idle_w, cap_w) for idle_w, cap_w in pairs if idle_w >= cap_w), None)
+    if excess is None:
         return None
-    return "'power.static' is {:g} W, which leaves nothing of the cap 'power.tdp' of {:g} W to work with".format(*beyond)
+    return "'power.static' is {:g} W, which leaves nothing of the cap 'power.tdp' of {:g} W to work with".format(*excess)
 
 
-def changed_problem(profile: ArchitectureProfile, before: ArchitectureProfile) -> str | None:
-    """As `first_problem`, of the coefficients alone that have another value than `before`."""
+def variant_problem(profile: ArchitectureProfile, base: ArchitectureProfile) -> str | None:
+    """As `first_problem`, of the coefficients alone that have another value than `base`."""
     for name, c in profile.coefficients.items():
-        if c is not before.coefficients.get(name) and (problem := _coefficient_problem(name, c)) is not None:
+        if c is not base.coefficients.get(name) and (problem := _coefficient_problem(name, c)) is not None:
             return f"coefficient {name!r} {problem}"
     return power_problem(profile)
 
@@ -159,62 +159,66 @@ def _residual_problem(group: ResidualGroup, family: str) -> str | None:
     return None
 
 
-WRITTEN = ("name", "family", "description", "levels", "tiling", "coefficients")
+REQUIRED_KEYS = ("name", "family", "description", "levels", "tiling", "coefficients")
 """Keys that a profile without a `base` must have."""
 EXAMPLE = '{"value": 1e12, "unit": "B/s", "source": "datasheet"}'
 
 
-def first_wrong_key(described: Mapping[str, Any], fields: Collection[str], known: Callable[[], Collection[str]]) -> str | None:
+def first_wrong_key(
+    document: Mapping[str, Any], fields: Collection[str], known_names: Callable[[], Collection[str]]
+) -> str | None:
     """The first problem with the keys and plain values of a profile's JSON, with the remedy; `None` where there is none. Keys
     that resemble no other are a reader's notes.
 
     Args:
-        fields: keys of a profile. known: names of coefficients to suggest.
+        fields: keys of a profile. known_names: names of coefficients to suggest.
     """
-    if wrong := _misspelt(described, fields):
-        return wrong
-    if "base" not in described and (missing := [key for key in WRITTEN if key not in described]):
+    if misspelling := _misspelling(document, fields):
+        return misspelling
+    if "base" not in document and (absent_keys := [key for key in REQUIRED_KEYS if key not in document]):
         return (
-            f"it lacks {', '.join(map(repr, missing))}; a profile has {', '.join(WRITTEN)}, "
+            f"it lacks {', '.join(map(repr, absent_keys))}; a profile has {', '.join(REQUIRED_KEYS)}, "
             'or takes what it lacks from a built-in one: "base": "gpu_h100"'
         )
-    if (family := described.get("family", "cpu")) not in RUNTIMES:
+    if (family := document.get("family", "cpu")) not in RUNTIMES:
         return f"its family is {family!r}; allowed: {', '.join(RUNTIMES)}"
-    coefficients = described.get("coefficients", {})
+    coefficients = document.get("coefficients", {})
     if not isinstance(coefficients, dict):
         return f'its coefficients are {_kind(coefficients)}; write an object, such as {{"bandwidth.dram": {EXAMPLE}}}'
-    for name, written in coefficients.items():
-        problem = None if written is None and "base" in described else _wrong_coefficient(written)
+    for name, value in coefficients.items():
+        problem = None if value is None and "base" in document else _wrong_coefficient(value)
         if problem:
             return f"coefficient {name!r} {problem}"
-        if entry(name) is UNLISTED:
-            return str(unknown("coefficient", name, known()))
+        if entry(name) is EMPTY_ENTRY:
+            return str(unknown("coefficient", name, known_names()))
     return None
 
 
-def _wrong_coefficient(written: Any) -> str | None:
+def _wrong_coefficient(document: Any) -> str | None:
     keys = Coefficient.__struct_fields__
-    if not isinstance(written, dict):
-        return f"is {_kind(written)}; write an object, such as {EXAMPLE}"
-    if wrong := _misspelt(written, keys):
-        return f"is wrong: {wrong}"
-    if missing := [key for key in ("value", "unit", "source") if key not in written]:
-        return f"lacks {', '.join(map(repr, missing))}; write an object, such as {EXAMPLE}"
+    if not isinstance(document, dict):
+        return f"is {_kind(document)}; write an object, such as {EXAMPLE}"
+    if misspelling := _misspelling(document, keys):
+        return f"is wrong: {misspelling}"
+    if absent_keys := [key for key in ("value", "unit", "source") if key not in document]:
+        return f"lacks {', '.join(map(repr, absent_keys))}; write an object, such as {EXAMPLE}"
     for key in ("value", "stderr", "low", "high"):
-        value = written.get(key)
+        value = document.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float | None) or (value is None and key == "value"):
             return f"has the {key} {value!r}; write a number in SI units, such as 300e9"
-    if written["source"] not in (sources := get_args(Source)):
-        return f"has the source {written['source']!r}; allowed: {', '.join(sources)}"
+    if document["source"] not in (sources := get_args(Source)):
+        return f"has the source {document['source']!r}; allowed: {', '.join(sources)}"
     return None
 
 
-def _misspelt(written: Mapping[str, Any], allowed: Collection[str]) -> str | None:
+def _misspelling(document: Mapping[str, Any], allowed_keys: Collection[str]) -> str | None:
     """The correction of the first key that resembles an allowed one; `None` where there is none."""
-    for key in written:
-        near = [] if key in allowed else difflib.get_close_matches(key, [name for name in allowed if name not in written])
-        if near:
-            return f"no key is called {key!r}: did you mean {near[0]!r}? allowed: {', '.join(allowed)}"
+    for key in document:
+        matches = (
+            [] if key in allowed_keys else difflib.get_close_matches(key, [name for name in allowed_keys if name not in document])
+        )
+        if matches:
+            return f"no key is called {key!r}: did you mean {matches[0]!r}? allowed: {', '.join(allowed_keys)}"
     return None
 
 

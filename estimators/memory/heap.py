@@ -18,7 +18,7 @@ MAPPED_BYTES = 32 * 2.0**20
 """Blocks above this are mapped separately."""
 TRIMMED_BYTES = 2 * MAPPED_BYTES
 """Free bytes at the end of the heap above which they return to the system."""
-_OVERHEAD, _SEARCHED = 64.0, 96.0
+_OVERHEAD, _SEARCH_MARGIN = 64.0, 96.0
 """Bytes beyond its size that a block of aligned memory takes, and that the search for a hole demands: frameworks align tensors
 to 64 bytes, and glibc then looks for room for any alignment. So a block never fits the hole that a block of its own size left."""
 
@@ -43,9 +43,9 @@ class Temporary(NamedTuple):
 def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Temporary | None] | None = None) -> list[Fresh]:
     """New memory that each kernel touches, in a sequence repeated back to back. Results are allocated when first written and
     freed after their last use, as are the copies that a library makes around a kernel (`None` where it makes none)."""
-    extra = temporaries or [None] * len(kernels)
+    library_copies = temporaries or [None] * len(kernels)
     sizes = [max(t.size, t.nbytes) for touches in kernels for t in touches if t.write and not t.persistent]
-    sizes += [size for t in extra if t for size in (t.operand, *[t.result] * t.copies)]
+    sizes += [size for t in library_copies if t for size in (t.operand, *[t.result] * t.copies)]
     if sum(sizes) <= TRIMMED_BYTES and max(sizes, default=0.0) <= MAPPED_BYTES:
         return [Fresh(0.0, 0.0)] * len(kernels)
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
@@ -54,7 +54,7 @@ def fresh_memory(kernels: Sequence[Sequence[Touch]], temporaries: Sequence[Tempo
     for _ in range(2):  # the first repetition brings the heap to its steady state
         fresh = []
         blocks_of: dict[int, tuple[float, float]] = {}
-        for i, (touches, temporary) in enumerate(zip(kernels, extra, strict=True)):
+        for i, (touches, temporary) in enumerate(zip(kernels, library_copies, strict=True)):
             mapped, grown = heap.mapped, heap.grown
             if temporary:
                 operand, *copies = map(heap.take, (temporary.operand, *[temporary.result] * temporary.copies))
@@ -88,7 +88,7 @@ class _Heap:
             return -1.0, size
         if size == 0:
             return 0.0, 0.0
-        fits = [(hole[1], place) for place, hole in enumerate(self._holes) if hole[1] >= size + _SEARCHED]
+        fits = [(hole[1], place) for place, hole in enumerate(self._holes) if hole[1] >= size + _SEARCH_MARGIN]
         if fits:
             size += _OVERHEAD
             address, room = self._holes.pop(min(fits)[1])
@@ -106,15 +106,15 @@ class _Heap:
         address, size = block
         if address < 0 or size == 0:
             return
-        joined = []
+        holes = []
         for hole in self._holes:
             if hole[0] + hole[1] == address:
                 address, size = hole[0], hole[1] + size
             elif address + size == hole[0]:
                 size += hole[1]
             else:
-                joined.append(hole)
-        self._holes = joined
+                holes.append(hole)
+        self._holes = holes
         if address + size < self._top:
             insort(self._holes, (address, size))
             return

@@ -30,12 +30,12 @@ class MemoryStep(msgspec.Struct, frozen=True):
 def peak_memory_bytes(graphs: Graph | Sequence[Graph], runtime: str = "eager", family: str = "cpu") -> float:
     """Weights and inputs, which live throughout, plus the largest sum of live activations and workspace, in bytes. The pieces of
     a model run one after another and share their weights."""
-    listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
+    pieces_of_model = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
     pieces = []
-    for graph in listed:
+    for graph in pieces_of_model:
         inputs = sum(value.spec.nbytes for value in graph.values if value.kind == "input" and value.storage is None)
         pieces.append(inputs + max((step.bytes for step in memory_steps(graph, runtime, family)), default=0.0))
-    return resident_weight_bytes(listed) + max(pieces, default=0.0)
+    return resident_weight_bytes(pieces_of_model) + max(pieces, default=0.0)
 
 
 def resident_weight_bytes(graphs: Sequence[Graph]) -> float:
@@ -51,55 +51,55 @@ def memory_steps(graph: Graph, runtime: str = "eager", family: str = "cpu") -> l
     In compiled code, values inside a kernel take no memory, and a loop overwrites an operand of the result's size that has no
     later reader.
     """
-    eager = runtime == "eager"
-    steps = [(i,) for i in range(len(graph.calls))] if eager else [kernel.calls for kernel in fuse(graph, runtime, family)]
-    first, last = _lifetimes(graph, steps, eager)
-    created: list[list[int]] = [[] for _ in steps]
-    dying: list[list[int]] = [[] for _ in steps]
-    for root, step in first.items():
-        created[step].append(root)
-        if last[root] < len(steps):
-            dying[last[root]].append(root)
-    size = {root: graph.values[root].spec.nbytes for root in first}
+    is_eager = runtime == "eager"
+    steps = [(i,) for i in range(len(graph.calls))] if is_eager else [kernel.calls for kernel in fuse(graph, runtime, family)]
+    first_step, last_step = _lifetimes(graph, steps, is_eager)
+    created_roots: list[list[int]] = [[] for _ in steps]
+    freed_roots: list[list[int]] = [[] for _ in steps]
+    for root, step in first_step.items():
+        created_roots[step].append(root)
+        if last_step[root] < len(steps):
+            freed_roots[last_step[root]].append(root)
+    size = {root: graph.values[root].spec.nbytes for root in first_step}
     # A contraction cannot write over its operands.
-    costs = enumerate(() if eager else costs_of(graph))
+    costs = enumerate(() if is_eager else costs_of(graph))
     contractions = {index for index, cost in costs if cost is not None and cost.matrix_flops > 0}
-    listed, alive = [], 0.0
+    memory, live_bytes = [], 0.0
     for position, calls in enumerate(steps):
-        overwritten = 0.0
-        if not eager and contractions.isdisjoint(calls):
-            operands = Counter(size[root] for root in dying[position] if first[root] < position)
-            overwritten = sum((operands & Counter(size[root] for root in created[position])).elements())
-        alive += sum(size[root] for root in created[position]) - overwritten
-        own = sum(workspace_bytes(graph.calls[call], family, runtime) for call in calls)
-        listed.append(MemoryStep(calls, alive, own))
-        alive -= sum(size[root] for root in dying[position]) - overwritten
-    return listed
+        overwritten_bytes = 0.0
+        if not is_eager and contractions.isdisjoint(calls):
+            operands = Counter(size[root] for root in freed_roots[position] if first_step[root] < position)
+            overwritten_bytes = sum((operands & Counter(size[root] for root in created_roots[position])).elements())
+        live_bytes += sum(size[root] for root in created_roots[position]) - overwritten_bytes
+        workspace = sum(workspace_bytes(graph.calls[call], family, runtime) for call in calls)
+        memory.append(MemoryStep(calls, live_bytes, workspace))
+        live_bytes -= sum(size[root] for root in freed_roots[position]) - overwritten_bytes
+    return memory
 
 
-def _lifetimes(graph: Graph, steps: Sequence[tuple[int, ...]], eager: bool) -> tuple[dict[int, int], dict[int, int]]:
+def _lifetimes(graph: Graph, steps: Sequence[tuple[int, ...]], is_eager: bool) -> tuple[dict[int, int], dict[int, int]]:
     """For each storage of an activation, by the value that owns it: the first and the last step that needs its memory."""
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
+    first_step: dict[int, int] = {}
+    last_step: dict[int, int] = {}
     for position, calls in enumerate(steps):
         for index in calls:
             call = graph.calls[index]
             for value in (*call.reads, *call.writes):
                 root = graph.root(value)
                 if graph.values[root].kind == "activation":
-                    first.setdefault(root, position)
-                    last[root] = position
-    returned = {graph.root(value) for value in graph.outputs}
-    if eager:
+                    first_step.setdefault(root, position)
+                    last_step[root] = position
+    results = {graph.root(value) for value in graph.outputs}
+    if is_eager:
         for root, position in _argument_lifetimes(graph):
-            if root in first:
-                last[root] = max(last[root], position)
+            if root in first_step:
+                last_step[root] = max(last_step[root], position)
     else:
-        for root in [root for root, position in first.items() if last[root] == position and root not in returned]:
-            del first[root], last[root]
-    for root in returned & first.keys():
-        last[root] = len(steps)
-    return first, last
+        for root in [root for root, position in first_step.items() if last_step[root] == position and root not in results]:
+            del first_step[root], last_step[root]
+    for root in results & first_step.keys():
+        last_step[root] = len(steps)
+    return first_step, last_step
 
 
 def _argument_lifetimes(graph: Graph) -> Iterator[tuple[int, int]]:
@@ -123,15 +123,15 @@ def _module_runs(calls: Sequence[OpCall]) -> list[list[list[int]]]:
     for index, call in enumerate(calls):
         path = call.module.split(".") if call.module else []
         deepest = max(len(path), len(open_runs))
-        shared = 0
-        while shared < min(len(path), len(open_runs)) and open_runs[shared][0] == path[shared]:
-            shared += 1
-        del open_runs[shared:]
-        open_runs += [(name, [index, index]) for name in path[shared:]]
+        depth = 0
+        while depth < min(len(path), len(open_runs)) and open_runs[depth][0] == path[depth]:
+            depth += 1
+        del open_runs[depth:]
+        open_runs += [(name, [index, index]) for name in path[depth:]]
         # Variables refer to the operands of a statement, but not to its intermediate results.
         if not call.source or call.source != calls[line].source:
             line = index
-        if line == index or shared < deepest - 1:
+        if line == index or depth < deepest - 1:
             statement = [line, index]
         for run in (*(run for _, run in open_runs), statement):
             run[1] = index

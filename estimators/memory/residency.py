@@ -21,27 +21,27 @@ class Touch(NamedTuple):
     size: float = 0.0
 
 
-def reuse_distances(kernels: Sequence[Sequence[Touch]], walked: bool = False) -> list[list[float]]:
+def reuse_distances(kernels: Sequence[Sequence[Touch]], in_order: bool = False) -> list[list[float]]:
     """Distance in bytes of each access, in the order given, at most the footprint of all kernels: data that is touched repeatedly
     in between counts each time.
 
     Args:
-        walked: whether kernels walk their operands in order, each memory once; otherwise an access comes at its kernel's end.
+        in_order: whether kernels walk their operands in order, each memory once; otherwise an access comes at its kernel's end.
     """
     if len(kernels) == 1:
         # Between two runs of a lone kernel lies the kernel itself.
         (touches,) = kernels
-        return [[_once([touch.storage for touch in touches], touches)] * len(touches)]
+        return [[_footprint([touch.storage for touch in touches], touches)] * len(touches)]
     blocks = _assign_blocks(kernels)
-    largest: dict[int, float] = {}
+    block_bytes: dict[int, float] = {}
     for touch, block in zip(chain.from_iterable(kernels), chain.from_iterable(blocks), strict=True):
-        largest[block] = max(largest.get(block, 0.0), touch.nbytes)
-    footprint = sum(largest.values())
-    if walked:
-        touched = [_once(own, touches) for own, touches in zip(blocks, kernels, strict=True)]
+        block_bytes[block] = max(block_bytes.get(block, 0.0), touch.nbytes)
+    footprint = sum(block_bytes.values())
+    if in_order:
+        kernel_bytes = [_footprint(kernel_blocks, touches) for kernel_blocks, touches in zip(blocks, kernels, strict=True)]
     else:
-        touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
-    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, touched, 0.5 if walked else 1.0)]
+        kernel_bytes = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    return [[min(footprint, distance) for distance in row] for row in _distances(blocks, kernel_bytes, 0.5 if in_order else 1.0)]
 
 
 def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) -> list[list[Touch]]:
@@ -52,18 +52,20 @@ def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) 
         loops: whether each kernel is a loop over elements; a library's kernel writes elsewhere.
     """
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
-    taken: dict[int, int] = {}  # storage -> the one it is written over
+    target: dict[int, int] = {}  # storage -> the one it is written over
     result = []
     for i, (touches, loop) in enumerate(zip(kernels, loops, strict=True)):
-        dead = [t for t in touches if not t.write and not t.persistent and last_use[t.storage] == i]
+        last_reads = [t for t in touches if not t.write and not t.persistent and last_use[t.storage] == i]
         for touch in touches:
-            if not loop or not touch.write or touch.persistent or touch.storage in taken:
+            if not loop or not touch.write or touch.persistent or touch.storage in target:
                 continue
-            over = next((t for t in dead if t.nbytes == max(touch.size, touch.nbytes) and t.storage != touch.storage), None)
-            if over is not None:
-                dead.remove(over)
-                taken[touch.storage] = taken.get(over.storage, over.storage)
-        result.append([t._replace(storage=taken.get(t.storage, t.storage)) for t in touches])
+            operand = next(
+                (t for t in last_reads if t.nbytes == max(touch.size, touch.nbytes) and t.storage != touch.storage), None
+            )
+            if operand is not None:
+                last_reads.remove(operand)
+                target[touch.storage] = target.get(operand.storage, operand.storage)
+        result.append([t._replace(storage=target.get(t.storage, t.storage)) for t in touches])
     return result
 
 
@@ -71,35 +73,35 @@ def code_distances(identities: Iterable[Hashable], kernels: Sequence[Sequence[To
     """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
     if len(kernels) == 1:
         return [sum([touch.nbytes for touch in kernels[0]])]
-    touched = [sum([touch.nbytes for touch in touches]) for touches in kernels]
-    return [row[0] for row in _distances([[identity] for identity in identities], touched, 1.0)]
+    kernel_bytes = [sum([touch.nbytes for touch in touches]) for touches in kernels]
+    return [row[0] for row in _distances([[identity] for identity in identities], kernel_bytes, 1.0)]
 
 
-def _once(blocks: Sequence[int], touches: Sequence[Touch]) -> float:
+def _footprint(blocks: Sequence[int], touches: Sequence[Touch]) -> float:
     """Bytes of the memory that a kernel touches, those of a block that it reads and overwrites once."""
-    largest: dict[int, float] = {}
+    block_bytes: dict[int, float] = {}
     for block, touch in zip(blocks, touches, strict=True):
-        largest[block] = max(largest.get(block, 0.0), touch.nbytes)
-    return sum(largest.values())
+        block_bytes[block] = max(block_bytes.get(block, 0.0), touch.nbytes)
+    return sum(block_bytes.values())
 
 
-def _distances(keys: Sequence[Sequence[Hashable]], touched: Sequence[float], place: float) -> list[list[float]]:
+def _distances(keys: Sequence[Sequence[Hashable]], kernel_bytes: Sequence[float], place: float) -> list[list[float]]:
     """Bytes touched since the last kernel with the same key, for each key of each kernel.
 
     Args:
-        touched: bytes of each kernel. place: of an access in the course of its kernel, 0 at the start and 1 at the end.
+        kernel_bytes: bytes of each kernel. place: of an access in the course of its kernel, 0 at the start and 1 at the end.
     """
-    last: dict[Hashable, float] = {}
+    last_touch: dict[Hashable, float] = {}
     clock = 0.0
-    for own, together in zip(keys, touched, strict=True):  # the first repetition only fills `last`
-        last.update(dict.fromkeys(own, clock + place * together))
-        clock += together
+    for kernel_keys, nbytes in zip(keys, kernel_bytes, strict=True):  # the first repetition only fills `last`
+        last_touch.update(dict.fromkeys(kernel_keys, clock + place * nbytes))
+        clock += nbytes
     distances: list[list[float]] = []
-    for own, together in zip(keys, touched, strict=True):
-        now = clock + place * together
-        distances.append([now - last[key] for key in own])
-        last.update(dict.fromkeys(own, now))
-        clock += together
+    for kernel_keys, nbytes in zip(keys, kernel_bytes, strict=True):
+        position = clock + place * nbytes
+        distances.append([position - last_touch[key] for key in kernel_keys])
+        last_touch.update(dict.fromkeys(kernel_keys, position))
+        clock += nbytes
     return distances
 
 
@@ -109,27 +111,27 @@ def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
     block_of: dict[int, int] = {}
     size_of: dict[int, float] = {}
-    free: list[int] = []
-    assigned = []
+    free_blocks: list[int] = []
+    blocks = []
     for i, touches in enumerate(kernels):
-        row = []
+        kernel_blocks = []
         for touch in touches:
             if touch.storage not in block_of:
-                block = None if touch.persistent or not touch.write else _reuse(free, size_of, touch.size)
+                block = None if touch.persistent or not touch.write else _reuse(free_blocks, size_of, touch.size)
                 if block is None:
                     block = len(size_of)
                     size_of[block] = max(touch.size, touch.nbytes)
                 block_of[touch.storage] = block
-            row.append(block_of[touch.storage])
-        assigned.append(row)
-        freed = {t.storage for t in touches if not t.persistent and last_use[t.storage] == i}
-        free.extend(block_of[storage] for storage in freed)
-    return assigned
+            kernel_blocks.append(block_of[touch.storage])
+        blocks.append(kernel_blocks)
+        dead_storages = {t.storage for t in touches if not t.persistent and last_use[t.storage] == i}
+        free_blocks.extend(block_of[storage] for storage in dead_storages)
+    return blocks
 
 
-def _reuse(free: list[int], size_of: dict[int, float], size: float) -> int | None:
+def _reuse(free_blocks: list[int], size_of: dict[int, float], size: float) -> int | None:
     """The most recently freed block that fits without wasting more than half of it."""
-    for position in range(len(free) - 1, -1, -1):
-        if size <= size_of[free[position]] <= 2 * size:
-            return free.pop(position)
+    for position in range(len(free_blocks) - 1, -1, -1):
+        if size <= size_of[free_blocks[position]] <= 2 * size:
+            return free_blocks.pop(position)
     return None

@@ -58,8 +58,10 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def quantized_devices(self) -> dict[str, int]:
         """`devices` by quantization scheme, of those that save memory."""
-        found = {scheme: self._devices_for(self.needed_bytes - saved) for scheme, saved in self.saved_bytes.items() if saved > 0}
-        return {scheme: devices for scheme, devices in found.items() if devices is not None}
+        devices_by_scheme = {
+            scheme: self._devices_for(self.needed_bytes - saved) for scheme, saved in self.saved_bytes.items() if saved > 0
+        }
+        return {scheme: devices for scheme, devices in devices_by_scheme.items() if devices is not None}
 
     @property
     def largest_batch(self) -> int | None:
@@ -84,8 +86,8 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
             for scheme, devices in self.quantized_devices.items()
             if devices < (self.devices or 0)
         ]
-        missing = f"needs {size(self.needed_bytes)} ({shares}), {size(self.missing_bytes)} more than {size(self.capacity_bytes)}"
-        return f"{missing}; by memory would fit: {', '.join(remedies)}"
+        shortage = f"needs {size(self.needed_bytes)} ({shares}), {size(self.missing_bytes)} more than {size(self.capacity_bytes)}"
+        return f"{shortage}; by memory would fit: {', '.join(remedies)}"
 
     def at_peak(self, nbytes: float) -> MemoryRoom:
         """The same model where a runtime has this much in memory at once."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shmoo.estimators.costs.base import largest, number
+from shmoo.estimators.costs.base import largest_entry, number
 from shmoo.estimators.graph.dtypes import bytes_of
 from shmoo.estimators.graph.records import OpCall, TensorSpec
 from shmoo.estimators.registry import Registry, aten
@@ -35,7 +35,7 @@ def workspace_bytes(call: OpCall, family: str = "cpu", runtime: str = "eager") -
     return 0.0 if estimate is None else estimate(call)
 
 
-def taken_by_onednn(
+def uses_onednn(
     groups: Extent, images: Extent, window_height: Extent, window_width: Extent, image_elements: Extent
 ) -> bool | np.ndarray:
     """Whether PyTorch gives float32 convolutions on several threads of a CPU to oneDNN: those with groups, several images, a
@@ -52,16 +52,16 @@ def _convolution(call: OpCall) -> float:
     if weight is None or len(image.shape) != len(weight.shape):
         return 0.0
     if call.attributes.get("transposed") is True:
-        return _transposed(call)
+        return _transposed_convolution(call)
     groups, kernel = int(number(call, "groups", 1)), weight.shape[2:]
-    strided = any(largest(call, name) > 1 for name in ("stride", "dilation"))
-    pointwise = math.prod(kernel) == 1
-    if not taken_by_onednn(groups, image.shape[0], (1, *kernel)[-2], kernel[-1], image.numel):
+    has_steps = any(largest_entry(call, name) > 1 for name in ("stride", "dilation"))
+    is_pointwise = math.prod(kernel) == 1
+    if not uses_onednn(groups, image.shape[0], (1, *kernel)[-2], kernel[-1], image.numel):
         columns = weight.numel / weight.shape[0] * math.prod(result.shape[2:])
-        return 0.0 if pointwise and not strided else bytes_of(image.dtype, columns)
-    blocked = _blocked(result, groups)
-    source = 0.0 if image.shape[1] <= FEW_CHANNELS else _blocked(image, groups)
-    return max(source + _blocked_weight(weight, groups) + blocked - result.nbytes, blocked)
+        return 0.0 if is_pointwise and not has_steps else bytes_of(image.dtype, columns)
+    result_bytes = _blocked_bytes(result, groups)
+    image_bytes = 0.0 if image.shape[1] <= FEW_CHANNELS else _blocked_bytes(image, groups)
+    return max(image_bytes + _blocked_weight(weight, groups) + result_bytes - result.nbytes, result_bytes)
 
 
 @INDUCTOR_WORKSPACE.register(*aten("conv1d conv2d conv3d"))
@@ -70,12 +70,12 @@ def _channels_last_convolution(call: OpCall) -> float:
     weight = call.operand("weight")
     if weight is None or len(weight.shape) != len(call.inputs[0].shape):
         return 0.0
-    reordered = weight.nbytes if math.prod(weight.shape[2:]) > 1 else 0.0
-    return reordered + _blocked_weight(weight, int(number(call, "groups", 1)))
+    reordered_bytes = weight.nbytes if math.prod(weight.shape[2:]) > 1 else 0.0
+    return reordered_bytes + _blocked_weight(weight, int(number(call, "groups", 1)))
 
 
 @WORKSPACE.register(*aten("conv_transpose1d conv_transpose2d conv_transpose3d"))
-def _transposed(call: OpCall) -> float:
+def _transposed_convolution(call: OpCall) -> float:
     """The result in blocks of channels and in the plain layout, before it is copied out."""
     return 2 * call.outputs[0].nbytes
 
@@ -131,11 +131,11 @@ def _attention(call: OpCall) -> float:
     return bytes_of("float32", query.numel / width) + THREADS * block + numbers
 
 
-def _blocked(spec: TensorSpec, groups: int) -> float:
+def _blocked_bytes(spec: TensorSpec, groups: int) -> float:
     """Bytes of an image in blocks of channels; grouped convolutions do not pad them."""
     channels = spec.shape[1]
-    padded = math.ceil(channels / CHANNEL_BLOCK) * CHANNEL_BLOCK if groups in (1, channels) else channels
-    return spec.nbytes / max(channels, 1) * padded
+    padded_channels = math.ceil(channels / CHANNEL_BLOCK) * CHANNEL_BLOCK if groups in (1, channels) else channels
+    return spec.nbytes / max(channels, 1) * padded_channels
 
 
 def _blocked_weight(weight: TensorSpec, groups: int) -> float:

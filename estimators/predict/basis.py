@@ -35,15 +35,15 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
     launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
     memory = np.empty(len(table), dtype=int)
     peak = max((_trust(c.source(name)) for name in under("peak", c.profile.coefficients)), default=0)
-    bandwidth = _trust(c.source(f"bandwidth.{c.profile.levels[-1]}"))
+    bandwidth = _trust(c.source(f"bandwidth.{c.profile.main_memory}"))
     for code in np.unique(codes):
         rows = codes == code
         algorithm = ALGORITHMS[code]
         launch[rows] = _trust(c.source(*algorithm_names(by_runtime("launch", runtime), algorithm)))
         stem = "efficiency" if table.matrix_flops[rows].any() else "efficiency.vector"
-        compute[rows] = _together(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
-        memory[rows] = _together(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
-    elsewhere = ~measured_type(table, c.profile)
+        compute[rows] = _joint_trust(_trust(c.source(*algorithm_names((stem,), algorithm))), peak)
+        memory[rows] = _joint_trust(_trust(c.source(*algorithm_names(("efficiency.bandwidth",), algorithm))), bandwidth)
+    elsewhere = ~in_measured_type(table, c.profile)
     for trust in (compute, memory):
         trust[elsewhere] = np.minimum(trust[elsewhere], _TRUST.index("transferred"))
     body = np.where(prediction.compute_s >= prediction.memory_s, compute, memory)
@@ -51,24 +51,24 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
     shares = {}
     for name in reversed(_TRUST):
         level = _TRUST.index(name)
-        resting = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
-        shares[name] = resting.sum(axis=-1) / total
+        time = np.where(launch == level, prediction.launch_s, 0.0) + np.where(body == level, prediction.device_s, 0.0)
+        shares[name] = time.sum(axis=-1) / total
     return shares
 
 
-def measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
+def in_measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
     """(K,) kernels in a type that the machine was measured in, or one that is as wide and multiplied as fast; all of them where
     nothing was fitted."""
     if profile.fitted_from is None:
         return np.ones(len(table), dtype=bool)
     c = Coefficients(profile)
     kinds = {name: (BITS[name], matrix_peak(c, name)) for name in COMPUTE_DTYPES}
-    measured = [kinds[name] for name in profile.fitted_from.dtypes if name in kinds]
-    alike = [any(bits == b and np.all(peak == p) for b, p in measured) for bits, peak in kinds.values()]
-    return np.asarray(alike)[table.dtype]
+    measured_kinds = [kinds[name] for name in profile.fitted_from.dtypes if name in kinds]
+    is_measured = [any(bits == b and np.all(peak == p) for b, p in measured_kinds) for bits, peak in kinds.values()]
+    return np.asarray(is_measured)[table.dtype]
 
 
-def _together(share: int, rate: int) -> int:
+def _joint_trust(share: int, rate: int) -> int:
     """What the product of a share and a rate rests on: where one was fitted, it was fitted with the other as it stands, so their
     product is what was fitted; a simulated rate has simulated conditions, whatever share of it is assumed; otherwise the
     weaker."""

@@ -13,22 +13,22 @@ from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.dtypes import compute_dtype as canonical_compute_dtype
 from shmoo.estimators.graph.records import FAMILIES, Graph, Interval, Kernel
 from shmoo.estimators.machine.coefficients import Coefficients, as_multiplied, on_tensor_cores
-from shmoo.estimators.machine.hosts import OWN
+from shmoo.estimators.machine.hosts import OWN_HOST
 from shmoo.estimators.machine.profile import ArchitectureProfile, check_runtime
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.draws import SharedDraws
 from shmoo.estimators.predict.estimate_records import estimate_html
-from shmoo.estimators.predict.graph_table import Origin, Tabulated, tabulate, tabulated
-from shmoo.estimators.predict.limits import narrowed
-from shmoo.estimators.predict.pipeline import Priced, Waits, intervals_of, possible_watts, price
+from shmoo.estimators.predict.graph_table import ModelTable, Origin, tabulate, tabulate_model
+from shmoo.estimators.predict.limits import type_notes
+from shmoo.estimators.predict.pipeline import Prices, Waits, intervals_of, possible_watts, price
 from shmoo.estimators.predict.program import elapsed_time
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy, strategy_for
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads
 
-CHUNK = 2000
+GRAPHS_AT_ONCE = 2000
 """Graphs tabulated at once: the draws of a kernel's time for all of them are as large as a core's cache."""
 
 
@@ -68,7 +68,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """What a model costs on a machine. Numbers that are not known are `None` with a sibling `_reason`.
 
     Attributes:
-        host: name in `HOSTS` of the machine that launches the kernels; `OWN` for the one that the profile was measured beside.
+        host: name in `HOSTS` of the machine that launches the kernels; `OWN_HOST` for the one measured beside the device.
         device_s: seconds that the kernels keep the device busy: what is left where no kernel waits for the host.
         batch: samples a call processes; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
@@ -143,12 +143,12 @@ class AnalysisDirector:
         waits: Waits | None = None,
         seed: int | None = None,
         shared: SharedDraws | None = None,
-    ) -> Priced:
+    ) -> Prices:
         """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them; `tiling` are the kernels
         cut already."""
         table = as_multiplied(table, self.profile)
-        cut = tiling if tiling is not None else self.tile(table)
-        return price(table, cut, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
+        kernel_tiling = tiling if tiling is not None else self.tile(table)
+        return price(table, kernel_tiling, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
 
     def estimate(
         self,
@@ -173,13 +173,13 @@ class AnalysisDirector:
             InputError: the runtime does not exist on this architecture, or contractions of the graphs' tensors cannot be computed
                 in `compute_dtype`.
         """
-        listed = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
+        pieces = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
         runtime = check_runtime(self.profile, runtime)
-        work = tabulated(listed, runtime, self.profile.family, compute_dtype)
-        return self.estimate_tabulated(work, runtime, threads=threads, batch=batch)
+        model = tabulate_model(pieces, runtime, self.profile.family, compute_dtype)
+        return self.estimate_tabulated(model, runtime, threads=threads, batch=batch)
 
     def estimate_tabulated(
-        self, work: Tabulated, runtime: str, *, threads: int | None = None, batch: int = 1, by_kernel: bool = True
+        self, model: ModelTable, runtime: str, *, threads: int | None = None, batch: int = 1, by_kernel: bool = True
     ) -> Estimate:
         """As `estimate`, for graphs that are tabulated already for this architecture family and runtime. `InputError` for threads
         on what is no CPU, or more than it has, and for a batch of nothing.
@@ -191,44 +191,44 @@ class AnalysisDirector:
             raise InputError(f"a call processes at least 1 sample, got a batch of {batch}")
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
-            estimate = fewer.estimate_tabulated(work, runtime, batch=batch, by_kernel=by_kernel)
+            estimate = fewer.estimate_tabulated(model, runtime, batch=batch, by_kernel=by_kernel)
             return msgspec.structs.replace(estimate, threads=threads)
-        table, nominal = as_multiplied(work.table, self.profile), Coefficients(self.profile)
-        priced = self.price(table, runtime, seed=0)
-        whole = priced.whole()
-        known = {name: intervals_of(*amounts)[0] for name, amounts in whole.quantities().items()}
-        latency, energy = known["latency_s"], known.get("energy_j")
+        table, nominal = as_multiplied(model.table, self.profile), Coefficients(self.profile)
+        prices = self.price(table, runtime, seed=0)
+        totals = prices.whole()
+        intervals = {name: intervals_of(*amounts)[0] for name, amounts in totals.quantities().items()}
+        latency, energy = intervals["latency_s"], intervals.get("energy_j")
         return Estimate(
             arch=self.profile.name,
-            host=self.profile.host or OWN,
-            dtype=work.dtype,
+            host=self.profile.host or OWN_HOST,
+            dtype=model.dtype,
             runtime=runtime,
             threads=None,
             batch=batch,
-            flops=work.flops,
-            macs=work.macs,
+            flops=model.flops,
+            macs=model.macs,
             bytes=float(table.bytes.sum()),
-            params=work.params,
-            weight_bytes=work.weight_bytes,
-            peak_memory_bytes=work.peak_memory_bytes,
-            memory=room_on(self.profile, work.memory, batch),
+            params=model.params,
+            weight_bytes=model.weight_bytes,
+            peak_memory_bytes=model.peak_memory_bytes,
+            memory=room_on(self.profile, model.memory, batch),
             kernels=len(table),
-            tiles=float(priced.tiling.tiles.sum()),
+            tiles=float(prices.tiling.tiles.sum()),
             latency_s=latency,
-            device_s=float(whole.device_s[0]),
+            device_s=float(totals.device_s[0]),
             throughput_per_s=Interval(batch / latency.value, batch / latency.high, batch / latency.low),
             energy_j=energy,
-            average_power_w=None if energy is None else _possible_power(known["average_power_w"], self.profile),
-            edp_js=known.get("edp_js"),
+            average_power_w=None if energy is None else _power_interval(intervals["average_power_w"], self.profile),
+            edp_js=intervals.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
-            unknown_ops=work.unknown_ops,
-            notes=(*work.notes, *narrowed(self.profile, _contracted(table))),
-            basis={name: float(share) for name, share in time_basis(table, priced.prediction, nominal, runtime).items()},
+            unknown_ops=model.unknown_ops,
+            notes=(*model.notes, *type_notes(self.profile, _contraction_dtypes(table))),
+            basis={name: float(share) for name, share in time_basis(table, prices.prediction, nominal, runtime).items()},
             breakdown=_breakdown(
                 table,
-                priced,
-                elapsed_time(table, priced.prediction, nominal),
-                work.origin,
+                prices,
+                elapsed_time(table, prices.prediction, nominal),
+                model.origin,
                 self.profile.value("power.static", 0.0),
             )
             if by_kernel
@@ -240,8 +240,8 @@ class AnalysisDirector:
     ) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of many graphs at once, such as the rows of an operator table; the cheap way for thousands.
         `compute_dtypes` are of each graph, as `estimate` takes it; errors as of `estimate`."""
-        priced = self.price_cases(graphs, runtime=runtime, compute_dtypes=compute_dtypes)
-        return [interval for part in priced for interval in part.intervals()]
+        chunks = self.price_cases(graphs, runtime=runtime, compute_dtypes=compute_dtypes)
+        return [interval for prices in chunks for interval in prices.intervals()]
 
     def price_cases(
         self,
@@ -250,7 +250,7 @@ class AnalysisDirector:
         runtime: str | None = None,
         compute_dtypes: Sequence[str | None] | None = None,
         cold_weights: Sequence[bool] | None = None,
-    ) -> Iterator[Priced]:
+    ) -> Iterator[Prices]:
         """As `estimate_cases`, a part of the graphs at a time with all that is known of them; each graph is a segment.
 
         Args:
@@ -259,9 +259,9 @@ class AnalysisDirector:
         runtime = check_runtime(self.profile, runtime)
         names = compute_dtypes or [None] * len(graphs)
         cold = cold_weights or [False] * len(graphs)
-        for start in range(0, len(graphs), CHUNK):
-            part = slice(start, start + CHUNK)
-            table, _ = self.tabulate_cases(graphs[part], runtime, names[part], cold[part])
+        for start in range(0, len(graphs), GRAPHS_AT_ONCE):
+            chunk = slice(start, start + GRAPHS_AT_ONCE)
+            table, _ = self.tabulate_cases(graphs[chunk], runtime, names[chunk], cold[chunk])
             yield self.price(table.in_campaign(on_tensor_cores(table, self.profile)), runtime, seed=0)
 
     def tabulate_cases(
@@ -270,9 +270,9 @@ class AnalysisDirector:
         """As `tabulate`, with a compute type and a state of the weights for each graph, as `price_cases` takes them."""
         table, origin = self.tabulate(graphs, runtime)
         places = [graph for graph, _ in origin]
-        wanted = np.asarray([canonical_compute_dtype(name) if name else "" for name in compute_dtypes])[places]
-        for name in sorted({*wanted.tolist()} - {""}):
-            table = table.computed_in(name, wanted == name)
+        dtype_of_row = np.asarray([canonical_compute_dtype(name) if name else "" for name in compute_dtypes])[places]
+        for name in sorted({*dtype_of_row.tolist()} - {""}):
+            table = table.computed_in(name, dtype_of_row == name)
         return as_multiplied(table, self.profile).with_rotated_weights(np.asarray(cold_weights)[places]), origin
 
 
@@ -291,43 +291,43 @@ def estimate_on(
         targets: machines, each with a runtime; arguments and errors as of `AnalysisDirector.estimate`.
         threads: of the CPUs among them.
     """
-    launched: dict[tuple[str, str], Tabulated] = {}
-    for director, asked in targets:
-        family, runtime = director.profile.family, check_runtime(director.profile, asked)
-        if (runtime, family) not in launched:
-            like = next(iter(launched.values()), None)
-            launched[runtime, family] = tabulated(graphs, runtime, family, compute_dtype, like=like)
+    models: dict[tuple[str, str], ModelTable] = {}
+    for director, requested in targets:
+        family, runtime = director.profile.family, check_runtime(director.profile, requested)
+        if (runtime, family) not in models:
+            sibling = next(iter(models.values()), None)
+            models[runtime, family] = tabulate_model(graphs, runtime, family, compute_dtype, sibling=sibling)
         cores = threads if family == "cpu" else None
-        yield director.estimate_tabulated(launched[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
+        yield director.estimate_tabulated(models[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 
 
 def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:
     """What a call of `batch` samples has in memory, beside the main memory of a machine."""
-    capacity = profile.get(f"capacity.{profile.levels[-1]}")
+    capacity = profile.get(f"capacity.{profile.main_memory}")
     return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
 
 
-def _possible_power(watts: Interval, profile: ArchitectureProfile) -> Interval:
+def _power_interval(watts: Interval, profile: ArchitectureProfile) -> Interval:
     low, high = possible_watts(profile, watts.low, watts.value, watts.high)
     return Interval(watts.value, float(low), float(high))
 
 
-def _contracted(table: KernelTable) -> set[str]:
+def _contraction_dtypes(table: KernelTable) -> set[str]:
     """Types that contractions of a table compute in."""
     return {COMPUTE_DTYPES[code] for code in np.unique(table.dtype[table.matrix_flops > 0])}
 
 
 def _breakdown(
-    table: KernelTable, priced: Priced, elapsed_s: np.ndarray, origin: Sequence[tuple[int, Kernel]], static_w: float
+    table: KernelTable, prices: Prices, elapsed_s: np.ndarray, origin: Sequence[tuple[int, Kernel]], static_w: float
 ) -> tuple[KernelEstimate, ...]:
-    tiling, prediction = priced.tiling, priced.prediction
+    tiling, prediction = prices.tiling, prices.prediction
     dynamic = prediction.dynamic_j
     # A launch that hides behind the device bounds nothing.
-    waited = prediction.launch_s - (prediction.latency_s - elapsed_s)
-    parts = np.stack([prediction.compute_s, prediction.memory_s, waited])
-    bound = parts.argmax(axis=0)
+    waiting_s = prediction.launch_s - (prediction.latency_s - elapsed_s)
+    seconds = np.stack([prediction.compute_s, prediction.memory_s, waiting_s])
+    bounds = seconds.argmax(axis=0)
     flops, nbytes = table.flops, table.bytes
-    factor = np.ones(len(table)) if priced.correction is None else np.exp(priced.correction.log_factor)
+    factor = np.ones(len(table)) if prices.correction is None else np.exp(prices.correction.log_factor)
     return tuple(
         KernelEstimate(
             label=table.labels[i],
@@ -343,7 +343,7 @@ def _breakdown(
             compute_s=float(prediction.compute_s[i]),
             memory_s=float(prediction.memory_s[i]),
             launch_s=float(prediction.launch_s[i]),
-            bound=("compute", "memory", "launch")[bound[i]],
+            bound=("compute", "memory", "launch")[bounds[i]],
             tiles=float(tiling.tiles[i]),
             tile_shape=(float(tiling.shape.m[i]), float(tiling.shape.n[i]), float(tiling.shape.k[i])),
             utilisation=float(tiling.utilisation[i]),

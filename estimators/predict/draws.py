@@ -22,31 +22,31 @@ from shmoo.estimators.machine.coefficients import (
 )
 from shmoo.estimators.machine.names import runtime_of, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from shmoo.estimators.predict.basis import measured_type
+from shmoo.estimators.predict.basis import in_measured_type
 from shmoo.estimators.predict.residual import Correction
-from shmoo.estimators.table import KernelTable, alike
+from shmoo.estimators.table import KernelTable, distinct_rows
 from shmoo.estimators.tiling.base import Tiling
 
-OTHER_TYPE = 0.15
+OTHER_TYPE_SD = 0.15
 """Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
 coefficients differ by as well (`tests.evaluation.transfer.LEAST_SPREAD`)."""
 
 
-ANOTHER_LIBRARY = 0.35
+OTHER_LIBRARY_SD = 0.35
 """Standard deviation of the log by which another library's kernels differ from those that were measured: 90 % of the ratios of
 TensorRT-LLM's attention to FlashAttention 3's on an H100 (926 shapes) lie within a factor of 1.55 to either side, to FlashInfer's
 on a B200 (874 shapes) within 2.05 (NVIDIA's AIConfigurator, 2026)."""
-WORKS = 5
+MIN_NETWORK_KINDS = 5
 """Fewest different kernels of a network: an encoder's layer has products of three shapes, a softmax, norms and loops."""
 LEAST_S = 1e-30
 """Seconds that stand for none in ratios."""
-LAWS = 96
+BLOCK_COLUMNS = 96
 """Random variables that are made at once, uncorrelated among each other: fewer than the draws, or they could not be."""
 ROUNDS = 2
 """Times that their order is corrected: each leaves about a tenth, and the second two thirds, of the correlations before it."""
-_OF_ERRORS = 1 + len(ALGORITHMS)
+_ERROR_COLUMNS = 1 + len(ALGORITHMS)
 """The first of them are of what the model errs: of the kernels of a graph together, and of each algorithm."""
-KEPT_ERROR = 0.5
+ERROR_CORRELATION = 0.5
 """Correlation of the log errors of two estimates of one network on one machine, at two batches or in two types: 0.42 over 320
 pairs of batches and 0.56 over 120 pairs of types of device-bound networks that others measured on GPUs (the networks of
 `tests.evaluation`; their sources are in its tables)."""
@@ -73,8 +73,8 @@ class SharedDraws:
 
     def of(self, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
         """Values of a machine's coefficients, as `draw` gives them."""
-        known = profile.listed
-        return {name: known[name].value * factor for name, factor in self.factors.items() if name in known}
+        listed = profile.listed
+        return {name: listed[name].value * factor for name, factor in self.factors.items() if name in listed}
 
     def errors(
         self,
@@ -89,38 +89,44 @@ class SharedDraws:
         Args:
             device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
         """
-        shared = model_errors(table, profile, correction, self.draws, self.seed)
+        shared_errors = model_errors(table, profile, correction, self.draws, self.seed)
         # What a machine and its variants have in common is the draws themselves, whatever spread each has by itself.
-        shared = shared._replace(of_kernels=shared.of_kernels * np.nan, of_graphs=shared.of_graphs * np.nan)
+        shared_errors = shared_errors._replace(
+            of_kernels=shared_errors.of_kernels * np.nan, of_graphs=shared_errors.of_graphs * np.nan
+        )
         if self.common is None:
-            return shared
-        own = model_errors(table, profile, correction, self.draws, self.own_seed)
-        new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
+            return shared_errors
+        own_errors = model_errors(table, profile, correction, self.draws, self.own_seed)
+        is_new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
         total = table.of_segments(device_s)
-        changed = table.of_segments(device_s * new) / np.where(total > 0, total, 1.0)
-        kernels, graphs = _blended(shared.kernels, own.kernels, new), _blended(shared.graphs, own.graphs, changed)
-        return shared._replace(kernels=kernels, graphs=graphs)
+        new_share = table.of_segments(device_s * is_new) / np.where(total > 0, total, 1.0)
+        kernels, graphs = (
+            _blend(shared_errors.kernels, own_errors.kernels, is_new),
+            _blend(shared_errors.graphs, own_errors.graphs, new_share),
+        )
+        return shared_errors._replace(kernels=kernels, graphs=graphs)
 
 
-def _blended(shared: np.ndarray, own: np.ndarray, changed: np.ndarray) -> np.ndarray:
-    """Log-normal factors of unchanged spread; `changed` is the share in which only `KEPT_ERROR` of the variance is shared."""
-    part = (1.0 - KEPT_ERROR) * changed
-    return np.asarray(shared ** np.sqrt(1.0 - part) * own ** np.sqrt(part))
+def _blend(shared_factor: np.ndarray, own_factor: np.ndarray, new_share: np.ndarray) -> np.ndarray:
+    """Log-normal factors of the same spread that share all of their variance, but in `new_share` of the time only
+    `ERROR_CORRELATION` of it."""
+    own_variance = (1.0 - ERROR_CORRELATION) * new_share
+    return np.asarray(shared_factor ** np.sqrt(1.0 - own_variance) * own_factor ** np.sqrt(own_variance))
 
 
 def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
     """(K,) a key of what each kernel computes and how it is cut, the same for equal kernels."""
     work = [getattr(table, name) for name in ("op", "dtype", *_WORK)]
-    cut = (tiling.shape.m, tiling.shape.n, tiling.shape.k, tiling.tiles, tiling.utilisation)
-    return [row.tobytes() for row in np.stack([*work, *cut], axis=1).astype(np.float64)]
+    tile_columns = (tiling.shape.m, tiling.shape.n, tiling.shape.k, tiling.tiles, tiling.utilisation)
+    return [row.tobytes() for row in np.stack([*work, *tile_columns], axis=1).astype(np.float64)]
 
 
 def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: int, seed: int = 0) -> SharedDraws:
     """Draws of everything that estimates under any of several runtimes rest on."""
-    known = profile.listed
-    names = {name for runtime in runtimes for name in names_to_draw(known, runtime, tensor=True, chained=True)}
-    drawn = draw(profile, names, draws, seed)
-    return SharedDraws(draws, {name: values / known[name].value for name, values in drawn.items()}, seed, seed)
+    listed = profile.listed
+    names = {name for runtime in runtimes for name in names_to_draw(listed, runtime, tensor=True, has_chains=True)}
+    values_by_name = draw(profile, names, draws, seed)
+    return SharedDraws(draws, {name: values / listed[name].value for name, values in values_by_name.items()}, seed, seed)
 
 
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -129,35 +135,35 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
     A coefficient without a range does not appear in the result.
     """
-    known, dimensions = profile.listed, point_dimensions(profile)
-    uncertain = [(name, known[name]) for name in sorted(set(names) & known.keys())]
-    ranged = {name: (c.value, *ends) for name, c in uncertain if (ends := _drawn_between(c)) is not None}
+    listed, dimensions = profile.listed, point_dimensions(profile)
+    candidates = [(name, listed[name]) for name in sorted(set(names) & listed.keys())]
+    ranges = {name: (c.value, *ends) for name, c in candidates if (ends := _draw_range(c)) is not None}
     # Whichever machine they are of, the first coefficient has the same values, and so on.
-    laws = dict(zip(ranged, normals(seed, draws, _OF_ERRORS + len(ranged)).T[_OF_ERRORS:], strict=True))
+    laws = dict(zip(ranges, normals(seed, draws, _ERROR_COLUMNS + len(ranges)).T[_ERROR_COLUMNS:], strict=True))
     # A host is fast or slow in whatever it does.
-    of_one_host = [name for name in ranged if profile.host and entry(name).of_host]
+    of_one_host = [name for name in ranges if profile.host and entry(name).of_host]
     laws |= {name: laws[of_one_host[0]] for name in of_one_host}
-    single = [name for name, numbers in ranged.items() if not any(isinstance(number, np.ndarray) for number in numbers)]
-    columns = np.asarray([ranged[name] for name in single]).reshape(-1, 3).T[:, :, None]
-    together = _log_normal(np.asarray([laws[name] for name in single]).reshape(-1, 1 + draws), *columns)
-    behind = (1 + draws, *(1,) * dimensions)
-    drawn = {name: values.reshape(behind) for name, values in zip(single, together, strict=True)}
-    drawn |= {name: _log_normal(laws[name].reshape(behind), *ranged[name]) for name in ranged if name not in drawn}
-    return drawn
+    scalar_names = [name for name, numbers in ranges.items() if not any(isinstance(number, np.ndarray) for number in numbers)]
+    columns = np.asarray([ranges[name] for name in scalar_names]).reshape(-1, 3).T[:, :, None]
+    scalar_draws = _log_normal(np.asarray([laws[name] for name in scalar_names]).reshape(-1, 1 + draws), *columns)
+    shape = (1 + draws, *(1,) * dimensions)
+    draws_by_name = {name: values.reshape(shape) for name, values in zip(scalar_names, scalar_draws, strict=True)}
+    draws_by_name |= {name: _log_normal(laws[name].reshape(shape), *ranges[name]) for name in ranges if name not in draws_by_name}
+    return draws_by_name
 
 
 def _log_normal(z: np.ndarray, value: Any, low: Any, high: Any) -> np.ndarray:
     """Values at these points of the normal law. The two sides are scaled apart, so that an asymmetric range is kept."""
-    below, above = np.log(value / low) / NORMAL_90, np.log(high / value) / NORMAL_90
-    return np.asarray(value * np.exp(np.where(z < 0, below, above) * z))
+    sd_below, sd_above = np.log(value / low) / NORMAL_90, np.log(high / value) / NORMAL_90
+    return np.asarray(value * np.exp(np.where(z < 0, sd_below, sd_above) * z))
 
 
-def _drawn_between(coefficient: Coefficient) -> tuple[Any, Any] | None:
+def _draw_range(coefficient: Coefficient) -> tuple[Any, Any] | None:
     """The 90 % range of what is drawn, within three orders of magnitude; `None` without a range. Of design points if they are."""
     value, (low, high) = coefficient.value, coefficient.bounds
     if np.ndim(value):
-        drawn = np.all(np.greater(value, 0)) and not np.all(np.equal(low, high))
-        return (np.maximum(low, value * 1e-3), np.minimum(high, value * 1e3)) if drawn else None
+        has_range = np.all(np.greater(value, 0)) and not np.all(np.equal(low, high))
+        return (np.maximum(low, value * 1e-3), np.minimum(high, value * 1e3)) if has_range else None
     return (max(low, value * 1e-3), min(high, value * 1e3)) if value > 0 and low != high else None
 
 
@@ -183,7 +189,9 @@ class ModelErrors(NamedTuple):
 
     def at_points(self, dimensions: int) -> ModelErrors:
         """With dimensions for design points between the draws and the kernels."""
-        kernels, graphs = (of.reshape(len(of), *(1,) * dimensions, of.shape[-1]) for of in (self.kernels, self.graphs))
+        kernels, graphs = (
+            factors.reshape(len(factors), *(1,) * dimensions, factors.shape[-1]) for factors in (self.kernels, self.graphs)
+        )
         return self._replace(kernels=kernels, graphs=graphs)
 
 
@@ -199,82 +207,82 @@ def model_errors(
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
     kernels = table.counts
-    several, many = kernels > 1, kernels >= MANY_KERNELS
+    has_several, has_many = kernels > 1, kernels >= MANY_KERNELS
     # Errors of equal kernels do not average out, such as those of a product that is repeated.
-    network = many & (_works(table) >= WORKS)
+    is_network = has_many & (_kernel_kinds(table) >= MIN_NETWORK_KINDS)
     # Spreads carried from other machines hold for every type.
     sources = np.asarray([nominal.source(*algorithm_names(("sigma",), name)) for name in ALGORITHMS])[codes]
-    measured = measured_type(table, profile) | (sources == "transferred")
-    listed = np.asarray([f"sigma.{name}" in profile.coefficients for name in ALGORITHMS])[codes]
-    fitted = listed & measured & (sources == "fitted")
+    is_measured = in_measured_type(table, profile) | (sources == "transferred")
+    has_sigma = np.asarray([f"sigma.{name}" in profile.coefficients for name in ALGORITHMS])[codes]
+    is_fitted = has_sigma & is_measured & (sources == "fitted")
     spread = np.broadcast_to(nominal.by_algorithm(codes, "sigma"), len(table))
     if correction is not None:
         spread = correction.spread_beside(spread)
-    spread = np.where(table.other_library > 0, np.hypot(spread, ANOTHER_LIBRARY), spread)
-    of_kernels = np.where(fitted, spread, np.nan)
-    shared = np.where(many, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
+    spread = np.where(table.other_library > 0, np.hypot(spread, OTHER_LIBRARY_SD), spread)
+    of_kernels = np.where(is_fitted, spread, np.nan)
+    graph_spread = np.where(has_many, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
     of_graphs = np.full(len(kernels), np.nan)
     if nominal.source("sigma.graph") == "fitted":
         # What whole graphs were off by on held-out cases holds their kernels' errors already.
-        of_kernels = np.where(several[table.segment], np.nan, of_kernels)
-        spread = np.where(several[table.segment], 0.0, spread)
+        of_kernels = np.where(has_several[table.segment], np.nan, of_kernels)
+        spread = np.where(has_several[table.segment], 0.0, spread)
     elif nominal.find("sigma.whole") is not None:
-        of_graphs = np.where(network, nominal.value("sigma.whole"), np.nan)
-        shared = np.where(network, of_graphs, shared)
-    spread = np.where(measured, spread, np.hypot(spread, OTHER_TYPE))
-    of_graph, *of_algorithms = normals(seed, draws, _OF_ERRORS).T
+        of_graphs = np.where(is_network, nominal.value("sigma.whole"), np.nan)
+        graph_spread = np.where(is_network, of_graphs, graph_spread)
+    spread = np.where(is_measured, spread, np.hypot(spread, OTHER_TYPE_SD))
+    of_graph, *of_algorithms = normals(seed, draws, _ERROR_COLUMNS).T
     # Kernels of one algorithm err together: the same draw scales all of them.
     noise = np.stack(of_algorithms, axis=1)[:, codes]
-    together = np.exp(np.where(several, shared, 0.0) * of_graph[:, None])
-    return ModelErrors(np.exp(spread * noise), together, of_kernels, of_graphs)
+    graph_factors = np.exp(np.where(has_several, graph_spread, 0.0) * of_graph[:, None])
+    return ModelErrors(np.exp(spread * noise), graph_factors, of_kernels, of_graphs)
 
 
-def _works(table: KernelTable) -> np.ndarray:
+def _kernel_kinds(table: KernelTable) -> np.ndarray:
     """(S,) different kernels of each segment, by operator and extents."""
-    first, _ = alike([table.segment, table.op, table.m, table.n, table.k, table.vector_flops])
-    return np.bincount(table.segment[first] - table.segment[0], minlength=len(table.counts))
+    first_rows, _ = distinct_rows([table.segment, table.op, table.m, table.n, table.k, table.vector_flops])
+    return np.bincount(table.segment[first_rows] - table.segment[0], minlength=len(table.counts))
 
 
-def erring(times: np.ndarray, errors: np.ndarray, spreads: np.ndarray) -> np.ndarray:
+def spread_draws(times_s: np.ndarray, errors: np.ndarray, spreads: np.ndarray) -> np.ndarray:
     """Draws of times with a spread of their logarithms, that of a normal law with the same 90 % interval: ranges of coefficients
     that reach farther are drawn together, and errors make up for what they lack.
 
     Args:
-        times: (1 + D, ..., n) nominal times and draws, which are centred. errors: (1 + D, ..., n) factors of that spread.
+        times_s: (1 + D, ..., n) nominal times and draws, which are centred. errors: (1 + D, ..., n) factors of that spread.
         spreads: (n,), NaN for draws that stay as they are.
     """
-    drift = np.log(np.maximum(times, LEAST_S) / np.maximum(times[:1], LEAST_S))
+    drift = np.log(np.maximum(times_s, LEAST_S) / np.maximum(times_s[:1], LEAST_S))
     ends = round(0.05 * (len(drift) - 2)), round(0.95 * (len(drift) - 2))
     low, high = np.partition(drift[1:], ends, axis=0)[list(ends)]
     drift[1:] -= (low + high) / 2.0
-    drawn = np.maximum((high - low) / (2.0 * NORMAL_90), 1e-12)
-    share = np.minimum(spreads / drawn, 1.0)
-    beside = np.sqrt(np.maximum(1.0 - (drawn / np.maximum(spreads, 1e-12)) ** 2, 0.0))
-    return np.where(np.isnan(spreads), times, times[:1] * np.exp(drift * share) * errors**beside)
+    draw_sd = np.maximum((high - low) / (2.0 * NORMAL_90), 1e-12)
+    share = np.minimum(spreads / draw_sd, 1.0)
+    exponent = np.sqrt(np.maximum(1.0 - (draw_sd / np.maximum(spreads, 1e-12)) ** 2, 0.0))
+    return np.where(np.isnan(spreads), times_s, times_s[:1] * np.exp(drift * share) * errors**exponent)
 
 
 def normals(seed: int, draws: int, columns: int) -> np.ndarray:
     """(1 + draws, columns): a row of zeros, which is the nominal value, and standard normal values, the first columns of a seed
     whatever their number."""
-    blocks = [_uncorrelated(seed, draws, block) for block in range(-(-columns // LAWS))]
+    blocks = [_latin_hypercube(seed, draws, block) for block in range(-(-columns // BLOCK_COLUMNS))]
     return np.vstack([np.zeros(columns), np.hstack(blocks)[:, :columns]])
 
 
 @cache
-def _uncorrelated(seed: int, draws: int, block: int) -> np.ndarray:
+def _latin_hypercube(seed: int, draws: int, block: int) -> np.ndarray:
     """(draws, LAWS) standard normal values whose quantiles are exact: each column holds the middles of equally likely parts of
     the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979). The orders are those
     of columns made uncorrelated (Iman and Conover, Communications in Statistics B 11(3), 1982): between 100 draws that leaves
     correlations of 0.01 in place of 0.1, and the ends of intervals a sixth less noise."""
     middles = np.asarray([NormalDist().inv_cdf((i + 0.5) / draws) for i in range(draws)])
-    values = np.random.default_rng((seed, block)).permuted(np.broadcast_to(middles[:, None], (draws, LAWS)), axis=0)
-    for _ in range(ROUNDS if draws > LAWS else 0):
-        apart = np.linalg.solve(np.linalg.cholesky(np.corrcoef(values.T)), values.T).T
-        values = middles[apart.argsort(axis=0).argsort(axis=0)]
+    values = np.random.default_rng((seed, block)).permuted(np.broadcast_to(middles[:, None], (draws, BLOCK_COLUMNS)), axis=0)
+    for _ in range(ROUNDS if draws > BLOCK_COLUMNS else 0):
+        uncorrelated = np.linalg.solve(np.linalg.cholesky(np.corrcoef(values.T)), values.T).T
+        values = middles[uncorrelated.argsort(axis=0).argsort(axis=0)]
     return values
 
 
-def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, chained: bool = False) -> list[str]:
+def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, has_chains: bool = False) -> list[str]:
     """Those of a machine's coefficients to draw for intervals; of tensor cores and of chains only where a kernel needs them.
 
     Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; the voltage of
@@ -282,22 +290,22 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor:
     cases is what the spreads were set from.
     """
 
-    def drawn(name: str) -> bool:
+    def is_drawn(name: str) -> bool:
         role = entry(name).role
-        fitted = coefficients[name].from_fit
-        if role in ("count", "size", "rating", "spread") or (fitted and role != "energy"):
+        is_fitted = coefficients[name].from_fit
+        if role in ("count", "size", "rating", "spread") or (is_fitted and role != "energy"):
             return False
         if name in ("energy.clock", "energy.floor") and not coefficients.keys() & {"clock.rated", "throttle.cap"}:
             return False
-        if (name == "step" and not chained) or (not tensor and whose(name) in ("tensor", *TENSOR)):
+        if (name == "step" and not has_chains) or (not tensor and whose(name) in ("tensor", *TENSOR)):
             return False
         return runtime_of(name) in (None, runtime)
 
-    return [name for name in coefficients if drawn(name)]
+    return [name for name in coefficients if is_drawn(name)]
 
 
 def without_spreads(coefficients: Mapping[str, Coefficient]) -> dict[str, Coefficient]:
     """The coefficients of a machine with every term of the model's error set to zero."""
-    exact = Coefficient(0.0, "1", "fitted")
-    none = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), exact)
-    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | none
+    zero = Coefficient(0.0, "1", "fitted")
+    spreads = dict.fromkeys(("sigma", "sigma.tensor", "sigma.graph", "sigma.graph.many"), zero)
+    return {name: c for name, c in coefficients.items() if entry(name).role != "spread"} | spreads

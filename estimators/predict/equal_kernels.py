@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, alike
+from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, WRITE, Floats, KernelTable, distinct_rows
 from shmoo.estimators.tiling.base import Tiling
 
 
@@ -33,8 +33,8 @@ class KernelKinds(KernelTable):
 
     def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
         """(..., S) sums over segments of an amount of each kernel, or another reduction by `add`."""
-        together: Floats = add.reduceat(amounts * self.times if add is np.add else amounts, self.starts, axis=-1)
-        return together
+        sums: Floats = add.reduceat(amounts * self.times if add is np.add else amounts, self.starts, axis=-1)
+        return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +60,31 @@ def find_equal(table: KernelTable, tiling: Tiling) -> EqualKernels:
     columns = [getattr(table, f.name) for f in fields(table) if f.name != "labels" and not f.name.startswith("access_")]
     columns += [table.bytes_of_kind(kind) for kind in (READ_WEIGHT, READ_ACTIVATION, WRITE)]
     columns += _columns(tiling, len(table))
-    rows, kind = alike(columns)
+    rows, kind = distinct_rows(columns)
     if len(rows) == len(table):
         return EqualKernels(kind, table, tiling)
-    one = table.take(rows)
+    first_kernels = table.take(rows)
     times = np.bincount(kind).astype(np.float64)
-    kinds = KernelKinds(**{f.name: getattr(one, f.name) for f in fields(one)}, times=times)
-    return EqualKernels(kind, kinds, _taken(tiling, rows, len(table)))
+    kinds = KernelKinds(**{f.name: getattr(first_kernels, f.name) for f in fields(first_kernels)}, times=times)
+    return EqualKernels(kind, kinds, _take(tiling, rows, len(table)))
 
 
-def _columns(part: object, count: int) -> list[np.ndarray]:
+def _columns(tiling: object, count: int) -> list[np.ndarray]:
     """Every array of a tiling that has a value for each kernel, a column for each design point."""
-    if isinstance(part, np.ndarray):
-        return list(part.reshape(-1, count)) if part.ndim and part.shape[-1] == count else []
-    if is_dataclass(part):
-        return [column for f in fields(part) for column in _columns(getattr(part, f.name), count)]
-    members = part.values() if isinstance(part, dict) else part if isinstance(part, tuple) else ()
+    if isinstance(tiling, np.ndarray):
+        return list(tiling.reshape(-1, count)) if tiling.ndim and tiling.shape[-1] == count else []
+    if is_dataclass(tiling):
+        return [column for f in fields(tiling) for column in _columns(getattr(tiling, f.name), count)]
+    members = tiling.values() if isinstance(tiling, dict) else tiling if isinstance(tiling, tuple) else ()
     return [column for member in members for column in _columns(member, count)]
 
 
-def _taken(part: Any, rows: np.ndarray, count: int) -> Any:
+def _take(tiling: Any, rows: np.ndarray, count: int) -> Any:
     """A tiling of some of its kernels."""
-    if isinstance(part, np.ndarray):
-        return part[..., rows] if part.ndim and part.shape[-1] == count else part
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{f.name: _taken(getattr(part, f.name), rows, count) for f in fields(part)})
-    if isinstance(part, dict):
-        return {name: _taken(member, rows, count) for name, member in part.items()}
-    return tuple(_taken(member, rows, count) for member in part) if isinstance(part, tuple) else part
+    if isinstance(tiling, np.ndarray):
+        return tiling[..., rows] if tiling.ndim and tiling.shape[-1] == count else tiling
+    if is_dataclass(tiling) and not isinstance(tiling, type):
+        return replace(tiling, **{f.name: _take(getattr(tiling, f.name), rows, count) for f in fields(tiling)})
+    if isinstance(tiling, dict):
+        return {name: _take(member, rows, count) for name, member in tiling.items()}
+    return tuple(_take(member, rows, count) for member in tiling) if isinstance(tiling, tuple) else tiling

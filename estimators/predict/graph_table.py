@@ -29,7 +29,7 @@ Origin = list[tuple[int, Kernel]]
 
 
 @dataclass(frozen=True, slots=True)
-class Tabulated:
+class ModelTable:
     """A model as a runtime of an architecture family launches it.
 
     Attributes:
@@ -61,12 +61,12 @@ class Tabulated:
         return COMPUTE_DTYPES[int(np.bincount(self.table.dtype, weights=weight).argmax())]
 
 
-def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
+def _input_errors(analyse: Callable[P, R]) -> Callable[P, R]:
     """Decorator of what analyses graphs: a call whose operands do not fit its operator is an `InputError`. Graphs are files, too,
     and only the cost, the fusion and the memory of an operator know what it takes."""
 
     @functools.wraps(analyse)
-    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return analyse(*args, **kwargs)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -74,10 +74,10 @@ def _explained(analyse: Callable[P, R]) -> Callable[P, R]:
                 f"cannot analyse a graph whose calls do not fit their operators ({type(error).__name__}: {error})"
             ) from error
 
-    return explained
+    return checked
 
 
-@_explained
+@_input_errors
 def tabulate(
     graphs: Sequence[Graph], runtime: str, family: str, compute_dtype: str | None = None, fused: bool = True
 ) -> tuple[KernelTable, Origin]:
@@ -89,39 +89,39 @@ def tabulate(
             for the tensors' own. `InputError` where no contraction can be computed in it as its tensors are stored.
         fused: `False` makes every call a separate kernel.
     """
-    parts = [(graph, fuse(graph, runtime, family) if fused else fuse(graph)) for graph in graphs]
+    fused_graphs = [(graph, fuse(graph, runtime, family) if fused else fuse(graph)) for graph in graphs]
     converts = CONVERSIONS.get((family, runtime), "none")
-    if parts and converts == "none" and all([bool(kernels) and is_operator(graph) for graph, kernels in parts]):
+    if fused_graphs and converts == "none" and all([bool(kernels) and is_operator(graph) for graph, kernels in fused_graphs]):
         table = operator_table(graphs)
     else:
         overwrites = family in ("cpu", "gpu") and runtime not in AS_STORED
-        table = kernel_tables(parts, converts=converts, overwrites=overwrites, walked=family == "gpu")
-    origin = [(index, kernel) for index, (_, kernels) in enumerate(parts) for kernel in kernels]
+        table = kernel_tables(fused_graphs, converts=converts, overwrites=overwrites, in_order=family == "gpu")
+    origin = [(index, kernel) for index, (_, kernels) in enumerate(fused_graphs) for kernel in kernels]
     return (table.computed_in(canonical_compute_dtype(compute_dtype)) if compute_dtype else table), origin
 
 
-@_explained
-def tabulated(
+@_input_errors
+def tabulate_model(
     graphs: Sequence[Graph],
     runtime: str,
     family: str,
     compute_dtype: str | None = None,
     fused: bool = True,
-    like: Tabulated | None = None,
-) -> Tabulated:
+    sibling: ModelTable | None = None,
+) -> ModelTable:
     """A model's table with its totals; arguments and errors as of `tabulate`.
 
     Args:
-        like: the same graphs as another runtime or family launches them, computed in the same type, where the caller has them: it
-            has the same work, weights and notes.
+        sibling: the table of the same graphs for another runtime or family, computed in the same type. Its totals and notes are
+            reused.
     """
     table, origin = tabulate(graphs, runtime, family, compute_dtype, fused)
     peak_bytes = peak_memory_bytes(graphs, runtime, family)
-    if like is not None:
-        memory = like.memory.at_peak(peak_bytes)
-        return replace(like, table=table, origin=origin, peak_memory_bytes=peak_bytes, memory=memory)
+    if sibling is not None:
+        memory = sibling.memory.at_peak(peak_bytes)
+        return replace(sibling, table=table, origin=origin, peak_memory_bytes=peak_bytes, memory=memory)
     totals = [graph_cost(graph) for graph in graphs]
-    return Tabulated(
+    return ModelTable(
         table=table,
         origin=origin,
         compute_dtype=canonical_compute_dtype(compute_dtype) if compute_dtype else None,

@@ -16,7 +16,7 @@ from shmoo.estimators.predict.model import MATRIX, SPECIAL, VECTOR, issued_flops
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling, per_kernel, resident
 
-PUBLISHED = ("datasheet", "literature", "simulated")
+PIN_SOURCES = ("datasheet", "literature", "simulated")
 """Sources of a bandwidth of the main memory that is the one of its pins; a fitted one is what kernels reached."""
 
 
@@ -37,24 +37,24 @@ def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> LeastTime
     if tiling.cycles is None:
         kernels = np.maximum(_least_computing(table, c), _least_moving(table, c))
         return LeastTime(kernels, table.of_segments(kernels))
-    last = c.profile.levels[-1]
-    computing = table.matrix_flops / matrix_peaks(c, table.dtype)
-    moving = np.minimum(tiling.level_bytes[last], table.bytes) / c.value(f"bandwidth.{last}")
-    computed, moved = map(table.of_segments, np.broadcast_arrays(computing, moving))
-    return LeastTime(np.zeros(len(table)), np.maximum(computed, moved - (c.find("gap") or 0.0)))
+    main_memory = c.profile.main_memory
+    compute_s = table.matrix_flops / matrix_peaks(c, table.dtype)
+    memory_s = np.minimum(tiling.level_bytes[main_memory], table.bytes) / c.value(f"bandwidth.{main_memory}")
+    compute_sums, memory_sums = map(table.of_segments, np.broadcast_arrays(compute_s, memory_s))
+    return LeastTime(np.zeros(len(table)), np.maximum(compute_sums, memory_sums - (c.find("gap") or 0.0)))
 
 
 def _least_computing(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) seconds of products and attention; 0 where the highest clock is not known, and for convolutions, which may take
     fewer multiplications (Winograd's)."""
-    highest = c.find("clock.highest")
-    if highest is None:
+    highest_clock = c.find("clock.highest")
+    if highest_clock is None:
         return np.zeros(len(table))
     # The last query of a causal mask sees all keys, each one before it a key less.
-    seen = np.where(table.causal > 0, np.clip(1.0 - (table.m - 1.0) / (2.0 * np.maximum(table.n, 1.0)), 0.0, 1.0), 1.0)
-    flops = table.matrix_flops * seen * (table.is_family("gemm", "attention") & ~dot_products(table))
-    faster = np.maximum(highest / _rated_clock(table, c), 1.0)
-    return np.asarray(flops / (matrix_peaks(c, table.dtype) * faster))
+    visible_share = np.where(table.causal > 0, np.clip(1.0 - (table.m - 1.0) / (2.0 * np.maximum(table.n, 1.0)), 0.0, 1.0), 1.0)
+    flops = table.matrix_flops * visible_share * (table.is_family("gemm", "attention") & ~dot_products(table))
+    clock_ratio = np.maximum(highest_clock / _rated_clock(table, c), 1.0)
+    return np.asarray(flops / (matrix_peaks(c, table.dtype) * clock_ratio))
 
 
 def _rated_clock(table: KernelTable, c: Coefficients) -> Floats | float:
@@ -71,14 +71,14 @@ def _least_moving(table: KernelTable, c: Coefficients) -> Floats:
     """(..., K) seconds of bytes that come from the main memory or go there: of those that were touched some bytes ago, caches can
     have kept no larger share than that of their capacity in these. Windows with a stride and rows from anywhere may need less
     than their operands."""
-    last = c.profile.levels[-1]
-    bandwidth = c.profile.coefficients[f"bandwidth.{last}"]
-    if bandwidth.source not in PUBLISHED:
+    main_memory = c.profile.main_memory
+    bandwidth = c.profile.coefficients[f"bandwidth.{main_memory}"]
+    if bandwidth.source not in PIN_SOURCES:
         return np.zeros(len(table))
-    kept = sum(resident(c.profile).values()) / np.maximum(table.access_distance, 1.0)
-    moved = per_kernel(table, table.access_bytes * np.clip(1.0 - kept, 0.0, 1.0))
-    whole = (table.stride <= 1) & ~table.is_family("gather")
-    return np.asarray(np.where(whole, moved, 0.0) / bandwidth.bounds[1])
+    cached_share = sum(resident(c.profile).values()) / np.maximum(table.access_distance, 1.0)
+    nbytes = per_kernel(table, table.access_bytes * np.clip(1.0 - cached_share, 0.0, 1.0))
+    reads_everything = (table.stride <= 1) & ~table.is_family("gather")
+    return np.asarray(np.where(reads_everything, nbytes, 0.0) / bandwidth.bounds[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +109,19 @@ def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: s
     Args:
         taken_j: (K,) dynamic energy that the kernels are estimated to take; `None` where it is not known.
     """
-    last = c.profile.levels[-1]
-    once: Floats = np.minimum(tiling.level_bytes[last], table.bytes)
+    main_memory = c.profile.main_memory
+    main_bytes: Floats = np.minimum(tiling.level_bytes[main_memory], table.bytes)
     compute = np.maximum(table.matrix_flops / matrix_peaks(c, table.dtype), loop_seconds(table, c))
     energy = None
-    issued = issued_flops(table, tiling, c, runtime)
-    rated = dynamic_energy(table, tiling, c, issued)
-    if rated is not None and taken_j is not None:
+    matrix_flops = issued_flops(table, tiling, c, runtime)
+    joules = dynamic_energy(table, tiling, c, matrix_flops)
+    if joules is not None and taken_j is not None:
         # A mask, or fewer multiplications (Winograd's), may leave less to do than the operator counts.
-        least = flops_energy(table, c, np.minimum(issued, table.matrix_flops)) + bytes_energy({last: once}, c)
-        energy = taken_j * least / np.maximum(rated.chip + rated.memory, 1e-30)
-    memory = once / c.value(f"bandwidth.{last}")
+        least_j = flops_energy(table, c, np.minimum(matrix_flops, table.matrix_flops)) + bytes_energy(
+            {main_memory: main_bytes}, c
+        )
+        energy = taken_j * least_j / np.maximum(joules.chip + joules.memory, 1e-30)
+    memory = main_bytes / c.value(f"bandwidth.{main_memory}")
     for level, nbytes in tiling.level_bytes.items():
         memory = np.maximum(memory, np.minimum(nbytes, table.bytes) / c.value(f"bandwidth.{level}"))
     return Roofs(compute, memory, energy)
@@ -130,20 +132,21 @@ def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
     return c.by_dtype(dtypes, MATRIX)
 
 
-def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
+def type_notes(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
     """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where there is
     only a narrower type, the estimate is that of a quantized model."""
-    c, said = Coefficients(profile), []
+    c, notes = Coefficients(profile), []
     for dtype in sorted(set(dtypes)):
         names = MATRIX[COMPUTE_DTYPES.index(dtype)]
-        rated = next((whose(name) for name in names if c.find(name) is not None), dtype)
-        if BITS[rated] < BITS[dtype]:
-            said.append(
-                f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
+        multiplied_dtype = next((whose(name) for name in names if c.find(name) is not None), dtype)
+        if BITS[multiplied_dtype] < BITS[dtype]:
+            notes.append(
+                f"{profile.name} does not multiply {dtype}: its products take the time of {multiplied_dtype}, as of a quantized "
+                "model"
             )
-        elif rated != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
-            said.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {rated}")
-    return tuple(said)
+        elif multiplied_dtype != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
+            notes.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {multiplied_dtype}")
+    return tuple(notes)
 
 
 def loop_seconds(table: KernelTable, c: Coefficients) -> Floats:

@@ -62,11 +62,11 @@ from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
-    busy_cores,
     by_result,
     call_by_call,
     fresh_seconds,
     layout_seconds,
+    loop_cores,
     waking_seconds,
     worth_waking,
 )
@@ -151,24 +151,24 @@ class Prediction:
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
     """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
     codes = algorithm_codes(table, coefficients.profile)
-    compute, memory, body, clocked, joules, early, busy = _each_alone(table, tiling, coefficients, codes, runtime)
-    if early is not None:
+    compute, memory, body, clocked_s, joules, early_s, cores_at_work = _kernel_parts(table, tiling, coefficients, codes, runtime)
+    if early_s is not None:
         # The entry of a program, and the device's rest before it, belong to its first kernel.
-        early = np.minimum(early, table.to_kernels(entry_seconds(table, coefficients, runtime) + coefficients.value("gap")))
-    dynamic = None
+        early_s = np.minimum(early_s, table.to_kernels(entry_seconds(table, coefficients, runtime) + coefficients.value("gap")))
+    dynamic_j = None
     if joules is not None:
-        dynamic = joules.chip + joules.memory
+        dynamic_j = joules.chip + joules.memory
         if has_cap(coefficients):
-            alone = np.maximum(body, 1e-30)
-            body, dynamic = capped(table, body, clocked, joules, coefficients, codes)
+            uncapped = np.maximum(body, 1e-30)
+            body, dynamic_j = capped(table, body, clocked_s, joules, coefficients, codes)
             if coefficients.profile.family not in ASYNCHRONOUS:
                 # A program hides copies behind arithmetic, not the lower clock.
-                compute = compute * (body / alone)
+                compute = compute * (body / uncapped)
     if coefficients.profile.family == "cpu":
         body = body + fresh_seconds(table, coefficients) + layout_seconds(table, coefficients, codes, runtime)
     launch: Floats = coefficients.by_kernel(table, codes, *by_runtime("launch", runtime))
     if coefficients.profile.family == "cpu":
-        launch = call_by_call(table, launch + waking_seconds(table, coefficients, busy), coefficients, runtime)
+        launch = call_by_call(table, launch + waking_seconds(table, coefficients, cores_at_work), coefficients, runtime)
     launch = np.broadcast_arrays(launch, body)[0]
     if coefficients.profile.family in ASYNCHRONOUS:
         launch = launch * coefficients.by_kernel(table, codes, *by_runtime("dispatch", runtime))
@@ -176,19 +176,19 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     for name, count in (("view", table.views), ("module", table.modules)):
         if coefficients.find(f"{name}.{runtime}") is not None:
             launch = launch + coefficients.value(f"{name}.{runtime}") * count
-    near = coefficients.profile.get("capacity.l2")
-    if near is not None and coefficients.find(f"switch.{runtime}") is not None:
-        away = 1.0 - hit_share(table.code_distance, near.value)
+    l2 = coefficients.profile.get("capacity.l2")
+    if l2 is not None and coefficients.find(f"switch.{runtime}") is not None:
+        code_share = 1.0 - hit_share(table.code_distance, l2.value)
         if coefficients.profile.family in ASYNCHRONOUS:
             # The host's caches see none of the bytes: a call by itself finds its code there, one among others does not.
-            away = table.to_kernels((table.counts > 1).astype(np.float64))
-        launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * away
+            code_share = table.to_kernels((table.counts > 1).astype(np.float64))
+        launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * code_share
     if coefficients.profile.family in ASYNCHRONOUS:
         body = body + coefficients.by_kernel(table, codes, "device_launch")
         body = body + transposition_seconds(table, coefficients, codes, runtime)
         if runtime in AS_STORED:
             body = body + copy_seconds(table, coefficients) + bias_seconds(table, coefficients)
-    return Prediction(compute, memory, launch, body, dynamic, early)
+    return Prediction(compute, memory, launch, body, dynamic_j, early_s)
 
 
 def entry_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
@@ -203,73 +203,76 @@ def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
     return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
 
 
-def _each_alone(
+def _kernel_parts(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: Ints, runtime: str
 ) -> tuple[Floats, Floats, Floats, Floats, Joules | None, Floats | None, Floats]:
     """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
     but the main memory; joules; the seconds fewer that it takes where `early_bytes` have moved before; and the cores at work."""
-    own = partial(c.by_algorithm, codes)
-    compute, worked = _compute_time(table, tiling, c, codes, runtime)
+    by_algorithm = partial(c.by_algorithm, codes)
+    compute, energy_flops = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
     shares: dict[str, float | Floats] = dict.fromkeys(tiling.level_bytes, share)
     if c.profile.family == "gpu":
-        shares = level_shares(c.profile, own, share)
+        shares = level_shares(c.profile, by_algorithm, share)
     if c.profile.family == "cpu":
         # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
-        shares[c.profile.levels[-1]] = c.value("efficiency.bandwidth")
-    moved = tiling.level_bytes
+        shares[c.profile.main_memory] = c.value("efficiency.bandwidth")
+    level_bytes = tiling.level_bytes
     if c.profile.family == "gpu" and runtime in AS_STORED:
-        last = c.profile.levels[-1]
-        missed = np.minimum(moved[last] / np.maximum(table.bytes, 1.0), 1.0)
-        moved = {level: nbytes + index_bytes(table) for level, nbytes in moved.items()}
-        moved[last] = moved[last] + missed * bytes_read_again(table, c.profile)
-        if "l2" in moved:
-            moved["l2"] = moved["l2"] + bytes_read_near(table)
+        main_memory = c.profile.main_memory
+        miss_share = np.minimum(level_bytes[main_memory] / np.maximum(table.bytes, 1.0), 1.0)
+        level_bytes = {level: nbytes + index_bytes(table) for level, nbytes in level_bytes.items()}
+        level_bytes[main_memory] = level_bytes[main_memory] + miss_share * bytes_read_again(table, c.profile)
+        if "l2" in level_bytes:
+            level_bytes["l2"] = level_bytes["l2"] + bytes_read_near(table)
     if tiling.blocks is not None and np.any(np.greater(tiling.blocks.walked, 0.0)):
-        last = c.profile.levels[-1]
-        moved = {**moved, last: moved[last] + tiling.blocks.walked * (1.0 / c.value("efficiency.walk") - 1.0)}
-    levels = [nbytes / (own(f"bandwidth.{level}") * shares[level]) for level, nbytes in moved.items()]
-    busy: Floats = np.ones(len(table))
+        main_memory = c.profile.main_memory
+        level_bytes = {
+            **level_bytes,
+            main_memory: level_bytes[main_memory] + tiling.blocks.walked * (1.0 / c.value("efficiency.walk") - 1.0),
+        }
+    levels = [nbytes / (by_algorithm(f"bandwidth.{level}") * shares[level]) for level, nbytes in level_bytes.items()]
+    cores_at_work: Floats = np.ones(len(table))
     if c.profile.family == "cpu":
         # One core reads the caches at its own rate, and the main memory as fast as several.
-        nearer = levels[:-1]
-        busy, idle = _at_work(table, tiling, c, np.maximum.reduce(np.broadcast_arrays(compute, *nearer)), runtime)
-        compute, levels = compute * idle, [*(seconds * idle for seconds in nearer), levels[-1]]
+        cache_s = levels[:-1]
+        cores_at_work, slowdown = _at_work(table, tiling, c, np.maximum.reduce(np.broadcast_arrays(compute, *cache_s)), runtime)
+        compute, levels = compute * slowdown, [*(seconds * slowdown for seconds in cache_s), levels[-1]]
     if tiling.blocks is not None:
-        levels.append(tiling.blocks.fetch_seconds(own, c.value("clock")))
+        levels.append(tiling.blocks.fetch_seconds(by_algorithm, c.value("clock")))
     memory = levels[0]
-    for other in levels[1:]:
-        memory = np.maximum(memory, other)
-    taken = dict(zip(moved, levels, strict=False))
-    far = taken.pop(c.profile.levels[-1], None)
-    near = [compute, *taken.values(), *levels[len(moved) :]]
-    body, clocked = overlapped_but(near, far, own("overlap"))
-    early = None
-    if tiling.early_bytes is not None and far is not None:
-        left = np.maximum(1.0 - tiling.early_bytes / np.maximum(moved[c.profile.levels[-1]], 1.0), 0.0)
-        early = body - overlapped_but(near, far * left, own("overlap"))[0]
-    beside: Floats = own("tile_overhead") * tiling.waves
+    for level_s in levels[1:]:
+        memory = np.maximum(memory, level_s)
+    seconds_by_level = dict(zip(level_bytes, levels, strict=False))
+    main_s = seconds_by_level.pop(c.profile.main_memory, None)
+    clocked_parts = [compute, *seconds_by_level.values(), *levels[len(level_bytes) :]]
+    body, clocked_s = overlapped_but(clocked_parts, main_s, by_algorithm("overlap"))
+    early_s = None
+    if tiling.early_bytes is not None and main_s is not None:
+        remaining_share = np.maximum(1.0 - tiling.early_bytes / np.maximum(level_bytes[c.profile.main_memory], 1.0), 0.0)
+        early_s = body - overlapped_but(clocked_parts, main_s * remaining_share, by_algorithm("overlap"))[0]
+    extra_s: Floats = by_algorithm("tile_overhead") * tiling.waves
     if tiling.blocks is not None:
-        beside = beside + tiling.blocks.split_seconds(own)
+        extra_s = extra_s + tiling.blocks.split_seconds(by_algorithm)
         if np.any(np.greater(tiling.blocks.stored, 0.0)):
-            beside = beside + tiling.blocks.store_seconds(own, c.value(f"bandwidth.{c.profile.levels[-1]}"))
-        if np.any(regrouped := np.greater(tiling.blocks.regrouped, 0.0)):
+            extra_s = extra_s + tiling.blocks.store_seconds(by_algorithm, c.value(f"bandwidth.{c.profile.main_memory}"))
+        if np.any(regroups := np.greater(tiling.blocks.regrouped, 0.0)):
             rate = pass_rate(np.asarray(2.0 * tiling.blocks.regrouped), c) * c.value(
                 "efficiency.bandwidth.copy", "efficiency.bandwidth"
             )
-            beside = beside + np.where(regrouped, tiling.blocks.regroup_seconds(own, rate), 0.0)
-    body, clocked = body + beside, clocked + beside
+            extra_s = extra_s + np.where(regroups, tiling.blocks.regroup_seconds(by_algorithm, rate), 0.0)
+    body, clocked_s = body + extra_s, clocked_s + extra_s
     if tiling.blocks is not None and runtime in AS_STORED:
         reads, rounds = dependent_reads(table, c.profile)
-        waiting = reads * c.value("read.latency") * (1.0 + missed) / 2.0 + rounds * c.value("read.reduction")
+        wait_s = reads * c.value("read.latency") * (1.0 + miss_share) / 2.0 + rounds * c.value("read.reduction")
         # A norm computes its statistics before it normalizes; rows that are read in vectors hide behind each other.
-        behind = ~table.is_family("normalization") | in_vectors(table)
-        body = np.where(behind, np.maximum(body, waiting), body + waiting)
+        waits_hide = ~table.is_family("normalization") | in_vectors(table)
+        body = np.where(waits_hide, np.maximum(body, wait_s), body + wait_s)
     if c.find("step") is not None:
         body = np.maximum(body, c.value("step") * dependent_steps(table))
     if c.profile.family == "gpu":
         body = np.maximum(body, step_seconds(table, c))
-    return compute, memory, body, clocked, dynamic_energy(table, tiling, c, worked), early, busy
+    return compute, memory, body, clocked_s, dynamic_energy(table, tiling, c, energy_flops), early_s, cores_at_work
 
 
 def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Floats, runtime: str) -> tuple[Floats, Floats]:
@@ -280,10 +283,12 @@ def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Float
         seconds: time of a contraction on all cores with a block.
     """
     cores = c.profile.value("count.cores", 1.0)
-    given = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
+    blocks_at_once = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
     contracts = table.matrix_flops > 0
-    busy = np.where(contracts, worth_waking(c, seconds * given, given), busy_cores(table, cores, runtime))
-    return busy, np.where(contracts, given, cores) / busy
+    cores_at_work = np.where(
+        contracts, worth_waking(c, seconds * blocks_at_once, blocks_at_once), loop_cores(table, cores, runtime)
+    )
+    return cores_at_work, np.where(contracts, blocks_at_once, cores) / cores_at_work
 
 
 def _compute_time(
@@ -297,50 +302,52 @@ def _compute_time(
         peak = np.where(stencil, c.value(*VECTOR[_FLOAT32]), peak)
     if tiling.blocks is not None and (bytewise := dot_products(table)).any():
         peak = np.where(bytewise, DOT_FLOPS * integer_rate(c.profile), peak)
-    done = 1.0 if tiling.blocks is None else 1.0 - tiling.blocks.skipped
-    matrix = table.matrix_flops * done / (peak * tiling.utilisation)
+    unmasked_share = 1.0 if tiling.blocks is None else 1.0 - tiling.blocks.skipped
+    matrix = table.matrix_flops * unmasked_share / (peak * tiling.utilisation)
     ramp = np.where(stencil, 1.0, _ramp(table, tiling.blocks, lambda stem: c.by_algorithm(codes, stem)))
     if tiling.cycles is not None:
-        counted = np.isfinite(tiling.cycles)
-        seconds = np.where(counted, tiling.cycles, 0.0) / c.value("clock")
-        matrix = np.where(counted, seconds, matrix)
-        ramp = np.where(counted, 1.0, ramp)
+        has_cycles = np.isfinite(tiling.cycles)
+        seconds = np.where(has_cycles, tiling.cycles, 0.0) / c.value("clock")
+        matrix = np.where(has_cycles, seconds, matrix)
+        ramp = np.where(has_cycles, 1.0, ramp)
     share = c.by_algorithm(codes, *by_runtime("efficiency", runtime))
-    worked = table.matrix_flops * done
+    energy_flops = table.matrix_flops * unmasked_share
     if tiling.blocks is not None:
-        grouped = in_turn(table) & ~in_tensor_kernels(codes)
-        share = np.where(grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
-        words = copies_of_words(table, c.profile) & in_tensor_kernels(codes)
-        share = share * np.where(words, c.value(*rate_of_words(c.profile)), 1.0)
+        is_grouped = in_turn(table) & ~in_tensor_kernels(codes)
+        share = np.where(is_grouped, c.value("efficiency.conv_grouped", "efficiency"), share)
+        copies_words = copies_of_words(table, c.profile) & in_tensor_kernels(codes)
+        share = share * np.where(copies_words, c.value(*rate_of_words(c.profile)), 1.0)
         # The overhang of a tensor core's tile is zeros, which switch hardly anything: on an H200, products of 16 rows draw less
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).
-        worked = worked / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
+        energy_flops = energy_flops / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / share, 0.0)
     for way in tiling.transformed:
-        other = _transformed_time(table, way, peak, c)
-        better = way.offered & (other < matrix)
-        matrix, worked = (
-            np.where(better, other, matrix),
-            np.where(better, table.matrix_flops * way.share / way.blocks.filled, worked),
+        alternative_s = _alternative_time(table, way, peak, c)
+        is_faster = way.offered & (alternative_s < matrix)
+        matrix, energy_flops = (
+            np.where(is_faster, alternative_s, matrix),
+            np.where(is_faster, table.matrix_flops * way.share / way.blocks.filled, energy_flops),
         )
     # Loops on a GPU convert 16-bit elements and compute in float32; weights are unpacked in pairs of their own type.
     unpacks = unpacks_weights(table) & in_tensor_kernels(codes)
-    widened = NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
-    looped = np.where(widened, _FLOAT32, table.dtype)
-    vector_peak = c.by_dtype(looped, VECTOR)
+    computes_in_float32 = NARROW[table.dtype] & ~unpacks & (c.profile.family in ASYNCHRONOUS)
+    loop_dtype = np.where(computes_in_float32, _FLOAT32, table.dtype)
+    vector_peak = c.by_dtype(loop_dtype, VECTOR)
     if tiling.blocks is not None:
-        issued = c.value("count.sms") * ISSUED * c.value("clock")
-        vector_peak = np.where(table.matrix_flops > 0, vector_peak, np.minimum(vector_peak, issued))
-    scalar = by_result(table, runtime) & (c.profile.family == "cpu")
-    vector = (table.vector_flops + RESULT_POINTS * scalar * table.m) / (
+        issue_rate = c.value("count.sms") * ISSUED * c.value("clock")
+        vector_peak = np.where(table.matrix_flops > 0, vector_peak, np.minimum(vector_peak, issue_rate))
+    is_scalar = by_result(table, runtime) & (c.profile.family == "cpu")
+    vector = (table.vector_flops + RESULT_POINTS * is_scalar * table.m) / (
         vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
     )
-    rated = c.find(*SPECIAL[0]) is not None
-    special_peak = c.by_dtype(table.dtype, SPECIAL) if rated else vector_peak * c.value("vector_share")
-    special = ~scalar * table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
+    has_special_rate = c.find(*SPECIAL[0]) is not None
+    special_peak = c.by_dtype(table.dtype, SPECIAL) if has_special_rate else vector_peak * c.value("vector_share")
+    special = (
+        ~is_scalar * table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
+    )
     if tiling.blocks is not None:
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
-        softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), done / tiling.utilisation, 1.0)
+        softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), unmasked_share / tiling.utilisation, 1.0)
         vector, special = vector * softmax, special * softmax
         if unpacks.any():
             vector = vector * np.where(unpacks, unpacked(table, tiling.shape.m, tiling.utilisation), 1.0)
@@ -348,16 +355,16 @@ def _compute_time(
         by_row = row_work(table)
         vector, special = vector * by_row, special * by_row
         points, cycles = point_rate(table, c.profile)
-        one_by_one = addresses_points(table)
+        makes_points = addresses_points(table)
         windows = table.is_family("pooling", "depthwise")
-        addressed = points * np.where(windows, c.by_algorithm(codes, "point"), c.value("point.pointwise", "point")) / cycles
-        matrix = np.where(one_by_one & stencil, addressed, matrix)
-        vector = np.where(one_by_one & ~stencil, addressed, vector)
+        point_s = points * np.where(windows, c.by_algorithm(codes, "point"), c.value("point.pointwise", "point")) / cycles
+        matrix = np.where(makes_points & stencil, point_s, matrix)
+        vector = np.where(makes_points & ~stencil, point_s, vector)
     if tiling.cycles is None:
-        return matrix + vector + special, worked
+        return matrix + vector + special, energy_flops
     # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
-    others = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
-    return overlapped([matrix, others], c.by_algorithm(codes, "overlap")), worked
+    loop_s = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
+    return overlapped([matrix, loop_s], c.by_algorithm(codes, "overlap")), energy_flops
 
 
 def _loops(stem: str, runtime: str) -> tuple[str, ...]:
@@ -375,14 +382,14 @@ def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float
     return ramp
 
 
-def _transformed_time(table: KernelTable, way: Transformed, peak: Floats, c: Coefficients) -> Floats:
+def _alternative_time(table: KernelTable, way: Transformed, peak: Floats, c: Coefficients) -> Floats:
     """Seconds of a contraction done another way: fewer multiplications, the transforms' own traffic, and their launches."""
     rate = peak * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
     ramp = _ramp(table, way.blocks, lambda stem: c.value(f"{stem}.{way.name}", stem))
     share = c.value(f"efficiency.bandwidth.{way.name}", "efficiency.bandwidth")
-    moved: Floats | float = sum(nbytes / (c.value(f"bandwidth.{level}") * share) for level, nbytes in way.moved.items())
+    transfer_s: Floats | float = sum(nbytes / (c.value(f"bandwidth.{level}") * share) for level, nbytes in way.moved.items())
     products: Floats = table.matrix_flops * way.share * ramp / rate
-    return products + moved + (way.kernels - 1) * c.value("device_launch")
+    return products + transfer_s + (way.kernels - 1) * c.value("device_launch")
 
 
 def issued_flops(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Floats:

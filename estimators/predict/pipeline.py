@@ -25,10 +25,10 @@ from shmoo.estimators.predict.draws import (
     ModelErrors,
     SharedDraws,
     draw,
-    erring,
     model_errors,
     names_to_draw,
     point_dimensions,
+    spread_draws,
 )
 from shmoo.estimators.predict.energy import least_at_cap, within_cap
 from shmoo.estimators.predict.equal_kernels import find_equal
@@ -44,14 +44,14 @@ DRAWS = 100
 logarithms, less than spreads are known to."""
 TAIL = 0.05
 """Share of the draws beyond either end of an interval."""
-LEAST = 1e-300
+TINY = 1e-300
 """Stands for zero where a logarithm is taken."""
 Waits = Callable[[Coefficients], np.ndarray]
 """Gives the (K,) or (D, K) seconds for which the host is held up before it launches each kernel."""
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class Prices:
     """What K kernels in S segments cost on a machine; arrays have a dimension more for each axis of the coefficients.
 
     Attributes:
@@ -76,33 +76,33 @@ class Priced:
     drawn_device_s: np.ndarray | None = None
     drawn_device_j: np.ndarray | None = None
 
-    def whole(self) -> Priced:
+    def whole(self) -> Prices:
         """The same with all segments as one."""
         nominal = ("latency_s", "energy_j", "device_s", "device_j")
         names = (*nominal, "drawn_s", "drawn_j", "drawn_device_s", "drawn_device_j")
-        known = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
-        sums: dict[str, Any] = {name: amounts.sum(axis=-1, keepdims=True) for name, amounts in known.items()}
+        sums_of = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
+        sums: dict[str, Any] = {name: amounts.sum(axis=-1, keepdims=True) for name, amounts in sums_of.items()}
         return replace(self, **sums)
 
     def intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Latency and energy of every segment."""
-        return _paired(self.latency_s, self.drawn_s, self.energy_j, self.drawn_j)
+        return _interval_pairs(self.latency_s, self.drawn_s, self.energy_j, self.drawn_j)
 
     def device_intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Time on the device of every segment, and the energy of this time."""
-        return _paired(self.device_s, self.drawn_device_s, self.device_j, self.drawn_device_j)
+        return _interval_pairs(self.device_s, self.drawn_device_s, self.device_j, self.drawn_device_j)
 
     def quantities(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
         """Latency, energy, average power and energy x delay of every segment, as far as they are known, each with its draws."""
-        known = {"latency_s": (self.latency_s, self.drawn_s)}
+        quantities = {"latency_s": (self.latency_s, self.drawn_s)}
         if self.energy_j is not None:
             for name, quantity in _FROM_ENERGY.items():
-                drawn = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
-                known[name] = quantity(self.latency_s, self.energy_j), drawn
-        return known
+                draws = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
+                quantities[name] = quantity(self.latency_s, self.energy_j), draws
+        return quantities
 
 
-def _paired(
+def _interval_pairs(
     seconds: np.ndarray, drawn_s: np.ndarray | None, joules: np.ndarray | None, drawn_j: np.ndarray | None
 ) -> list[tuple[Interval, Interval | None]]:
     times = intervals_of(seconds, drawn_s)
@@ -126,7 +126,7 @@ def price(
     waits: Waits | None = None,
     seed: int | None = None,
     shared: SharedDraws | None = None,
-) -> Priced:
+) -> Prices:
     """Time and energy of every segment of a table.
 
     Args:
@@ -138,75 +138,75 @@ def price(
     _keep_freed_memory()
     profile = coefficients.profile
     # `waits` delays the host before single kernels, so equal kernels no longer take the same time.
-    equal = None if seed is None or waits is not None else find_equal(table, tiling)
-    kernels, cut = (table, tiling) if equal is None else (equal.table, equal.tiling)
-    change = correction(kernels, cut, profile, runtime) if residual else None
-    least = least_time(kernels, cut, Coefficients(profile))
+    kinds = None if seed is None or waits is not None else find_equal(table, tiling)
+    kernels, kind_tiling = (table, tiling) if kinds is None else (kinds.table, kinds.tiling)
+    change = correction(kernels, kind_tiling, profile, runtime) if residual else None
+    least_times = least_time(kernels, kind_tiling, Coefficients(profile))
 
     def through(
         c: Coefficients, errors: ModelErrors | None = None
     ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
-        prediction = predict(kernels, cut, c, runtime)
+        prediction = predict(kernels, kind_tiling, c, runtime)
         if change is not None:
             prediction = change.applied(prediction)
-        beside: np.ndarray | float = 1.0
+        graph_factor: np.ndarray | float = 1.0
         if errors is not None:
-            prediction = _erring(kernels, prediction, errors, profile.family in ASYNCHRONOUS)
-            beside = np.where(np.isnan(errors.of_graphs), errors.graphs, 1.0)
-        prediction = replace(prediction, device_s=np.maximum(prediction.device_s, least.kernels))
+            prediction = _with_errors(kernels, prediction, errors, profile.family in ASYNCHRONOUS)
+            graph_factor = np.where(np.isnan(errors.of_graphs), errors.graphs, 1.0)
+        prediction = replace(prediction, device_s=np.maximum(prediction.device_s, least_times.kernels))
         if prediction.dynamic_j is not None:
             prediction = replace(prediction, dynamic_j=within_cap(kernels, prediction.device_s, prediction.dynamic_j, c))
-        whole = kernels, prediction
-        if equal is not None and profile.family in ASYNCHRONOUS:
+        launch_order = kernels, prediction
+        if kinds is not None and profile.family in ASYNCHRONOUS:
             # When a kernel is launched depends on those before it.
-            in_order = replace(prediction, launch_s=equal.spread(prediction.launch_s), device_s=equal.spread(prediction.device_s))
-            whole = table, in_order
-        shortest = least.segments
+            in_order = replace(prediction, launch_s=kinds.spread(prediction.launch_s), device_s=kinds.spread(prediction.device_s))
+            launch_order = table, in_order
+        least_s = least_times.segments
         if profile.family not in ASYNCHRONOUS and prediction.dynamic_j is not None:
-            shortest = np.maximum(shortest, least_at_cap(kernels, prediction.dynamic_j, c))
-        latency = np.maximum(graph_latency(*whole, c, runtime, waits and waits(c)) * beside, shortest)
+            least_s = np.maximum(least_s, least_at_cap(kernels, prediction.dynamic_j, c))
+        latency = np.maximum(graph_latency(*launch_order, c, runtime, waits and waits(c)) * graph_factor, least_s)
         # A program's kernels run beside each other.
-        device = np.clip(kernels.of_segments(prediction.device_s) * beside, shortest, latency)
+        device = np.clip(kernels.of_segments(prediction.device_s) * graph_factor, least_s, latency)
         energies = (segment_energy(kernels, prediction, seconds, c) for seconds in (latency, device))
         return prediction, latency, next(energies), device, next(energies)
 
     if seed is None:
-        return Priced(tiling, change, *through(coefficients))
-    tensor = bool(in_tensor_kernels(algorithm_codes(kernels, profile)).any())
+        return Prices(tiling, change, *through(coefficients))
+    has_tensor_kernels = bool(in_tensor_kernels(algorithm_codes(kernels, profile)).any())
     if shared is None:
-        names = names_to_draw(profile.listed, runtime, tensor, bool(dependent_steps(kernels).any()))
+        names = names_to_draw(profile.listed, runtime, has_tensor_kernels, bool(dependent_steps(kernels).any()))
         values = draw(profile, names, DRAWS, seed)
         errors = model_errors(kernels, profile, change, DRAWS, seed)
     else:
         values = shared.of(profile)
-        errors = shared.errors(kernels, cut, profile, change, through(coefficients)[0].device_s)
+        errors = shared.errors(kernels, kind_tiling, profile, change, through(coefficients)[0].device_s)
     # The nominal values and their draws come first, then design points, then kernels: one pass prices them all.
     errors = errors.at_points(max(point_dimensions(profile) - 1, 0))
-    prediction, times, energies, devices, of_devices = through(Coefficients(profile, values), errors)
+    prediction, times, energies, devices, device_energies = through(Coefficients(profile, values), errors)
     prediction = prediction.nominal()
-    if equal is not None:
-        prediction, change = prediction.each(equal.spread), None if change is None else change.each(equal.spread)
+    if kinds is not None:
+        prediction, change = prediction.each(kinds.spread), None if change is None else change.each(kinds.spread)
     energy_j, drawn_j = (None, None) if energies is None else (energies[0], energies[1:])
-    device_j, drawn_device_j = (None, None) if of_devices is None else (of_devices[0], of_devices[1:])
+    device_j, drawn_device_j = (None, None) if device_energies is None else (device_energies[0], device_energies[1:])
     nominal = times[0], energy_j, devices[0], device_j
-    return Priced(tiling, change, prediction, *nominal, times[1:], drawn_j, devices[1:], drawn_device_j)
+    return Prices(tiling, change, prediction, *nominal, times[1:], drawn_j, devices[1:], drawn_device_j)
 
 
-def _erring(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:
+def _with_errors(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:
     """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too."""
-    scaled, known = prediction.scaled(errors.kernels), ~np.isnan(errors.of_kernels)
-    device, launch = scaled.device_s, scaled.launch_s
-    if known.any():
-        drawn = erring(prediction.device_s, errors.kernels, errors.of_kernels)
-        factor = drawn / np.maximum(drawn[:1], LEAST_S)
-        device, launch = np.where(known, drawn, device), np.where(known, prediction.launch_s * factor, launch)
+    with_factors, has_total = prediction.scaled(errors.kernels), ~np.isnan(errors.of_kernels)
+    device, launch = with_factors.device_s, with_factors.launch_s
+    if has_total.any():
+        draws = spread_draws(prediction.device_s, errors.kernels, errors.of_kernels)
+        factor = draws / np.maximum(draws[:1], LEAST_S)
+        device, launch = np.where(has_total, draws, device), np.where(has_total, prediction.launch_s * factor, launch)
     if not np.isnan(errors.of_graphs).all():
-        whole = table.of_segments(device if asynchronous else device + launch)
-        factor = erring(whole, errors.graphs, errors.of_graphs) / np.maximum(whole, LEAST_S)
+        segment_s = table.of_segments(device if asynchronous else device + launch)
+        factor = spread_draws(segment_s, errors.graphs, errors.of_graphs) / np.maximum(segment_s, LEAST_S)
         # The launches of a host that runs ahead have this error too, besides the ranges of its own coefficients.
         host = np.where(np.isnan(errors.of_graphs), 1.0, errors.graphs) if asynchronous else factor
         device, launch = device * table.to_kernels(factor), launch * table.to_kernels(host)
-    return replace(scaled, device_s=device, launch_s=launch)
+    return replace(with_factors, device_s=device, launch_s=launch)
 
 
 @cache
@@ -219,7 +219,7 @@ def _keep_freed_memory() -> None:
     np.empty(int(MAPPED_BYTES) // 8 - 4096)
 
 
-def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def interval_ends(values: np.ndarray, draws: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the intervals of positive nominal values, from their draws, a dimension more; the values alone without draws. An
     interval holds its value even where few draws lie on one side of it.
 
@@ -227,23 +227,23 @@ def limits(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, np
     normal law are: their mean varies a sixth less from seed to seed than the 5 % point of the draws itself. It lies among them,
     so that it passes no limit that the draws keep to.
     """
-    if drawn is None:
+    if draws is None:
         return values, values
-    places, scales = _around_the_tail(len(drawn))
-    ordered, nominal = np.sort(drawn, axis=0), np.maximum(values, LEAST)
-    around = (ordered[places], ordered[-1 - places])
+    places, scales = _tail_statistics(len(draws))
+    order_statistics, nominal = np.sort(draws, axis=0), np.maximum(values, TINY)
+    tails = (order_statistics[places], order_statistics[-1 - places])
     weights = scales.reshape(-1, *(1,) * values.ndim)
-    low, high = (values * np.exp((weights * np.log(np.maximum(end, LEAST) / nominal)).sum(axis=0)) for end in around)
-    return np.minimum(np.maximum(low, around[0][0]), values), np.maximum(np.minimum(high, around[1][0]), values)
+    low, high = (values * np.exp((weights * np.log(np.maximum(end, TINY) / nominal)).sum(axis=0)) for end in tails)
+    return np.minimum(np.maximum(low, tails[0][0]), values), np.maximum(np.minimum(high, tails[1][0]), values)
 
 
 @cache
-def _around_the_tail(draws: int) -> tuple[Ints, Floats]:
+def _tail_statistics(draws: int) -> tuple[Ints, Floats]:
     """Places of the order statistics between half and twice `TAIL`, at least the first, and the weight of each one's distance."""
-    beyond = (np.arange(draws) + 0.5) / draws
-    places = np.flatnonzero((beyond > TAIL / 2) & (beyond < 2 * TAIL))
+    shares = (np.arange(draws) + 0.5) / draws
+    places = np.flatnonzero((shares > TAIL / 2) & (shares < 2 * TAIL))
     places = places if len(places) else np.zeros(1, dtype=np.intp)
-    normal = np.asarray([NormalDist().inv_cdf(share) for share in beyond[places]])
+    normal = np.asarray([NormalDist().inv_cdf(share) for share in shares[places]])
     return places, -NORMAL_90 / normal / len(places)
 
 
@@ -252,12 +252,12 @@ def possible_watts(
 ) -> tuple[Floats, Floats]:
     """The ends of intervals of power between what a machine takes with nothing running and what it may draw, where these are
     known."""
-    idle, most = profile.value("power.idle", 0.0), profile.value("power.tdp", np.inf)
-    return np.maximum(low, np.minimum(idle, value)), np.minimum(high, np.maximum(most, value))
+    idle_w, cap_w = profile.value("power.idle", 0.0), profile.value("power.tdp", np.inf)
+    return np.maximum(low, np.minimum(idle_w, value)), np.minimum(high, np.maximum(cap_w, value))
 
 
-def intervals_of(values: np.ndarray, drawn: np.ndarray | None) -> list[Interval]:
+def intervals_of(values: np.ndarray, draws: np.ndarray | None) -> list[Interval]:
     """(S,) nominal values with the limits that their (D, S) draws, which are centred on them, give."""
-    low, high = limits(values, drawn)
+    low, high = interval_ends(values, draws)
     ends = zip(low.tolist(), values.tolist(), high.tolist(), strict=True)
-    return [Interval(value, least, most) for least, value, most in ends]
+    return [Interval(value, low_end, high_end) for low_end, value, high_end in ends]

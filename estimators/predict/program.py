@@ -19,10 +19,10 @@ from shmoo.estimators.predict.model import ASYNCHRONOUS, Prediction, entry_secon
 from shmoo.estimators.table import Floats, KernelTable
 
 
-def _hidden(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
+def _hidden_seconds(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
     """(..., K) seconds of each kernel that pass behind others of its program or before it begins."""
-    beside = _beside_others(table, p, c)
-    return beside if p.early_s is None else beside + np.minimum(p.early_s, p.device_s - beside)
+    behind_others = _beside_others(table, p, c)
+    return behind_others if p.early_s is None else behind_others + np.minimum(p.early_s, p.device_s - behind_others)
 
 
 def _beside_others(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
@@ -30,11 +30,11 @@ def _beside_others(table: KernelTable, p: Prediction, c: Coefficients) -> Floats
     share = c.find("program")
     if share is None or table.single:
         return 0.0
-    whole, computing, moving = map(table.of_segments, (p.device_s, p.compute_s, p.memory_s))
-    alone = np.maximum(p.device_s - np.maximum(p.compute_s, p.memory_s), 0.0)
-    least = np.maximum(computing, moving) + table.of_segments(alone, np.maximum)
-    hidden: Floats = np.where(whole > 0, np.maximum(whole - least, 0.0) / np.where(whole > 0, whole, 1.0), 0.0)
-    return share * table.to_kernels(hidden) * p.device_s
+    total, compute_s, memory_s = map(table.of_segments, (p.device_s, p.compute_s, p.memory_s))
+    overhead_s = np.maximum(p.device_s - np.maximum(p.compute_s, p.memory_s), 0.0)
+    least = np.maximum(compute_s, memory_s) + table.of_segments(overhead_s, np.maximum)
+    hidden_share: Floats = np.where(total > 0, np.maximum(total - least, 0.0) / np.where(total > 0, total, 1.0), 0.0)
+    return share * table.to_kernels(hidden_share) * p.device_s
 
 
 def graph_latency(
@@ -54,18 +54,18 @@ def graph_latency(
     entry = entry_seconds(table, coefficients, runtime)
     waits = 0.0 if waits_s is None else waits_s
     if coefficients.profile.family not in ASYNCHRONOUS:
-        return table.of_segments(prediction.latency_s + waits - _hidden(table, prediction, coefficients)) + entry
+        return table.of_segments(prediction.latency_s + waits - _hidden_seconds(table, prediction, coefficients)) + entry
     if table.single:
         handed_over = prediction.launch_s + waits - _tail(table, prediction, coefficients)
-        ended: Floats = np.maximum(handed_over + prediction.device_s, prediction.launch_s + waits)
-        return ended + entry
+        lone_end: Floats = np.maximum(handed_over + prediction.device_s, prediction.launch_s + waits)
+        return lone_end + entry
     # Sums over the whole table: what earlier segments put in falls out of the difference.
     host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
-    before = np.where(starts > 0, host[..., starts - 1], 0.0)
+    earlier_host_s = np.where(starts > 0, host[..., starts - 1], 0.0)
     slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
     device_end = device[..., ends] + table.of_segments(slack, np.maximum)
     end: Floats = np.maximum(device_end, host[..., ends])
-    return end - before + entry
+    return end - earlier_host_s + entry
 
 
 def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:
@@ -84,16 +84,16 @@ def kernel_times(
     on synchronous machines a kernel runs in its launch."""
     asynchronous = coefficients.profile.family in ASYNCHRONOUS
     tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
-    in_program = prediction.latency_s - _hidden(table, prediction, coefficients)
-    launched, ends = np.empty(len(table)), np.empty(len(table))
+    in_program = prediction.latency_s - _hidden_seconds(table, prediction, coefficients)
+    launch_ends, ends = np.empty(len(table)), np.empty(len(table))
     for rows in np.split(np.arange(len(table)), table.starts[1:]):
         if asynchronous:
-            launched[rows], device = np.cumsum(prediction.launch_s[rows]), np.cumsum(prediction.device_s[rows])
-            handed_over = launched[rows] - tail[rows]
+            launch_ends[rows], device = np.cumsum(prediction.launch_s[rows]), np.cumsum(prediction.device_s[rows])
+            handed_over = launch_ends[rows] - tail[rows]
             ends[rows] = device + np.maximum.accumulate(handed_over - (device - prediction.device_s[rows]))
         else:
-            launched[rows] = ends[rows] = np.cumsum(in_program[rows])
-    return launched, ends - (prediction.device_s if asynchronous else in_program), ends
+            launch_ends[rows] = ends[rows] = np.cumsum(in_program[rows])
+    return launch_ends, ends - (prediction.device_s if asynchronous else in_program), ends
 
 
 def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
@@ -104,13 +104,13 @@ def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coeff
     kernel.
     """
     if coefficients.profile.family not in ASYNCHRONOUS:
-        return prediction.latency_s - _hidden(table, prediction, coefficients)
-    launched, _, ends = kernel_times(table, prediction, coefficients)
-    last = table.starts + table.counts - 1
-    ends[last] = np.maximum(ends, launched)[last]
-    elapsed = np.diff(ends, prepend=0.0)
-    elapsed[table.starts] = ends[table.starts]
-    return elapsed
+        return prediction.latency_s - _hidden_seconds(table, prediction, coefficients)
+    launch_ends, _, ends = kernel_times(table, prediction, coefficients)
+    last_rows = table.starts + table.counts - 1
+    ends[last_rows] = np.maximum(ends, launch_ends)[last_rows]
+    seconds = np.diff(ends, prepend=0.0)
+    seconds[table.starts] = ends[table.starts]
+    return seconds
 
 
 def segment_energy(
@@ -120,6 +120,6 @@ def segment_energy(
     over its whole time."""
     if prediction.dynamic_j is None:
         return None
-    drawn = table.of_segments(prediction.dynamic_j) + coefficients.value("power.static") * latency_s
+    joules = table.of_segments(prediction.dynamic_j) + coefficients.value("power.static") * latency_s
     meter = coefficients.find("energy.meter")
-    return drawn if meter is None else drawn * meter
+    return joules if meter is None else joules * meter

@@ -38,10 +38,10 @@ from shmoo.estimators.tiling.base import Tiling
 Feature = Callable[[KernelTable, Tiling], Floats]
 
 
-def _filled(extent: Floats, tile: int) -> Floats:
+def _useful_share(extent: Floats, tile: int) -> Floats:
     """Useful share of the tiles that cover an extent."""
-    covered: Floats = np.ceil(extent / tile) * tile
-    return extent / covered
+    extent_of_tiles: Floats = np.ceil(extent / tile) * tile
+    return extent / extent_of_tiles
 
 
 def _column(name: str) -> Feature:
@@ -64,10 +64,10 @@ FEATURES: Mapping[str, Feature] = MappingProxyType(
         "tile_k": lambda table, tiling: tiling.shape.k,
         # Output channels come in tiles of 64 and 128, output points of an image in squares of 2 and 4 (Winograd), whose share
         # along a side is the mean of both sides.
-        "filled_n.64": lambda table, tiling: _filled(table.n, 64),
-        "filled_n.128": lambda table, tiling: _filled(table.n, 128),
-        "filled_points.2": lambda table, tiling: np.sqrt(_filled(table.height, 2) * _filled(table.width, 2)),
-        "filled_points.4": lambda table, tiling: np.sqrt(_filled(table.height, 4) * _filled(table.width, 4)),
+        "filled_n.64": lambda table, tiling: _useful_share(table.n, 64),
+        "filled_n.128": lambda table, tiling: _useful_share(table.n, 128),
+        "filled_points.2": lambda table, tiling: np.sqrt(_useful_share(table.height, 2) * _useful_share(table.width, 2)),
+        "filled_points.4": lambda table, tiling: np.sqrt(_useful_share(table.height, 4) * _useful_share(table.width, 4)),
     }
 )
 """Name -> positive (K,) quantity of each kernel; trees ask about its base-2 logarithm."""
@@ -98,7 +98,7 @@ ANY_RUNTIME = frozenset({"gpu"})
 """Architecture families whose contractions come from the same library whichever runtime queues them. In another runtime than the
 one measured the device's time is corrected, by the share that it had in what was measured. On other families a correction holds
 for the runtime that was measured. The same holds beside another host than the one measured."""
-ALIKE = ("bfloat16", "float16")
+SAME_KERNELS = ("bfloat16", "float16")
 """Types that a GPU multiplies in the same kernels."""
 _ROWS_AT_ONCE = 512
 """Bounds the arrays of rows x trees to what a core's caches hold."""
@@ -152,46 +152,46 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         if not as_measured and profile.family not in ANY_RUNTIME:
             continue
         if group.runtime not in device_share:
-            measured = predict(table, tiling, Coefficients(profile.replacing(host="")), group.runtime)
-            device_share[group.runtime] = measured.device_s / measured.latency_s
+            reference = predict(table, tiling, Coefficients(profile.replacing(host="")), group.runtime)
+            device_share[group.runtime] = reference.device_s / reference.latency_s
         earlier = profile.residual[:place]
         rows = np.flatnonzero(in_group(table, group.group, types_of(group, earlier, profile.family), profile.family))
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
-            own, kept = supported(group, logs), float(adds(group, earlier, profile.family))
-            log_ratio = own * summed(group, logs)
+            group_support, keeps_earlier = support_of(group, logs), float(stacks_on_earlier(group, earlier, profile.family))
+            log_ratio = group_support * tree_sum(group, logs)
             of_device = np.broadcast_to(device_share[group.runtime], len(table))[rows]
-            log_factor[rows] = kept * log_factor[rows] + log_ratio * of_device
-            log_launch[rows] = kept * log_launch[rows] + log_ratio * as_measured
-            others = kept * (1.0 - own) * support[rows]
-            variance = own * group.spread**2 + others * spread[rows] ** 2
-            support[rows] = own + others
+            log_factor[rows] = keeps_earlier * log_factor[rows] + log_ratio * of_device
+            log_launch[rows] = keeps_earlier * log_launch[rows] + log_ratio * as_measured
+            other_support = keeps_earlier * (1.0 - group_support) * support[rows]
+            variance = group_support * group.spread**2 + other_support * spread[rows] ** 2
+            support[rows] = group_support + other_support
             spread[rows] = np.sqrt(variance / np.maximum(support[rows], 1e-30))
     return Correction(log_factor, log_launch, support, spread)
 
 
-def adds(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> bool:
-    """Whether a correction goes on top of an earlier one, which is of the same kernels in another type of `ALIKE`."""
+def stacks_on_earlier(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> bool:
+    """Whether a correction goes on top of an earlier one, which is of the same kernels in another type of `SAME_KERNELS`."""
     kernels = (group.group, group.runtime)
-    others = {other.dtype for other in earlier if (other.group, other.runtime) == kernels}
-    return family == "gpu" and group.dtype in ALIKE and not others.isdisjoint(ALIKE)
+    dtypes_before = {group_before.dtype for group_before in earlier if (group_before.group, group_before.runtime) == kernels}
+    return family == "gpu" and group.dtype in SAME_KERNELS and not dtypes_before.isdisjoint(SAME_KERNELS)
 
 
 def types_of(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> tuple[str, ...]:
-    """Types that a correction holds for: all of `ALIKE` for the first of them, else its own."""
-    first = family == "gpu" and group.dtype in ALIKE and not adds(group, earlier, family)
-    return ALIKE if first else (group.dtype,)
+    """Types that a correction holds for: all of `SAME_KERNELS` for the first of them, else its own."""
+    is_first = family == "gpu" and group.dtype in SAME_KERNELS and not stacks_on_earlier(group, earlier, family)
+    return SAME_KERNELS if is_first else (group.dtype,)
 
 
 def in_group(table: KernelTable, group: str, dtypes: Sequence[str], family: str) -> np.ndarray:
     """(K,) kernels of one operator call that belong to a group and compute in one of these types, on an architecture family."""
     if group not in GROUPS:
         raise unknown("group of kernels of a residual", group, GROUPS)
-    here: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
-    here = here & np.isin(table.dtype, [COMPUTE_DTYPES.index(dtype) for dtype in dtypes])
+    mask: Masks = table.is_family(FAMILY_OF.get(group, group)) & (table.calls == 1) & (table.matrix_flops > 0)
+    mask = mask & np.isin(table.dtype, [COMPUTE_DTYPES.index(dtype) for dtype in dtypes])
     if group in ("gemm", "gemm_batched"):
-        here = here & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table) & (table.group <= 1)
-    return here
+        mask = mask & (batched_product(table, family) == (group == "gemm_batched")) & ~unpacks_weights(table) & (table.group <= 1)
+    return mask
 
 
 def log_features(names: Sequence[str], table: KernelTable, tiling: Tiling, rows: np.ndarray) -> np.ndarray:
@@ -203,24 +203,24 @@ def log_features(names: Sequence[str], table: KernelTable, tiling: Tiling, rows:
     return np.log2(columns).astype(np.float32)
 
 
-def supported(group: ResidualGroup, logs: Floats) -> Floats:
+def support_of(group: ResidualGroup, logs: Floats) -> Floats:
     """(R,) shares in [0, 1] by which kernels with (R, d) features are like those measured."""
-    beyond = np.maximum(np.asarray(group.low) - logs, logs - np.asarray(group.high)).clip(min=0.0) / FALLOFF
-    squares: Floats = (beyond**2).sum(axis=1)
+    distance = np.maximum(np.asarray(group.low) - logs, logs - np.asarray(group.high)).clip(min=0.0) / FALLOFF
+    squares: Floats = (distance**2).sum(axis=1)
     return np.exp(-0.5 * squares)
 
 
-def summed(group: ResidualGroup, logs: Floats) -> Floats:
+def tree_sum(group: ResidualGroup, logs: Floats) -> Floats:
     """(R,) sums of the trees' results for (R, d) features."""
-    asked = np.asarray([tree.features for tree in group.trees])
+    features = np.asarray([tree.features for tree in group.trees])
     thresholds = np.asarray([tree.thresholds for tree in group.trees], dtype=np.float32)
     values = np.asarray([tree.values for tree in group.trees], dtype=np.float32)
     columns = np.ascontiguousarray(logs.T)
     result = np.empty(len(logs))
     for start in range(0, len(logs), _ROWS_AT_ONCE):
-        part = columns[:, start : start + _ROWS_AT_ONCE]
-        place = np.zeros((len(asked), part.shape[1]), dtype=np.intp)
-        for level in range(asked.shape[1]):
-            place = 2 * place + (part[asked[:, level]] > thresholds[:, level, None])
-        result[start : start + _ROWS_AT_ONCE] = np.take_along_axis(values, place, axis=1).sum(axis=0)
+        columns_part = columns[:, start : start + _ROWS_AT_ONCE]
+        leaf = np.zeros((len(features), columns_part.shape[1]), dtype=np.intp)
+        for level in range(features.shape[1]):
+            leaf = 2 * leaf + (columns_part[features[:, level]] > thresholds[:, level, None])
+        result[start : start + _ROWS_AT_ONCE] = np.take_along_axis(values, leaf, axis=1).sum(axis=0)
     return result

@@ -11,12 +11,12 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import check_runtime
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, KernelEstimate
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.predict.model import ASYNCHRONOUS
 from shmoo.estimators.predict.program import kernel_times
 
 
-class Scheduled(msgspec.Struct, frozen=True):
+class KernelSpan(msgspec.Struct, frozen=True):
     """One kernel in time, in seconds from the entry of the call.
 
     Attributes:
@@ -38,26 +38,28 @@ def schedule(
     *,
     compute_dtype: str | None = None,
     batch: int = 1,
-) -> tuple[Estimate, tuple[Scheduled, ...]]:
+) -> tuple[Estimate, tuple[KernelSpan, ...]]:
     """The estimate of one call, and its kernels in time; arguments and errors as of `AnalysisDirector.estimate`. The last kernel
     ends when the predicted latency is over."""
     runtime = check_runtime(director.profile, runtime)
     family = director.profile.family
-    work = tabulated(tuple(graphs), runtime, family, compute_dtype)
+    work = tabulate_model(tuple(graphs), runtime, family, compute_dtype)
     estimate = director.estimate_tabulated(work, runtime, batch=batch)
-    priced = director.price(work.table, runtime)
-    launched, start, end = kernel_times(work.table, priced.prediction, Coefficients(director.profile))
+    prices = director.price(work.table, runtime)
+    launch_ends, start, end = kernel_times(work.table, prices.prediction, Coefficients(director.profile))
     # Segments follow one another, and each of them ends with its last kernel or with the host.
-    last = work.table.starts + work.table.counts - 1
+    last_rows = work.table.starts + work.table.counts - 1
     # To a femtosecond: sums of the same times in two orders differ in their last digits.
-    entered = np.round(np.cumsum(priced.latency_s) - np.maximum(end, launched)[last], 15)[work.table.segment]
-    launch = priced.prediction.launch_s
+    entries = np.round(np.cumsum(prices.latency_s) - np.maximum(end, launch_ends)[last_rows], 15)[work.table.segment]
+    launch = prices.prediction.launch_s
     return estimate, tuple(
-        Scheduled(
+        KernelSpan(
             kernel,
-            float(entered[i] + start[i]),
-            float(entered[i] + end[i]),
-            (float(entered[i] + launched[i] - launch[i]), float(entered[i] + launched[i])) if family in ASYNCHRONOUS else None,
+            float(entries[i] + start[i]),
+            float(entries[i] + end[i]),
+            (float(entries[i] + launch_ends[i] - launch[i]), float(entries[i] + launch_ends[i]))
+            if family in ASYNCHRONOUS
+            else None,
         )
         for i, kernel in enumerate(estimate.breakdown)
     )

@@ -20,18 +20,18 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
-from shmoo.estimators.predict.graph_table import Tabulated, tabulated
+from shmoo.estimators.predict.graph_table import ModelTable, tabulate_model
 from shmoo.estimators.predict.pipeline import DRAWS, intervals_of
 from shmoo.estimators.present.inspection import inspect_estimates
-from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, parts
+from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, part_changes
 from shmoo.estimators.present.spending import KernelGap, Share, by_bound, by_module, by_unit, kernel_gaps
 from shmoo.estimators.variants import added_area_interval, variant
 
 Aim = Literal["time", "energy"]
 Verdict = Literal["better", "open", "worse", "same"]
-NOTHING = 0.01
+LEAST_GAIN = 0.01
 """Smaller gains are ignored."""
-NEARLY = 0.9
+NEAR_BEST_SHARE = 0.9
 """Share of the best batch's gain from which on a smaller batch is advised."""
 
 
@@ -62,11 +62,11 @@ class Effect(msgspec.Struct, frozen=True):
 
     def verdict(self, aim: Aim) -> Verdict:
         """Whether a change is better or worse by more than the uncertainty of the difference; "same" where that is less than
-        `NOTHING`, "open" where the interval holds both sides."""
+        `LEAST_GAIN`, "open" where the interval holds both sides."""
         gain = self.gain(aim)
-        if gain is None or gain.low <= 1.0 <= gain.high or abs(gain.value - 1.0) < NOTHING:
-            same = gain is not None and max(gain.high - 1.0, 1.0 - gain.low) < 2 * NOTHING
-            return "same" if same else "open"
+        if gain is None or gain.low <= 1.0 <= gain.high or abs(gain.value - 1.0) < LEAST_GAIN:
+            is_negligible = gain is not None and max(gain.high - 1.0, 1.0 - gain.low) < 2 * LEAST_GAIN
+            return "same" if is_negligible else "open"
         return "better" if gain.low > 1.0 else "worse"
 
 
@@ -139,8 +139,8 @@ class Sensitivity(msgspec.Struct, frozen=True):
     @property
     def bottleneck(self) -> Lever | None:
         """The single part that helps most, by more than its uncertainty."""
-        helping = (lever for lever in self.levers if lever.effect.verdict(self.aim) == "better")
-        return next((lever for lever in helping if lever.change.kind == "part"), None)
+        better_levers = (lever for lever in self.levers if lever.effect.verdict(self.aim) == "better")
+        return next((lever for lever in better_levers if lever.change.kind == "part"), None)
 
 
 class Comparison:
@@ -154,9 +154,9 @@ class Comparison:
         self.base = AnalysisDirector(profile).price(self.work.table, base.runtime, seed=shared.seed, shared=shared).whole()
         self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(self.work.table, self.base.tiling)))
 
-    def _work_of(self, setup: Setup) -> Tabulated:
+    def _work_of(self, setup: Setup) -> ModelTable:
         graphs = self._graphs_of(setup)
-        return tabulated(graphs, setup.runtime, self._profile.family, matrix_dtype(setup.dtype), setup.fused)
+        return tabulate_model(graphs, setup.runtime, self._profile.family, matrix_dtype(setup.dtype), setup.fused)
 
     def what_if(self, change: Change) -> WhatIf:
         """What a change makes of the model. Each has a part of the model's error for itself."""
@@ -164,22 +164,22 @@ class Comparison:
         work = self._work_of(setup) if change.values else self.work
         machine = variant(self._profile, change.coefficients)
         self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
-        other = AnalysisDirector(machine).price(work.table, setup.runtime, seed=self._shared.seed, shared=self._shared).whole()
+        prices = AnalysisDirector(machine).price(work.table, setup.runtime, seed=self._shared.seed, shared=self._shared).whole()
         share = setup.batch / self._setup.batch
-        ((latency, energy),) = other.intervals()
-        speedup = _ratio(self.base.latency_s * share, other.latency_s, self.base.drawn_s, other.drawn_s, share)
+        ((latency, energy),) = prices.intervals()
+        speedup = _ratio(self.base.latency_s * share, prices.latency_s, self.base.drawn_s, prices.drawn_s, share)
         ratio = None
-        if self.base.energy_j is not None and other.energy_j is not None:
-            ratio = _ratio(other.energy_j, self.base.energy_j * share, other.drawn_j, self.base.drawn_j, 1 / share)
+        if self.base.energy_j is not None and prices.energy_j is not None:
+            ratio = _ratio(prices.energy_j, self.base.energy_j * share, prices.drawn_j, self.base.drawn_j, 1 / share)
         effect = Effect(latency, energy, speedup, ratio)
         return WhatIf(change, setup, len(work.table), effect, room_on(machine, work.memory, setup.batch))
 
 
 def _ratio(
-    above: np.ndarray, below: np.ndarray, drawn_above: np.ndarray | None, drawn_below: np.ndarray | None, factor: float
+    numerator: np.ndarray, denominator: np.ndarray, drawn_above: np.ndarray | None, drawn_below: np.ndarray | None, factor: float
 ) -> Interval:
-    drawn = None if drawn_above is None or drawn_below is None else drawn_above / drawn_below * factor
-    return intervals_of(above / below, drawn)[0]
+    draws = None if drawn_above is None or drawn_below is None else drawn_above / drawn_below * factor
+    return intervals_of(numerator / denominator, draws)[0]
 
 
 def advise(
@@ -192,15 +192,17 @@ def advise(
     estimate = AnalysisDirector(profile).estimate_tabulated(work, base.runtime, batch=base.batch)
     left_out: dict[str, str] = {}
 
-    def tried(change: Change) -> WhatIf | None:
+    def try_change(change: Change) -> WhatIf | None:
         try:
             return comparison.what_if(change)
         except ShmooError as error:
             left_out[change.name] = str(error)
             return None
 
-    single = [made for change in changes(profile, base, estimate.dtype, work.table) if (made := tried(change)) is not None]
-    what_ifs = _ranked([*single, *_combined(single, aim, tried)], aim)
+    single_changes = [
+        what_if for change in changes(profile, base, estimate.dtype, work.table) if (what_if := try_change(change)) is not None
+    ]
+    what_ifs = _rank([*single_changes, *_combinations(single_changes, aim, try_change)], aim)
     inspection = inspect_estimates(graphs_of(base), {profile.name: estimate}, model)
     bounds, units = by_bound(estimate), by_unit(work, comparison.base.tiling, estimate, profile)
     modules = by_module(inspection, estimate, top)
@@ -213,18 +215,18 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
     machine is priced without them too. Raises the same errors as `advise`."""
     physical = profile.replacing(residual=())
     comparison = Comparison(physical, setup, graphs_of)
-    levers = [_lever(physical, comparison.what_if(change)) for change in parts(physical, setup.runtime)]
+    levers = [_lever(physical, comparison.what_if(change)) for change in part_changes(physical, setup.runtime)]
     levers.sort(key=lambda lever: -lever.effect.factor(aim))
     return Sensitivity(model, profile.name, aim, profile.get("area.die"), tuple(levers))
 
 
 def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
-    name, changed = what_if.change.name, what_if.change.coefficients
-    before, machine = profile.listed[next(iter(changed))], variant(profile, changed)
-    follows = tuple(dict.fromkeys(other for other, _ in followers(name, profile.family, profile.coefficients)))
+    name, coefficients = what_if.change.name, what_if.change.coefficients
+    first_coefficient, machine = profile.listed[next(iter(coefficients))], variant(profile, coefficients)
+    follows = tuple(dict.fromkeys(follower for follower, _ in followers(name, profile.family, profile.coefficients)))
     area, reason, notes = None, "", list[str]()
     try:
-        area = added_area_interval(profile, machine, changed)
+        area = added_area_interval(profile, machine, coefficients)
     except InputError as error:
         reason = str(error)
     power, cap = what_if.effect.average_power_w, machine.value("power.tdp", 0.0) or None
@@ -235,9 +237,9 @@ def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
             notes.append(f"{power:.0f} W on average is beyond the cap of {cap:.0f} W")
     return Lever(
         **msgspec.structs.asdict(what_if),
-        unit=before.unit,
-        before=before.value,
-        after=next(iter(changed.values())),
+        unit=first_coefficient.unit,
+        before=first_coefficient.value,
+        after=next(iter(coefficients.values())),
         follows=follows,
         power_cap_w=cap,
         area_m2=area,
@@ -246,7 +248,7 @@ def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
     )
 
 
-def _ranked(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
+def _rank(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
     """What helps by more than its uncertainty first, most first; then what may help, what changes nothing and what harms; last
     what does not fit."""
     order = {"better": 0, "open": 1, "same": 2, "worse": 3}
@@ -256,25 +258,27 @@ def _ranked(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
 def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
     """The single change of each kind that helps most, of those that surely help and fit; of batches the smallest that brings
     nearly as much as the best, because a larger one keeps a caller waiting for nothing. Batches are last."""
-    best: dict[str, WhatIf] = {}
-    sure = [w for w in _ranked(what_ifs, aim) if w.helps(aim)]
+    best_by_kind: dict[str, WhatIf] = {}
+    sure = [w for w in _rank(what_ifs, aim) if w.helps(aim)]
     for what_if in sure:
         if what_if.change.kind not in ("together", "8 bits"):
-            best.setdefault(what_if.change.kind, what_if)
-    if (largest := best.pop("batch", None)) is not None:
-        enough = [w for w in sure if w.change.kind == "batch" and w.effect.factor(aim) > NEARLY * largest.effect.factor(aim)]
-        best["batch"] = min(enough, key=lambda w: w.setup.batch)
-    return list(best.values())
+            best_by_kind.setdefault(what_if.change.kind, what_if)
+    if (best_batch := best_by_kind.pop("batch", None)) is not None:
+        near_best = [
+            w for w in sure if w.change.kind == "batch" and w.effect.factor(aim) > NEAR_BEST_SHARE * best_batch.effect.factor(aim)
+        ]
+        best_by_kind["batch"] = min(near_best, key=lambda w: w.setup.batch)
+    return list(best_by_kind.values())
 
 
-def _combined(single: Sequence[WhatIf], aim: Aim, tried: Callable[[Change], WhatIf | None]) -> Iterator[WhatIf]:
+def _combinations(single_changes: Sequence[WhatIf], aim: Aim, try_change: Callable[[Change], WhatIf | None]) -> Iterator[WhatIf]:
     """The best change of each kind added up, one after the other as long as each helps."""
-    best = best_of_each_kind(single, aim)
-    chosen, reached = best[:1], best[0].effect.factor(aim) if best else 0.0
-    for part in best[1:]:
-        together = [w.change for w in (*chosen, part)]
-        values = {name: value for change in together for name, value in change.values.items()}
-        made = tried(Change("together", " + ".join(change.name for change in together), values))
-        if made is not None and made.memory.fits is not False and made.effect.factor(aim) > reached:
-            chosen, reached = [*chosen, part], made.effect.factor(aim)
-            yield made
+    candidates = best_of_each_kind(single_changes, aim)
+    combination, best_factor = candidates[:1], candidates[0].effect.factor(aim) if candidates else 0.0
+    for candidate in candidates[1:]:
+        combined_changes = [w.change for w in (*combination, candidate)]
+        values = {name: value for change in combined_changes for name, value in change.values.items()}
+        what_if = try_change(Change("together", " + ".join(change.name for change in combined_changes), values))
+        if what_if is not None and what_if.memory.fits is not False and what_if.effect.factor(aim) > best_factor:
+            combination, best_factor = [*combination, candidate], what_if.effect.factor(aim)
+            yield what_if

@@ -29,13 +29,13 @@ QUANTITIES = {
     "energy_j": "J",
 }
 """What is gated, with its unit."""
-ALLOWED = dict.fromkeys(QUANTITIES, 0.01) | {"kernels": 0.0}
+ALLOWED_GROWTH = dict.fromkeys(QUANTITIES, 0.01) | {"kernels": 0.0}
 """Growth that passes. One kernel more is a lost fusion, however many there are."""
 DIGITS = 12
 """Significant digits of a baseline; beyond them machines of different vector units may round differently."""
-TELLING = 0.05
+LEAST_GROWTH_SHARE = 0.05
 """Share of the growth of all modules from which one is worth naming."""
-NAMED = 5
+MOST_MODULES = 5
 """Modules that a finding names, those that grew most first."""
 
 
@@ -196,7 +196,7 @@ def footprint(
         graph = graphs[kernel.graph]
         groups[graph.calls[kernel.calls[0]].module][graph.operators(kernel.calls)] += 1
     amounts = {name: getattr(estimate, name) for name in QUANTITIES}
-    values = {name: of.value if isinstance(of, Interval) else of for name, of in amounts.items()}
+    values = {name: amount.value if isinstance(amount, Interval) else amount for name, amount in amounts.items()}
     return Footprint(
         model=model,
         arch=director.profile.name,
@@ -204,7 +204,7 @@ def footprint(
         dtype=estimate.dtype,
         runtime=estimate.runtime,
         profile=hashlib.sha256(director.profile.replacing(error_card={}, description="").to_json()).hexdigest()[:16],
-        totals={name: None if value is None else _kept(value) for name, value in values.items()},
+        totals={name: None if value is None else _round(value) for name, value in values.items()},
         modules={module: _share(parts, groups[module]) for module, parts in by_module.items()},
         peak_at=_peak_at(graphs, estimate.runtime, director.profile.family),
         unknown_ops={op.op: op.count for op in estimate.unknown_ops},
@@ -212,67 +212,81 @@ def footprint(
 
 
 def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[str, float]) -> GateResult:
-    """What grew by more than allowed: quantity -> relative growth that passes, `ALLOWED` for those not named. `InputError` where
-    the baseline lacks one of the footprints, or is of another profile, and for an unknown quantity."""
+    """Quantities that grew by more than allowed.
+
+    Args:
+        allowed: quantity -> relative growth that passes; `ALLOWED_GROWTH` for those not named.
+
+    Raises:
+        InputError: an unknown quantity, a footprint that the baseline lacks, or one of another profile.
+    """
     for name in allowed:
         if name not in QUANTITIES:
             raise unknown("quantity of a gate", name, QUANTITIES)
-    known = {footprint.key: footprint for footprint in baseline.footprints}
+    baselines = {footprint.key: footprint for footprint in baseline.footprints}
     findings: list[Finding] = []
     undecided: list[str] = []
-    for now in footprints:
-        before = known.get(now.key)
-        if before is None:
+    for footprint in footprints:
+        baseline_footprint = baselines.get(footprint.key)
+        if baseline_footprint is None:
             labels = "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
-            raise InputError(f"the baseline has no {now.label}; add it with --write. It has: {labels}")
-        if before.profile != now.profile:
+            raise InputError(f"the baseline has no {footprint.label}; add it with --write. It has: {labels}")
+        if baseline_footprint.profile != footprint.profile:
             raise InputError(
-                f"the baseline of {now.label} was written with another profile of {now.arch}, so that times and energies would "
-                "differ for that alone; write it anew with --write from the commit that it stands for"
+                f"the baseline of {footprint.label} was written with another profile of {footprint.arch}, so that times and "
+                "energies would differ for that alone; write it anew with --write from the commit that it stands for"
             )
         findings += [
-            found for name in QUANTITIES if (found := _finding(before, now, name, {**ALLOWED, **allowed}[name])) is not None
+            finding
+            for name in QUANTITIES
+            if (finding := _compare(baseline_footprint, footprint, name, {**ALLOWED_GROWTH, **allowed}[name])) is not None
         ]
-        fresh = sorted(op for op, count in now.unknown_ops.items() if count > before.unknown_ops.get(op, 0))
+        fresh = sorted(op for op, count in footprint.unknown_ops.items() if count > baseline_footprint.unknown_ops.get(op, 0))
         if fresh:
-            undecided.append(f"{now.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
+            undecided.append(f"{footprint.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
     return GateResult(tuple(findings), tuple(undecided))
 
 
-def _finding(before: Footprint, now: Footprint, name: str, allowed: float) -> Finding | None:
-    old, new = before.totals.get(name), now.totals[name]
-    if old is None or new is None or new <= old * (1 + allowed):
+def _compare(old_footprint: Footprint, new_footprint: Footprint, name: str, allowed_growth: float) -> Finding | None:
+    old_value, new_value = old_footprint.totals.get(name), new_footprint.totals[name]
+    if old_value is None or new_value is None or new_value <= old_value * (1 + allowed_growth):
         return None
-    growth = new / old - 1 if old and math.isfinite(new / old) else None
-    at_peak = [ModuleGrowth(now.peak_at, old, new)]
-    grown = at_peak if name == "peak_memory_bytes" else _growths(before, now, name)
-    return Finding(now.label, name, old, new, growth, allowed, tuple(grown[:NAMED]))
+    growth = new_value / old_value - 1 if old_value and math.isfinite(new_value / old_value) else None
+    at_peak = [ModuleGrowth(new_footprint.peak_at, old_value, new_value)]
+    modules = at_peak if name == "peak_memory_bytes" else _growths(old_footprint, new_footprint, name)
+    return Finding(new_footprint.label, name, old_value, new_value, growth, allowed_growth, tuple(modules[:MOST_MODULES]))
 
 
-def _growths(before: Footprint, now: Footprint, name: str) -> list[ModuleGrowth]:
+def _growths(old_footprint: Footprint, new_footprint: Footprint, name: str) -> list[ModuleGrowth]:
     """Modules whose part of a quantity grew, most first; none where the baseline does not hold their parts."""
-    if not before.modules:
+    if not old_footprint.modules:
         return []
-    grown = []
-    for module in dict.fromkeys((*now.modules, *before.modules)):
-        old, new = before.modules.get(module), now.modules.get(module)
-        was, is_now = (0.0 if share is None else getattr(share, name) or 0.0 for share in (old, new))
-        if is_now > was:
-            had, has = (Counter({} if share is None else share.groups) for share in (old, new))
-            grown.append(ModuleGrowth(module, was, is_now, _listed(had - has), _listed(has - had)))
-    total = sum(one.now - one.before for one in grown)
-    telling = [one for one in grown if one.now - one.before >= TELLING * total]
-    return sorted(telling, key=lambda one: (one.before - one.now, one.module))
+    growths = []
+    for module in dict.fromkeys((*new_footprint.modules, *old_footprint.modules)):
+        old_share, new_share = old_footprint.modules.get(module), new_footprint.modules.get(module)
+        old_value, new_value = (0.0 if share is None else getattr(share, name) or 0.0 for share in (old_share, new_share))
+        if new_value > old_value:
+            old_groups, new_groups = (Counter({} if share is None else share.groups) for share in (old_share, new_share))
+            growths.append(
+                ModuleGrowth(
+                    module, old_value, new_value, _group_texts(old_groups - new_groups), _group_texts(new_groups - old_groups)
+                )
+            )
+    total = sum(growth.now - growth.before for growth in growths)
+    main_growths = [growth for growth in growths if growth.now - growth.before >= LEAST_GROWTH_SHARE * total]
+    return sorted(main_growths, key=lambda growth: (growth.before - growth.now, growth.module))
 
 
-def _listed(groups: Counter[str]) -> tuple[str, ...]:
+def _group_texts(groups: Counter[str]) -> tuple[str, ...]:
     return tuple(f"{count} x {group}" if count > 1 else group for group, count in sorted(groups.items()))
 
 
-def _share(parts: Sequence[Part], groups: Counter[str]) -> ModuleShare:
-    flops, nbytes, seconds = (_kept(sum(getattr(part, what) for part in parts)) for what in ("flops", "bytes", "elapsed_s"))
-    energies = [part.energy_j for part in parts if part.energy_j is not None]
-    return ModuleShare(groups.total(), flops, nbytes, seconds, _kept(sum(energies)) if energies else None, dict(groups))
+def _share(call_parts: Sequence[Part], groups: Counter[str]) -> ModuleShare:
+    flops, nbytes, seconds = (
+        _round(sum(getattr(part, field) for part in call_parts)) for field in ("flops", "bytes", "elapsed_s")
+    )
+    energies = [part.energy_j for part in call_parts if part.energy_j is not None]
+    return ModuleShare(groups.total(), flops, nbytes, seconds, _round(sum(energies)) if energies else None, dict(groups))
 
 
 def _peak_at(graphs: Sequence[Graph], runtime: str, family: str) -> str:
@@ -280,5 +294,5 @@ def _peak_at(graphs: Sequence[Graph], runtime: str, family: str) -> str:
     return max(steps, key=lambda step: step[0])[1] if steps else ""
 
 
-def _kept(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")

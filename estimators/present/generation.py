@@ -93,15 +93,15 @@ def generation(
     if count and not steps:
         raise InputError(f"{new_tokens} new tokens take {count} decode steps, and none was estimated")
     contexts = prompt_tokens + np.arange(count)
-    sampled = np.array([step.context for step in steps], dtype=float)
+    sampled_contexts = np.array([step.context for step in steps], dtype=float)
 
     def total(values: Sequence[Interval | None]) -> Interval | None:
         """The sum over all steps of what was estimated at some."""
-        known = [value for value in values if value is not None]
-        if not count or len(known) < len(values):
+        intervals = [value for value in values if value is not None]
+        if not count or len(intervals) < len(values):
             return None
-        ends = [[getattr(value, end) for value in known] for end in ("value", "low", "high")]
-        value, low, high = (float(np.interp(contexts, sampled, end).sum()) for end in ends)
+        ends = [[getattr(value, end) for value in intervals] for end in ("value", "low", "high")]
+        value, low, high = (float(np.interp(contexts, sampled_contexts, end).sum()) for end in ends)
         return Interval(value, min(low, value), max(high, value))
 
     decode = total([step.estimate.latency_s for step in steps])
@@ -109,31 +109,32 @@ def generation(
     latency = _sum(prefill.latency_s, decode)
     energy = None if prefill.energy_j is None or (count and decode_j is None) else _sum(prefill.energy_j, decode_j)
     tokens = prefill.batch * new_tokens
-    last = steps[-1] if count else None
-    cache = prompt_cache_bytes if last is None else last.cache_bytes
+    last_step = steps[-1] if count else None
+    cache = prompt_cache_bytes if last_step is None else last_step.cache_bytes
     peak = max([prefill.peak_memory_bytes, *(step.estimate.peak_memory_bytes for step in steps)])
-    others = max(peak - cache - prefill.memory.weight_bytes, 0.0)
-    parts = [(prefill.latency_s.value, prefill.basis)]
+    activation_bytes = max(peak - cache - prefill.memory.weight_bytes, 0.0)
+    phases = [(prefill.latency_s.value, prefill.basis)]
     if decode is not None:
-        parts += [(decode.value / len(steps), step.estimate.basis) for step in steps]
-    whole = sum(seconds for seconds, _ in parts)
+        phases += [(decode.value / len(steps), step.estimate.basis) for step in steps]
+    total_s = sum(seconds for seconds, _ in phases)
     return GenerationEstimate(
         prefill=prefill,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         time_per_output_token_s=None if decode is None else decode.scaled(1 / count),
         first_step_s=steps[0].estimate.latency_s if count else None,
-        last_step_s=None if last is None else last.estimate.latency_s,
+        last_step_s=None if last_step is None else last_step.estimate.latency_s,
         latency_s=latency,
         tokens_per_s=latency.dividing(tokens),
         energy_j=energy,
         energy_per_token_j=None if energy is None else energy.scaled(1 / tokens),
         cache_bytes=cache,
         peak_memory_bytes=peak,
-        memory=msgspec.structs.replace(prefill.memory, cache_bytes=cache, activation_bytes=others),
-        flops=prefill.flops + (float(np.interp(contexts, sampled, [s.estimate.flops for s in steps]).sum()) if count else 0.0),
-        unknown_ops=prefill.unknown_ops + (() if last is None else last.estimate.unknown_ops),
-        basis={name: sum(seconds * basis[name] for seconds, basis in parts) / whole for name in prefill.basis},
+        memory=msgspec.structs.replace(prefill.memory, cache_bytes=cache, activation_bytes=activation_bytes),
+        flops=prefill.flops
+        + (float(np.interp(contexts, sampled_contexts, [s.estimate.flops for s in steps]).sum()) if count else 0.0),
+        unknown_ops=prefill.unknown_ops + (() if last_step is None else last_step.estimate.unknown_ops),
+        basis={name: sum(seconds * basis[name] for seconds, basis in phases) / total_s for name in prefill.basis},
     )
 
 

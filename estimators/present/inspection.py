@@ -112,9 +112,9 @@ class Inspection(msgspec.Struct, frozen=True):
         among them where it takes time. "time" is that of the first architecture."""
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
-        takes_time = any(part.latency_s > 0 for part in self.entry.on.values())
-        listed = [self.modules[0], *[self.entry] * takes_time, *self.modules[1:]]
-        return _in_tree_order(listed, lambda siblings: self._sorted(siblings, sort), depth)
+        takes_time = any(share.latency_s > 0 for share in self.entry.on.values())
+        rows = [self.modules[0], *[self.entry] * takes_time, *self.modules[1:]]
+        return _in_tree_order(rows, lambda siblings: self._sorted(siblings, sort), depth)
 
     def _sorted(self, rows: list[Row], sort: str) -> list[Row]:
         if sort == "order":
@@ -133,7 +133,7 @@ class Inspection(msgspec.Struct, frozen=True):
             label = "\u2003" * row.depth + (row.name.rpartition(".")[2] or self.model)
             work = [str(row.calls), si(row.params, ""), si(row.flops, "flop"), si(row.bytes, "B")]
             work.append("" if row.intensity is None else si(row.intensity, ""))
-            rows.append([label, *work, *(f"{percent(part.share)} {part.bound}" for part in row.on.values())])
+            rows.append([label, *work, *(f"{percent(share.share)} {share.bound}" for share in row.on.values())])
         return html_table(headers, rows)
 
 
@@ -166,36 +166,36 @@ def inspect_graphs(
 
 def inspect_estimates(graphs: Sequence[Graph], estimates: Mapping[str, Estimate], model: str = "") -> Inspection:
     """As `inspect_graphs`, from estimates of the graphs that have their breakdown, by architecture."""
-    spent = {name: split_kernels(estimate, graphs) for name, estimate in estimates.items()}
+    parts_by_arch = {name: split_kernels(estimate, graphs) for name, estimate in estimates.items()}
     modules: defaultdict[str, _Members] = defaultdict(_Members)
     operators: defaultdict[str, _Members] = defaultdict(_Members)
-    whole, entry, seen = modules[""], _Members(), set[str]()
+    model_members, entry, counted_names = modules[""], _Members(), set[str]()
     for g, graph in enumerate(graphs):
         for index, (call, cost) in enumerate(zip(graph.calls, costs_of(graph), strict=True)):
             params = 0
             for value in (value for value in call.reads if graph.values[value].kind == "parameter"):
                 root = graph.values[graph.root(value)]
                 name = root.name or f"{g}:{graph.root(value)}"
-                if name not in seen:
-                    seen.add(name)
+                if name not in counted_names:
+                    counted_names.add(name)
                     params += root.spec.numel
             if cost is not None or params:
-                parts = {name: by_call[g, index] for name, by_call in spent.items() if (g, index) in by_call}
+                parts_of_call = {name: by_call[g, index] for name, by_call in parts_by_arch.items() if (g, index) in by_call}
                 for members in (*(modules[path] for path in paths_to(call.module)), operators[call.op]):
-                    members.add(params, cost, parts)
+                    members.add(params, cost, parts_of_call)
             for path in paths_to(call.module):
                 if call.outputs and path in modules:
                     modules[path].shape = call.outputs[0].shape
     for weight in weights_of(graphs):
-        if weight.kind == "parameter" and weight.name and weight.name not in seen:
+        if weight.kind == "parameter" and weight.name and weight.name not in counted_names:
             for path in paths_to(weight.name.rpartition(".")[0]):
                 modules[path].params += weight.spec.numel
     for arch, estimate in estimates.items():
         seconds = max(estimate.latency_s.value - sum(k.elapsed_s for k in estimate.breakdown), 0.0)
         joules = 0.0 if estimate.energy_j is None else estimate.energy_j.value
-        part = Part("launch", seconds, max(joules - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0), 0.0)
-        whole.parts[arch].append(part)
-        entry.parts[arch].append(part)
+        entry_part = Part("launch", seconds, max(joules - sum(k.energy_j or 0.0 for k in estimate.breakdown), 0.0), 0.0)
+        model_members.parts[arch].append(entry_part)
+        entry.parts[arch].append(entry_part)
     rows = [members.row(name, name.count(".") + 1 if name else 0, estimates) for name, members in modules.items()]
     by_time = [members.row(name, 0, estimates) for name, members in operators.items()]
     return Inspection(
@@ -227,21 +227,21 @@ class Part(NamedTuple):
 def split_kernels(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], Part]:
     """What each kernel of a breakdown takes, split over its calls: (graph, call) -> its part. Flops are split by the flops of
     each call alone, bytes by its bytes, all else by the one that bounds the kernel; evenly where the calls have none."""
-    parts: dict[tuple[int, int], Part] = {}
+    part_of_call: dict[tuple[int, int], Part] = {}
     for kernel in estimate.breakdown:
         costs = costs_of(graphs[kernel.graph])
         shares: dict[str, list[float]] = {}
-        for what in ("flops", "bytes"):
-            weights = [0.0 if (cost := costs[index]) is None else float(getattr(cost, what)) for index in kernel.calls]
+        for quantity in ("flops", "bytes"):
+            weights = [0.0 if (cost := costs[index]) is None else float(getattr(cost, quantity)) for index in kernel.calls]
             total = sum(weights)
-            shares[what] = [weight / total if total else 1 / len(weights) for weight in weights]
+            shares[quantity] = [weight / total if total else 1 / len(weights) for weight in weights]
         by_bound = shares["flops" if kernel.bound == "compute" else "bytes"]
         for index, share, flops, nbytes in zip(kernel.calls, by_bound, shares["flops"], shares["bytes"], strict=True):
             joules = None if kernel.energy_j is None else kernel.energy_j * share
-            parts[kernel.graph, index] = Part(
+            part_of_call[kernel.graph, index] = Part(
                 kernel.bound, kernel.elapsed_s * share, joules, kernel.tiles * share, kernel.flops * flops, kernel.bytes * nbytes
             )
-    return parts
+    return part_of_call
 
 
 @dataclass(slots=True)
@@ -262,17 +262,17 @@ class _Members:
                 self.parts[arch].append(part)
 
     def row(self, name: str, depth: int, estimates: Mapping[str, Estimate]) -> Row:
-        flops, macs, nbytes = (sum((getattr(c, what) for c in self.costs), 0.0) for what in ("flops", "macs", "bytes"))
-        on = {arch: _taken(self.parts[arch], estimate) for arch, estimate in estimates.items()}
+        flops, macs, nbytes = (sum((getattr(c, quantity) for c in self.costs), 0.0) for quantity in ("flops", "macs", "bytes"))
+        on = {arch: _architecture_share(self.parts[arch], estimate) for arch, estimate in estimates.items()}
         return Row(name, depth, len(self.costs), self.params, flops, macs, nbytes, self.shape, on)
 
 
-def _taken(parts: Sequence[Part], estimate: Estimate) -> ArchitectureShare:
-    bound_s = {bound: sum((part.elapsed_s for part in parts if part.bound == bound), 0.0) for bound in BOUNDS}
-    seconds, whole = sum(bound_s.values()), estimate.latency_s.value
-    joules = None if estimate.energy_j is None else sum((part.energy_j or 0.0 for part in parts), 0.0)
+def _architecture_share(call_parts: Sequence[Part], estimate: Estimate) -> ArchitectureShare:
+    bound_s = {bound: sum((call_part.elapsed_s for call_part in call_parts if call_part.bound == bound), 0.0) for bound in BOUNDS}
+    seconds, total_s = sum(bound_s.values()), estimate.latency_s.value
+    joules = None if estimate.energy_j is None else sum((call_part.energy_j or 0.0 for call_part in call_parts), 0.0)
     return ArchitectureShare(
-        seconds, joules, seconds / whole if whole else 0.0, sum((part.tiles for part in parts), 0.0), bound_s
+        seconds, joules, seconds / total_s if total_s else 0.0, sum((call_part.tiles for call_part in call_parts), 0.0), bound_s
     )
 
 
@@ -281,46 +281,46 @@ def _in_tree_order(rows: list[Row], order: Callable[[list[Row]], list[Row]] = li
     children: dict[str, list[Row]] = {}
     for row in rows[1:]:
         children.setdefault(parent_of(row.name), []).append(row)
-    ordered, stack = [], [rows[0]]
+    tree_rows, stack = [], [rows[0]]
     while stack:
         row = stack.pop()
         if depth is None or row.depth <= depth:
-            ordered.append(row)
+            tree_rows.append(row)
             stack.extend(reversed(order(children.get(row.name, []))))
-    return tuple(ordered)
+    return tuple(tree_rows)
 
 
 def kernel_graph(graphs: Sequence[Graph], breakdown: Sequence[KernelEstimate]) -> tuple[KernelNode, ...]:
     """The kernels of an estimate of `graphs`, in order of execution. Pieces of a split model follow each other: the first kernels
     of a piece read the last of the previous piece."""
-    at = {(kernel.graph, call): position for position, kernel in enumerate(breakdown) for call in kernel.calls}
+    kernel_of_call = {(kernel.graph, call): position for position, kernel in enumerate(breakdown) for call in kernel.calls}
     sources: list[set[int]] = [set() for _ in breakdown]
-    before: tuple[int, ...] = ()
+    previous_last: tuple[int, ...] = ()
     for g, graph in enumerate(graphs):
         producers = _producers(graph)
-        last = before
+        last_kernel = previous_last
         for index in range(len(graph.calls)):
-            here = at.get((g, index))
-            if here is None:
+            position = kernel_of_call.get((g, index))
+            if position is None:
                 continue
-            last = (here,)
-            seen: set[int] = set()
+            last_kernel = (position,)
+            visited: set[int] = set()
             stack = list(producers[index])
             while stack:
                 producer = stack.pop()
                 if producer == INPUT:
-                    sources[here].update(before)
-                elif producer not in seen:
-                    seen.add(producer)
-                    place = at.get((g, producer))
-                    if place is not None and place < here:
-                        sources[here].add(place)
-                    elif place != here:
+                    sources[position].update(previous_last)
+                elif producer not in visited:
+                    visited.add(producer)
+                    place = kernel_of_call.get((g, producer))
+                    if place is not None and place < position:
+                        sources[position].add(place)
+                    elif place != position:
                         # A view, or a call that the compiler computes in several kernels and that is listed in a later one only.
                         stack.extend(producers[producer])
-        before = last
+        previous_last = last_kernel
     return tuple(
-        KernelNode(kernel, _common([graphs[kernel.graph].calls[call].module for call in kernel.calls]), tuple(sorted(reads)))
+        KernelNode(kernel, _common_path([graphs[kernel.graph].calls[call].module for call in kernel.calls]), tuple(sorted(reads)))
         for kernel, reads in zip(breakdown, sources, strict=True)
     )
 
@@ -332,16 +332,16 @@ def _producers(graph: Graph) -> list[frozenset[int]]:
     writers: dict[int, int] = {}
     producers = []
     for index, call in enumerate(graph.calls):
-        direct = {makers[value] for value in call.reads if value in makers}
-        written = {writers[root] for root in map(graph.root, call.reads) if root in writers}
-        producers.append(frozenset(direct | written))
+        makers_of_reads = {makers[value] for value in call.reads if value in makers}
+        writers_of_reads = {writers[root] for root in map(graph.root, call.reads) if root in writers}
+        producers.append(frozenset(makers_of_reads | writers_of_reads))
         makers.update(dict.fromkeys(call.writes, index))
         if call.inplace:
             writers.update(dict.fromkeys(map(graph.root, call.writes), index))
     return producers
 
 
-def _common(paths: Sequence[str]) -> str:
+def _common_path(paths: Sequence[str]) -> str:
     """The longest common module path: "layer1.0" of "layer1.0.conv1" and "layer1.0.bn1"; empty paths are ignored."""
     levels = zip(*(path.split(".") for path in paths if path), strict=False)
-    return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))
+    return ".".join(components[0] for components in takewhile(lambda components: len(set(components)) == 1, levels))

@@ -41,8 +41,8 @@ class FusionSavings(msgspec.Struct, frozen=True):
 
     def saved(self, name: str) -> float | None:
         """Share of a total that fusion saves, such as 0.25; negative where fusion costs, `None` where a total is unknown."""
-        before, after = getattr(self.alone, name), getattr(self.fused, name)
-        return None if before is None or after is None or not before else 1 - after / before
+        unfused_total, fused_total = getattr(self.alone, name), getattr(self.fused, name)
+        return None if unfused_total is None or fused_total is None or not unfused_total else 1 - fused_total / unfused_total
 
     def rows(self) -> list[list[str]]:
         """One row of text for each quantity: name, call by call, fused, saved."""
@@ -65,8 +65,10 @@ class FusionSummary(msgspec.Struct, frozen=True):
     def _repr_html_(self) -> str:
         """The savings and the groups as tables for notebooks."""
         title = f"{self.model} as {self.runtime} fuses it on {self.arch}"
-        saved = html_table(["", "call by call", "fused", "saved"], self.savings.rows(), title)
-        return saved + html_table(["operators in one kernel", "kernels"], [[ops, str(count)] for ops, count in self.groups])
+        savings_table = html_table(["", "call by call", "fused", "saved"], self.savings.rows(), title)
+        return savings_table + html_table(
+            ["operators in one kernel", "kernels"], [[ops, str(count)] for ops, count in self.groups]
+        )
 
 
 def fusion_savings(
@@ -74,13 +76,13 @@ def fusion_savings(
 ) -> FusionSavings:
     """Estimate graphs twice with the same overheads per kernel: call by call, and as `runtime` fuses them; arguments and errors
     as of `AnalysisDirector.estimate`."""
-    chosen = check_runtime(director.profile, runtime)
+    chosen_runtime = check_runtime(director.profile, runtime)
     totals = []
-    for fused in (False, True):
-        table, _ = tabulate(graphs, chosen, director.profile.family, compute_dtype, fused)
-        priced = director.price(table, chosen)
-        energy_j = None if priced.energy_j is None else float(priced.energy_j.sum())
-        totals.append(FusionTotals(len(table), float(table.bytes.sum()), float(priced.latency_s.sum()), energy_j))
+    for is_fused in (False, True):
+        table, _ = tabulate(graphs, chosen_runtime, director.profile.family, compute_dtype, is_fused)
+        prices = director.price(table, chosen_runtime)
+        energy_j = None if prices.energy_j is None else float(prices.energy_j.sum())
+        totals.append(FusionTotals(len(table), float(table.bytes.sum()), float(prices.latency_s.sum()), energy_j))
     return FusionSavings(*totals)
 
 
@@ -94,15 +96,15 @@ def summarize_fusion(
 ) -> FusionSummary:
     """The operators that share a kernel, and the savings; arguments and errors as of `AnalysisDirector.estimate`."""
     profile = director.profile
-    chosen = check_runtime(profile, runtime)
+    chosen_runtime = check_runtime(profile, runtime)
     counts: Counter[str] = Counter()
-    savings = fusion_savings(director, graphs, chosen, compute_dtype=compute_dtype)
+    savings = fusion_savings(director, graphs, chosen_runtime, compute_dtype=compute_dtype)
     for graph in graphs:
-        for group in fusion_groups(graph, chosen, profile.family):
+        for group in fusion_groups(graph, chosen_runtime, profile.family):
             if len(group.calls) > 1:
                 counts[graph.operators(group.calls)] += 1
     label = model or next((graph.name for graph in graphs if graph.name), "model")
-    return FusionSummary(label, profile.name, chosen, savings, tuple(counts.most_common()))
+    return FusionSummary(label, profile.name, chosen_runtime, savings, tuple(counts.most_common()))
 
 
 class FusionScore(msgspec.Struct, frozen=True):
@@ -129,9 +131,9 @@ def fusion_score(predicted: Sequence[Sequence[int]], real: Sequence[Sequence[int
         >>> fusion_score([(0,), (1, 2, 3)], [(0,), (1, 2), (3,)]).precision  # 1 of 3 pairs
         0.3333333333333333
     """
-    guessed, true = shared_pairs(predicted), shared_pairs(real)
-    both = len(guessed & true)
-    precision = both / len(guessed) if guessed else float(not true)
-    recall = both / len(true) if true else float(not guessed)
-    f1 = 2 * precision * recall / (precision + recall) if both else float(not guessed and not true)
+    predicted_pairs, real_pairs = shared_pairs(predicted), shared_pairs(real)
+    common_count = len(predicted_pairs & real_pairs)
+    precision = common_count / len(predicted_pairs) if predicted_pairs else float(not real_pairs)
+    recall = common_count / len(real_pairs) if real_pairs else float(not predicted_pairs)
+    f1 = 2 * precision * recall / (precision + recall) if common_count else float(not predicted_pairs and not real_pairs)
     return FusionScore(precision, recall, f1, len(predicted), len(real))

@@ -16,12 +16,12 @@ from shmoo.estimators.present.setups import Setup
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import amount, percent, si, size
 
-_BOUND = {"compute": "computing", "memory": "moving data", "launch": "launching kernels", "entry": "entering the graph"}
-_ALMOST = 0.05
+_BOUND_PHRASES = {"compute": "computing", "memory": "moving data", "launch": "launching kernels", "entry": "entering the graph"}
+LEAST_SHARE = 0.05
 """Shares and gains below which nothing is worth a sentence."""
-_CHECK = {"type", "quantization", "together"}
+_CHANGES_RESULTS = {"type", "quantization", "together"}
 """Kinds of changes that change what a model computes."""
-_UNMEASURED = 0.5
+UNMEASURED_SHARE = 0.5
 """Share of the time on unmeasured coefficients from which on the reader is told."""
 
 
@@ -43,23 +43,23 @@ def headline(advice: Advice) -> str:
     e = advice.estimate
     latency = f"{si(e.latency_s.value, 's')} ({si(e.latency_s.low, 's')} to {si(e.latency_s.high, 's')})"
     joules = f", {si(e.energy_j.value, 'J')} ({si(e.energy_j.low, 'J')} to {si(e.energy_j.high, 'J')})" if e.energy_j else ""
-    quantized = f", {advice.setup.quantize}" if advice.setup.quantize else ""
+    quantization = f", {advice.setup.quantize}" if advice.setup.quantize else ""
     return (
-        f"{advice.model} on {e.arch}, batch {e.batch}, {shown_dtype(e.dtype)}{quantized}, {e.runtime}: "
+        f"{advice.model} on {e.arch}, batch {e.batch}, {shown_dtype(e.dtype)}{quantization}, {e.runtime}: "
         f"a call takes {latency}{joules}; "
         f"it needs {size(e.memory.needed_bytes)} of {size(e.memory.capacity_bytes)}"
     )
 
 
-def advice_sentences(advice: Advice, given: str) -> list[str]:
-    """What to know and what to do, most important first. `given` are the arguments of the command line that name the model and
-    the machine, without what a setup says."""
-    as_it_is = f"{given} {advice.setup.options}"
+def advice_sentences(advice: Advice, arguments: str) -> list[str]:
+    """What to know and what to do, most important first. `arguments` name the model and the machine on the command line; the
+    setup adds its own options."""
+    as_it_is = f"{arguments} {advice.setup.options}"
     return [
         *_room(advice),
         *_whereabouts(advice),
         *_kernels(advice),
-        *_changes(advice, given),
+        *_changes(advice, arguments),
         *_caveats(advice),
         f"More: shmoo estimate {as_it_is} --json; shmoo inspect {as_it_is} --depth 3 --sort time",
     ]
@@ -70,37 +70,37 @@ def _room(advice: Advice) -> Iterator[str]:
     if memory.fits is not False:
         return
     yield f"It does not fit: it {memory.advice}. Times and energies hold for a memory large enough."
-    fitting = [w.change.name for w in advice.what_ifs if w.memory.fits and w.change.kind in ("type", "quantization")]
-    if fitting:
-        yield f"On one device it fits with {', '.join(fitting)}."
+    fitting_changes = [w.change.name for w in advice.what_ifs if w.memory.fits and w.change.kind in ("type", "quantization")]
+    if fitting_changes:
+        yield f"On one device it fits with {', '.join(fitting_changes)}."
 
 
 def _whereabouts(advice: Advice) -> Iterator[str]:
-    parts = sorted((share for share in advice.bounds if share.time_share >= _ALMOST), key=lambda share: -share.time_share)
-    text = ", ".join(f"{_BOUND[share.name]} {percent(share.time_share, digits=0)}" for share in parts)
+    shares = sorted((share for share in advice.bounds if share.time_share >= LEAST_SHARE), key=lambda share: -share.time_share)
+    text = ", ".join(f"{_BOUND_PHRASES[share.name]} {percent(share.time_share, digits=0)}" for share in shares)
     joules = sorted(advice.units, key=lambda share: -(share.energy_j or 0))
-    named = [f"{s.name} {percent(s.energy_share, digits=0)}" for s in joules if (s.energy_share or 0.0) >= _ALMOST]
-    yield f"The time goes to {text}" + (f"; the energy to {', '.join(named)}." if named else ".")
+    energy_shares = [f"{s.name} {percent(s.energy_share, digits=0)}" for s in joules if (s.energy_share or 0.0) >= LEAST_SHARE]
+    yield f"The time goes to {text}" + (f"; the energy to {', '.join(energy_shares)}." if energy_shares else ".")
 
 
 def _kernels(advice: Advice) -> Iterator[str]:
-    above = [gap for gap in advice.kernels if gap.time_s - gap.roof_s > _ALMOST * advice.estimate.latency_s.value]
-    for gap in sorted(above, key=lambda gap: gap.roof_s - gap.time_s)[:1]:
-        several = f"{gap.count} kernels" if gap.count > 1 else "one kernel"
+    gaps = [gap for gap in advice.kernels if gap.time_s - gap.roof_s > LEAST_SHARE * advice.estimate.latency_s.value]
+    for gap in sorted(gaps, key=lambda gap: gap.roof_s - gap.time_s)[:1]:
+        count_text = f"{gap.count} kernels" if gap.count > 1 else "one kernel"
         yield (
-            f"Most time above the roof: {gap.name} in {gap.module or 'the model itself'} ({several}) takes "
+            f"Most time above the roof: {gap.name} in {gap.module or 'the model itself'} ({count_text}) takes "
             f"{si(gap.time_s, 's')} where the {gap.roof} roof allows {si(gap.roof_s, 's')}: {gap.why}."
         )
 
 
-def _changes(advice: Advice, given: str) -> Iterator[str]:
+def _changes(advice: Advice, arguments: str) -> Iterator[str]:
     aim = advice.aim
-    single = [w for w in advice.what_ifs if w.change.kind != "together" and w.memory.fits is not False]
-    by_verdict = grouped((w.effect.verdict(aim), w) for w in single)
-    best = best_of_each_kind(single, aim)
-    for what_if in [*best, *[w for w in advice.sure if w.change.kind == "together"][:1]]:
-        yield f"{_effect(what_if, advice)}: {_command(given, what_if.setup)}"
-    if not best:
+    single_changes = [w for w in advice.what_ifs if w.change.kind != "together" and w.memory.fits is not False]
+    by_verdict = grouped((w.effect.verdict(aim), w) for w in single_changes)
+    best_changes = best_of_each_kind(single_changes, aim)
+    for what_if in [*best_changes, *[w for w in advice.sure if w.change.kind == "together"][:1]]:
+        yield f"{_effect(what_if, advice)}: {_command(arguments, what_if.setup)}"
+    if not best_changes:
         yield f"No change here saves {aim} by more than the uncertainty of the difference."
 
     def gains(what_ifs: Sequence[WhatIf]) -> str:
@@ -110,11 +110,11 @@ def _changes(advice: Advice, given: str) -> Iterator[str]:
         yield f"At most, with every tensor in 8 bits, which frameworks do not do as it stands: {gains(low)}."
     if undecided := by_verdict.get("open"):
         yield f"Not certain, because the interval of the gain holds 1: {gains(undecided)}; measure before you decide."
-    if same := by_verdict.get("same"):
-        yield f"No difference: {', '.join(w.change.name for w in same)}."
+    if unchanged := by_verdict.get("same"):
+        yield f"No difference: {', '.join(w.change.name for w in unchanged)}."
     worse = grouped((w.change.kind == "fusion", w) for w in by_verdict.get("worse", ()))
-    if others := worse.get(False):
-        yield f"Worse: {', '.join(f'{w.change.name} ({_worse(w.effect, aim)})' for w in others)}."
+    if others_worse := worse.get(False):
+        yield f"Worse: {', '.join(f'{w.change.name} ({_loss_text(w.effect, aim)})' for w in others_worse)}."
     for what_if in worse.get(True, ()):
         yield (
             f"Fusion already saves {percent(1.0 - what_if.effect.factor(aim), digits=0)} of the {aim}: "
@@ -122,12 +122,12 @@ def _changes(advice: Advice, given: str) -> Iterator[str]:
         )
 
 
-def _command(given: str, setup: Setup) -> str:
+def _command(arguments: str, setup: Setup) -> str:
     """The command that shows a setup; what fusion is worth is shown by `shmoo fusion`."""
-    return f"shmoo {'estimate' if setup.fused else 'fusion'} {given} {setup.options}"
+    return f"shmoo {'estimate' if setup.fused else 'fusion'} {arguments} {setup.options}"
 
 
-def _worse(effect: Effect, aim: Aim) -> str:
+def _loss_text(effect: Effect, aim: Aim) -> str:
     if aim == "time" or effect.energy_ratio is None:
         return f"{_digits(effect.speedup.value)} times as fast"
     return f"{_digits(effect.energy_ratio.value)} times the energy"
@@ -135,46 +135,49 @@ def _worse(effect: Effect, aim: Aim) -> str:
 
 def _effect(what_if: WhatIf, advice: Advice) -> str:
     effect, base = what_if.effect, advice.estimate
-    larger = what_if.setup.batch != advice.setup.batch
-    rate = "times the throughput" if larger else "times as fast"
+    has_larger_batch = what_if.setup.batch != advice.setup.batch
+    rate = "times the throughput" if has_larger_batch else "times as fast"
     parts = [f"{what_if.change.name}: {times(effect.speedup)} {rate}"]
     if effect.energy_ratio is not None:
-        parts.append(f"{times(effect.energy_ratio)} times the energy" + (" a sample" if larger else ""))
-    if larger:
+        parts.append(f"{times(effect.energy_ratio)} times the energy" + (" a sample" if has_larger_batch else ""))
+    if has_larger_batch:
         parts.append(f"a call takes {si(effect.latency_s.value, 's')} in place of {si(base.latency_s.value, 's')}")
     types = [(setup.dtype, setup.quantize) for setup in (what_if.setup, advice.setup)]
-    if what_if.change.kind in _CHECK and types[0] != types[1]:
+    if what_if.change.kind in _CHANGES_RESULTS and types[0] != types[1]:
         parts.append("results change, so check the accuracy")
     return ", ".join(parts)
 
 
 def _caveats(advice: Advice) -> Iterator[str]:
     basis = advice.estimate.basis
-    unmeasured = {name: share for name, share in basis.items() if name not in ("fitted", "transferred") and share > 0}
-    if sum(unmeasured.values()) >= _UNMEASURED:
-        main = max(unmeasured, key=lambda name: unmeasured[name])
+    unmeasured_shares = {name: share for name, share in basis.items() if name not in ("fitted", "transferred") and share > 0}
+    if (total := sum(unmeasured_shares.values())) >= UNMEASURED_SHARE:
+        main = max(unmeasured_shares, key=unmeasured_shares.__getitem__)
         kind = {"datasheet": "datasheets and papers", "simulated": "simulated values", "fallback": "assumptions"}[main]
         yield (
-            f"{percent(sum(unmeasured.values()), digits=0)} of the time rests on coefficients that nobody measured on this "
-            f"machine, mostly {kind}."
+            f"{percent(total, digits=0)} of the time rests on coefficients that nobody measured on this machine, mostly {kind}."
         )
-    if names := grouped((why, name) for name, why in advice.left_out.items()):
-        yield "Not estimated: " + "; ".join(f"{', '.join(listed)} ({why})" for why, listed in names.items()) + "."
+    if names := grouped((reason, name) for name, reason in advice.left_out.items()):
+        yield (
+            "Not estimated: "
+            + "; ".join(f"{', '.join(names_of_reason)} ({reason})" for reason, names_of_reason in names.items())
+            + "."
+        )
 
 
 def sensitivity_sentences(levers: Sensitivity) -> list[str]:
     """What the parts of a machine buy, most first, the area of its dies, and whose area is not known."""
-    first, aim = levers.bottleneck, levers.aim
+    bottleneck, aim = levers.bottleneck, levers.aim
     by_verdict = grouped((lever.effect.verdict(aim), lever) for lever in levers.levers)
-    helping = [lever for lever in by_verdict.get("better", ()) if lever is not first]
-    much = [lever for lever in helping if lever.effect.factor(aim) > 1 + _ALMOST]
+    helpful = [lever for lever in by_verdict.get("better", ()) if lever is not bottleneck]
+    main_levers = [lever for lever in helpful if lever.effect.factor(aim) > 1 + LEAST_SHARE]
     sentences = [f"No single part saves {aim} by more than the uncertainty of the difference."]
-    if first is not None:
-        sentences = [f"The principal bottleneck is {_lever(first)}."]
+    if bottleneck is not None:
+        sentences = [f"The principal bottleneck is {_lever(bottleneck)}."]
     for kind, text in (("part", "Next"), ("parts", "Several parts at once")):
-        sentences += [f"{text}, {_lever(lever)}." for lever in much if lever.change.kind == kind]
+        sentences += [f"{text}, {_lever(lever)}." for lever in main_levers if lever.change.kind == kind]
     for text, parts in (
-        (f"Less than {percent(_ALMOST, digits=0)} each", [lever for lever in helping if lever not in much]),
+        (f"Less than {percent(LEAST_SHARE, digits=0)} each", [lever for lever in helpful if lever not in main_levers]),
         ("Not certain, because the interval of the gain holds 1", by_verdict.get("open")),
         ("Alone these buy nothing", by_verdict.get("same")),
         (f"Costs more {aim} than it saves", by_verdict.get("worse")),
@@ -208,26 +211,26 @@ def _lever(lever: Lever) -> str:
         text += f" and {si(effect.average_power_w, 'W')} on average"
     if lever.area_m2 is not None and lever.area_m2.value > 0:
         text += f", for {added_silicon(lever.area_m2)} more silicon"
-    brought = dict.fromkeys("peaks" if continues(name, "peak") else name for name in lever.follows)
-    notes = [f"with {', '.join(brought)}"] * bool(brought) + [lever.note] * bool(lever.note)
+    followers = dict.fromkeys("peaks" if continues(name, "peak") else name for name in lever.follows)
+    notes = [f"with {', '.join(followers)}"] * bool(followers) + [lever.note] * bool(lever.note)
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
-def advice_record(advice: Advice, given: str) -> Record:
+def advice_record(advice: Advice, arguments: str) -> Record:
     """Advice as an object of plain types. An unknown value is `None`, with a "<field>_reason"."""
     return {
         "format": 1,
         "by": advice.aim,
         "estimate": estimate_record(advice.estimate, advice.model),
-        "bounds": _explained(advice.bounds),
-        "units": _explained(advice.units),
-        "modules": _explained(advice.modules),
-        "kernels": _explained(advice.kernels),
+        "bounds": _records(advice.bounds),
+        "units": _records(advice.units),
+        "modules": _records(advice.modules),
+        "kernels": _records(advice.kernels),
         "what_ifs": [
             {
                 "name": w.change.name,
                 "kind": w.change.kind,
-                "command": _command(given, w.setup),
+                "command": _command(arguments, w.setup),
                 "batch": w.setup.batch,
                 "runtime": w.setup.runtime,
                 "kernels": w.kernels,
@@ -237,7 +240,7 @@ def advice_record(advice: Advice, given: str) -> Record:
             for w in advice.what_ifs
         ],
         "left_out": advice.left_out,
-        "sentences": advice_sentences(advice, given),
+        "sentences": advice_sentences(advice, arguments),
     }
 
 
@@ -278,7 +281,7 @@ def _effect_record(effect: Effect, aim: Aim) -> Record:
     }
 
 
-def _explained(parts: Sequence[msgspec.Struct]) -> list[dict[str, Any]]:
+def _records(structs: Sequence[msgspec.Struct]) -> list[dict[str, Any]]:
     """Records whose only unknown values are energies."""
-    plain = [msgspec.structs.asdict(part) for part in parts]
-    return [{k: v for name, value in part.items() for k, v in or_reason(name, value, _NO_ENERGY).items()} for part in plain]
+    records = [msgspec.structs.asdict(record) for record in structs]
+    return [{k: v for name, value in record.items() for k, v in or_reason(name, value, _NO_ENERGY).items()} for record in records]

@@ -13,7 +13,7 @@ from shmoo.estimators.machine.names import by_runtime, continues, under
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.gpu.threads import AS_STORED
-from shmoo.estimators.variants import COUNTED
+from shmoo.estimators.variants import PART_COUNT
 
 BATCH_STEPS = (4, 16, 64)
 """Batches to try, relative to the present one."""
@@ -25,7 +25,7 @@ _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic"
 """Scheme of `costs.quantize.SCHEMES` -> type whose products it needs."""
 FACTOR = 2.0
 """By which each part of a machine is multiplied; launches are divided by it."""
-_COUNTED_IN_CYCLES = ("tpu", "kpu")
+CYCLE_COUNTED_FAMILIES = ("tpu", "kpu")
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +42,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> str:
         """Of the command line, for an estimate of the setup."""
         dtype = None if self.dtype is None else shown_dtype(self.dtype)
-        given = {"batch": self.batch, "runtime": self.runtime, "dtype": dtype, "quantize": self.quantize}
-        parts = [f"--{name} {value}" for name, value in given.items() if value is not None]
-        return " ".join([*parts, *["--channels-last"] * self.channels_last])
+        option_values = {"batch": self.batch, "runtime": self.runtime, "dtype": dtype, "quantize": self.quantize}
+        part_changes = [f"--{name} {value}" for name, value in option_values.items() if value is not None]
+        return " ".join([*part_changes, *["--channels-last"] * self.channels_last])
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -63,49 +63,52 @@ GraphsOf = Callable[[Setup], Sequence[Graph]]
 """The graphs of a model in a setup; raises `InputError` for a setup that the model does not take."""
 
 
-def parts(profile: ArchitectureProfile, runtime: str) -> list[Change]:
+def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
     """The parts of a machine, each multiplied alone. "peak" are the rates of all units; where these are counted in cycles, the
     clock is their rate."""
-    own, listed, in_cycles = profile.coefficients, profile.listed, profile.family in _COUNTED_IN_CYCLES
-    names = [COUNTED[profile.family], "clock"]
+    coefficients, all_coefficients, in_cycles = profile.coefficients, profile.listed, profile.family in CYCLE_COUNTED_FAMILIES
+    names = [PART_COUNT[profile.family], "clock"]
     names += [f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")]
-    changed = {name: [name] for name in names if name in own}
+    names_by_change = {name: [name] for name in names if name in coefficients}
     if not in_cycles:
-        changed["peak"] = under("peak", own)
-    known = listed if profile.host else own
-    changed |= {name: [name] for name in [name for name in by_runtime("launch", runtime) if name in known][:1]}
+        names_by_change["peak"] = under("peak", coefficients)
+    launch_names = all_coefficients if profile.host else coefficients
+    names_by_change |= {name: [name] for name in [name for name in by_runtime("launch", runtime) if name in launch_names][:1]}
     return [
         Change(
             "parts" if is_count(name) or (name == "clock" and not in_cycles) else "part",
             name,
-            coefficients={one: listed[one].value * (1 / FACTOR if continues(name, "launch") else FACTOR) for one in of_part},
+            coefficients={
+                coefficient_name: all_coefficients[coefficient_name].value * (1 / FACTOR if continues(name, "launch") else FACTOR)
+                for coefficient_name in part_names
+            },
         )
-        for name, of_part in changed.items()
+        for name, part_names in names_by_change.items()
     ]
 
 
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
     """What a model's user could change on a machine, by what the machine and its runtimes have. `dtype` is the type that most of
     the model's work is in, `table` its kernels as they are."""
-    rated = profile.multiplied_types
-    found = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
+    rated_types = profile.multiplied_types
+    candidates = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        narrower = [name for name in _NARROWER if name in rated and BITS[name] < BITS[dtype]]
-        types = ["tf32"] * (dtype == "float32" and "tf32" in rated) + narrower[:1]
-        found += [Change("type", name, {"dtype": name}) for name in types]
-        everywhere = [name for name in _EVERYWHERE if name in rated and BITS[name] < BITS[dtype]]
-        found += [Change("8 bits", f"all in {name}", {"dtype": name}) for name in everywhere]
+        narrower = [name for name in _NARROWER if name in rated_types and BITS[name] < BITS[dtype]]
+        types = ["tf32"] * (dtype == "float32" and "tf32" in rated_types) + narrower[:1]
+        candidates += [Change("type", name, {"dtype": name}) for name in types]
+        everywhere = [name for name in _EVERYWHERE if name in rated_types and BITS[name] < BITS[dtype]]
+        candidates += [Change("8 bits", f"all in {name}", {"dtype": name}) for name in everywhere]
         if dtype in _QUANTIZED_FROM:
-            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated]
-            found += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
-    found += [
+            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated_types]
+            candidates += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
+    candidates += [
         Change("runtime", name, {"runtime": name})
         for name in RUNTIMES[profile.family]
         if name != base.runtime and (name != "cudagraphs" or profile.family == "gpu")
     ]
     if base.runtime not in AS_STORED:
-        found.append(Change("fusion", "no fusion", {"fused": False}))
+        candidates.append(Change("fusion", "no fusion", {"fused": False}))
     elif profile.family == "gpu" and not base.channels_last and table.is_family(*CONVOLUTIONS).any():
         # On other machines and in compiled code the order of images is the library's own affair.
-        found.append(Change("layout", "channels-last", {"channels_last": True}))
-    return found
+        candidates.append(Change("layout", "channels-last", {"channels_last": True}))
+    return candidates

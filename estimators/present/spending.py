@@ -12,22 +12,22 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import Estimate
 from shmoo.estimators.predict.energy import bytes_energy, flops_energy
-from shmoo.estimators.predict.graph_table import Tabulated
+from shmoo.estimators.predict.graph_table import ModelTable
 from shmoo.estimators.predict.limits import Roofs, kernel_roofs
-from shmoo.estimators.predict.pipeline import Priced
+from shmoo.estimators.predict.pipeline import Prices
 from shmoo.estimators.present.inspection import BOUNDS, Inspection, parent_of
 from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.units import percent
 
 POORLY_FILLED = 0.85
 """Share of the units' lanes below which the cut of a kernel is what keeps it from its peak."""
-READ_AGAIN = 1.3
+REREAD_FACTOR = 1.3
 """Times that a memory level serves a kernel's bytes from which on reading them again is what keeps it from its roof."""
 
-MOSTLY = 0.6
+OVERHEAD_SHARE = 0.6
 """Share of a kernel's time beside its arithmetic and its traffic from which on that is what keeps it from its roof; where these
 two hide each other badly it is up to a half."""
-_BESIDE = {
+_OVERHEADS = {
     "cpu": "images' order in the library and fresh memory",
     "gpu": "the shortest kernel, images' order and the power cap",
     "tpu": "starting its tiles",
@@ -72,9 +72,9 @@ class KernelGap(msgspec.Struct, frozen=True):
 
 
 def _share(name: str, time_s: float, energy_j: float, estimate: Estimate, calls: int = 1) -> Share:
-    whole = estimate.energy_j
-    part = energy_j / whole.value if whole and whole.value else None
-    return Share(name, time_s, time_s / estimate.latency_s.value, energy_j if whole else None, part, calls)
+    total = estimate.energy_j
+    energy_share = energy_j / total.value if total and total.value else None
+    return Share(name, time_s, time_s / estimate.latency_s.value, energy_j if total else None, energy_share, calls)
 
 
 def by_bound(estimate: Estimate) -> tuple[Share, ...]:
@@ -90,19 +90,19 @@ def by_bound(estimate: Estimate) -> tuple[Share, ...]:
     return (*shares, _share("entry", left_s, left_j, estimate, 0))
 
 
-def by_unit(work: Tabulated, tiling: Tiling, estimate: Estimate, profile: ArchitectureProfile) -> tuple[Share, ...]:
+def by_unit(work: ModelTable, tiling: Tiling, estimate: Estimate, profile: ArchitectureProfile) -> tuple[Share, ...]:
     """Shares of the energy: arithmetic, each memory level, static power; empty where it is not known. Where a power cap holds
     the board back, what the work takes at the full clock falls in proportion."""
     if estimate.energy_j is None:
         return ()
     c = Coefficients(profile)
-    parts = {"arithmetic": float(flops_energy(work.table, c).sum())}
-    for level, moved in tiling.level_bytes.items():
-        parts[level] = float(np.sum(bytes_energy({level: moved}, c)))
+    joules_by_part = {"arithmetic": float(flops_energy(work.table, c).sum())}
+    for level, nbytes in tiling.level_bytes.items():
+        joules_by_part[level] = float(np.sum(bytes_energy({level: nbytes}, c)))
     static = min(profile.value("power.static", 0.0) * estimate.latency_s.value, estimate.energy_j.value)
-    held = (estimate.energy_j.value - static) / max(sum(parts.values()), 1e-30)
-    parts = {name: joules * held for name, joules in parts.items()} | {"static power": static}
-    return tuple(_share(name, 0.0, joules, estimate) for name, joules in parts.items() if joules > 0)
+    scale = (estimate.energy_j.value - static) / max(sum(joules_by_part.values()), 1e-30)
+    joules_by_part = {name: joules * scale for name, joules in joules_by_part.items()} | {"static power": static}
+    return tuple(_share(name, 0.0, joules, estimate) for name, joules in joules_by_part.items() if joules > 0)
 
 
 def by_module(inspection: Inspection, estimate: Estimate, top: int) -> tuple[Share, ...]:
@@ -110,16 +110,19 @@ def by_module(inspection: Inspection, estimate: Estimate, top: int) -> tuple[Sha
     alone together."""
     arch = inspection.architectures[0]
     amounts = {row.name: [row.on[arch].latency_s, row.on[arch].energy_j or 0.0, row.flops] for row in inspection.modules}
-    own = {name: list(whole) for name, whole in amounts.items()}
-    for name, whole in amounts.items():
+    own_amounts = {name: list(module_amounts) for name, module_amounts in amounts.items()}
+    for name, module_amounts in amounts.items():
         if name:
-            own[parent_of(name)] = [left - part for left, part in zip(own[parent_of(name)], whole, strict=True)]
-    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-    for name, (_, _, flops) in own.items():
-        alike[pattern(name), round(flops)].append(name)
+            own_amounts[parent_of(name)] = [
+                parent_amount - child_amount
+                for parent_amount, child_amount in zip(own_amounts[parent_of(name)], module_amounts, strict=True)
+            ]
+    names_by_kind: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for name, (_, _, flops) in own_amounts.items():
+        names_by_kind[pattern(name), round(flops)].append(name)
     shares = []
-    for names in alike.values():
-        seconds, joules = (sum(own[name][i] for name in names) for i in (0, 1))
+    for names in names_by_kind.values():
+        seconds, joules = (sum(own_amounts[name][i] for name in names) for i in (0, 1))
         if seconds > 0:
             shares.append(_share(_common_name(names), seconds, joules, estimate, len(names)))
     return tuple(sorted(shares, key=lambda share: -share.time_s)[:top])
@@ -135,20 +138,20 @@ def pattern(module: str) -> str:
 
 
 def kernel_gaps(
-    inspection: Inspection, work: Tabulated, priced: Priced, profile: ArchitectureProfile, runtime: str, top: int
+    inspection: Inspection, work: ModelTable, prices: Prices, profile: ArchitectureProfile, runtime: str, top: int
 ) -> tuple[KernelGap, ...]:
     """Kernels of one size in repeated modules together, most time first."""
     (arch,) = inspection.architectures
     nodes, total = inspection.kernels[arch], inspection.modules[0].on[arch].latency_s
-    roofs = kernel_roofs(work.table, priced.tiling, Coefficients(profile), runtime, priced.prediction.dynamic_j)
+    roofs = kernel_roofs(work.table, prices.tiling, Coefficients(profile), runtime, prices.prediction.dynamic_j)
     static_w = profile.value("power.static", 0.0)
-    alike: defaultdict[tuple[str, str, tuple[float, ...]], list[int]] = defaultdict(list)
+    rows_by_kind: defaultdict[tuple[str, str, tuple[float, ...]], list[int]] = defaultdict(list)
     t = work.table
     for i, node in enumerate(nodes):
         sizes = tuple(float(column[i]) for column in (t.dtype, t.batch, t.m, t.n, t.k))
-        alike[node.kernel.label.rpartition(":")[2], pattern(node.module), sizes].append(i)
+        rows_by_kind[node.kernel.label.rpartition(":")[2], pattern(node.module), sizes].append(i)
     gaps = []
-    for (name, _, _), rows in alike.items():
+    for (name, _, _), rows in rows_by_kind.items():
         roof_s = float(roofs.seconds[rows].sum())
         kernels = [nodes[i].kernel for i in rows]
         bounds: defaultdict[str, float] = defaultdict(float)
@@ -168,32 +171,32 @@ def kernel_gaps(
                 bound=bound,
                 energy_j=None if roofs.energy_j is None else sum(kernel.energy_j or 0.0 for kernel in kernels),
                 roof_j=None if roofs.energy_j is None else float(roofs.energy_j[rows].sum()) + static_w * min(roof_s, time_s),
-                why=_why(slowest, bound, work, priced, roofs, profile),
+                why=_gap_reason(slowest, bound, work, prices, roofs, profile),
             )
         )
     return tuple(sorted(gaps, key=lambda gap: -gap.time_s)[:top])
 
 
-def _why(i: int, bound: str, work: Tabulated, priced: Priced, roofs: Roofs, profile: ArchitectureProfile) -> str:
-    tiling = priced.tiling
+def _gap_reason(i: int, bound: str, work: ModelTable, prices: Prices, roofs: Roofs, profile: ArchitectureProfile) -> str:
+    tiling = prices.tiling
     if bound == "launch":
         return "the device waits for its launch" if profile.family == "gpu" else "its launch takes longer than its work"
-    if roofs.seconds[i] >= priced.prediction.device_s[i]:
+    if roofs.seconds[i] >= prices.prediction.device_s[i]:
         return "nothing: it is at its roof"
-    beside = 1.0 - float(max(priced.prediction.compute_s[i], priced.prediction.memory_s[i]) / priced.prediction.device_s[i])
-    if beside > MOSTLY:
-        return f"{percent(beside, digits=0)} of its time goes to {_BESIDE[profile.family]}"
+    overhead = 1.0 - float(max(prices.prediction.compute_s[i], prices.prediction.memory_s[i]) / prices.prediction.device_s[i])
+    if overhead > OVERHEAD_SHARE:
+        return f"{percent(overhead, digits=0)} of its time goes to {_OVERHEADS[profile.family]}"
     if bound == "compute":
-        filled = float(tiling.utilisation[i])
-        reached = float(roofs.compute_s[i] / priced.prediction.compute_s[i])
-        if filled < POORLY_FILLED:
-            return f"its tiles fill {percent(filled, digits=0)} of the units"
-        return f"the units reach {percent(reached, digits=0)} of their peak"
+        fill = float(tiling.utilisation[i])
+        peak_share = float(roofs.compute_s[i] / prices.prediction.compute_s[i])
+        if fill < POORLY_FILLED:
+            return f"its tiles fill {percent(fill, digits=0)} of the units"
+        return f"the units reach {percent(peak_share, digits=0)} of their peak"
     c = Coefficients(profile)
-    moved = {level: float(nbytes[i]) for level, nbytes in tiling.level_bytes.items()}
-    served_s = {level: nbytes / float(c.value(f"bandwidth.{level}")) for level, nbytes in moved.items()}
+    level_bytes = {level: float(nbytes[i]) for level, nbytes in tiling.level_bytes.items()}
+    served_s = {level: nbytes / float(c.value(f"bandwidth.{level}")) for level, nbytes in level_bytes.items()}
     level = max(served_s, key=served_s.__getitem__)
-    again = moved[level] / max(float(work.table.bytes[i]), 1.0)
-    if again > READ_AGAIN:
-        return f"{level} serves its bytes {again:.1f} times"
-    return f"{level} reaches {percent(served_s[level] / float(priced.prediction.memory_s[i]), digits=0)} of its bandwidth"
+    rereads = level_bytes[level] / max(float(work.table.bytes[i]), 1.0)
+    if rereads > REREAD_FACTOR:
+        return f"{level} serves its bytes {rereads:.1f} times"
+    return f"{level} reaches {percent(served_s[level] / float(prices.prediction.memory_s[i]), digits=0)} of its bandwidth"

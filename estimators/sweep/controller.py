@@ -20,8 +20,8 @@ from shmoo.estimators.machine.profile import RUNTIMES, ArchitectureProfile, chec
 from shmoo.estimators.predict.basis import time_basis
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.estimate_records import BOUNDS, Record, estimate_record, flatten, memory_record
-from shmoo.estimators.predict.graph_table import Tabulated, tabulated
-from shmoo.estimators.predict.pipeline import DRAWS, Priced, limits, possible_watts
+from shmoo.estimators.predict.graph_table import ModelTable, tabulate_model
+from shmoo.estimators.predict.pipeline import DRAWS, Prices, interval_ends, possible_watts
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling import TilingStrategy
 from shmoo.estimators.variants import tiling_parameters, variant
@@ -126,23 +126,23 @@ class SweepController:
             settings = {**self.fixed, **point}
             batch = int(settings.get("batch", 1))
             graphs: tuple[Graph, ...] = ()
-            launched: dict[tuple[str, str, bool], Tabulated] = {}
-            for (profile, runtime), fused in itertools.product(targets, self.fusion):
+            tables: dict[tuple[str, str, bool], ModelTable] = {}
+            for (profile, runtime), is_fused in itertools.product(targets, self.fusion):
                 cores = threads if profile.family == "cpu" else None
-                told = {"fusion": "on" if fused else "off"} if len(self.fusion) > 1 or not fused else {}
+                fusion_setting = {"fusion": "on" if is_fused else "off"} if len(self.fusion) > 1 or not is_fused else {}
                 for tiles, coefficients in variants[profile.name]:
-                    mine = number * parts // units == part
+                    in_part = number * parts // units == part
                     number += 1
-                    if not mine:
+                    if not in_part:
                         continue
                     graphs = graphs or tuple(self.source(settings))
-                    key = (profile.family, runtime, fused)
-                    if key not in launched:
-                        launched[key] = tabulated(graphs, runtime, profile.family, compute_dtype, fused)
+                    key = (profile.family, runtime, is_fused)
+                    if key not in tables:
+                        tables[key] = tabulate_model(graphs, runtime, profile.family, compute_dtype, is_fused)
                     machine = variant(profile, tiles) if tiles else profile
-                    block = self._block(machine, runtime, launched[key], cores, batch, tiles, coefficients)
+                    block = self._block(machine, runtime, tables[key], cores, batch, tiles, coefficients)
                     count = len(block["model"])
-                    yield {name: [value] * count for name, value in {**settings, **told}.items()} | block
+                    yield {name: [value] * count for name, value in {**settings, **fusion_setting}.items()} | block
 
     def _variants(
         self, profile: ArchitectureProfile, threads: int | None
@@ -151,10 +151,10 @@ class SweepController:
         which are priced together."""
         by_hand = {name: values for name, values in self.profile_axes.items() if name in tiling_parameters(profile)}
         numbers = {name: values for name, values in self.profile_axes.items() if name not in by_hand}
-        parts = [numbers]
-        if (profile.family == "cpu" and threads is not None) or (self._drawn() and not _drawn_alike(numbers)):
-            parts = [{name: (value,) for name, value in one.items()} for one in product_of(numbers)]
-        return [(tiles, part) for tiles in product_of(by_hand) for part in parts]
+        coefficient_axes = [numbers]
+        if (profile.family == "cpu" and threads is not None) or (self._drawn() and not _shares_draws(numbers)):
+            coefficient_axes = [{name: (value,) for name, value in combination.items()} for combination in product_of(numbers)]
+        return [(tiles, axes) for tiles in product_of(by_hand) for axes in coefficient_axes]
 
     def _drawn(self) -> bool:
         """Whether variants of a machine are few enough for intervals."""
@@ -164,37 +164,37 @@ class SweepController:
         self,
         machine: ArchitectureProfile,
         runtime: str,
-        work: Tabulated,
+        work: ModelTable,
         threads: int | None,
         batch: int,
         tiles: Mapping[str, AxisValue],
         axes: Mapping[str, Sequence[AxisValue]],
     ) -> Columns:
         """Rows of all combinations of a machine's coefficients: the first one's row, and the columns that differ."""
-        combinations, drawn = list(product_of(axes)), threads is not None or self._drawn()
-        count, seed = len(combinations), 0 if drawn else None
+        combinations, has_intervals = list(product_of(axes)), threads is not None or self._drawn()
+        count, seed = len(combinations), 0 if has_intervals else None
         points: dict[str, np.ndarray] = {}
         if count > 1:
             points = estimate_points(machine, work.table, runtime, axes, batch=batch, strategy=self.strategy, seed=seed)
         director = AnalysisDirector(variant(machine, combinations[0]) if axes else machine, self.strategy)
-        first = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
-        common = flatten(estimate_record(first, self.model))
-        if not drawn:
-            common |= dict.fromkeys(BOUNDS)
-            common["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
+        first_estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
+        common_columns = flatten(estimate_record(first_estimate, self.model))
+        if not has_intervals:
+            common_columns |= dict.fromkeys(BOUNDS)
+            common_columns["interval_reason"] = f"left out of sweeps over more than {DRAWN_POINTS} variants of a machine"
         columns = {name: [value] * count for name, value in tiles.items()}
         columns |= {name: [values[name] for values in combinations] for name in axes}
-        columns |= {name: [value] * count for name, value in common.items()}
+        columns |= {name: [value] * count for name, value in common_columns.items()}
         columns |= {name: numbers.tolist() for name, numbers in points.items()}
-        capacity = f"capacity.{machine.levels[-1]}"
+        capacity = f"capacity.{machine.main_memory}"
         if capacity in axes:
-            rooms = [msgspec.structs.replace(first.memory, capacity_bytes=values[capacity]) for values in combinations]
+            rooms = [msgspec.structs.replace(first_estimate.memory, capacity_bytes=values[capacity]) for values in combinations]
             records = [flatten(memory_record(room)) for room in rooms]
             columns |= {name: [record[name] for record in records] for name in records[0]}
         return columns
 
 
-def _drawn_alike(axes: Mapping[str, Sequence[AxisValue]]) -> bool:
+def _shares_draws(axes: Mapping[str, Sequence[AxisValue]]) -> bool:
     """Whether intervals of all points over coefficients come from one set of draws: a coefficient of 0 is not drawn, and rates of
     units and spreads decide from point to point how far a type is known."""
     return bool(axes) and all(
@@ -237,27 +237,27 @@ def estimate_points(
     columns: dict[str, np.ndarray] = {}
     for block, values in blocks_of(axes, len(table), BLOCK_NUMBERS if seed is None else DRAWN_NUMBERS // DRAWS):
         director = AnalysisDirector(variant(profile, values), strategy)
-        priced = director.price(table, runtime, seed=seed)
-        basis = time_basis(table, priced.prediction, Coefficients(director.profile), runtime)
-        numbers = _numbers(priced.whole(), batch, director.profile) | {f"basis_{name}": share for name, share in basis.items()}
+        prices = director.price(table, runtime, seed=seed)
+        basis = time_basis(table, prices.prediction, Coefficients(director.profile), runtime)
+        numbers = _numbers(prices.whole(), batch, director.profile) | {f"basis_{name}": share for name, share in basis.items()}
         for name, number in numbers.items():
             columns.setdefault(name, np.empty(sides))[block] = number
     return {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
 
 
-def _numbers(whole: Priced, batch: int, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
+def _numbers(totals: Prices, batch: int, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """What a block of points costs, and the ends of its intervals where it was drawn."""
-    numbers = {"device_s": whole.device_s}
-    for name, (values, drawn) in whole.quantities().items():
+    numbers = {"device_s": totals.device_s}
+    for name, (values, draws) in totals.quantities().items():
         numbers[name] = values
-        if drawn is not None:
-            low, high = limits(values, drawn)
+        if draws is not None:
+            low, high = interval_ends(values, draws)
             ends = possible_watts(profile, low, values, high) if name == "average_power_w" else (low, high)
             numbers[f"{name}_low"], numbers[f"{name}_high"] = ends
-    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+    for end, throughput_end in (("", ""), ("_low", "_high"), ("_high", "_low")):
         if f"latency_s{end}" in numbers:
-            numbers[f"throughput_per_s{other}"] = batch / numbers[f"latency_s{end}"]
-    return {"tiles": whole.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
+            numbers[f"throughput_per_s{throughput_end}"] = batch / numbers[f"latency_s{end}"]
+    return {"tiles": totals.tiling.tiles.sum(axis=-1), **{name: number[..., 0] for name, number in numbers.items()}}
 
 
 def blocks_of(
@@ -269,5 +269,7 @@ def blocks_of(
     step = max(1, int((numbers / max(kernels, 1)) ** (1.0 / max(len(axes), 1))))
     for corner in itertools.product(*(range(0, len(values), step) for values in axes.values())):
         block = tuple(slice(start, start + step) for start in corner)
-        mesh = np.ix_(*(np.asarray(axis[part], dtype=np.float64) for axis, part in zip(axes.values(), block, strict=True)))
+        mesh = np.ix_(
+            *(np.asarray(axis[axis_slice], dtype=np.float64) for axis, axis_slice in zip(axes.values(), block, strict=True))
+        )
         yield block, {name: values[..., None] for name, values in zip(axes, mesh, strict=True)}

@@ -14,19 +14,19 @@ from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.machine.catalogue import is_count
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.graph_table import Tabulated
+from shmoo.estimators.predict.graph_table import ModelTable
 from shmoo.estimators.sweep.controller import blocks_of, rows_of
 from shmoo.estimators.variants import Amount, added_area, tiling_parameters, variant
 
-PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
+PREDICTED_UNITS: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
 """Quantity of a call that is predicted -> its unit. Of throughput more is better, of everything else less."""
 AREA = "area"
 """The machine's silicon: its dies, and what is added to them (`variants`)."""
 MOST_POINTS = 5_000_000
 """Points of a grid; a larger space is one for a search."""
-OTHERS = 2000
+MOST_OTHERS = 2000
 """Designs beside a front that are kept, for its picture."""
-SAME = 1e-9
+ROUNDING = 1e-9
 """Relative difference up to which two values are the same: what sums in another order differ by."""
 
 Axes = Mapping[str, Sequence[float]]
@@ -37,7 +37,7 @@ class Workload:
     """A model on the machines of a space: its kernels as their runtime launches them, and its weight in means."""
 
     name: str
-    work: Tabulated
+    work: ModelTable
     batch: int = 1
     weight: float = 1.0
 
@@ -54,7 +54,7 @@ class Limit:
 @dataclass(frozen=True, slots=True)
 class Space:
     """Variants of a machine to choose from, by values of coefficients in their units (`axes`), to be better at once in quantities
-    of `PREDICTED` and coefficients (`objectives`)."""
+    of `PREDICTED_UNITS` and coefficients (`objectives`)."""
 
     profile: ArchitectureProfile
     runtime: str
@@ -78,8 +78,8 @@ class Space:
         for name in (*self.objectives, *(limit.quantity for limit in self.limits)):
             if name == AREA:
                 self.area(self.profile)
-            elif name not in PREDICTED and name not in self.profile.coefficients:
-                raise unknown("quantity", name, {*PREDICTED, AREA, *self.profile.coefficients})
+            elif name not in PREDICTED_UNITS and name not in self.profile.coefficients:
+                raise unknown("quantity", name, {*PREDICTED_UNITS, AREA, *self.profile.coefficients})
 
     def __len__(self) -> int:
         """Points of the grid."""
@@ -92,7 +92,7 @@ class Space:
 
     def unit(self, name: str) -> str:
         """Unit of a quantity or of a coefficient."""
-        return "m2" if name == AREA else PREDICTED.get(name) or self.profile.coefficients[name].unit
+        return "m2" if name == AREA else PREDICTED_UNITS.get(name) or self.profile.coefficients[name].unit
 
     def area(self, machine: ArchitectureProfile) -> Amount:
         """The area of a design; `InputError` where the profile lacks a number for it."""
@@ -104,7 +104,7 @@ class Front:
     """The designs that no other is better than in all objectives, best in the first objective first.
 
     Attributes:
-        columns: as of `Evaluated`, (F,) each.
+        columns: as of `EvaluatedDesigns`, (F,) each.
         alike: (F,) designs with the same objectives, of which the one with the smallest values of the first axes stands here.
         points: designs looked at. allowed: those within the limits.
         others: name of an objective -> values of some of the designs that are allowed and not on the front.
@@ -124,7 +124,7 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluatedDesigns:
     """Designs, in arrays of one shape: by axis its values, by quantity the mean of all workloads, and of several workloads by
     WORKLOAD_QUANTITY that of one; `excess` sums the relative amounts by which limits are exceeded."""
 
@@ -134,27 +134,27 @@ class Evaluated:
     @property
     def allowed(self) -> np.ndarray:
         """Which designs keep all limits."""
-        kept: np.ndarray = self.excess <= 0.0
-        return kept
+        within_limits: np.ndarray = self.excess <= 0.0
+        return within_limits
 
 
-def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
+def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> EvaluatedDesigns:
     """Price designs together: axis -> values, each of shape (..., 1) as `variants.variant` takes them; they broadcast. A machine
     whose memory does not hold a workload is not allowed. `InputError` for values that the machine does not take, and for a
     quantity of energy on a machine that knows none."""
     machine = variant(space.profile, designs)
     shape = np.broadcast_shapes(*(np.shape(values)[:-1] for values in designs.values()))
-    capacity = machine.get(f"capacity.{machine.levels[-1]}")
+    capacity = machine.get(f"capacity.{machine.main_memory}")
     by_workload: dict[str, dict[str, np.ndarray]] = {}
     excess = np.zeros(shape)
     for workload in space.workloads:
-        priced = AnalysisDirector(machine).price(workload.work.table, space.runtime)
-        latency = np.broadcast_to(priced.latency_s.sum(axis=-1), shape)
-        found = {"latency": latency, "throughput": workload.batch / latency}
-        if priced.energy_j is not None:
-            energy = np.broadcast_to(priced.energy_j.sum(axis=-1), shape)
-            found |= {"energy": energy, "power": energy / latency, "edp": energy * latency}
-        by_workload[workload.name] = found
+        prices = AnalysisDirector(machine).price(workload.work.table, space.runtime)
+        latency = np.broadcast_to(prices.latency_s.sum(axis=-1), shape)
+        quantities_of_call = {"latency": latency, "throughput": workload.batch / latency}
+        if prices.energy_j is not None:
+            energy = np.broadcast_to(prices.energy_j.sum(axis=-1), shape)
+            quantities_of_call |= {"energy": energy, "power": energy / latency, "edp": energy * latency}
+        by_workload[workload.name] = quantities_of_call
         if capacity is not None:
             room = np.broadcast_to(np.asarray(capacity.value, dtype=np.float64).reshape(np.shape(capacity.value)[:-1]), shape)
             excess = excess + np.maximum(workload.work.peak_memory_bytes / room - 1.0, 0.0)
@@ -162,23 +162,28 @@ def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> Evaluated:
     weights = weights / weights.sum()
     quantities: dict[str, np.ndarray] = {}
     for name in space.shown:
-        if name not in PREDICTED:
+        if name not in PREDICTED_UNITS:
             value = np.asarray(space.area(machine) if name == AREA else machine.value(name), dtype=np.float64)
             quantities[name] = np.broadcast_to(value[..., 0] if value.ndim else value, shape)
-        elif all(name in found for found in by_workload.values()):
-            logs = [weight * np.log(found[name]) for weight, found in zip(weights, by_workload.values(), strict=True)]
+        elif all(name in quantities_of_call for quantities_of_call in by_workload.values()):
+            logs = [
+                weight * np.log(quantities_of_call[name])
+                for weight, quantities_of_call in zip(weights, by_workload.values(), strict=True)
+            ]
             quantities[name] = np.exp(sum(logs))
         elif name in space.objectives or any(limit.quantity == name for limit in space.limits):
             raise InputError(f"profile {space.profile.name!r} has no energy coefficients, so {name!r} is not known of it")
     for limit in space.limits:
-        for found in by_workload.values() if limit.quantity in PREDICTED else [quantities]:
-            value = found[limit.quantity]
-            beyond = value / limit.value if limit.at_most else limit.value / value
-            excess = excess + np.maximum(beyond - 1.0, 0.0)
+        for quantities_of_call in by_workload.values() if limit.quantity in PREDICTED_UNITS else [quantities]:
+            value = quantities_of_call[limit.quantity]
+            excess_ratio = value / limit.value if limit.at_most else limit.value / value
+            excess = excess + np.maximum(excess_ratio - 1.0, 0.0)
     columns = {name: np.broadcast_to(values[..., 0], shape) for name, values in designs.items()} | quantities
     if len(by_workload) > 1:
-        columns |= {f"{w}_{name}": values for w, found in by_workload.items() for name, values in found.items()}
-    return Evaluated(columns, excess)
+        columns |= {
+            f"{w}_{name}": values for w, quantities_of_call in by_workload.items() for name, values in quantities_of_call.items()
+        }
+    return EvaluatedDesigns(columns, excess)
 
 
 def explore_grid(space: Space) -> Front:
@@ -187,39 +192,43 @@ def explore_grid(space: Space) -> Front:
         raise InputError(f"the grid has {len(space):,} points, at most {MOST_POINTS:,} are allowed; give fewer, or --search N")
     place = np.arange(len(space)).reshape([len(values) for values in space.axes.values()])
     kernels = max(len(workload.work.table) for workload in space.workloads)
-    seen, places = [], []
+    evaluated, places = [], []
     for block, values in blocks_of(space.axes, kernels):
-        seen.append(evaluate(space, values))
-        places.append(place[block][seen[-1].allowed])
-    return _front(space, seen, np.argsort(np.concatenate(places)))
+        evaluated.append(evaluate(space, values))
+        places.append(place[block][evaluated[-1].allowed])
+    return _front(space, evaluated, np.argsort(np.concatenate(places)))
 
 
-def _front(space: Space, seen: Sequence[Evaluated], order: np.ndarray | None = None) -> Front:
+def _front(space: Space, evaluated: Sequence[EvaluatedDesigns], order: np.ndarray | None = None) -> Front:
     """The front among designs that are allowed; of equal ones the first in `order` stands."""
-    columns = {name: np.concatenate([part.columns[name][part.allowed] for part in seen]) for name in seen[0].columns}
+    columns = {name: np.concatenate([batch.columns[name][batch.allowed] for batch in evaluated]) for name in evaluated[0].columns}
     if order is not None:
         columns = {name: values[order] for name, values in columns.items()}
-    costs = np.stack([_cost(name, columns[name]) for name in space.objectives], axis=1)
-    chosen, alike = pareto(costs)
-    first = np.argsort(costs[chosen, 0], kind="stable")
-    chosen, alike = chosen[first], alike[first]
-    rest = np.setdiff1d(np.arange(len(costs)), chosen)
-    some = rest[np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int)] if len(rest) else rest
+    costs = np.stack([_log_cost(name, columns[name]) for name in space.objectives], axis=1)
+    front_rows, counts = pareto(costs)
+    by_first_cost = np.argsort(costs[front_rows, 0], kind="stable")
+    front_rows, counts = front_rows[by_first_cost], counts[by_first_cost]
+    other_rows = np.setdiff1d(np.arange(len(costs)), front_rows)
+    sample_rows = (
+        other_rows[np.linspace(0, len(other_rows) - 1, min(MOST_OTHERS, len(other_rows))).astype(int)]
+        if len(other_rows)
+        else other_rows
+    )
     return Front(
-        {name: values[chosen] for name, values in columns.items()},
-        alike,
-        sum(part.excess.size for part in seen),
+        {name: values[front_rows] for name, values in columns.items()},
+        counts,
+        sum(batch.excess.size for batch in evaluated),
         len(costs),
-        {name: columns[name][some] for name in space.objectives},
-        relative_hypervolume(costs, chosen),
+        {name: columns[name][sample_rows] for name in space.objectives},
+        relative_hypervolume(costs, front_rows),
     )
 
 
-def _cost(name: str, values: np.ndarray) -> np.ndarray:
+def _log_cost(name: str, values: np.ndarray) -> np.ndarray:
     """A quantity as something to make small; equal where values differ by rounding only."""
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
-    settled: np.ndarray = np.round(logs / SAME) * SAME
-    return -settled if name == "throughput" else settled
+    rounded: np.ndarray = np.round(logs / ROUNDING) * ROUNDING
+    return -rounded if name == "throughput" else rounded
 
 
 def search(space: Space, evaluations: int, seed: int = 0) -> Front:
@@ -233,23 +242,23 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
         raise not_installed("searches of a design space", "pymoo>=0.6.1.5") from error
     names = list(space.axes)
     low, high = (np.log([end(space.axes[name]) for name in names]) for end in (min, max))
-    whole = np.asarray([is_count(name) for name in names])
-    seen: list[Evaluated] = []
+    is_whole = np.asarray([is_count(name) for name in names])
+    evaluated: list[EvaluatedDesigns] = []
 
     class Designs(Problem):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(n_var=len(names), n_obj=len(space.objectives), n_ieq_constr=1, xl=low, xu=high)
 
         def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *args: object, **kwargs: object) -> None:
-            values = np.where(whole, np.maximum(np.round(np.exp(x)), 1.0), np.exp(x))
-            found = evaluate(space, {name: values[:, i, None] for i, name in enumerate(names)})
-            seen.append(found)
-            out["F"] = np.stack([_cost(name, found.columns[name]) for name in space.objectives], axis=1)
-            out["G"] = found.excess[:, None]
+            values = np.where(is_whole, np.maximum(np.round(np.exp(x)), 1.0), np.exp(x))
+            designs = evaluate(space, {name: values[:, i, None] for i, name in enumerate(names)})
+            evaluated.append(designs)
+            out["F"] = np.stack([_log_cost(name, designs.columns[name]) for name in space.objectives], axis=1)
+            out["G"] = designs.excess[:, None]
 
     population = max(8, min(100, evaluations // 10))
     minimize(Designs(), NSGA2(pop_size=population), ("n_eval", evaluations), seed=seed, verbose=False)
-    return _front(space, seen)
+    return _front(space, evaluated)
 
 
 def front_rows(front: Front) -> list[dict[str, float | int]]:
@@ -267,24 +276,24 @@ def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not len(costs):
         return np.empty(0, dtype=int), np.empty(0, dtype=int)
     # Ascending in the first column, then in the others: only an earlier row can dominate a later one.
-    distinct, first, counts = np.unique(costs, axis=0, return_index=True, return_counts=True)
+    distinct, first_rows, counts = np.unique(costs, axis=0, return_index=True, return_counts=True)
     if distinct.shape[1] == 2:
-        before = np.concatenate(([np.inf], np.minimum.accumulate(distinct[:, 1])[:-1]))
-        kept = np.flatnonzero(distinct[:, 1] < before)
+        least_before = np.concatenate(([np.inf], np.minimum.accumulate(distinct[:, 1])[:-1]))
+        front = np.flatnonzero(distinct[:, 1] < least_before)
     else:
-        kept = _undominated(distinct)
-    order = np.argsort(first[kept])
-    return first[kept][order], counts[kept][order]
+        front = _non_dominated(distinct)
+    order = np.argsort(first_rows[front])
+    return first_rows[front][order], counts[front][order]
 
 
-def _undominated(rows: np.ndarray) -> np.ndarray:
+def _non_dominated(rows: np.ndarray) -> np.ndarray:
     """Places of the rows, sorted and distinct, that no earlier row is at most as large as in every column."""
-    left, kept = np.arange(len(rows)), []
-    while len(left):
-        kept.append(left[0])
-        smaller = np.any(rows < rows[0], axis=1)
-        left, rows = left[smaller], rows[smaller]
-    return np.asarray(kept, dtype=int)
+    candidates, front = np.arange(len(rows)), []
+    while len(candidates):
+        front.append(candidates[0])
+        is_smaller = np.any(rows < rows[0], axis=1)
+        candidates, rows = candidates[is_smaller], rows[is_smaller]
+    return np.asarray(front, dtype=int)
 
 
 def relative_hypervolume(costs: np.ndarray, front: np.ndarray) -> float:
@@ -292,11 +301,11 @@ def relative_hypervolume(costs: np.ndarray, front: np.ndarray) -> float:
     in everything."""
     if not len(costs):
         return 0.0
-    best, worst = costs.min(axis=0), costs.max(axis=0)
-    span = worst - best
+    lower, upper = costs.min(axis=0), costs.max(axis=0)
+    span = upper - lower
     if not np.any(span > 0):
         return 1.0
-    rows = (costs[front][:, span > 0] - best[span > 0]) / span[span > 0]
+    rows = (costs[front][:, span > 0] - lower[span > 0]) / span[span > 0]
     return hypervolume(rows, np.ones(rows.shape[1]))
 
 
@@ -310,9 +319,9 @@ def hypervolume(rows: np.ndarray, reference: np.ndarray) -> float:
         return float(reference[0] - rows[:, 0].min())
     rows = rows[np.argsort(rows[:, -1], kind="stable")]
     if rows.shape[1] == 2:
-        lowest = np.minimum.accumulate(rows[:, 0])
+        running_min = np.minimum.accumulate(rows[:, 0])
         heights = np.diff(np.append(rows[:, 1], reference[1]))
-        return float(np.sum((reference[0] - lowest) * heights))
+        return float(np.sum((reference[0] - running_min) * heights))
     ends = np.append(rows[1:, -1], reference[-1])
     slices = (
         hypervolume(rows[: i + 1, :-1], reference[:-1]) * (end - row[-1])

@@ -17,7 +17,7 @@ from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, room_on
-from shmoo.estimators.predict.graph_table import Tabulated, tabulated
+from shmoo.estimators.predict.graph_table import ModelTable, tabulate_model
 from shmoo.estimators.sweep.controller import AxisValue, SweepController, product_of
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.base import TileShape, resident
@@ -55,16 +55,18 @@ class OnChip(msgspec.Struct, frozen=True):
 def on_chip_bytes(profile: ArchitectureProfile) -> float:
     """Bytes that a chip keeps from one kernel to the next: scratchpads add up, caches may hold copies of each other's lines and
     count by the largest."""
-    held = resident(profile).values()
-    return float(max(held, default=0.0) if profile.family == "cpu" else sum(held))
+    capacities = resident(profile).values()
+    return float(max(capacities, default=0.0) if profile.family == "cpu" else sum(capacities))
 
 
 def spill_bytes(director: AnalysisDirector, table: KernelTable) -> float:
     """Bytes that main memory moves only because kernels are cut into tiles: more than it would for tiles of any size."""
-    last = director.profile.levels[-1]
-    cut = director.tile(table).level_bytes[last]
-    whole = director.strategy.apply(table, director.profile, TileShape(table.m, table.n, table.k)).level_bytes[last]
-    return float(np.maximum(cut - whole, 0.0).sum())
+    main_memory = director.profile.main_memory
+    tiled_bytes = director.tile(table).level_bytes[main_memory]
+    untiled_bytes = director.strategy.apply(table, director.profile, TileShape(table.m, table.n, table.k)).level_bytes[
+        main_memory
+    ]
+    return float(np.maximum(tiled_bytes - untiled_bytes, 0.0).sum())
 
 
 def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None) -> Iterator[OnChip]:
@@ -75,32 +77,32 @@ def largest_on_chip(sweep: SweepController, *, compute_dtype: str | None = None)
     if not values or any(isinstance(value, str | bool) for value in values):
         raise InputError("--largest-on-chip needs a first --axis of numbers to maximise, such as --axis hidden=64..65536:101")
     sizes = sorted(values)
-    others = {other: members for other, members in sweep.axes.items() if other != name}
+    other_axes = {axis: members for axis, members in sweep.axes.items() if axis != name}
 
     @cache
     def graphs(settings: Settings) -> tuple[Graph, ...]:
         return tuple(sweep.source(dict(settings)))
 
     @cache
-    def work(settings: Settings, family: str, runtime: str) -> Tabulated:
-        return tabulated(graphs(settings), runtime, family, compute_dtype)
+    def work(settings: Settings, family: str, runtime: str) -> ModelTable:
+        return tabulate_model(graphs(settings), runtime, family, compute_dtype)
 
-    for rest in product_of(others):
-        for (profile, runtime), changed in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):
-            machine = AnalysisDirector(variant(profile, changed) if changed else profile, sweep.strategy)
-            points = [{**sweep.fixed, **rest, name: size} for size in sizes]
+    for settings_of_axes in product_of(other_axes):
+        for (profile, runtime), profile_settings in itertools.product(sweep.targets(), list(product_of(sweep.profile_axes))):
+            machine = AnalysisDirector(variant(profile, profile_settings) if profile_settings else profile, sweep.strategy)
+            points = [{**sweep.fixed, **settings_of_axes, name: size} for size in sizes]
             works = [partial(work, tuple(point.items()), profile.family, runtime) for point in points]
-            batches = [int({**point, **changed}.get("batch", 1)) for point in points]
-            yield _largest(machine, runtime, {**rest, **changed}, sizes, batches, works)
+            batches = [int({**point, **profile_settings}.get("batch", 1)) for point in points]
+            yield _largest_size(machine, runtime, {**settings_of_axes, **profile_settings}, sizes, batches, works)
 
 
-def _largest(
+def _largest_size(
     director: AnalysisDirector,
     runtime: str,
     settings: dict[str, AxisValue],
     sizes: Sequence[AxisValue],
     batches: Sequence[int],
-    works: Sequence[Callable[[], Tabulated]],
+    works: Sequence[Callable[[], ModelTable]],
 ) -> OnChip:
     """By bisection; `batches` and `works` are the samples and the kernels of a call of each of the `sizes`."""
     capacity = on_chip_bytes(director.profile)
@@ -113,10 +115,18 @@ def _largest(
         limits[position] = "tiling" if spills else "none" if fits else "memory"
         return limits[position] != "none"
 
-    above = bisect_left(range(len(sizes)), True, key=leaves)
-    value, shown = sizes[above - 1] if above else None, max(above - 1, 0)
-    work = works[shown]()
-    room = room_on(director.profile, work.memory, batches[shown])
+    first_too_large = bisect_left(range(len(sizes)), True, key=leaves)
+    value, position_reported = sizes[first_too_large - 1] if first_too_large else None, max(first_too_large - 1, 0)
+    work = works[position_reported]()
+    room = room_on(director.profile, work.memory, batches[position_reported])
     return OnChip(
-        director.profile.name, work.dtype, runtime, settings, value, work.peak_memory_bytes, capacity, limits[above], room
+        director.profile.name,
+        work.dtype,
+        runtime,
+        settings,
+        value,
+        work.peak_memory_bytes,
+        capacity,
+        limits[first_too_large],
+        room,
     )

@@ -18,10 +18,10 @@ def strategy_for(profile: ArchitectureProfile) -> TilingStrategy:
         InputError: no such strategy, a parameter it does not have (the nearest is named), or a value it refuses.
     """
     kind = TILINGS[profile.tiling.strategy]
-    allowed = [field.name for field in dataclasses.fields(kind)]
+    parameter_names = [field.name for field in dataclasses.fields(kind)]
     for name in profile.tiling.parameters:
-        if name not in allowed:
-            raise unknown(f"parameter of tiling strategy {profile.tiling.strategy!r}", name, allowed)
+        if name not in parameter_names:
+            raise unknown(f"parameter of tiling strategy {profile.tiling.strategy!r}", name, parameter_names)
     try:
         return kind(**profile.tiling.parameters)
     except TypeError as error:

@@ -18,7 +18,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.registry import Registry
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks
 
-LEAST_OVERLAP = 0.1
+MIN_OVERLAP_EXPONENT = 0.1
 """Exponents of overlap below it count as this one."""
 Value = Callable[[str], float | np.ndarray]
 """Stem of a coefficient -> its values for the kernels at hand."""
@@ -68,10 +68,10 @@ class Blocks:
     pace: Floats | float = 1.0
     walked: Floats | float = 0.0
 
-    def replaced(self, rows: Masks, others: Blocks) -> Blocks:
-        """These blocks, with `others` at the rows of a mask."""
+    def replaced(self, rows: Masks, other_blocks: Blocks) -> Blocks:
+        """These blocks, with `other_blocks` at the rows of a mask."""
         names = [field.name for field in fields(Blocks)]
-        return Blocks(*(np.where(rows, getattr(others, name), getattr(self, name)) for name in names))
+        return Blocks(*(np.where(rows, getattr(other_blocks, name), getattr(self, name)) for name in names))
 
     def ramp(self, value: Value) -> Floats:
         """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
@@ -91,8 +91,8 @@ class Blocks:
 
     def store_seconds(self, value: Value, bandwidth: float | Floats) -> Floats:
         """What the kernel takes that reads new keys and values and writes them to the cache in main memory."""
-        copied = 2.0 * self.stored / (bandwidth * value("efficiency.append"))
-        return copied + value("device_launch.append") * np.greater(self.stored, 0.0)
+        copy_s = 2.0 * self.stored / (bandwidth * value("efficiency.append"))
+        return copy_s + value("device_launch.append") * np.greater(self.stored, 0.0)
 
     def regroup_seconds(self, value: Value, bandwidth: float | Floats) -> Floats:
         """What the two kernels take that read and write queries and results once more."""
@@ -177,20 +177,20 @@ def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndar
 
 
 def overlapped_but(
-    times: list[np.ndarray], last: np.ndarray | None, exponent: float | np.ndarray
+    times: list[np.ndarray], main_s: np.ndarray | None, exponent: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """`overlapped` of all times and a last one, if there is one, and without it. What rounding loses of the second lies far below
     the first."""
-    scale, powers, exponent = _powers([*times, *([] if last is None else [last])], exponent)
-    others = reduce(np.add, powers[: len(times)])
-    rest = np.asarray(scale * others ** (1.0 / exponent))
-    return (rest if last is None else np.asarray(scale * (others + powers[-1]) ** (1.0 / exponent))), rest
+    scale, powers, exponent = _powers([*times, *([] if main_s is None else [main_s])], exponent)
+    clocked_sum = reduce(np.add, powers[: len(times)])
+    clocked_s = np.asarray(scale * clocked_sum ** (1.0 / exponent))
+    return (clocked_s if main_s is None else np.asarray(scale * (clocked_sum + powers[-1]) ** (1.0 / exponent))), clocked_s
 
 
 def _powers(times: list[np.ndarray], exponent: float | np.ndarray) -> tuple[np.ndarray, list[np.ndarray], float | np.ndarray]:
-    exponent = np.maximum(exponent, LEAST_OVERLAP)
-    largest = reduce(np.maximum, times)
-    scale = np.where(largest > 0, largest, 1.0)
+    exponent = np.maximum(exponent, MIN_OVERLAP_EXPONENT)
+    longest = reduce(np.maximum, times)
+    scale = np.where(longest > 0, longest, 1.0)
     return scale, [(time / scale) ** exponent for time in times], exponent
 
 
@@ -221,24 +221,24 @@ def resident(profile: ArchitectureProfile) -> dict[str, float]:
     Private caches count for all cores together. A GPU's shared memory and a KPU's stream buffers start every kernel empty.
     """
     of_each_core = ("l1", "l2") if profile.family == "cpu" else ()
-    emptied = {"gpu": ("shared",), "kpu": ("l1", "l2")}.get(profile.family, ())
+    volatile_levels = {"gpu": ("shared",), "kpu": ("l1", "l2")}.get(profile.family, ())
     cores = profile.value("count.cores", 1.0)
     capacities = {}
     for level in profile.levels[:-1]:
         capacity = profile.value(f"capacity.{level}", 0.0)
-        capacities[level] = 0.0 if level in emptied else capacity * cores if level in of_each_core else capacity
+        capacities[level] = 0.0 if level in volatile_levels else capacity * cores if level in of_each_core else capacity
     return capacities
 
 
 def compulsory_traffic(table: KernelTable, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """(K,) bytes per level when every operand is moved once: an access reaches a level with the share that nearer levels miss."""
     capacities = resident(profile)
-    missed = np.ones_like(table.access_bytes)
+    miss_share = np.ones_like(table.access_bytes)
     traffic = {}
     for level in profile.levels:
-        traffic[level] = per_kernel(table, table.access_bytes * missed)
+        traffic[level] = per_kernel(table, table.access_bytes * miss_share)
         if np.any(np.greater(capacities.get(level, 0.0), 0.0)):
-            missed = missed * (1.0 - hit_share(table.access_distance, capacities[level]))
+            miss_share = miss_share * (1.0 - hit_share(table.access_distance, capacities[level]))
     return traffic
 
 
@@ -310,8 +310,8 @@ def takes_statistics(table: KernelTable) -> np.ndarray:
     """(K,) whether a kernel goes through its rows before it applies what it found: softmax, and norms without running
     statistics."""
     work = table.vector_flops + table.special_flops
-    running = table.is_op(*_WITH_STATISTICS) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
-    return table.is_family("normalization", "softmax") & ~running
+    has_running_statistics = table.is_op(*_WITH_STATISTICS) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
+    return table.is_family("normalization", "softmax") & ~has_running_statistics
 
 
 LARGEST_TILE = 2**40
@@ -337,9 +337,9 @@ def structural_rate(table: KernelTable, profile: ArchitectureProfile, flops_per_
     An array of `flops_per_cycle` is counted at one multiply-add per element and cycle. A type that runs at twice the rate (int8)
     takes half the cycles, and a chip whose published peak does not follow from its structure keeps its peak.
     """
-    structural, known = flops_per_cycle * profile.value("clock"), Coefficients(profile)
+    structural_flops, coefficients = flops_per_cycle * profile.value("clock"), Coefficients(profile)
     rate = np.ones(len(table))
     for code in np.unique(table.dtype):
-        published = known.find(*(f"peak.matrix.{name}" for name in COMPUTED_AS[COMPUTE_DTYPES[code]]))
-        rate = np.where(table.dtype == code, structural if published is None else published, rate)
-    return structural / rate
+        published_rate = coefficients.find(*(f"peak.matrix.{name}" for name in COMPUTED_AS[COMPUTE_DTYPES[code]]))
+        rate = np.where(table.dtype == code, structural_flops if published_rate is None else published_rate, rate)
+    return structural_flops / rate

@@ -60,7 +60,7 @@ class CpuL2Blocking:
         side = np.sqrt(profile.value("capacity.l2") / (BUFFERED_OPERANDS * element_bytes(table)))
         side = np.maximum(np.floor(side / lanes), 1.0) * lanes
         cores = profile.value("count.cores", 1.0)
-        best_m, best_n, best = side, side, np.full(len(table), np.inf)
+        best_m, best_n, least_time = side, side, np.full(len(table), np.inf)
         for by_m, by_n in _SHRINKS:
             shape = clip_shape(table, self.tile_m or np.ceil(side / by_m), self.tile_n or _multiple(side / by_n, lanes), side)
             over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
@@ -69,9 +69,9 @@ class CpuL2Blocking:
                 * (table.m / over_m + _HALF_EXTENT)
                 * (table.n / over_n + _HALF_EXTENT)
             )
-            better = time < best
-            best = np.where(better, time, best)
-            best_m, best_n = np.where(better, shape.m, best_m), np.where(better, shape.n, best_n)
+            is_faster = time < least_time
+            least_time = np.where(is_faster, time, least_time)
+            best_m, best_n = np.where(is_faster, shape.m, best_m), np.where(is_faster, shape.n, best_n)
         return clip_shape(table, best_m, best_n, self.tile_k or side)
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
@@ -86,23 +86,23 @@ class CpuL2Blocking:
         balance = independent / (waves * cores)
         utilisation = np.where(contracts, balance * _register_fill(table, lanes), _stream_fill(table, cores, lanes))
         capacities = resident(profile)
-        once = compulsory_traffic(table, profile)
-        size, used, share = element_bytes(table), operands(table), np.minimum(passes(table), 1.0)
+        compulsory = compulsory_traffic(table, profile)
+        size, sizes, share = element_bytes(table), operands(table), np.minimum(passes(table), 1.0)
         # With the block of B in place A streams past once per block of n; a panel that fits the L2 in whole is read once.
         fits_a = np.minimum(shape.m, table.m) * table.k * size <= profile.value("capacity.l2") / 2
-        fits_b = used.b <= profile.value("capacity.l2") / 2
+        fits_b = sizes.b <= profile.value("capacity.l2") / 2
         # Libraries block for the shared cache around the blocks of the L2, which bounds what the main memory sees again.
-        extra_a = np.where(fits_a, 0.0, used.a * (over_n - 1))
-        extra_b = np.where(fits_b, 0.0, used.b * (over_m - 1))
-        extra = (extra_a + extra_b) * share
-        last = profile.levels[-1]
+        extra_a = np.where(fits_a, 0.0, sizes.a * (over_n - 1))
+        extra_b = np.where(fits_b, 0.0, sizes.b * (over_m - 1))
+        extra_bytes = (extra_a + extra_b) * share
+        main_memory = profile.main_memory
         side = np.sqrt(np.maximum(capacities.get("l3", 0.0), capacities["l2"]) / (3.0 * size))
-        bound = used.a * (ceil_div(table.n, side) - 1) + used.b * (ceil_div(table.m, side) - 1)
-        traffic, missed = dict(once), extra
+        extra_bound = sizes.a * (ceil_div(table.n, side) - 1) + sizes.b * (ceil_div(table.m, side) - 1)
+        traffic, missed_bytes = dict(compulsory), extra_bytes
         for level in profile.levels[profile.levels.index("l2") + 1 :]:
-            traffic[level] = traffic[level] + missed
-            missed = missed * (1.0 - hit_share(used.a + used.b, capacities.get(level, 0.0)))
-        traffic[last] = np.minimum(traffic[last], once[last] + bound * share)
+            traffic[level] = traffic[level] + missed_bytes
+            missed_bytes = missed_bytes * (1.0 - hit_share(sizes.a + sizes.b, capacities.get(level, 0.0)))
+        traffic[main_memory] = np.minimum(traffic[main_memory], compulsory[main_memory] + extra_bound * share)
         _read_in_every_step(table, capacities, traffic)
         tiles = np.where(
             contracts, independent * over_k, ceil_div(table.bytes, BUFFERED_OPERANDS // 2 * shape.m * shape.n * size)
@@ -119,10 +119,10 @@ def _read_in_every_step(table: KernelTable, capacities: dict[str, float], traffi
     if not recurrent.any():
         return
     state = np.where(recurrent, element_bytes(table) * table.n * table.k / 2.0, 0.0)
-    moved = state * np.maximum(table.batch - 1.0, 0.0)
+    state_bytes = state * np.maximum(table.batch - 1.0, 0.0)
     for level in traffic:
-        traffic[level] = traffic[level] + moved
-        moved = moved * (1.0 - hit_share(state, capacities.get(level, 0.0)))
+        traffic[level] = traffic[level] + state_bytes
+        state_bytes = state_bytes * (1.0 - hit_share(state, capacities.get(level, 0.0)))
 
 
 def _lanes(table: KernelTable, profile: ArchitectureProfile) -> Floats:
@@ -131,8 +131,8 @@ def _lanes(table: KernelTable, profile: ArchitectureProfile) -> Floats:
     return profile.value("vector.lanes", 1.0) * 4.0 / np.maximum(element_bytes(table), 4.0)
 
 
-def _multiple(extent: Floats, of: Floats) -> Floats:
-    return np.ceil(extent / of) * of
+def _multiple(extent: Floats, step: Floats) -> Floats:
+    return np.ceil(extent / step) * step
 
 
 def _register_fill(table: KernelTable, lanes: Floats) -> Floats:

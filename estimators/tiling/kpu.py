@@ -46,9 +46,9 @@ _TRIANGLES = {"linalg_solve_triangular": 1, "triangular_solve": 1, "linalg_lu_so
 _ACCUMULATOR_BYTES = 4.0
 
 
-_PARTS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+_BLOCK_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 """Parts of the last memory on chip that a block of results may take."""
-_HIDDEN = 0.25
+_HIDDEN_SHARE = 0.25
 """Share of the time of computing that a block's way to the fabric and back may take where the main memory takes less: beside the
 others it hides almost."""
 
@@ -95,26 +95,26 @@ class KpuWavefront:
         # Outputs of a single column lie in the rows of as many columns of the array as they need.
         skew = np.where(table.n > 1, along_m + along_n, np.minimum(along_m, array_rows) + ceil_div(along_m, array_rows)) - 2.0
         lanes = fabric * array_rows * array_cols
-        steps = rounds * table.k if self.tile_k else _reduced(table.k, outputs * folds, fabric, most_rounds=1)
-        steps, live = _factorized(table, steps + over_k * skew, lanes)
+        steps = rounds * table.k if self.tile_k else _reduction_steps(table.k, outputs * folds, fabric, most_rounds=1)
+        steps, live = _with_factorizations(table, steps + over_k * skew, lanes)
         work = table.matrix_flops / 2.0
         elements = table.batch * table.m * table.n
         chains = _chains(table)
-        along_rows = _reduced(table.n, table.batch * table.m, lanes)
+        along_rows = _reduction_steps(table.n, table.batch * table.m, lanes)
         products = passes(table) * steps
         if table.is_family("attention").any():
             products = np.where(table.is_family("attention"), _attention(table, profile, steps), products)
         cycles = np.where(contracts, products, np.where(chains > 0, chains * along_rows, np.nan))
-        streamed = np.where(chains > 0, elements / along_rows, elements / ceil_div(elements, lanes)) / lanes
-        utilisation = np.where(contracts, work / (np.where(contracts, cycles, 1.0) * lanes), streamed)
+        stream_fill = np.where(chains > 0, elements / along_rows, elements / ceil_div(elements, lanes)) / lanes
+        utilisation = np.where(contracts, work / (np.where(contracts, cycles, 1.0) * lanes), stream_fill)
         cycles = cycles * np.where(contracts, structural_rate(table, profile, 2.0 * lanes), 1.0)
         size = element_bytes(table)
         tokens = TOKENS * size * np.minimum(shape.m, rows) * np.minimum(shape.n, cols) * fabric
         # The rows of several chains are kept between them.
-        between = np.where(chains > 1, np.minimum(table.batch * table.m, lanes) * table.n, 0.0)
-        held = np.minimum(size * between, profile.value("capacity.l3"))
+        kept_values = np.where(chains > 1, np.minimum(table.batch * table.m, lanes) * table.n, 0.0)
+        kept_bytes = np.minimum(size * kept_values, profile.value("capacity.l3"))
         traffic, recirculating = self._traffic(table, profile, shape)
-        state = np.where(contracts, np.where(live > 0, size * live, tokens) + recirculating, size * lanes + held)
+        state = np.where(contracts, np.where(live > 0, size * live, tokens) + recirculating, size * lanes + kept_bytes)
         tiles = np.where(contracts, outputs * over_k, ceil_div(elements, array_rows * array_cols))
         waves = np.where(contracts, rounds * over_k, ceil_div(elements, lanes))
         return Tiling(shape, tiles, waves, utilisation, traffic, state, cycles)
@@ -126,118 +126,127 @@ class KpuWavefront:
 
         Through the streamers (l1, l2) go every tile's operands; beyond, what blocks of the level make read again.
         """
-        used = operands(table)
+        sizes = operands(table)
         share = np.minimum(passes(table), 1.0)
         traffic = compulsory_traffic(table, profile)
-        streamed = used.a * (ceil_div(table.n, shape.n) - 1) + used.b * (ceil_div(table.m, shape.m) - 1)
+        streamed_bytes = sizes.a * (ceil_div(table.n, shape.n) - 1) + sizes.b * (ceil_div(table.m, shape.m) - 1)
         # Neighbouring tiles of the fabric pass operands on, so the L2 feeds its edges only: a square of tiles acts as one array.
         side = np.floor(np.sqrt(profile.value("count.tiles", 1.0)))
-        at_edges = used.a * (ceil_div(table.n, side * shape.n) - 1) + used.b * (ceil_div(table.m, side * shape.m) - 1)
+        at_edges = sizes.a * (ceil_div(table.n, side * shape.n) - 1) + sizes.b * (ceil_div(table.m, side * shape.m) - 1)
         levels = profile.levels
-        for nearer, level in zip((None, *levels[:-1]), levels, strict=True):
-            extra = streamed if nearer is None else at_edges
-            if nearer is not None and nearer != levels[0]:
-                extra = at_edges = np.minimum(at_edges, _output_stationary(table, shape, profile.value(f"capacity.{nearer}")))
-            traffic[level] = traffic[level] + extra * share
+        for nearer_level, level in zip((None, *levels[:-1]), levels, strict=True):
+            extra_bytes = streamed_bytes if nearer_level is None else at_edges
+            if nearer_level is not None and nearer_level != levels[0]:
+                extra_bytes = at_edges = np.minimum(
+                    at_edges, _output_stationary(table, shape, profile.value(f"capacity.{nearer_level}"))
+                )
+            traffic[level] = traffic[level] + extra_bytes * share
         if len(levels) < 3:
             return traffic, np.zeros(len(table))
-        return _recirculated(table, profile, shape, traffic, at_edges * share)
+        return _with_recirculation(table, profile, shape, traffic, at_edges * share)
 
 
-def _recirculated(
+def _with_recirculation(
     table: KernelTable,
     profile: ArchitectureProfile,
     shape: TileShape,
     traffic: dict[str, np.ndarray],
-    again: np.ndarray,
+    repeated_bytes: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Traffic where a block of results stays in the last memory on chip and slices of k stream past it, for the products that
-    ask the main memory for less so, while the levels before it stay hidden; and (K,) bytes of that block, the wavefront's state
-    in memory.
+    """Traffic where a block of results stays in the last memory on chip and slices of k stream past it, for the products whose
+    main-memory traffic this lowers while the nearer levels stay hidden; and (K,) bytes of that block, the wavefront's state in
+    memory.
 
     With blocks of M x N in that memory, operands come from the main memory n / N and m / M times. Two slices of the operands are
     in the memory before it, or beside the block where more is left there; the block goes to the fabric and back once for each. So
     a block of half of the memory reads operands more often and passes the fabric less often than one of all of it.
 
     Args:
-        again: what the main memory is asked for again otherwise.
+        repeated_bytes: bytes that main memory serves again without such blocks.
     """
-    before, held, last = profile.levels[-3:]
-    used, size, share = operands(table), element_bytes(table), np.minimum(passes(table), 1.0)
-    accumulated = np.maximum(size, _ACCUMULATOR_BYTES)
-    capacity = profile.value(f"capacity.{held}")
+    stream_level, block_level, main_memory = profile.levels[-3:]
+    sizes, size, share = operands(table), element_bytes(table), np.minimum(passes(table), 1.0)
+    accumulator_bytes = np.maximum(size, _ACCUMULATOR_BYTES)
+    capacity = profile.value(f"capacity.{block_level}")
 
-    chosen, result = traffic, np.zeros(len(table))
+    best_traffic, block_bytes = traffic, np.zeros(len(table))
     lanes = profile.value("count.tiles", 1.0) * profile.value("array.rows") * profile.value("array.cols")
-    computing = table.matrix_flops / (2.0 * lanes * profile.value("clock"))
-    for part in _PARTS:
-        m, n = _least_read(table, shape, used, part * capacity / accumulated)
-        slices = np.maximum(profile.value(f"capacity.{before}"), capacity - accumulated * m * n)
+    compute_s = table.matrix_flops / (2.0 * lanes * profile.value("clock"))
+    for block_share in _BLOCK_SHARES:
+        m, n = _least_traffic_block(table, shape, sizes, block_share * capacity / accumulator_bytes)
+        slices = np.maximum(profile.value(f"capacity.{stream_level}"), capacity - accumulator_bytes * m * n)
         depth = np.minimum(slices / (2.0 * size * (m + n)), table.k)
-        blocks = used.a * (ceil_div(table.n, n) - 1.0) + used.b * (ceil_div(table.m, m) - 1.0)
+        blocks = sizes.a * (ceil_div(table.n, n) - 1.0) + sizes.b * (ceil_div(table.m, m) - 1.0)
         turns = ceil_div(table.k, np.maximum(np.floor(depth), 1.0)) - 1.0
-        passing = 2.0 * accumulated * table.batch * table.m * table.n * turns * share
-        other = {level: traffic[level] + passing for level in profile.levels[:-1]}
-        other[last] = traffic[last] - again + blocks * share
-        fits = (depth >= np.minimum(shape.m, table.k)) & (accumulated * m * n <= capacity)
+        passing_bytes = 2.0 * accumulator_bytes * table.batch * table.m * table.n * turns * share
+        new_traffic = {level: traffic[level] + passing_bytes for level in profile.levels[:-1]}
+        new_traffic[main_memory] = traffic[main_memory] - repeated_bytes + blocks * share
+        fits = (depth >= np.minimum(shape.m, table.k)) & (accumulator_bytes * m * n <= capacity)
         fits = fits & (table.matrix_flops > 0) & ~table.is_family("linalg")
-        there_s = passing / reduce(np.minimum, (profile.value(f"bandwidth.{level}") for level in profile.levels[:-1]))
-        hidden = there_s <= np.maximum(other[last] / profile.value(f"bandwidth.{last}"), _HIDDEN * computing)
-        better = fits & hidden & (other[last] < chosen[last])
-        chosen = {level: np.where(better, other[level], chosen[level]) for level in profile.levels}
-        result = np.where(better, accumulated * m * n, result)
-    return chosen, result
+        passing_s = passing_bytes / reduce(np.minimum, (profile.value(f"bandwidth.{level}") for level in profile.levels[:-1]))
+        is_hidden = passing_s <= np.maximum(
+            new_traffic[main_memory] / profile.value(f"bandwidth.{main_memory}"), _HIDDEN_SHARE * compute_s
+        )
+        is_better = fits & is_hidden & (new_traffic[main_memory] < best_traffic[main_memory])
+        best_traffic = {level: np.where(is_better, new_traffic[level], best_traffic[level]) for level in profile.levels}
+        block_bytes = np.where(is_better, accumulator_bytes * m * n, block_bytes)
+    return best_traffic, block_bytes
 
 
-def _least_read(table: KernelTable, shape: TileShape, used: Operands, room: float | Floats) -> tuple[Floats, Floats]:
+def _least_traffic_block(table: KernelTable, shape: TileShape, sizes: Operands, room: float | Floats) -> tuple[Floats, Floats]:
     """(K,) rows and columns of the blocks of at most `room` results for which operands are read least: about square, in whole
     numbers of blocks along both sides."""
     edge = np.sqrt(room)
-    best, rows, columns = (np.zeros(np.broadcast_shapes(np.shape(edge), table.m.shape)) for _ in range(3))
-    best += np.inf
+    least_bytes, rows, columns = (np.zeros(np.broadcast_shapes(np.shape(edge), table.m.shape)) for _ in range(3))
+    least_bytes += np.inf
     for along_n in (False, True):
         sides = (table.m, shape.m), (table.n, shape.n)
-        (first, tile), (second, other) = reversed(sides) if along_n else sides
-        for pieces in (np.maximum(np.floor(first / edge), 1.0), ceil_div(first, edge)):
-            one = _cut(first, pieces, tile)
-            most = np.maximum(np.floor(room / one / other) * other, other)
-            two = _cut(second, ceil_div(second, most), other)
-            m, n = (two, one) if along_n else (one, two)
-            read = used.a * ceil_div(table.n, n) + used.b * ceil_div(table.m, m)
-            better = read < best
-            best, rows, columns = (np.where(better, new, old) for new, old in ((read, best), (m, rows), (n, columns)))
+        (first_extent, tile), (second_extent, second_tile) = reversed(sides) if along_n else sides
+        for pieces in (np.maximum(np.floor(first_extent / edge), 1.0), ceil_div(first_extent, edge)):
+            first_side = _piece_length(first_extent, pieces, tile)
+            longest_side = np.maximum(np.floor(room / first_side / second_tile) * second_tile, second_tile)
+            second_side = _piece_length(second_extent, ceil_div(second_extent, longest_side), second_tile)
+            m, n = (second_side, first_side) if along_n else (first_side, second_side)
+            read_bytes = sizes.a * ceil_div(table.n, n) + sizes.b * ceil_div(table.m, m)
+            is_less = read_bytes < least_bytes
+            least_bytes, rows, columns = (
+                np.where(is_less, new_value, old_value)
+                for new_value, old_value in ((read_bytes, least_bytes), (m, rows), (n, columns))
+            )
     return rows, columns
 
 
-def _cut(extent: Floats, pieces: Floats, tile: Floats) -> Floats:
+def _piece_length(extent: Floats, pieces: Floats, tile: Floats) -> Floats:
     """Length of equal pieces of an extent, in whole tiles."""
     return np.minimum(ceil_div(ceil_div(extent, pieces), tile) * tile, extent)
 
 
-def _reduced(length: Floats, copies: Floats, places: float | Floats, most_rounds: int = 8) -> Floats:
+def _reduction_steps(length: Floats, copies: Floats, places: float | Floats, most_rounds: int = 8) -> Floats:
     """(K,) steps of `copies` reductions on `places`, each holding one chain at a time: in as many parts as are free, up to the
     best (`recurrences.reduction`, parts + length / parts - 1), and in up to `most_rounds` times the rounds that they need."""
-    best = np.full(np.broadcast_shapes(np.shape(length), np.shape(copies), np.shape(places)), np.inf)
-    least = ceil_div(copies, places)
-    for more in (1, 2, 4, 8):
-        if more > most_rounds:
+    steps = np.full(np.broadcast_shapes(np.shape(length), np.shape(copies), np.shape(places)), np.inf)
+    least_rounds = ceil_div(copies, places)
+    for factor in (1, 2, 4, 8):
+        if factor > most_rounds:
             break
-        rounds = np.minimum(least * more, copies)
-        parts = np.clip(np.floor(places / ceil_div(copies, rounds)), 1.0, np.ceil(np.sqrt(length)))
-        best = np.minimum(best, rounds * (parts + ceil_div(length, parts) - 1.0))
-    return best
+        rounds = np.minimum(least_rounds * factor, copies)
+        chains = np.clip(np.floor(places / ceil_div(copies, rounds)), 1.0, np.ceil(np.sqrt(length)))
+        steps = np.minimum(steps, rounds * (chains + ceil_div(length, chains) - 1.0))
+    return steps
 
 
-def _attention(table: KernelTable, profile: ArchitectureProfile, first: Floats) -> Floats:
-    """(K,) cycles of attention: scores, softmax along the keys, values. `first` are the steps of the first product, (m, n, k);
-    the second one, (m, k, n), reduces over the keys."""
+def _attention(table: KernelTable, profile: ArchitectureProfile, score_steps: Floats) -> Floats:
+    """(K,) cycles of attention: scores, softmax along the keys, values. The first product, (m, n, k), takes `score_steps`; the
+    second one, (m, k, n), reduces over the keys."""
     fabric = profile.value("count.tiles", 1.0)
     rows, cols = profile.value("array.rows"), profile.value("array.cols")
     outputs = table.batch * ceil_div(table.m, rows) * ceil_div(table.k, cols)
-    second = _reduced(table.n, outputs, fabric, most_rounds=1) + np.minimum(rows, table.m) + np.minimum(cols, table.k) - 2.0
-    softmaxed = _CHAINS["softmax"] * _reduced(table.n, table.batch * table.m, fabric * rows * cols)
+    value_steps = (
+        _reduction_steps(table.n, outputs, fabric, most_rounds=1) + np.minimum(rows, table.m) + np.minimum(cols, table.k) - 2.0
+    )
+    softmax_steps = _CHAINS["softmax"] * _reduction_steps(table.n, table.batch * table.m, fabric * rows * cols)
     # A kernel's flops may hold more than the two products (projections) or fewer (causal masks).
-    return passes(table) / 2.0 * (first + second) + softmaxed
+    return passes(table) / 2.0 * (score_steps + value_steps) + softmax_steps
 
 
 def _chains(table: KernelTable) -> np.ndarray:
@@ -246,7 +255,7 @@ def _chains(table: KernelTable) -> np.ndarray:
     return np.where(table.is_family("normalization") & ~takes_statistics(table), 0, chains)
 
 
-def _factorized(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_factorizations(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`steps` of every contraction of the full box, or of its recurrence where the kernel is a factorization or a triangular
     system; and (K,) values that are alive on the fabric then, 0 for others.
 
@@ -254,25 +263,25 @@ def _factorized(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray
     rotations, fewer where a symmetric half is left out, are in the kernel's own count of flops (`passes`), which relates to the
     box. However few they are, none takes less than the latency of the schedule.
     """
-    dense = table.is_family("linalg") & (table.matrix_flops > 0)
-    result, live, whole = steps + np.zeros_like(lanes * table.m), np.zeros(len(table)), passes(table)
+    is_dense = table.is_family("linalg") & (table.matrix_flops > 0)
+    result, live_values, box_passes = steps + np.zeros_like(lanes * table.m), np.zeros(len(table)), passes(table)
     triangles = {op_code(f"aten.{name}"): count for name, count in _TRIANGLES.items()}
-    for row in np.flatnonzero(dense):
+    for row in np.flatnonzero(is_dense):
         m, n, k, copies = (int(column[row]) for column in (table.m, table.n, table.k, table.batch))
         count = triangles.get(int(table.op[row]), 0)
         if not count and k != min(m, n):
             continue
-        share = float(whole[row])
-        folded = [_folded(count, m, n, copies, int(elements)) for elements in np.ravel(lanes)]
-        taken = [count * own / share if count else max(own * m * n * k / points, latency / share)
-                 for points, own, latency, _ in folded]  # fmt: skip
-        result[..., row] = np.reshape(taken, np.shape(lanes)[:-1])
-        live[row] = min(folded[0][3], TOKENS * float(np.min(lanes)))
-    return result, live
+        share = float(box_passes[row])
+        foldings = [_folded_recurrence(count, m, n, copies, int(elements)) for elements in np.ravel(lanes)]
+        steps_by_lanes = [count * folded_steps / share if count else max(folded_steps * m * n * k / points, latency / share)
+                 for points, folded_steps, latency, _ in foldings]  # fmt: skip
+        result[..., row] = np.reshape(steps_by_lanes, np.shape(lanes)[:-1])
+        live_values[row] = min(foldings[0][3], TOKENS * float(np.min(lanes)))
+    return result, live_values
 
 
 @lru_cache(maxsize=1024)
-def _folded(triangles: int, m: int, n: int, copies: int, lanes: int) -> tuple[int, int, int, int]:
+def _folded_recurrence(triangles: int, m: int, n: int, copies: int, lanes: int) -> tuple[int, int, int, int]:
     """Of the recurrence of an (m, n) factorization, or of a triangular system of m with n columns: points, steps of `copies` of
     it on a fabric of `lanes` elements, latency, and values alive."""
     system: RecurrenceSystem = triangular_solve(m, n) if triangles else lu(m, n)
@@ -283,9 +292,9 @@ def _extents(table: KernelTable, profile: ArchitectureProfile) -> tuple[np.ndarr
     """(K,) outputs along m and n that one tile of the fabric computes at once. With a single output column a group (depthwise)
     every element chains the window of its own output, so the columns take further rows, where other tiles have no room left."""
     rows, cols = profile.value("array.rows"), profile.value("array.cols")
-    wide = table.n > 1
+    has_columns = table.n > 1
     further = np.clip(ceil_div(table.batch * ceil_div(table.m, rows), profile.value("count.tiles", 1.0)), 1.0, cols)
-    return np.where(wide, rows, rows * further), np.where(wide, cols, 1.0)
+    return np.where(has_columns, rows, rows * further), np.where(has_columns, cols, 1.0)
 
 
 def _output_stationary(table: KernelTable, shape: TileShape, capacity: float) -> np.ndarray:
@@ -295,14 +304,14 @@ def _output_stationary(table: KernelTable, shape: TileShape, capacity: float) ->
     rows, or the other way round, whichever is less; an operand that fits beside the buffers is read once.
     """
     size = element_bytes(table)
-    used = operands(table)
+    sizes = operands(table)
 
-    def again(passing: Floats, extent: Floats, tile: Floats, other: Floats) -> Floats:
+    def again(passing_bytes: Floats, extent: Floats, tile: Floats, other_tile: Floats) -> Floats:
         # The operand that stays is cut into blocks of its rows; `passing` is read once for each.
-        block = np.maximum(capacity / (size * table.k) - 2.0 * other, np.minimum(tile, extent))
-        fits = passing / np.maximum(table.batch, 1.0) + 2.0 * size * table.k * tile <= capacity
-        return np.where(fits, 0.0, passing * (ceil_div(extent, block) - 1))
+        block = np.maximum(capacity / (size * table.k) - 2.0 * other_tile, np.minimum(tile, extent))
+        fits = passing_bytes / np.maximum(table.batch, 1.0) + 2.0 * size * table.k * tile <= capacity
+        return np.where(fits, 0.0, passing_bytes * (ceil_div(extent, block) - 1))
 
-    rows_stay = again(used.b, table.m, shape.m, shape.n)
-    columns_stay = again(used.a, table.n, shape.n, shape.m)
+    rows_stay = again(sizes.b, table.m, shape.m, shape.n)
+    columns_stay = again(sizes.a, table.n, shape.n, shape.m)
     return np.minimum(rows_stay, columns_stay)

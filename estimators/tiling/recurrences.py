@@ -63,11 +63,11 @@ class Recurrence:
     def corners(self) -> list[Vector]:
         """Points among which any linear function has its extremes over the domain."""
         firsts = (0, self.extents[0] - 1)
-        lowest = [first if self.shrinking else 0 for first in firsts]
+        lower_bounds = [first_coordinate if self.shrinking else 0 for first_coordinate in firsts]
         return [
-            (first, *rest)
-            for first, low in zip(firsts, lowest, strict=True)
-            for rest in itertools.product(*((low, extent - 1) for extent in self.extents[1:]))
+            (first_coordinate, *coordinates)
+            for first_coordinate, low in zip(firsts, lower_bounds, strict=True)
+            for coordinates in itertools.product(*((low, extent - 1) for extent in self.extents[1:]))
         ]
 
 
@@ -206,7 +206,7 @@ def matmul(m: int, n: int, k: int, parts: int = 1) -> RecurrenceSystem:
     if parts == 1:
         recurrence = Recurrence("matmul", (m, n, k), ((0, 1, 0), (1, 0, 0), (0, 0, 1)))
     else:
-        units = tuple(tuple(int(axis == at) for axis in range(4)) for at in (1, 0, 2, 3))
+        units = tuple(tuple(int(axis == axis_of_unit) for axis in range(4)) for axis_of_unit in (1, 0, 2, 3))
         recurrence = Recurrence("matmul", (m, n, parts, -(-k // parts)), units)
     return _system("matmul", (recurrence,))
 
@@ -236,8 +236,8 @@ def conv2d(batch: int, height: int, width: int, c_out: int, c_in: int, kernel: V
     kh, kw = kernel
     product = matmul(batch * height * width, c_out // groups, c_in // groups * kh * kw)
     span = (kh - 1) * dilation
-    read = {row * stride + tap * dilation for row in range(span // stride + 1) for tap in range(kh)}
-    lines = sum(line <= span for line in read)
+    rows_read = {row * stride + tap * dilation for row in range(span // stride + 1) for tap in range(kh)}
+    lines = sum(line <= span for line in rows_read)
     return RecurrenceSystem("conv2d", product.phases, product.schedules, buffer_values=lines * padded_width * c_in, copies=groups)
 
 
@@ -256,18 +256,18 @@ def reduction(rows: int, length: int, parts: int = 1) -> RecurrenceSystem:
     return _system("reduction", (_chain("reduce", rows, length, parts),))
 
 
-def softmax(rows: int, length: int, skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
+def softmax(rows: int, length: int, is_skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
     """Maximum, then exponentials and their sum, then scaling, each a chain along the row, in parts as of `reduction`: 3 x length
     steps in one part; rows are kept between."""
     phases = tuple(_chain(name, rows, length, parts) for name in ("maximum", "exponential and sum", "scale"))
-    return _system("softmax", phases, rows - 1 if skewed else 0, rows * length)
+    return _system("softmax", phases, rows - 1 if is_skewed else 0, rows * length)
 
 
-def layer_norm(rows: int, length: int, skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
+def layer_norm(rows: int, length: int, is_skewed: bool = False, parts: int = 1) -> RecurrenceSystem:
     """Sums, then normalization, each a chain along the row, in parts as of `reduction`: 2 x length steps in one part; rows are
     kept between."""
     phases = tuple(_chain(name, rows, length, parts) for name in ("sums", "normalize"))
-    return _system("layer_norm", phases, rows - 1 if skewed else 0, rows * length)
+    return _system("layer_norm", phases, rows - 1 if is_skewed else 0, rows * length)
 
 
 def attention(queries: int, keys: int, depth: int, parts: int = 1) -> RecurrenceSystem:

@@ -13,7 +13,7 @@ import msgspec
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from shmoo.estimators.costs.quantize import BESIDE, SMALL_TYPES, Scheme, quantized, with_dtype
+from shmoo.estimators.costs.quantize import PARAMETER_SUFFIXES, SMALL_TYPES, Scheme, quantized, with_dtype
 from shmoo.estimators.errors import InputError, not_installed, unknown
 from shmoo.estimators.graph.dtypes import compute_dtype, matrix_dtype
 from shmoo.estimators.graph.records import Graph, weights_of
@@ -145,7 +145,9 @@ def _as_stored(graphs: tuple[Graph, ...], schemes: Sequence[Scheme]) -> tuple[tu
             notes.append(f"linear layers are quantized as the config says: {described(scheme)}")
         except InputError as error:
             notes.append(f"the config's quantization is not taken into account: {error}")
-    small = [value for value in weights_of(graphs) if value.spec.dtype in SMALL_TYPES and not value.name.endswith(BESIDE)]
+    small = [
+        value for value in weights_of(graphs) if value.spec.dtype in SMALL_TYPES and not value.name.endswith(PARAMETER_SUFFIXES)
+    ]
     share = sum(value.spec.numel for value in small) / max(before, 1)
     return graphs, (*notes, f"{share:.1%} of all parameters are stored in a smaller type")
 

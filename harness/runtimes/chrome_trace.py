@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from shmoo.estimators.predict.director import Estimate
-from shmoo.estimators.predict.timeline import Scheduled
+from shmoo.estimators.predict.timeline import KernelSpan
 from shmoo.harness.runtimes.chatter import without_chatter
 
 Event = dict[str, Any]
@@ -80,7 +80,7 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> RecordedCall:
 
 
 def trace_document(
-    model: str, estimate: Estimate, slots: Sequence[Scheduled], recorded: RecordedCall | None, reason: str = ""
+    model: str, estimate: Estimate, slots: Sequence[KernelSpan], recorded: RecordedCall | None, reason: str = ""
 ) -> dict[str, Any]:
     """The trace as a JSON document, from the slots of `estimators.predict.timeline.schedule` and the measured call, which is
     `None` with a `reason` if nothing was measured."""
@@ -101,7 +101,7 @@ def trace_document(
     }
 
 
-def _predicted(model: str, estimate: Estimate, slots: Sequence[Scheduled]) -> Iterator[Event]:
+def _predicted(model: str, estimate: Estimate, slots: Sequence[KernelSpan]) -> Iterator[Event]:
     call, host, device = 0, 1, 2
     yield _name("process_name", PREDICTED, 0, f"predicted: {estimate.arch}, {estimate.runtime}")
     yield _name("thread_name", PREDICTED, call, "call")

@@ -24,7 +24,7 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError, unknown
 from shmoo.estimators.graph.records import Graph, Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.estimators.predict.timeline import Scheduled, schedule
+from shmoo.estimators.predict.timeline import KernelSpan, schedule
 from shmoo.harness.capture.fx.walker import FXGraphWalker, Origin, source_of
 from shmoo.harness.machine.architectures import load_architecture
 
@@ -71,7 +71,7 @@ class ModelledCall:
         return self.estimate.energy_j
 
     @property
-    def schedule(self) -> tuple[Scheduled, ...]:
+    def schedule(self) -> tuple[KernelSpan, ...]:
         """Every kernel in order, from the entry of the call; errors as for `estimate`."""
         return schedule(self._director, self.graphs)[1]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from shmoo.estimators.costs.quantize import OWN, Scheme
+from shmoo.estimators.costs.quantize import ACTIVATION_DTYPE, Scheme
 from shmoo.estimators.errors import InputError
 
 Settings = Mapping[str, Any]
@@ -228,7 +228,7 @@ def _group(group: Settings) -> Scheme:
 
 
 _TORCHAO = {
-    "int4weightonly": ("int4-weight", "int4", OWN),
+    "int4weightonly": ("int4-weight", "int4", ACTIVATION_DTYPE),
     "int8weightonly": ("int8-weight", "int8", None),
     "int8dynamicactivationint8weight": ("int8-dynamic", "int8", None),
     "int8dynamicactivationint4weight": ("int4-weight", "int4", None),
@@ -250,7 +250,7 @@ def _torchao(settings: Settings) -> SchemesAndNotes:
         raise InputError(f"{name} is not known")
     way, weight, zero = entry
     group = int(fields.get("group_size") or (128 if weight == "int4" else 0))
-    yield Scheme(way, weight, (1, group), "float32" if weight == "float8" else OWN, zero)
+    yield Scheme(way, weight, (1, group), "float32" if weight == "float8" else ACTIVATION_DTYPE, zero)
     if settings.get("include_input_output_embeddings"):
         yield "embeddings are counted in their own type"
 
@@ -258,7 +258,7 @@ def _torchao(settings: Settings) -> SchemesAndNotes:
 def _hqq(settings: Settings) -> SchemesAndNotes:
     """A scale and a zero point in the activations' type for each group."""
     weights = (settings.get("quant_config") or settings).get("weight_quant_params") or settings
-    yield _grouped(weights.get("nbits", 4), weights.get("group_size", 64), zero=OWN)
+    yield _grouped(weights.get("nbits", 4), weights.get("group_size", 64), zero=ACTIVATION_DTYPE)
 
 
 def _quanto(settings: Settings) -> SchemesAndNotes:
@@ -266,7 +266,7 @@ def _quanto(settings: Settings) -> SchemesAndNotes:
     weights = str(settings.get("weights", "int8"))
     if weights not in ("int4", "int8", "float8"):
         raise InputError(f"no element type is {weights}")
-    yield _grouped(4, 128, zero=OWN) if weights == "int4" else Scheme("int8-weight", weights, (1, 0))
+    yield _grouped(4, 128, zero=ACTIVATION_DTYPE) if weights == "int4" else Scheme("int8-weight", weights, (1, 0))
 
 
 _METHODS: dict[str, Callable[[Settings], Iterable[Scheme | str]]] = {
@@ -282,6 +282,6 @@ _METHODS: dict[str, Callable[[Settings], Iterable[Scheme | str]]] = {
     "hqq": _hqq,
     "quanto": _quanto,
     "eetq": lambda _: [Scheme("int8-weight", "int8", (1, 0), "float16")],
-    "metal": lambda settings: [_grouped(settings.get("bits", 4), settings.get("group_size", 64), zero=OWN)],
+    "metal": lambda settings: [_grouped(settings.get("bits", 4), settings.get("group_size", 64), zero=ACTIVATION_DTYPE)],
 }
 """Method -> its schemes, and notes on what they leave out, from its settings."""

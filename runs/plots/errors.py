@@ -83,7 +83,7 @@ def roofs_of(
     units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.float32") is not None]
     peaks = {unit: profile.value(f"peak.{unit}.float32") for unit in units}
     top = max(peaks.values(), default=max(rates, default=1.0))
-    span = (min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.levels[-1]}")) * 3)
+    span = (min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.main_memory}")) * 3)
     roofs = []
     for position, level in enumerate(profile.levels):
         bandwidth = profile.value(f"bandwidth.{level}")

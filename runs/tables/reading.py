@@ -13,7 +13,7 @@ import msgspec
 
 from shmoo.estimators.costs.quantize import SMALL_TYPES, STANDARD, Scheme, quantized
 from shmoo.estimators.errors import FormatError, InputError, unknown
-from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, operator_dtype, resolved, shown_dtype
+from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, operator_dtype, resolve_alias, shown_dtype
 from shmoo.estimators.graph.records import OTHER_LIBRARY, Graph, single_call_graph
 from shmoo.estimators.machine.profile import Reduction
 from shmoo.runs.store import records
@@ -218,7 +218,7 @@ def _one_of(cells: dict[str, str], column: str, allowed: tuple[W, ...], where: s
 def _weights(cells: dict[str, str], op: str, dtype: str, where: str) -> str:
     """The type of a layer's weight; "" where it is the row's type."""
     text = cells.get("weights")
-    name = resolved(text) if text else dtype
+    name = resolve_alias(text) if text else dtype
     if name == dtype:
         return ""
     if op != "linear":

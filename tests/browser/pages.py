@@ -10,7 +10,7 @@ import msgspec
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.explore import Space, Workload, explore_grid
@@ -162,7 +162,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     mixed = inspect_graphs([branches()], {gpu.name: directors[gpu.name]})
     roofline.write_roofline(mixed, gpu, "float32", pages["roofline"], measured_calls(recorded, "branches"))
     fabric = load_profile("kpu_t64")
-    work = tabulated([transformer(1)], "domainflow", fabric.family, "float32")
+    work = tabulate_model([transformer(1)], "domainflow", fabric.family, "float32")
     over = {"count.tiles": tuple(map(float, range(16, 257, 16))), "bandwidth.dram": tuple(16e9 * 2.0**e for e in range(7))}
     space = Space(fabric, "domainflow", [Workload("transformer layer", work, 1)], over, ("latency", "power"))
     explore.write_page(space, explore_grid(space), pages["explore"])

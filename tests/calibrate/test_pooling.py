@@ -79,5 +79,5 @@ def test_equal_machines_add_no_spread() -> None:
 
 def test_one_machine_is_no_pool(specimens: list[Sources]) -> None:
     """The remedy is named."""
-    with pytest.raises(InputError, match="at least two machines, got 1; without --pool"):
+    with pytest.raises(InputError, match="at least two machines, got 1; to calibrate one"):
         pool(specimens[:1], specimens[0], BASE, name="kind")

@@ -263,7 +263,7 @@ def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
         higher = fitted.value("energy.floor") / own["energy.floor"].value if "energy.floor" in own else 1.0
         carried = {}
         for n, c in fitted.coefficients.items():
-            if n.startswith("energy.") and n != f"energy.byte.{fitted.levels[-1]}":
+            if n.startswith("energy.") and n != f"energy.byte.{fitted.main_memory}":
                 moved = c.scaled(higher if n.startswith(("energy.flop", "energy.byte")) else 1.0)
                 why = f"as fitted to {fitted.name}" + (", at this card's voltage" if higher != 1.0 else "")
                 carried[n] = Coefficient(moved.value, c.unit, "transferred", why, low=moved.bounds[0], high=moved.bounds[1])

@@ -86,7 +86,7 @@ class KpuSimSerial:
         state = size * (shape.m * shape.k + shape.k * shape.n + shape.m * shape.n)
         traffic = compulsory_traffic(table, profile)
         extra = np.where(contracts, self._block_bytes(table, profile, shape, size) - table.bytes, 0.0)
-        last = profile.levels[-1]
+        last = profile.main_memory
         for level in profile.levels:
             traffic[level] = traffic[level] + np.maximum(extra, 0.0) * (1.0 if level != last else np.minimum(passes(table), 1.0))
         return Tiling(clip_shape(table, shape.m, shape.n, shape.k), tiles, tiles, utilisation, traffic, state, cycles)

@@ -20,7 +20,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import CONVOLUTIONS, NORMAL_90
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.variants import with_host
 from shmoo.harness.cli.verbs.profiles import NETWORKS
 from shmoo.harness.machine.architectures import load_architecture
@@ -221,7 +221,7 @@ def bound_of(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> 
 
 def estimated(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) -> Estimate:
     """What a profile says of a row."""
-    work = tabulated(graphs_of(row.asked, kept), row.runtime, profile.family)
+    work = tabulate_model(graphs_of(row.asked, kept), row.runtime, profile.family)
     if row.compute is not None:
         only = work.table.is_family(*CONVOLUTIONS) if row.convolutions_only else None
         work = replace(work, table=work.table.computed_in(row.compute, only), compute_dtype=row.compute)

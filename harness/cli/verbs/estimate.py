@@ -109,7 +109,7 @@ def estimate_table(path: str, question: Question, residual: bool, reduction: Red
     from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
     from shmoo.estimators.predict.director import AnalysisDirector
     from shmoo.estimators.predict.estimate_records import interval_record, or_reason
-    from shmoo.estimators.predict.limits import narrowed
+    from shmoo.estimators.predict.limits import type_notes
     from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
 
     if len(question.arch) != 1:
@@ -124,7 +124,7 @@ def estimate_table(path: str, question: Question, residual: bool, reduction: Red
                 "--reduction k reads (m, k) by (k, n)"
             )
     graphs = [row.graph() for row in rows]
-    for note in narrowed(profile, {row.dtype for row in rows if row.op in CONTRACTIONS} - set(COMPLEX_DTYPES)):
+    for note in type_notes(profile, {row.dtype for row in rows if row.op in CONTRACTIONS} - set(COMPLEX_DTYPES)):
         output.message(note)
     parts = AnalysisDirector(profile, residual=residual).price_cases(
         graphs,

@@ -17,7 +17,7 @@ from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.timeline import Scheduled
+    from shmoo.estimators.predict.timeline import KernelSpan
     from shmoo.harness.question import Question
     from shmoo.harness.runtimes.chrome_trace import RecordedCall
     from shmoo.runs.store.records import AxisValue
@@ -110,7 +110,7 @@ def _recorded(
         return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""
 
 
-def _record(slot: Scheduled) -> dict[str, object]:
+def _record(slot: KernelSpan) -> dict[str, object]:
     from shmoo.estimators.predict.estimate_records import or_reason
 
     kernel = msgspec.to_builtins(slot.kernel)
@@ -122,7 +122,7 @@ def _record(slot: Scheduled) -> dict[str, object]:
     }
 
 
-def _show(slots: Sequence[Scheduled], recorded: RecordedCall | None, latency_s: float, view: View) -> None:
+def _show(slots: Sequence[KernelSpan], recorded: RecordedCall | None, latency_s: float, view: View) -> None:
     output.table(COLUMNS, slots, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
     measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
     output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

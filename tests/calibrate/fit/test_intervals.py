@@ -13,7 +13,7 @@ from shmoo.calibrate.fit.intervals import BORROWED, FLOOR, conformal_point, spre
 from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import MANY_KERNELS
-from shmoo.estimators.predict.draws import erring, normals
+from shmoo.estimators.predict.draws import normals, spread_draws
 from shmoo.runs.store.records import CaseSpec
 from tests.build import GraphBuilder
 from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on, sources_of
@@ -159,7 +159,7 @@ def test_draws_get_the_spread_that_is_known():
     z, noise = np.split(normals(0, 200, 6), 2, axis=1)
     times = 2.0 * np.exp(z * (0.5, 0.05, 0.5) + np.vstack([[0, 0, 0], np.full((200, 3), 0.2)]))
     errors = np.exp(0.1 * noise)
-    found = np.log(erring(times, errors, np.array([0.1, 0.1, np.nan])) / 2.0)
+    found = np.log(spread_draws(times, errors, np.array([0.1, 0.1, np.nan])) / 2.0)
     assert found[0] == pytest.approx(0.0)
     assert found[1:, :2].std(axis=0) == pytest.approx(0.1, rel=0.1)
     assert found[1:, :2].mean(axis=0) == pytest.approx(0.0, abs=0.01)

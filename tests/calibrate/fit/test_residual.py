@@ -21,7 +21,7 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry, ResidualGroup, ResidualTree, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.model import predict
-from shmoo.estimators.predict.residual import Correction, correction, summed, supported
+from shmoo.estimators.predict.residual import Correction, correction, support_of, tree_sum
 from shmoo.estimators.variants import variant, with_threads
 from shmoo.runs.tables.reading import TableRow
 from tests.build import GraphBuilder
@@ -209,14 +209,14 @@ def test_trees_answer_by_their_questions_and_add_up():
     trees = (ResidualTree((0, 1), (8.0, 6.0), (0.1, 0.2, 0.3, 0.4)), ResidualTree((0, 0), (0.0, 0.0), (1.0, 1.0, 1.0, 1.0)))
     one = group(features=("m", "k"), low=(0.0, 0.0), high=(9.0, 9.0), trees=trees)
     logs = np.asarray([[8.0, 6.0], [9.0, 6.0], [9.0, 7.0]], dtype=np.float32)
-    assert summed(one, logs) == pytest.approx([1.1, 1.3, 1.4])
+    assert tree_sum(one, logs) == pytest.approx([1.1, 1.3, 1.4])
 
 
 def test_support_falls_with_doublings_outside_the_range():
     """Inside 1; a quarter of a doubling outside exp(-1/2); a whole one exp(-8); two features' distances add up in squares."""
     one = group(features=("m", "k"), low=(4.0, 4.0), high=(8.0, 8.0))
     logs = np.asarray([[4.0, 8.0], [8.25, 5.0], [3.0, 5.0], [8.25, 3.75]])
-    assert supported(one, logs) == pytest.approx(np.exp([0.0, -0.5, -8.0, -1.0]))
+    assert support_of(one, logs) == pytest.approx(np.exp([0.0, -0.5, -8.0, -1.0]))
 
 
 def test_products_of_16_bits_share_a_correction_and_one_of_the_other_type_adds_to_it():
@@ -265,7 +265,7 @@ def test_a_second_correction_of_16_bits_is_fitted_to_what_the_first_leaves():
     assert [first.dtype, second.dtype] == ["bfloat16", "float16"]
     for one, value in ((first, np.log(1.2)), (second, np.log(1.1))):
         middle = (np.asarray(one.low) + np.asarray(one.high))[None] / 2
-        assert summed(one, middle) == pytest.approx(value, abs=0.02)
+        assert tree_sum(one, middle) == pytest.approx(value, abs=0.02)
 
 
 # --- taking it off

@@ -7,7 +7,7 @@ import pytest
 from shmoo.estimators.errors import FormatError, InputError
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients
-from shmoo.estimators.machine.hosts import HOSTS, OWN, UNKNOWN_PACE
+from shmoo.estimators.machine.hosts import HOSTS, OWN_HOST, UNKNOWN_PACE
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.variants import variant, with_host
@@ -69,7 +69,7 @@ def test_its_own_host_gives_a_measured_card_its_measured_launches_back():
     """The file keeps what was fitted; the name of a host hides it."""
     profile = load_profile("gpu_t4")
     fitted = profile.coefficients["launch.eager.linear"].value
-    assert Coefficients(with_host(profile, OWN)).value("launch.eager.linear", "launch.eager") == fitted
+    assert Coefficients(with_host(profile, OWN_HOST)).value("launch.eager.linear", "launch.eager") == fitted
     assert Coefficients(profile).value("launch.eager.linear", "launch.eager") == HOSTS["server_2025"].seconds["launch.eager"][0]
     assert load_architecture("gpu_t4@host=own").host == ""
 

@@ -198,7 +198,7 @@ def test_every_coefficient_has_a_unit_and_a_reference(name):
 def test_levels_have_capacity_and_bandwidth(name):
     """Every memory level holds more than the one before and is slower; the last is the main memory."""
     profile = load_profile(name)
-    assert profile.levels[-1] == "dram"
+    assert profile.main_memory == "dram"
     capacities = [profile.value(f"capacity.{level}") for level in profile.levels]
     bandwidths = [profile.value(f"bandwidth.{level}") for level in profile.levels]
     assert min(capacities[0], bandwidths[-1]) > 0

@@ -54,12 +54,12 @@ def test_operands_that_are_walked_in_order_are_met_halfway():
     """The first byte that b reads was written a whole kernel ago, the last one before all that b has touched: 100 bytes of a and
     60 of b, half each. A repetition later the same holds."""
     a, b = [read(0, 60, persistent=True), write(1, 40)], [read(1, 40), write(2, 20)]
-    weight, written = reuse_distances([a, b], walked=True)[0]
-    assert reuse_distances([a, b], walked=True)[1][0] == 50 + 30
+    weight, written = reuse_distances([a, b], in_order=True)[0]
+    assert reuse_distances([a, b], in_order=True)[1][0] == 50 + 30
     assert reuse_distances([a, b])[1][0] == 60
     assert weight == 120  # the footprint: 160 bytes were touched since
     assert written == 30 + 50  # where b read it
-    assert reuse_distances([a], walked=True) == [[100, 100]]
+    assert reuse_distances([a], in_order=True) == [[100, 100]]
 
 
 def test_a_loop_writes_over_an_operand_that_nobody_reads_later():

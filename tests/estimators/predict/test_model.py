@@ -14,7 +14,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import draw
 from shmoo.estimators.predict.energy import Joules, loop_operations
 from shmoo.estimators.predict.energy import capped as power_capped
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.predict.model import Prediction, issued_flops, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
 from shmoo.estimators.table import KernelTable
@@ -531,7 +531,7 @@ def test_the_overhang_of_tensor_cores_tiles_takes_no_energy(arch, dtype, more):
 def test_operations_beside_a_contraction_work_on_registers(family, share):
     """Where a GPU's loop over memory takes ten instructions an operation, those within a contraction's kernel take one."""
     b = GraphBuilder()
-    alone = tabulated((b.graph(b.relu(b.tensor((64, 64)))),), "eager", family).table
+    alone = tabulate_model((b.graph(b.relu(b.tensor((64, 64)))),), "eager", family).table
     fused = replace(alone, matrix_flops=np.ones(1))
     assert loop_operations(alone, family) == pytest.approx(64 * 64)
     assert loop_operations(fused, family) == pytest.approx(share * 64 * 64)

@@ -11,7 +11,7 @@ from shmoo.estimators.predict import pipeline
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.draws import normals
 from shmoo.estimators.predict.equal_kernels import EqualKernels, find_equal
-from shmoo.estimators.predict.pipeline import DRAWS, intervals_of, limits, price
+from shmoo.estimators.predict.pipeline import DRAWS, interval_ends, intervals_of, price
 from shmoo.estimators.table import KernelTable
 from tests.build import GraphBuilder, kernel_table
 
@@ -92,20 +92,22 @@ def test_ends_of_intervals_are_the_5_and_95_percent_points_of_log_normal_draws()
     passes the value."""
     law = normals(0, DRAWS, 3)[1:]
     values, spread = np.array([1.0, 2e-6, 3e9]), np.array([0.1, 0.5, 2.0])
-    low, high = limits(values, values * np.exp(law * spread))
+    low, high = interval_ends(values, values * np.exp(law * spread))
     assert low == pytest.approx(values * np.exp(-NORMAL_90 * spread))
     assert high == pytest.approx(values * np.exp(NORMAL_90 * spread))
     steep = np.exp(np.where(law < 0, 0.1, 0.4) * law)
-    assert limits(np.ones(3), steep)[0] == pytest.approx(np.exp(-0.1 * NORMAL_90 * np.ones(3)))
-    assert limits(np.ones(3), steep)[1] == pytest.approx(np.exp(0.4 * NORMAL_90 * np.ones(3)))
-    assert limits(np.full(3, 1e9), steep)[1].tolist() == [1e9] * 3
-    assert limits(np.ones(3), np.clip(steep, 0.99, 1.01))[0].tolist() == [0.99] * 3  # a limit of every draw holds for the end
-    assert [end.tolist() for end in limits(np.zeros(2), np.zeros((DRAWS, 2)))] == [[0.0, 0.0]] * 2
+    assert interval_ends(np.ones(3), steep)[0] == pytest.approx(np.exp(-0.1 * NORMAL_90 * np.ones(3)))
+    assert interval_ends(np.ones(3), steep)[1] == pytest.approx(np.exp(0.4 * NORMAL_90 * np.ones(3)))
+    assert interval_ends(np.full(3, 1e9), steep)[1].tolist() == [1e9] * 3
+    assert (
+        interval_ends(np.ones(3), np.clip(steep, 0.99, 1.01))[0].tolist() == [0.99] * 3
+    )  # a limit of every draw holds for the end
+    assert [end.tolist() for end in interval_ends(np.zeros(2), np.zeros((DRAWS, 2)))] == [[0.0, 0.0]] * 2
 
 
 def test_ends_of_intervals_hardly_depend_on_the_seed():
     """Of three equal factors: within 6 % of their distance from the value, root mean square over 50 seeds."""
-    ends = [limits(np.ones(1), np.exp(normals(seed, DRAWS, 3)[1:].sum(axis=1, keepdims=True))) for seed in range(50)]
+    ends = [interval_ends(np.ones(1), np.exp(normals(seed, DRAWS, 3)[1:].sum(axis=1, keepdims=True))) for seed in range(50)]
     distance = np.abs(np.log(ends)) / (NORMAL_90 * np.sqrt(3.0))
     assert float(np.sqrt(((distance - 1.0) ** 2).mean())) < 0.07
     assert float(distance.mean()) == pytest.approx(1.0, abs=0.02)

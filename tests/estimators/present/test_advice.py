@@ -15,12 +15,12 @@ from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.draws import KEPT_ERROR, draw, kernel_identities, shared_draws
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.draws import ERROR_CORRELATION, draw, kernel_identities, shared_draws
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.predict.limits import kernel_roofs
 from shmoo.estimators.present.advice import Advice, Comparison, Effect, advise, sensitivity
 from shmoo.estimators.present.sentences import advice_record, advice_sentences, headline, sensitivity_sentences
-from shmoo.estimators.present.setups import FACTOR, Change, GraphsOf, Setup, changes, parts
+from shmoo.estimators.present.setups import FACTOR, Change, GraphsOf, Setup, changes, part_changes
 from shmoo.estimators.present.spending import pattern
 from tests.build import GraphBuilder
 
@@ -81,7 +81,7 @@ def test_the_roof_is_peak_and_bandwidth() -> None:
     graph = b.graph(b.linear(b.tensor((512, 512)), 512))
     profile = load_profile("cpu_server_generic")
     director = AnalysisDirector(profile)
-    work = tabulated((graph,), "eager", "cpu")
+    work = tabulate_model((graph,), "eager", "cpu")
     tiling, c = director.tile(work.table), Coefficients(profile)
     # What an earlier call left in the caches need not come from main memory.
     moved = min(tiling.level_bytes["dram"][0], 3 * 512 * 512 * 4)
@@ -113,7 +113,7 @@ def test_no_kernel_takes_less_energy_than_at_its_roof(arch: str, graphs: GraphsO
 def names(arch: str, runtime: str, dtype: str = "float32", **setup: object) -> list[str]:
     profile = load_profile(arch)
     b = GraphBuilder()
-    table = tabulated((b.graph(b.conv(b.tensor((1, 8, 8, 8)), 8)),), runtime, profile.family).table
+    table = tabulate_model((b.graph(b.conv(b.tensor((1, 8, 8, 8)), 8)),), runtime, profile.family).table
     return [change.name for change in changes(profile, Setup(runtime=runtime, **setup), dtype, table)]
 
 
@@ -159,7 +159,7 @@ def test_common_uncertainty_cancels() -> None:
     not nothing, because the kernels are others."""
     profile = load_profile("kpu_t256")
     director = AnalysisDirector(profile)
-    small, large = (tabulated((network(batch, 2048),), "domainflow", "kpu") for batch in (8, 64))
+    small, large = (tabulate_model((network(batch, 2048),), "domainflow", "kpu") for batch in (8, 64))
     comparison = Comparison(profile, Setup(runtime="domainflow", batch=8), lambda setup: (network(setup.batch, 2048),))
     speedup = comparison.what_if(Change("batch", "batch 64", {"batch": 64})).effect.speedup
     a, b = (director.price(work.table, "domainflow", seed=seed).whole().drawn_s[:, 0] for work, seed in ((small, 1), (large, 2)))
@@ -181,7 +181,7 @@ def test_draws_for_one_runtime_are_shared_with_all() -> None:
 
 
 def test_changed_kernels_share_a_part_of_the_error() -> None:
-    """The spread stays; between two estimates the correlation is `KEPT_ERROR` where all kernels changed, 1 where none did."""
+    """The spread stays; two estimates correlate by `ERROR_CORRELATION` where all kernels changed, fully where none did."""
     profile = load_profile("kpu_t256").replacing(
         coefficients={
             name: dataclasses.replace(c) if dataclasses.is_dataclass(c) else msgspec.structs.replace(c, low=None, high=None)
@@ -189,7 +189,7 @@ def test_changed_kernels_share_a_part_of_the_error() -> None:
         }
     )
     director = AnalysisDirector(profile)
-    work = tabulated((network(),), "domainflow", "kpu")
+    work = tabulate_model((network(),), "domainflow", "kpu")
     shared = shared_draws(profile, ("domainflow",), 200)
     base = director.price(work.table, "domainflow", seed=0, shared=shared)
     same = frozenset(kernel_identities(work.table, base.tiling))
@@ -203,14 +203,14 @@ def test_changed_kernels_share_a_part_of_the_error() -> None:
     assert kernels(same, 5) == pytest.approx(plain)
     changed = kernels(frozenset(), 5)
     assert changed.std() == pytest.approx(plain.std(), rel=0.15)
-    assert np.corrcoef(plain, changed)[0, 1] == pytest.approx(KEPT_ERROR**0.5, abs=0.15)
-    assert np.corrcoef(kernels(frozenset(), 7), changed)[0, 1] == pytest.approx(KEPT_ERROR, abs=0.15)
+    assert np.corrcoef(plain, changed)[0, 1] == pytest.approx(ERROR_CORRELATION**0.5, abs=0.15)
+    assert np.corrcoef(kernels(frozenset(), 7), changed)[0, 1] == pytest.approx(ERROR_CORRELATION, abs=0.15)
 
 
 @pytest.mark.parametrize("column", ["dilation", "group", "causal", "channels_in", "window_height", "special_flops", "m"])
 def test_kernels_that_do_other_work_are_others(column: str) -> None:
     """Whatever extent differs, so that a dilated or a grouped convolution shares no error of a plain one."""
-    director, work = AnalysisDirector(load_profile("gpu_h100")), tabulated((network(),), "eager", "gpu")
+    director, work = AnalysisDirector(load_profile("gpu_h100")), tabulate_model((network(),), "eager", "gpu")
     other = dataclasses.replace(work.table, **{column: getattr(work.table, column) + 1.0})
     tiling = director.tile(work.table)
     assert not {*kernel_identities(work.table, tiling)} & {*kernel_identities(other, tiling)}
@@ -324,7 +324,7 @@ def test_a_machine_is_compared_without_what_was_fitted_beyond_physics() -> None:
 def test_every_level_and_part_is_a_lever(arch: str, count: str) -> None:
     """The count of parts, the clock, and bandwidth and capacity of main memory."""
     profile = load_profile(arch)
-    changed = {change.name: change.coefficients for change in parts(profile, profile.default_runtime)}
+    changed = {change.name: change.coefficients for change in part_changes(profile, profile.default_runtime)}
     assert {f"count.{count}", "clock", "bandwidth.dram", "capacity.dram"} <= set(changed)
     assert ("peak" in changed) == (count != "units")
     for name, values in changed.items():
@@ -350,9 +350,9 @@ def test_the_roof_of_a_copy_is_a_memory_whatever_holds_it(tokens, level):
     b = GraphBuilder()
     shape = (tokens, 1024)
     graph = b.graph(b.call("add", {"self": b.tensor(shape), "other": b.tensor(shape)}, shape))
-    work = tabulated((graph,), "eager", "gpu")
+    work = tabulate_model((graph,), "eager", "gpu")
     priced = AnalysisDirector(profile).price(work.table, "eager")
     roofs = kernel_roofs(work.table, priced.tiling, Coefficients(profile), "eager", None)
-    bandwidth = profile.value(f"bandwidth.{'l2' if level == 'l2' else profile.levels[-1]}")
+    bandwidth = profile.value(f"bandwidth.{'l2' if level == 'l2' else profile.main_memory}")
     assert roofs.memory_s[0] == pytest.approx(3 * 4 * tokens * 1024 / bandwidth, rel=0.2)
     assert roofs.memory_s[0] > roofs.compute_s[0]

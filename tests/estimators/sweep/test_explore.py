@@ -11,7 +11,7 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.sweep.explore import (
     Limit,
     Space,
@@ -33,7 +33,7 @@ AXES = {"count.tiles": (16.0, 64.0, 256.0), "bandwidth.dram": (3e10, 1e11, 4e11)
 def workload(name: str = "mlp", rows: int = 64, width: int = 512, weight: float = 1.0) -> Workload:
     b = GraphBuilder()
     x = b.relu(b.linear(b.tensor((rows, width)), 4 * width))
-    return Workload(name, tabulated((b.graph(b.linear(x, width)),), "domainflow", "kpu"), rows, weight)
+    return Workload(name, tabulate_model((b.graph(b.linear(x, width)),), "domainflow", "kpu"), rows, weight)
 
 
 def space(*workloads: Workload, objectives: tuple[str, ...] = ("latency", "energy"), limits: tuple[Limit, ...] = ()) -> Space:
@@ -221,7 +221,7 @@ def test_the_area_of_designs() -> None:
     space that varies something without a number is refused at once."""
     profile = load_profile("gpu_a100_40g")
     b = GraphBuilder()
-    work = Workload("linear", tabulated((b.graph(b.linear(b.tensor((64, 512)), 512)),), "inductor", "gpu"))
+    work = Workload("linear", tabulate_model((b.graph(b.linear(b.tensor((64, 512)), 512)),), "inductor", "gpu"))
     axes = {"capacity.l2": (2.0**25, 2.0**26), "bandwidth.dram": (1e12, 2e12)}
     front = explore_grid(Space(profile, "inductor", (work,), axes, ("latency", "area"), (Limit("area", True, 850e-6),)))
     v = profile.value

@@ -8,7 +8,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.on_chip import largest_on_chip, on_chip_bytes, spill_bytes
 from shmoo.estimators.variants import variant
@@ -101,7 +101,7 @@ def test_tiles_of_a_product_that_overflows_the_chip_spill() -> None:
     director = AnalysisDirector(holding(2.0**20))
 
     def spilled(batch: int, hidden: int) -> float:
-        return spill_bytes(director, tabulated(mlp({"batch": batch, "hidden": hidden}), "domainflow", "kpu").table)
+        return spill_bytes(director, tabulate_model(mlp({"batch": batch, "hidden": hidden}), "domainflow", "kpu").table)
 
     assert spilled(1, 64) == 0
     assert spilled(8192, 8192) > 0

@@ -10,7 +10,7 @@ import pytest
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import TilingSpec, builtin_names, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
-from shmoo.estimators.predict.graph_table import tabulated
+from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.sweep.controller import BLOCK_NUMBERS, estimate_points
 from shmoo.estimators.variants import variant
 from tests.build import GraphBuilder
@@ -43,7 +43,7 @@ def axes_of(name: str) -> list[dict[str, tuple[float, ...]]]:
         "tpu": ("count.units", "array.rows", "array.cols"),
         "kpu": ("count.tiles", "array.rows", "capacity.l3"),
     }[profile.family]
-    main = profile.levels[-1]
+    main = profile.main_memory
     factors = (1.0, 2.0, 4.0)
     swept = [{name: tuple(f * profile.value(name) for f in factors)} for name in structure if profile.get(name)]
     both = {structure[0]: swept[0][structure[0]], f"bandwidth.{main}": (0.5 * profile.value(f"bandwidth.{main}"), 3e12)}
@@ -55,7 +55,7 @@ def axes_of(name: str) -> list[dict[str, tuple[float, ...]]]:
 def test_points_are_what_the_machines_one_by_one_give(name: str) -> None:
     """Latency, energy, tiles and basis of every combination, to rounding."""
     profile = load_profile(name)
-    work = tabulated((network(), factorization()), profile.default_runtime, profile.family)
+    work = tabulate_model((network(), factorization()), profile.default_runtime, profile.family)
     for axes in axes_of(name):
         points = estimate_points(profile, work.table, profile.default_runtime, axes)
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -76,7 +76,7 @@ def test_points_are_what_the_machines_one_by_one_give(name: str) -> None:
 def assert_points_equal_variants(name: str, tiling: TilingSpec) -> None:
     """Points over the size of the array cost what each variant of the machine costs alone."""
     profile = load_profile(name).replacing(tiling=tiling)
-    work = tabulated((network(),), profile.default_runtime, profile.family)
+    work = tabulate_model((network(),), profile.default_runtime, profile.family)
     axes = {"array.rows": (16.0, 32.0), "array.cols": (16.0, 32.0)}
     points = estimate_points(profile, work.table, profile.default_runtime, axes)
     alone = [
@@ -97,7 +97,7 @@ def test_blocks_do_not_show() -> None:
     profile = load_profile("kpu_t64")
     # Without a power cap: under one, more bandwidth draws more power and may lower the clock by up to a hundredth.
     profile = profile.replacing(coefficients={name: c for name, c in profile.coefficients.items() if name != "power.tdp"})
-    work = tabulated((network(),), profile.default_runtime, profile.family)
+    work = tabulate_model((network(),), profile.default_runtime, profile.family)
     side = int((BLOCK_NUMBERS / len(work.table)) ** 0.5) + 3
     clocks, bandwidths = np.geomspace(1e8, 1e9, side), np.geomspace(1e9, 1e12, side)
     points = estimate_points(

@@ -114,7 +114,7 @@ def large(axes: dict) -> tuple[Graph, ...]:
 def test_points_drawn_together_have_the_intervals_of_each_alone(name: str) -> None:
     """Every column of every point, ends of intervals and shares of the basis included, to the last bit."""
     profile = load_profile(name)
-    main = f"bandwidth.{profile.levels[-1]}"
+    main = f"bandwidth.{profile.main_memory}"
     count = next(axis for axis in ("count.sms", "count.tiles", "count.units", "count.cores") if profile.get(axis))
     axes = {count: (profile.value(count), 2 * profile.value(count)), main: (1e11, 2e11, 4e11)}
     together = list(SweepController("block", block, [profile], profile_axes=axes).rows())

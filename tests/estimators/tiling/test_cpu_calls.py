@@ -15,9 +15,9 @@ from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.table import KernelTable
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
-    busy_cores,
     by_result,
     call_by_call,
+    loop_cores,
     team_seconds,
     waking_seconds,
     worth_waking,
@@ -49,7 +49,7 @@ def table_of(op: str, shape: tuple[int, ...], result: tuple[int, ...] | None = N
 )
 def test_a_framework_wakes_cores_by_grains(op, shape, attributes, cores):
     """Loops take 32768 elements a core, softmax 2048, norms a row."""
-    assert busy_cores(table_of(op, shape, **attributes), CORES, "eager").tolist() == [cores]
+    assert loop_cores(table_of(op, shape, **attributes), CORES, "eager").tolist() == [cores]
 
 
 def test_a_loop_on_one_core_has_its_share_of_the_units_and_wakes_nobody():
@@ -78,7 +78,7 @@ def test_loops_of_the_framework_wake_all_cores_and_wait_for_those_with_work(rows
     longest = 6e-6 * sum(1 / k for k in range(2, working + 1))
     expected = 3e-6 + longest if working > 1 else 0.0
     table = table_of("relu", (rows, 1024))
-    assert waking_seconds(table, c, busy_cores(table, CORES, "eager")).tolist() == pytest.approx([expected], rel=1e-3)
+    assert waking_seconds(table, c, loop_cores(table, CORES, "eager")).tolist() == pytest.approx([expected], rel=1e-3)
 
 
 def test_a_library_wakes_the_cores_that_save_more_than_waking_them_takes():

@@ -16,7 +16,7 @@ from shmoo.estimators.machine.catalogue import DEFAULTS
 from shmoo.estimators.machine.coefficients import ALGORITHMS, TENSOR, Coefficients, algorithm_codes, on_tensor_cores
 from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, FittedFrom, load_profile
-from shmoo.estimators.predict.basis import measured_type
+from shmoo.estimators.predict.basis import in_measured_type
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.predict.model import Prediction, predict
 from shmoo.estimators.predict.program import graph_latency, segment_energy
@@ -315,10 +315,10 @@ def test_intervals_of_types_that_were_not_measured_are_wider(graph_of):
 def test_types_of_one_width_and_rate_are_measured_together():
     """Rows in bfloat16 tell about float16 too on an A100, whose units are as fast in both; not about tf32 or float32."""
     fitted = load_profile("gpu_a100_40g").replacing(fitted_from=FittedFrom(dtypes=("bfloat16",)))
-    told = {name: measured_type(linear(8, 8, 8, name), fitted)[0] for name in ("bfloat16", "float16", "tf32", "int8")}
+    told = {name: in_measured_type(linear(8, 8, 8, name), fitted)[0] for name in ("bfloat16", "float16", "tf32", "int8")}
     assert told == {"bfloat16": True, "float16": True, "tf32": False, "int8": False}
-    assert measured_type(linear(8, 8, 8), load_profile("gpu_h100")).all()
-    assert measured_type(linear(8, 8, 8, "bfloat16"), load_profile("tpu_v4")).all()  # whose table says float16
+    assert in_measured_type(linear(8, 8, 8), load_profile("gpu_h100")).all()
+    assert in_measured_type(linear(8, 8, 8, "bfloat16"), load_profile("tpu_v4")).all()  # whose table says float16
 
 
 def test_slower_units_lose_less_to_what_takes_its_own_time():

@@ -32,7 +32,7 @@ SYSTEMS = (
     rec.triangular_solve(5, 3),
     rec.cholesky(4),
     rec.softmax(3, 5),
-    rec.softmax(3, 5, skewed=True),
+    rec.softmax(3, 5, is_skewed=True),
     rec.layer_norm(3, 5),
     rec.attention(2, 3, 4),
     rec.lu(4, 3),

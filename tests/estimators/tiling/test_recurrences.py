@@ -119,7 +119,7 @@ def test_latencies_of_the_other_operators():
     assert rec.elementwise(1000).latency == 1
     assert rec.reduction(10, 64).latency == 64
     assert rec.softmax(10, 64).latency == 3 * 64
-    assert rec.softmax(10, 64, skewed=True).latency == 3 * 64 + 9
+    assert rec.softmax(10, 64, is_skewed=True).latency == 3 * 64 + 9
     assert rec.layer_norm(10, 64).latency == 2 * 64
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shmoo.estimators.costs import graph_cost
-from shmoo.estimators.costs.quantize import BESIDE, matches
+from shmoo.estimators.costs.quantize import PARAMETER_SUFFIXES, matches
 from shmoo.estimators.graph.records import Graph, notes_of, weights_of
 from shmoo.harness.models.model_graphs import WorkloadGraphs
 from shmoo.harness.models.request import Mode
@@ -46,7 +46,9 @@ def graphs_of(config: dict, settings: object, mode: Mode | None = None) -> tuple
 
 
 def weight_bytes(graphs: tuple[Graph, ...]) -> float:
-    return sum(value.spec.nbytes for value in weights_of(graphs) if value.kind == "parameter" or value.name.endswith(BESIDE))
+    return sum(
+        value.spec.nbytes for value in weights_of(graphs) if value.kind == "parameter" or value.name.endswith(PARAMETER_SUFFIXES)
+    )
 
 
 def matrix_types(graphs: tuple[Graph, ...]) -> set[str]:
