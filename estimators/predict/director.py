@@ -176,9 +176,9 @@ class AnalysisDirector:
         pieces = (graphs,) if isinstance(graphs, Graph) else tuple(graphs)
         runtime = check_runtime(self.profile, runtime)
         model = tabulate_model(pieces, runtime, self.profile.family, compute_dtype)
-        return self.estimate_tabulated(model, runtime, threads=threads, batch=batch)
+        return self.estimate_table(model, runtime, threads=threads, batch=batch)
 
-    def estimate_tabulated(
+    def estimate_table(
         self, model: ModelTable, runtime: str, *, threads: int | None = None, batch: int = 1, by_kernel: bool = True
     ) -> Estimate:
         """As `estimate`, for graphs that are tabulated already for this architecture family and runtime. `InputError` for threads
@@ -191,7 +191,7 @@ class AnalysisDirector:
             raise InputError(f"a call processes at least 1 sample, got a batch of {batch}")
         if threads is not None:
             fewer = AnalysisDirector(with_threads(self.profile, threads), self.strategy)
-            estimate = fewer.estimate_tabulated(model, runtime, batch=batch, by_kernel=by_kernel)
+            estimate = fewer.estimate_table(model, runtime, batch=batch, by_kernel=by_kernel)
             return msgspec.structs.replace(estimate, threads=threads)
         table, nominal = as_multiplied(model.table, self.profile), Coefficients(self.profile)
         prices = self.price(table, runtime, seed=0)
@@ -298,7 +298,7 @@ def estimate_on(
             sibling = next(iter(models.values()), None)
             models[runtime, family] = tabulate_model(graphs, runtime, family, compute_dtype, sibling=sibling)
         cores = threads if family == "cpu" else None
-        yield director.estimate_tabulated(models[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
+        yield director.estimate_table(models[runtime, family], runtime, threads=cores, batch=batch, by_kernel=False)
 
 
 def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:

@@ -44,7 +44,7 @@ def schedule(
     runtime = check_runtime(director.profile, runtime)
     family = director.profile.family
     work = tabulate_model(tuple(graphs), runtime, family, compute_dtype)
-    estimate = director.estimate_tabulated(work, runtime, batch=batch)
+    estimate = director.estimate_table(work, runtime, batch=batch)
     prices = director.price(work.table, runtime)
     launch_ends, start, end = kernel_times(work.table, prices.prediction, Coefficients(director.profile))
     # Segments follow one another, and each of them ends with its last kernel or with the host.

@@ -189,7 +189,7 @@ def advise(
     `graphs_of` does, and `InputError` where the model as it is cannot be estimated. `top` kernels and modules are listed."""
     comparison = Comparison(profile, base, graphs_of)
     work = comparison.work
-    estimate = AnalysisDirector(profile).estimate_tabulated(work, base.runtime, batch=base.batch)
+    estimate = AnalysisDirector(profile).estimate_table(work, base.runtime, batch=base.batch)
     left_out: dict[str, str] = {}
 
     def try_change(change: Change) -> WhatIf | None:

@@ -177,7 +177,7 @@ class SweepController:
         if count > 1:
             points = estimate_points(machine, work.table, runtime, axes, batch=batch, strategy=self.strategy, seed=seed)
         director = AnalysisDirector(variant(machine, combinations[0]) if axes else machine, self.strategy)
-        first_estimate = director.estimate_tabulated(work, runtime, threads=threads, batch=batch, by_kernel=False)
+        first_estimate = director.estimate_table(work, runtime, threads=threads, batch=batch, by_kernel=False)
         common_columns = flatten(estimate_record(first_estimate, self.model))
         if not has_intervals:
             common_columns |= dict.fromkeys(BOUNDS)

@@ -86,7 +86,7 @@ def _facts(space: Space, row: dict[str, float | int]) -> list[tuple[str, str, fl
 
 def _breakdowns(space: Space, row: dict[str, float | int]) -> list[dict[str, Any]]:
     director = AnalysisDirector(variant(space.profile, {name: float(row[name]) for name in space.axes}))
-    estimates = [director.estimate_tabulated(w.work, space.runtime, batch=w.batch) for w in space.workloads]
+    estimates = [director.estimate_table(w.work, space.runtime, batch=w.batch) for w in space.workloads]
     return [_breakdown(w.name, estimate) for w, estimate in zip(space.workloads, estimates, strict=True)]
 
 

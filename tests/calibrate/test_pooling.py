@@ -14,7 +14,7 @@ from shmoo.calibrate.fit.intervals import held_out
 from shmoo.calibrate.pooling import pool
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile
-from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on, sources_of
+from tests.calibrate.test_calibration import TRUTH, known_cpu, measured_on, sources_of
 
 BASE = known_cpu()
 BOARDS = (0.86, 1.0, 1.14)

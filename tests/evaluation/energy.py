@@ -20,6 +20,7 @@ from shmoo.calibrate.fit.energy import RATIOS, fit_energy
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Coefficient, Interval
 from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.names import continues, under
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.pipeline import intervals_of
@@ -117,7 +118,7 @@ def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase])
 
 def settled(profile: ArchitectureProfile) -> ArchitectureProfile:
     """A machine in a loop of a second and more, which is warm."""
-    others = {n: c for n, c in profile.coefficients.items() if not n.startswith("throttle.cool")}
+    others = {n: c for n, c in profile.coefficients.items() if not continues(n, "throttle.cool")}
     return profile.replacing(coefficients={**others, "throttle.time": INSTANT})
 
 
@@ -231,7 +232,7 @@ def with_fitted_energy(
 
 def without_shares(profile: ArchitectureProfile) -> dict[str, Coefficient]:
     """A profile's coefficients without what algorithms take relative to their type, and without what loops take in each type."""
-    return {n: c for n, c in profile.coefficients.items() if not n.startswith(("energy.share", "energy.flop.vector."))}
+    return {n: c for n, c in profile.coefficients.items() if not continues(n, "energy.share", "energy.flop.vector")}
 
 
 def on_next_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
@@ -248,9 +249,9 @@ def on_next_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
                 ends = {"low": c.bounds[0] * low, "high": c.bounds[1] * high}
                 carried[n] = Coefficient(c.value * share.value, c.unit, "transferred", why, **ends)
         for n, c in fitted.coefficients.items():
-            if n.startswith("throttle.cool"):
+            if continues(n, "throttle.cool"):
                 carried[n] = msgspec.structs.replace(c, reference=f"as {fitted.name}: {c.reference}")
-        shares = [n for n in other.coefficients if n.startswith("energy.share")]
+        shares = under("energy.share", other.coefficients)
         kept = {n: c for n, c in other.coefficients.items() if n not in shares}
         yield other.replacing(coefficients={**kept, **carried})
 
@@ -263,8 +264,8 @@ def on_same_chip(fitted: ArchitectureProfile) -> Iterator[ArchitectureProfile]:
         higher = fitted.value("energy.floor") / own["energy.floor"].value if "energy.floor" in own else 1.0
         carried = {}
         for n, c in fitted.coefficients.items():
-            if n.startswith("energy.") and n != f"energy.byte.{fitted.main_memory}":
-                moved = c.scaled(higher if n.startswith(("energy.flop", "energy.byte")) else 1.0)
+            if continues(n, "energy") and n != f"energy.byte.{fitted.main_memory}":
+                moved = c.scaled(higher if continues(n, "energy.flop", "energy.byte") else 1.0)
                 why = f"as fitted to {fitted.name}" + (", at this card's voltage" if higher != 1.0 else "")
                 carried[n] = Coefficient(moved.value, c.unit, "transferred", why, low=moved.bounds[0], high=moved.bounds[1])
         yield other.replacing(coefficients={**without_shares(other), **carried, **own})

@@ -24,7 +24,7 @@ from shmoo.estimators.costs.quantize import quantized
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph, single_call_graph
 from shmoo.estimators.machine.coefficients import TENSOR
-from shmoo.estimators.machine.names import whose
+from shmoo.estimators.machine.names import continues, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, ResidualGroup, load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.energy import mean_decay
@@ -364,7 +364,7 @@ def carried(
     own = [profile.replacing(coefficients={**of_tensor_cores(profile), **_generation(profile)}) for profile in alike or measured]
     boards = {name: c for p in alike for name, c in _controller(p, target).items()}
     if alike:
-        sigma = typical([{n: c for n, c in p.coefficients.items() if n.startswith("sigma")} for p in own])
+        sigma = typical([{n: c for n, c in p.coefficients.items() if continues(n, "sigma")} for p in own])
     made = transfer(own, known.replacing(coefficients=_generation(known)), sigma)
     corrections = next((p.residual for p in alike if _chip(p) == _chip(target)), ())
     return known.replacing(

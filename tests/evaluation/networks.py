@@ -225,7 +225,7 @@ def estimated(row: MeasuredNetwork, profile: ArchitectureProfile, kept: Path) ->
     if row.compute is not None:
         only = work.table.is_family(*CONVOLUTIONS) if row.convolutions_only else None
         work = replace(work, table=work.table.computed_in(row.compute, only), compute_dtype=row.compute)
-    return AnalysisDirector(profile).estimate_tabulated(work, row.runtime)
+    return AnalysisDirector(profile).estimate_table(work, row.runtime)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.runs.store.records import Measurement, RunManifest, Timing
 from shmoo.runs.store.store import RunWriter
 from tests.calibrate.design.test_curve import MACHINE, network
-from tests.calibrate.fit.test_calibrate import TRUTH, measured_on
+from tests.calibrate.test_calibration import TRUTH, measured_on
 from tests.evaluation import cpu as evaluate_cpu
 from tests.evaluation.cpu import ABOVE_SPREAD, MOST, NETWORKS, evaluate
 

@@ -9,7 +9,7 @@ import pytest
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import TilingSpec
 from shmoo.estimators.tiling import KpuWavefront
-from tests.estimators.sweep.test_points import assert_points_equal_variants
+from tests.estimators.sweep.test_controller_points import assert_points_equal_variants
 from tests.estimators.tiling.test_tiling import cut, fabric, products
 from tests.evaluation.kpu_sim import KpuSimSerial
 from tests.measured_rows import measured_rows

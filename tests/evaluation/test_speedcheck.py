@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.cli.app import cli
-from tests.estimators.sweep.test_points import network
+from tests.estimators.sweep.test_controller_points import network
 from tests.evaluation.__main__ import main
 from tests.evaluation.speed import KERNELS, large_table, price
 from tests.evaluation.waits import Sizes, measure, waits, write_data

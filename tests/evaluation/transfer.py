@@ -23,7 +23,7 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import NORMAL_90, Coefficient
 from shmoo.estimators.machine.catalogue import entry
 from shmoo.estimators.machine.coefficients import TENSOR, Coefficients
-from shmoo.estimators.machine.names import whose
+from shmoo.estimators.machine.names import continues, whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
 
 LEAST_SPREAD = 0.15
@@ -134,7 +134,7 @@ def _carried(
     if not fitted:
         return None
     # A share of the bandwidth is one of what codes beside the data leave of it.
-    of_memory = name.startswith("efficiency.bandwidth")
+    of_memory = continues(name, "efficiency.bandwidth")
     left = [target.value("ecc.share", 1.0) / p.value("ecc.share", 1.0) if of_memory else 1.0 for p, *_ in fitted]
     return _mean(name, [(p, c.value * rate, w) for (p, c, w), rate in zip(fitted, left, strict=True)])
 

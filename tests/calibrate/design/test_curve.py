@@ -20,7 +20,7 @@ from shmoo.harness.cli.app import cli
 from shmoo.runs.store.records import CaseSpec, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from tests.build import GraphBuilder
-from tests.calibrate.fit.test_calibrate import TRUTH, measured_on
+from tests.calibrate.test_calibration import TRUTH, measured_on
 
 MACHINE = Machine("Example CPU", 4, 4, 2**34, {"l1": 32 << 10, "l2": 1 << 20, "l3": 16 << 20}, isa=("avx2",), threads=4)
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from shmoo.calibrate.design.planning import HELD_OUT_PERIOD, most_telling, plan,
 from shmoo.calibrate.fit.dataset import MeasuredCase
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
-from tests.calibrate.fit.test_calibrate import measured_on, table_rows
+from tests.calibrate.test_calibration import measured_on, table_rows
 
 
 def unmeasured() -> list[MeasuredCase]:

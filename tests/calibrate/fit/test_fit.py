@@ -27,7 +27,7 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.entries import Space
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.runs.tables.reading import TableRow
-from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on
+from tests.calibrate.test_calibration import TRUTH, known_cpu, measured_on
 
 
 def fitted(cases, folds: int = 0, spaces: Mapping[str, Space] = MappingProxyType({})):

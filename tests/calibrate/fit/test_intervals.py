@@ -16,7 +16,7 @@ from shmoo.estimators.machine.coefficients import MANY_KERNELS
 from shmoo.estimators.predict.draws import normals, spread_draws
 from shmoo.runs.store.records import CaseSpec
 from tests.build import GraphBuilder
-from tests.calibrate.fit.test_calibrate import TRUTH, known_cpu, measured_on, sources_of
+from tests.calibrate.test_calibration import TRUTH, known_cpu, measured_on, sources_of
 
 NOISE = {"linear": 0.12, "add": 0.03, "relu": 0.06, "softmax": 0.25}
 

@@ -13,7 +13,7 @@ from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.timeline import schedule
 from shmoo.harness.runtimes.chatter import without_chatter
 from shmoo.harness.runtimes.chrome_trace import CALLS, MEASURED, PREDICTED, WARMUP, median_call, record_call, trace_document
-from tests.estimators.sweep.test_points import network
+from tests.estimators.sweep.test_controller_points import network
 
 
 def check_events(document: dict) -> None:

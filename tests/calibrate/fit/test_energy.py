@@ -17,7 +17,7 @@ from shmoo.runs.store.records import EnergyReading, Machine, Measurement, RunMan
 from shmoo.runs.store.store import Run, RunWriter
 from shmoo.runs.tables.reading import TableRow
 from tests.build import with_values
-from tests.calibrate.fit.test_calibrate import known_cpu
+from tests.calibrate.test_calibration import known_cpu
 from tests.harness.energy.test_virtual import physics, work
 
 PROFILE = known_cpu()

@@ -10,7 +10,7 @@ from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.timeline import schedule
-from tests.estimators.sweep.test_points import network
+from tests.estimators.sweep.test_controller_points import network
 
 NAMES = ("brief_cpu", "cpu_server_generic", "gpu_h100", "gpu_t4", "tpu_v4", "kpu_t64")
 

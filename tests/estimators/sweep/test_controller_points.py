@@ -60,8 +60,7 @@ def test_points_are_what_the_machines_one_by_one_give(name: str) -> None:
         points = estimate_points(profile, work.table, profile.default_runtime, axes)
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         alone = [
-            AnalysisDirector(variant(profile, values)).estimate_tabulated(work, profile.default_runtime)
-            for values in combinations
+            AnalysisDirector(variant(profile, values)).estimate_table(work, profile.default_runtime) for values in combinations
         ]
         assert points["latency_s"] == pytest.approx([e.latency_s.value for e in alone], rel=1e-8)
         assert points["tiles"] == pytest.approx([e.tiles for e in alone], rel=1e-12)
@@ -80,7 +79,7 @@ def assert_points_equal_variants(name: str, tiling: TilingSpec) -> None:
     axes = {"array.rows": (16.0, 32.0), "array.cols": (16.0, 32.0)}
     points = estimate_points(profile, work.table, profile.default_runtime, axes)
     alone = [
-        AnalysisDirector(variant(profile, {"array.rows": r, "array.cols": c})).estimate_tabulated(work, profile.default_runtime)
+        AnalysisDirector(variant(profile, {"array.rows": r, "array.cols": c})).estimate_table(work, profile.default_runtime)
         for r in axes["array.rows"]
         for c in axes["array.cols"]
     ]
@@ -107,5 +106,5 @@ def test_blocks_do_not_show() -> None:
     assert np.all(np.diff(grid, axis=0) <= 0)  # a faster clock never takes longer
     assert np.all(np.diff(grid, axis=1) <= 0)
     one = variant(profile, {"clock": float(clocks[-2]), "bandwidth.dram": float(bandwidths[1])})
-    expected = AnalysisDirector(one).estimate_tabulated(work, profile.default_runtime).latency_s.value
+    expected = AnalysisDirector(one).estimate_table(work, profile.default_runtime).latency_s.value
     assert grid[-2, 1] == pytest.approx(expected, rel=1e-12)
