@@ -26,9 +26,9 @@ CONVERSIONS: Mapping[tuple[str, str], Conversion] = {
     ("cpu", "inductor"): "edges and weights",
     ("cpu", "inductor-freezing"): "edges",
 }
-"""What changes its layout, by architecture family and runtime: at "kernels", a library converts images to blocks of channels and
-back around each convolution, and its weights before it; at the "edges" of a graph, compiled code converts inputs to channels-last
-and results back; weights that are not frozen are converted at every call."""
+"""Conversions of layouts by architecture family and runtime. At "kernels", a library converts images to blocks of channels and
+back around each convolution, and its weights before it. At the "edges" of a graph, compiled code converts inputs to channels-last
+and results back. Weights that are not frozen are converted at every call."""
 
 _WITH_RUNNING = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
 """Norms of images by running statistics, where they do not train."""
@@ -45,9 +45,9 @@ def kernel_tables(
 
     Args:
         parts: graphs with their kernels: groups of calls in execution order without free calls. `InputError` without a kernel.
-        converts: what changes its layout (`CONVERSIONS`).
-        overwrites: whether loops put results in the place of operands that nothing reads later.
-        in_order: as of `reuse_distances`.
+        converts: conversions of layouts (`CONVERSIONS`).
+        overwrites: whether loops write results over operands that have no later reader.
+        in_order: see `reuse_distances`.
     """
     rows: list[tuple[float, ...]] = []
     accesses = _Accesses([], [], [], [])
@@ -283,9 +283,9 @@ def _is_copied(view: StridedView) -> bool:
 
 
 def _temporaries(work: _Work) -> Temporary | None:
-    """What a library and the framework allocate around a kernel in eager execution: copies of a convolution's image and result in
-    blocks of channels (a transposed one's result in the plain layout too, before it is copied out); the squares of a root mean
-    square norm, which PyTorch composes of other operators, and its result before the weights."""
+    """Memory that a library and the framework allocate around a kernel in eager execution: copies of a convolution's image and
+    result in blocks of channels (the result of a transposed one in the plain layout too); the squares of a root mean square norm,
+    which PyTorch composes of other operators, and its result before the weights."""
     is_convolution, is_composed = work.cost.family in CONVOLUTIONS, work.call.op == "aten.rms_norm"
     if not is_convolution and not is_composed:
         return None

@@ -1,5 +1,4 @@
-"""Tables of operators by themselves, made column by column: what `graph_rows` finds out by walking a graph is known of a single
-call on memory of its own."""
+"""Tables of single operators, made column by column: a lone call on memory of its own needs no walk of a graph (`graph_rows`)."""
 
 from __future__ import annotations
 
@@ -20,8 +19,8 @@ from shmoo.estimators.table import DTYPE_CODE, FAMILY_CODE, READ_ACTIVATION, REA
 
 
 def is_operator(graph: Graph) -> bool:
-    """Whether a graph is one call with a cost, as a row of an operator table is: outside of modules, with operands and results
-    apart in memory, and the graph's results are the call's."""
+    """True for a graph of one call with a cost, as a row of an operator table is: outside of modules, without shared memory, and
+    with the call's results as the graph's."""
     if len(graph.calls) != 1 or costs_of(graph) == (None,):
         return False
     call, values = graph.calls[0], graph.values
@@ -30,8 +29,7 @@ def is_operator(graph: Graph) -> bool:
 
 
 def operator_table(graphs: Sequence[Graph]) -> KernelTable:
-    """The table of graphs for which `is_operator` holds, at least one, as `graph_rows.kernel_tables` makes it where nothing
-    changes its layout."""
+    """The table of one or more graphs that are operators, equal to `graph_rows.kernel_tables` without conversions."""
     calls = [graph.calls[0] for graph in graphs]
     costs = [cost for graph in graphs for cost in costs_of(graph) if cost is not None]
     cost_columns = dict(zip(Cost.__struct_fields__, zip(*map(msgspec.structs.astuple, costs), strict=True), strict=True))

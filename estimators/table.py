@@ -1,4 +1,4 @@
-"""Kernels as arrays: the work of each launch, and how far its operands are from the units.
+"""Kernels as arrays: the work of each launch, and the reuse distance of its operands.
 
 `KernelTable` is the structure of arrays that tiling, prediction and fitting work on. Rows are kernels in execution order; memory
 accesses are a second, longer set of arrays, one entry for each operand that a kernel exchanges with its outside.
@@ -25,8 +25,7 @@ READ_WEIGHT, READ_ACTIVATION, WRITE = 0, 1, 2
 """Codes of `KernelTable.access_kind`."""
 
 WEIGHT_COPIES = 6
-"""Weights that take turns in a measurement with cold weights, as layers of a model do: what a cache cannot hold of six comes from
-main memory."""
+"""Copies of the weights that take turns in a measurement with cold weights, as the layers of a model do."""
 FAMILY_CODE = {name: code for code, name in enumerate(FAMILIES)}
 DTYPE_CODE = {name: code for code, name in enumerate(COMPUTE_DTYPES)}
 NO_KERNEL = "there is nothing to estimate: no kernel is launched; the model only views its inputs or returns constants"
@@ -50,7 +49,7 @@ def _op_codes(count: int) -> dict[str, int]:
 
 @cache
 def code_mask(codes: tuple[int, ...], count: int) -> Masks:
-    """(count,) which codes are among some; what is indexed with a column of codes takes a tenth of the time of `np.isin`."""
+    """(count,) mask of some codes. Indexing it with a column of codes takes a tenth of the time of `np.isin`."""
     mask = np.zeros(count, dtype=bool)
     mask[list(codes)] = True
     return mask
@@ -153,7 +152,7 @@ class KernelTable:
 
     @property
     def single(self) -> bool:
-        """Whether every segment has one kernel, as a table of operators has."""
+        """True where every segment has one kernel, as in a table of operators."""
         return len(self) > 0 and int(self.segment[-1] - self.segment[0]) + 1 == len(self)
 
     def of_segments(self, amounts: Floats, add: np.ufunc = np.add) -> Floats:
@@ -200,8 +199,11 @@ class KernelTable:
 
     def computed_in(self, compute_dtype: str, rows: np.ndarray | None = None) -> KernelTable:
         """The same kernels with their contractions, or those of some rows (a mask), computed in another type than the storage
-        type of their tensors: float32 ones in tf32. Contractions of other tensors and all numbers of bytes stay as they are.
-        `InputError` where the storage types allow no contraction in `compute_dtype`."""
+        type of their tensors: float32 ones in tf32. Contractions of other tensors and all bytes stay.
+
+        Raises:
+            InputError: the storage types allow no contraction in `compute_dtype`.
+        """
         contracts = self.matrix_flops > 0 if rows is None else rows & (self.matrix_flops > 0)
         storage_dtype = STORED_AS.get(compute_dtype, compute_dtype)
         recomputed = contracts & (self.dtype == DTYPE_CODE[storage_dtype])
@@ -227,8 +229,8 @@ class KernelTable:
         return replace(self, access_distance=self.access_distance + np.where(is_rotated, other_bytes, 0.0))
 
     def in_campaign(self, tensor: Masks) -> KernelTable:
-        """The same kernels as rows of a table or cases of a run: an operator by itself finds the board warm from those before it,
-        where nothing else is said. What a product on tensor cores is allowed in its first tenths of a second, it is in every row.
+        """The same kernels as rows of a table or cases of a run: unless stated otherwise, a lone operator finds the board warm
+        from those before it. Products on tensor cores are exempt: each row profits from the first tenths of a second.
 
         Args:
             tensor: (K,) kernels on tensor cores.
@@ -239,7 +241,7 @@ class KernelTable:
         return replace(self, warm=np.where(np.isnan(self.warm) & is_single_loop, 1.0, self.warm))
 
     def kinds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernels of the same numbers and the same accesses, wherever they stand: as `distinct_rows`."""
+        """`distinct_rows` of kernels by their numbers and their accesses, whatever their segment."""
         counts = np.bincount(self.access_kernel, minlength=len(self))
         place = np.arange(len(self.access_kernel)) - np.repeat(np.cumsum(counts) - counts, counts)
         accesses = np.full((3, int(counts.max(initial=0)), len(self)), np.nan)

@@ -1,11 +1,10 @@
 """What-if machines: a profile with another fabric, clock, memory or tile size.
 
-A coefficient that counts a part of the structure takes with it what that part brings along: twice the tiles of a fabric have
-twice the peak, twice the streaming bandwidth, twice the memory, and draw twice the power, idle and at most. What is named beside
-it keeps the value it was given, and so do the energies of a flop and a byte. A clock moves energy and static power through the
-voltage (`energy.clock`), because the clock at which energies are given (`clock.rated`) stays, and with them what a machine whose
-board has no cap of its own is built to draw (`power.tdp`). A changed part takes silicon, where the profile has `area.*`
-coefficients, of its own process; clocks, launches and the memory behind the interface take none.
+Changing a count also scales what depends on it: twice the tiles of a fabric have twice the peak, the streaming bandwidth and the
+memory, and draw twice the power, idle and at most. Coefficients that are set together with a count keep the given values, and
+energies of a flop and a byte stay. A clock changes energies and static power through the voltage (`energy.clock`), because the
+clock at which energies are given (`clock.rated`) stays; on machines without a board's cap it also changes `power.tdp`. Where the
+profile has `area.*` coefficients, a changed part takes silicon; clocks, launches and the memory behind the interface take none.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ Amount = float | np.ndarray
 PART_COUNT: Mapping[str, str] = {"cpu": "count.cores", "gpu": "count.sms", "tpu": "count.units", "kpu": "count.tiles"}
 """Architecture family -> the count of its parts."""
 _PART_MEMORIES: Mapping[str, tuple[str, ...]] = {"cpu": ("l1", "l2"), "gpu": ("shared", "register"), "tpu": (), "kpu": ("l1",)}
-"""Architecture family -> memories whose capacity is that of one part."""
+"""Architecture family -> memories whose capacity is stated for one part."""
 _TAKES_AREA = ("count", "size", "rate")
-"""Roles of the coefficients that stand for silicon."""
+"""Roles of the coefficients that take silicon."""
 _SUFFIXES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "mm2": 1e-6}
 _POWERS = {"u": 1e-6, **{prefix: 1000.0**power for power, prefix in PREFIXES.items()}}
 _IN_UNITS = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?) ?([fpnuµmkMGTP]?)(?:B/s|B|flop/s|Hz|W|s|J/B|J/flop)")
@@ -54,7 +53,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     parameters: dict[str, Any] = {name: value for name, value in values.items() if name in tiling_parameters(profile)}
     new_values: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
     if any(entry(name).of_host for name in new_values):
-        # A named host's launches become the profile's own, to be changed there.
+        # Launches of a named host become the profile's own, so that they can be changed.
         profile = profile.replacing(coefficients=dict(profile.listed) if profile.host else profile.coefficients, host="")
     coefficients = dict(profile.coefficients)
     for name, value in new_values.items():
@@ -71,8 +70,7 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     description = profile.description
     for name, value in new_values.items():
         description = _description(description, name, profile.value(name), value)
-    # A machine nobody measured: what was measured beyond the physics does not hold. The room for data and what a board may draw
-    # leave its kernels as they are.
+    # The residual holds for the measured machine only. Capacity of the main memory and power leave its kernels unchanged.
     keeps_residual = not parameters and all(
         entry(name).role in ("rating", "energy", "board") or name == f"capacity.{profile.main_memory}" for name in new_values
     )
@@ -90,8 +88,8 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
 
 
 def _follow_voltage(coefficients: dict[str, Coefficient], base: ArchitectureProfile, given_names: Collection[str]) -> None:
-    """Bring powers to the voltage of another clock. Leakage and the clocks' own power follow it as dynamic energy does. A GPU's
-    power cap is its board's and stays; other machines are built for what they draw, static power and work at their clock."""
+    """Scale powers, in place, to the voltage of another clock. Leakage and the clocks' own power follow it like dynamic energy.
+    A GPU's power cap belongs to its board and stays; other machines are built for the power of their clock."""
     coefficients.setdefault("clock.rated", base.coefficients["clock"])
     new_factor, old_factor = (voltage_factor(Coefficients(p)) for p in (base.replacing(coefficients=coefficients), base))
     voltage = cast(float, new_factor / old_factor)
@@ -108,7 +106,7 @@ def _follow_voltage(coefficients: dict[str, Coefficient], base: ArchitectureProf
 
 
 def _description(description: str, name: str, old_value: float, new_value: Amount) -> str:
-    """A description in which a count of parts is another one ("256 tiles"), or which names what was changed."""
+    """The description with another count of parts ("256 tiles"), or with the changed coefficient appended."""
     if np.ndim(new_value):
         return description
     parts = re.escape(whose(name))
@@ -117,8 +115,7 @@ def _description(description: str, name: str, old_value: float, new_value: Amoun
 
 
 def with_host(profile: ArchitectureProfile, name: str) -> ArchitectureProfile:
-    """The same device with its kernels launched by another host; `InputError` for an unknown host and for a machine that launches
-    its own kernels."""
+    """The same device beside another host; `InputError` for an unknown host and for machines other than GPUs."""
     if profile.family != "gpu":
         raise InputError(f"host {name!r} on {profile.name!r}, a {profile.family}; hosts apply to GPUs only, leave it out")
     return profile.replacing(host=check_host(name))
@@ -140,7 +137,7 @@ def amount_of(text: str) -> float | str:
 
 
 def tiling_parameters(profile: ArchitectureProfile) -> frozenset[str]:
-    """Names of what can be set by hand in a profile's tiling strategy, tile sizes among them."""
+    """Names of the parameters of a profile's tiling strategy, such as tile sizes."""
     return frozenset(field.name for field in dataclasses.fields(TILINGS[profile.tiling.strategy]))
 
 
@@ -181,7 +178,7 @@ def with_threads(profile: ArchitectureProfile, threads: int) -> ArchitectureProf
 def _added_amounts(
     base: ArchitectureProfile, machine: ArchitectureProfile, names: Iterable[str]
 ) -> Iterator[tuple[Coefficient, Amount]]:
-    """The coefficients of area, and how much of what they are for a variant of a machine has beyond it."""
+    """The coefficients of area, each with the amount that a variant of a machine adds to it."""
     main, part_count = base.main_memory, PART_COUNT[base.family]
     stems: dict[str, str] = {}
     for name in names:

@@ -27,8 +27,11 @@ def cost(*names: str) -> Callable[[CostFunction], CostFunction]:
     """Decorator that registers a pure function from `OpCall` to `Cost` under one or more operator names.
 
     A name is the namespace and the operator, without overload and without the underscore of the in-place form: "aten.relu",
-    or "mylib.fused_gate" for a custom operator called as `torch.ops.mylib.fused_gate`. `InputError` for one without a namespace,
-    `DuplicateNameError` for one that is taken.
+    or "mylib.fused_gate" for a custom operator called as `torch.ops.mylib.fused_gate`.
+
+    Raises:
+        InputError: a name without a namespace.
+        DuplicateNameError: a name that is already registered.
     """
     for name in names:
         namespace, _, operator = name.partition(".")
@@ -85,33 +88,33 @@ def largest_entry(call: OpCall, name: str) -> int:
 
 
 def broadcast_numel(specs: Sequence[TensorSpec]) -> int:
-    """Elements of tensors that are stretched to each other."""
+    """Elements of the tensors broadcast to each other."""
     columns = zip_longest(*(spec.shape[::-1] for spec in specs), fillvalue=1)
     return math.prod(0 if 0 in column else max(column) for column in columns)
 
 
 def channels(spec: TensorSpec) -> int:
-    """The size of dimension 1, which that of an empty list of numbers lacks."""
+    """The size of dimension 1; 1 for tensors without it."""
     return spec.shape[1] if len(spec.shape) > 1 else 1
 
 
 def is_complex(spec: TensorSpec) -> bool:
-    """Whether the elements are pairs of numbers."""
+    """True where the elements are pairs of numbers."""
     return spec.dtype.startswith("complex")
 
 
 def real_additions(call: OpCall) -> int:
-    """Real operations in an addition of the call's numbers: 2 of complex ones."""
+    """Real additions in one addition of the call's numbers: 2 for complex numbers."""
     return 2 if any(map(is_complex, call.inputs)) else 1
 
 
 def complex_products(call: OpCall) -> int:
-    """Real multiply-adds in a multiply-add of the call's numbers: 4 of complex ones, to which libraries convert all factors."""
+    """Real multiply-adds in one multiply-add of the call's numbers: 4 if any is complex, as libraries convert all factors."""
     return 4 if any(map(is_complex, call.inputs)) else 1
 
 
 def extents(call: OpCall, name: str, rank: int) -> tuple[int, ...]:
-    """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints; `InputError` else."""
+    """An attribute that is one int for all dimensions or a list of one or `rank` ints, as `rank` ints; else `InputError`."""
     value = call.attributes.get(name)
     values = value if isinstance(value, list) else [value]
     sizes = tuple(v for v in values if isinstance(v, int))

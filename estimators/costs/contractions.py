@@ -80,9 +80,9 @@ def grouped_mm(call: OpCall) -> Cost:
 
 
 def _scale_groups(call: OpCall) -> tuple[int, int]:
-    """Groups of a row that have a scale each, and sums that are scaled outside of the matrix units. The sum over a group whose
-    scale is in float32 is multiplied and added to the others by vector units (DeepSeek-V3, arXiv:2412.19437, section 3.3.2);
-    matrix units apply narrower scales themselves."""
+    """Number of groups of a row, each with a scale, and of sums that are scaled outside of the matrix units. Vector units
+    multiply and add up the sums over groups with scales in float32 (DeepSeek-V3, arXiv:2412.19437, section 3.3.2); matrix units
+    apply narrower scales themselves."""
     scales = call.operand("scale_a") or call.operand("scale_a.0")
     groups = max(scales.shape[-1], 1) if scales is not None and len(scales.shape) > 1 else 1
     return groups, groups if scales is not None and scales.dtype == "float32" else 1
@@ -323,7 +323,7 @@ _TRANSPOSED_CONVOLUTIONS = aten(
 @cost(*_TRANSPOSED_CONVOLUTIONS, *aten("convolution _convolution convolution_overrideable cudnn_convolution mkldnn_convolution"))
 @cost(*aten("conv1d conv2d conv3d thnn_conv2d _slow_conv2d_forward slow_conv3d slow_conv_dilated2d slow_conv_dilated3d"))
 def conv(call: OpCall) -> Cost:
-    """A convolution that its name or its attribute says to be transposed or not."""
+    """A convolution, transposed by its name or its attribute."""
     is_transposed = call.op in _TRANSPOSED_CONVOLUTIONS or bool(call.attributes.get("transposed"))
     return convolution(
         call, first_operand(call), tensor(call, "weight"), int(number(call, "groups", 1)), is_transposed=is_transposed

@@ -27,7 +27,7 @@ COPIES = aten(
 
 @cost(*COPIES)
 def copy(call: OpCall) -> Cost:
-    """Everything is read and written once; of an operand larger than all results (a cut) only the part that they keep is read."""
+    """Everything is read and written once; of an operand larger than all results (a slice) only the result's part is read."""
     result_bytes = sum(spec.nbytes for spec in call.outputs)
     bytes_read = {name: min(spec.nbytes, result_bytes) for name, spec in zip(call.operands, call.inputs, strict=True)}
     return bill(call, "copy", m=sum(spec.numel for spec in call.outputs), bytes_read=bytes_read)
@@ -84,7 +84,7 @@ def gather(call: OpCall) -> Cost:
 
 
 def _row(source: tuple[int, ...], output: tuple[int, ...]) -> int:
-    """Elements that follow one another in memory in both: the product of the equal last dimensions."""
+    """Elements that are contiguous in both: the product of the equal last dimensions."""
     length = 1
     for a, b in zip(reversed(source), reversed(output), strict=False):
         if a != b:
@@ -201,7 +201,7 @@ def _interpolate(call: OpCall, taps: int, vector: float = 0.0) -> Cost:
 
 @cost(*aten(" ".join(UPSAMPLE)))
 def upsample(call: OpCall) -> Cost:
-    """Every value is interpolated from as many elements as its mode takes."""
+    """Every value is interpolated from the elements that its mode takes."""
     return _interpolate(call, TAPS[UPSAMPLE[short_op(call.op)]])
 
 

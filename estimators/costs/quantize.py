@@ -42,14 +42,14 @@ class Scheme(msgspec.Struct, frozen=True):
     """How the linear layers of a model are quantized.
 
     Attributes:
-        name: one of `SCHEMES`, which says how products are computed.
+        name: key of `SCHEMES`, which describes how products are computed.
         weight: element type of the stored weights.
         block: rows and columns of a weight that share a scale; 0 for all of them.
         scale: element type of the scales, or `ACTIVATION_DTYPE`.
         zero: element type of the zero points, of which there are as many as scales; `None` without them.
-        only: names of modules, or of parts of their path, whose layers alone are quantized; all where there are none.
-        kept: the same of layers that stay as they are. Names are matched as `matches` does it.
-        parts: whether matrices that are parts of a larger weight are quantized, too, as those of experts are.
+        only: modules whose layers are quantized, as names or parts of their paths (`matches`); () for all modules.
+        kept: modules whose layers are not quantized, likewise.
+        parts: whether matrices inside a larger weight, such as those of experts, are quantized too.
     """
 
     name: str
@@ -78,7 +78,7 @@ STANDARD = {
 
 
 def matches(name: str, module: str) -> bool:
-    """Whether a module's path holds `name`, whose `*` stand for anything, as a whole part or several: "mlp.gate" matches
+    """True where a module's path contains `name` as one or several whole parts; `*` stands for anything. "mlp.gate" matches
     "model.layers.0.mlp.gate" but not "model.layers.0.mlp.gate_proj"."""
     return fnmatchcase(f".{module}.", f"*.{name}.*") if "*" in name else f".{name}." in f".{module}."
 
@@ -100,8 +100,8 @@ _BATCHED_PRODUCTS = {
 
 
 def with_dtype(graph: Graph, dtype: str) -> Graph:
-    """`graph` with every floating tensor of type `dtype`. Operators, shapes and wiring stay; scales and zero points of a
-    quantized model are not added. `InputError` for a type that tensors are not stored in."""
+    """`graph` with every floating tensor of type `dtype`. Operators, shapes and wiring stay, and no scales or zero points are
+    added. `InputError` for a type that tensors are not stored in."""
     target = canonical_dtype(dtype)
     if target in STORED_AS:
         raise InputError(
@@ -153,8 +153,8 @@ def quantized(graphs: Sequence[Graph], scheme: str | Scheme) -> tuple[Graph, ...
 
 
 def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
-    """Scheme -> bytes by which it makes the weights of a model smaller; negative where copies outweigh what they replace. A
-    weight that several graphs read counts once."""
+    """Scheme -> bytes that it saves on the weights of a model; negative where quantized copies are larger than the weights that
+    they replace. A weight that several graphs read counts once."""
     saved_by_scheme = dict.fromkeys(SCHEMES, 0.0)
     counted_names: set[str] = set()
     for quantizer in _quantizers(graphs, STANDARD[next(iter(SCHEMES))]):
@@ -374,8 +374,8 @@ class _Quantizer:
         self._add_bias(call, layer, product, result)
 
     def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
-        """The activation as (m, k) in a small type, and its scales: for floats as wide as the weight's, float8 in float32 and
-        float4 in float8; else one a row in the activation's type."""
+        """The activation as (m, k) in a small type, and its scales: for floats in groups as wide as the weight's, in float32 for
+        float8 and in float8 for float4; else one scale a row in the activation's type."""
         if layer.source not in self.rounded:
             # The threads that round a group of floats have read all of it, and find its scale as well.
             scale_and_op = {
@@ -400,7 +400,7 @@ class _Quantizer:
 
 
 def _with_types(graph: Graph, types: Mapping[int, str]) -> Graph:
-    """A graph whose weights have changed type (index -> type), the views of them and the calls on these made to agree."""
+    """A graph with other types of its weights (index -> type), of their views and in the calls on them."""
     values = list(graph.values)
     changed_values = {i for i, root in enumerate(graph.roots) if root in types and values[i].spec.dtype != types[root]}
     for i in changed_values:

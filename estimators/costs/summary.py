@@ -1,8 +1,8 @@
 """The costs of a graph's calls and their totals: flops, multiply-adds, bytes and parameters; unknown operators are listed.
 
 `FREE` holds the operators that only change a view of memory, return a shape or assert something; `FREE_WHEN` those that are free
-for some of their calls. Whether an operator of `MAY_COPY` copies depends on strides, which a call does not record but its graph
-does: alone a `reshape` is free and a `contiguous` copies; in a graph the memory of the result decides.
+for some of their calls. Whether an operator of `MAY_COPY` copies depends on strides, which only a graph shows: a lone `reshape`
+is free and a lone `contiguous` copies; in a graph the memory of the result decides.
 """
 
 from __future__ import annotations
@@ -82,11 +82,8 @@ def cost_of(call: OpCall) -> Cost | None:
 
 
 def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
-    """The cost of each call of a graph, `None` where it is free; errors as of `cost_of`.
-
-    It differs from `cost_of` in that a graph shows which results share memory: a `reshape`, `contiguous` or conversion that
-    returns a view is free, and one whose result has its own memory is a copy.
-    """
+    """The cost of each call of a graph, `None` where it is free; errors as of `cost_of`. Unlike `cost_of` it sees which results
+    share memory: a `reshape`, `contiguous` or conversion that returns a view is free, one with memory of its own is a copy."""
     costs: tuple[Cost | None, ...]
     registry_size, costs = graph.derived.get("costs", (0, ()))
     if registry_size != len(COSTS):  # a registration adds to the costs

@@ -47,7 +47,7 @@ def align_channels(call: OpCall, shape: Sequence[int]) -> Sequence[int]:
 
 
 def is_pointwise_norm(call: OpCall) -> bool:
-    """Whether the call is a batch norm with fixed statistics, which computes element by element."""
+    """True for a batch norm with fixed statistics, which computes element by element."""
     return "batch_norm" in call.op and call.attributes.get("training") is not True
 
 
@@ -84,12 +84,12 @@ class Expression:
 
     @property
     def moved(self) -> bool:
-        """Whether it is read through a view that changes the order or the choice of elements."""
+        """True where it is read through a view that changes the order or the choice of elements."""
         return self.base is not None
 
     @property
     def computes(self) -> bool:
-        """Whether it is evaluated when read, rather than loaded."""
+        """True where it is evaluated when read, rather than loaded."""
         return self.owner is None and (bool(self.calls) or len(self.reads) > 1)
 
     def store(self, name: int) -> None:
@@ -99,7 +99,7 @@ class Expression:
         self.operations, self.special, self.base, self.view = 0, False, None, None
 
     def refreshed(self, value: int) -> Expression:
-        """The expression, updated from its base, which may have got a buffer since; `value` reads the base through the view."""
+        """The expression updated from its base, which may have a buffer by now; `value` reads the base through the view."""
         base = self.base
         if base is not None:
             self.reads, self.calls, self.owner = base.reads, base.calls, base.owner
@@ -110,8 +110,8 @@ class Expression:
 
 
 def keeps_memory(call: OpCall) -> bool:
-    """Whether a view keeps the order of elements in memory. A permutation does where it only moves dimensions of one element, or
-    names the order that an image's memory has already (channels last)."""
+    """True for a view that keeps the order of elements in memory. A permutation does where it only moves dimensions of one
+    element, or names the order that an image already has (channels last)."""
     if call.op in RESHAPING or call.op in ("aten.pad", "aten.constant_pad_nd", "aten.cat", "aten.concat"):
         return True
     shape = call.inputs[0].shape
@@ -141,7 +141,7 @@ def inner_extents(result: Sequence[int], operand: Sequence[int]) -> frozenset[in
 
 
 def reduces_last(call: OpCall) -> bool:
-    """Whether the reduced elements are contiguous in memory. Images are stored channels-last, so height and width do not."""
+    """True where the reduced elements are contiguous in memory. Height and width are not, as images are stored channels-last."""
     source = call.inputs[0]
     if "layer_norm" in call.op or "rms_norm" in call.op:
         return True

@@ -1,6 +1,7 @@
 """Kernels as Inductor makes them, in its two steps. Lowering walks the operators: a pointwise result stays an expression, which
-each reader computes anew, until it gets a buffer (for a library call, at the end of the graph, or because several readers would
-repeat a costly computation); what PyTorch decomposes is lowered as its parts. Scheduling merges buffers whose loops agree."""
+each reader recomputes, until it gets a buffer (for a library call, at the end of the graph, or because several readers would
+repeat a costly computation); operators that PyTorch decomposes are lowered as their parts. Scheduling merges buffers whose loops
+agree."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ class _Lowering:
         return Expression(frozenset((index,)), numel=value.spec.numel, owner=index)
 
     def _is_repeated_call(self, call: OpCall) -> bool:
-        """Whether an earlier call is equal, so that freezing reuses its results."""
+        """True where an earlier call is equal, so that freezing reuses its results."""
         if not self.frozen or call.inplace or any(self._value(v).owner is None for v in call.reads):
             return False
         sources = [(self._value(v).owner, spec) for v, spec in zip(call.reads, call.inputs, strict=True)]
@@ -203,7 +204,7 @@ class _Lowering:
             for value in dict.fromkeys(call.reads):
                 self._realize_on_reuse(value)
         for value in dict.fromkeys(call.reads):
-            # A broadcast would compute it again and again.
+            # A broadcast would recompute it for every element.
             source = self._value(value)
             if source.numel < call.outputs[0].numel and self._costly(source):
                 self._realize(value)

@@ -51,10 +51,10 @@ class Buffer:
     """One node of the schedule: the calls it computes, and its loops: `outer` points with a `reduced` loop inside.
 
     Attributes:
-        alone: shares its loops with no other buffer. trailing: the reduced elements are contiguous in memory.
+        alone: never shares its loops with another buffer. trailing: the reduced elements are contiguous in memory.
         elsewhere: the reads that are not element by element in order.
         rows: elements of the inner loops where loops stay nested; others become one loop.
-        copied: is a part of a concatenation. steps: nodes of Inductor's schedule that it represents.
+        copied: whether it is a part of a concatenation. steps: nodes of Inductor's schedule that it represents.
     """
 
     calls: frozenset[int]
@@ -148,8 +148,8 @@ class Groups:
         self.pattern: dict[int, str] = {}
 
     def would_cycle(self, first: int, second: int) -> bool:
-        """Whether a path leads from one of two groups through others into either of them. The search starts from its end and
-        skips groups that hold nothing later than the start of the two."""
+        """True where a path leads from one of two groups through others into either of them. The search runs backwards and skips
+        groups without a node after the first of the two."""
         members = {*self.members[first], *self.members[second]}
         floor = min(members)
         stack = [source for member in members for source in self.sources[member] if source not in members]
@@ -194,7 +194,7 @@ class Scheduler(Groups):
                 self.readers.setdefault(source, []).append(name)
 
     def run(self) -> list[Kernel]:
-        """Merge kernels as long as a pair may be; in the order in which they run."""
+        """Merge kernels while the rules allow a pair; in the order of execution."""
         for second, buffer in self.buffers.items():
             if buffer.alone:
                 continue
@@ -205,7 +205,7 @@ class Scheduler(Groups):
                 for sibling in self.readers.get(source, ()):
                     if sibling >= second:
                         break
-                    # What many layers read, such as a mask, has readers that are too far away, whatever their loops.
+                    # A value that many layers read, such as a mask, has readers too far away to merge.
                     if self.place[sibling] >= nearest:
                         self._merge_if_allowed(sibling, second, False)
         kernels = []
@@ -244,7 +244,7 @@ class Scheduler(Groups):
         self.join(a, b, rule)
 
     def _reads_elsewhere(self, first: int, second: int) -> bool:
-        """Whether one of two kernels reads a result of the other in another order than it is written in."""
+        """True where one of two kernels reads a result of the other in a different order than it is written."""
         # Loops without operands take any order.
         a, b = ([m for m in self.members[k] if self.buffers[m].reads] for k in (first, second))
         return any(not self.buffers[m].elsewhere.isdisjoint(a) for m in b) or any(
@@ -252,7 +252,7 @@ class Scheduler(Groups):
         )
 
     def _nested_alike(self, first: int, second: int) -> bool:
-        """Whether pointwise loops over all elements are nested in rows, where the kernels reduce rows."""
+        """True unless the kernels reduce rows and a pointwise loop over all elements is not nested in these rows."""
         buffers = [self.buffers[m] for m in (*self.members[first], *self.members[second])]
         rows = {b.reduced: b.outer for b in buffers if b.reduced > 1}
         return not rows or all(b.reduced > 1 or b.rows & rows.keys() or b.outer <= max(rows.values()) for b in buffers)

@@ -69,18 +69,19 @@ def fusion_rule(name: str, targets: Sequence[tuple[str, str]]) -> Callable[[Call
 
 
 def is_pointwise(call: OpCall, cost: Cost) -> bool:
-    """Whether each output element depends on the elements at its own place only (inference batch norm among them)."""
+    """True where each output element depends only on the elements at its own place (also for inference batch norm)."""
     return cost.family == "pointwise" or is_pointwise_norm(call)
 
 
 def is_reduction(call: OpCall, cost: Cost) -> bool:
-    """Whether rows are reduced, with or without writing the row back: norms, softmax, sums, global pooling; no sliding window."""
+    """True where rows are reduced, with or without writing the row back: norms, softmax, sums, global pooling; no sliding
+    window."""
     slides = cost.family == "pooling" and cost.window > 1 and "adaptive" not in call.op
     return cost.family in ("normalization", "softmax", "pooling") and not slides and not is_pointwise_norm(call)
 
 
 def _continues(edge: Edge) -> bool:
-    """Whether the consumer is pointwise over the producer's elements (a broadcast to more elements would recompute)."""
+    """True where the consumer is pointwise over the producer's elements (a broadcast to more elements would recompute)."""
     return is_pointwise(edge.consumer, edge.consumer_cost) and edge.consumer.outputs[0].numel == edge.producer.outputs[0].numel
 
 
@@ -153,7 +154,7 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
 def _fuse(graph: Graph, runtime: str, family: str) -> tuple[Kernel, ...]:
     costed = {index: cost for index, cost in enumerate(costs_of(graph)) if cost is not None}
     if len(costed) == 1 and not (runtime == "inductor-freezing" and folded_calls(graph)):
-        # A single operator, as in tables of them: there is nothing to merge it with.
+        # A single operator, as in operator tables, has nothing to merge with.
         return (Kernel(tuple(costed)),)
     if (family, runtime) in INDUCTOR:
         return _partition(graph, *_inductor_schedule(graph, runtime, family))
@@ -189,7 +190,7 @@ def _inductor_schedule(graph: Graph, runtime: str, family: str) -> tuple[list[in
 
 
 def folded_calls(graph: Graph) -> frozenset[int]:
-    """Calls that depend on weights only, which freezing computes once, during compilation."""
+    """Calls that depend on weights only; freezing computes them once, during compilation."""
     constant = {index for index, value in enumerate(graph.values) if value.is_weight}
     calls = []
     for index, call in enumerate(graph.calls):

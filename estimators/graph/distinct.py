@@ -10,9 +10,9 @@ from shmoo.estimators.graph.records import Graph, OpCall, Value
 
 
 class DistinctOperator(msgspec.Struct, frozen=True):
-    """One operator with its shapes, element types and attributes: a graph of the views of its operands, then its call, which is
-    the last. Values have no names, so equal operators of several places and models have equal graphs. `calls` are its places:
-    indices into the calls of all graphs, counted from graph to graph."""
+    """One operator with its shapes, element types and attributes: a graph of the views of its operands and, last, its call.
+    Values have no names, so equal operators of several places and models have equal graphs. `calls` are indices into the calls of
+    all graphs, counted from graph to graph."""
 
     graph: Graph
     calls: tuple[int, ...]

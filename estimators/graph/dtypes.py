@@ -8,7 +8,7 @@ from functools import cache
 from shmoo.estimators.errors import InputError, unknown
 
 COMPUTE_DTYPES = ("float32", "tf32", "bfloat16", "float16", "float8", "int8", "int4", "float64", "float4")
-"""Types a unit has a peak for. `tf32` is a way of multiplying float32 tensors, not a storage type."""
+"""Types for which a unit may have a peak. `tf32` is a way of multiplying float32 tensors, not a storage type."""
 
 COMPUTED_AS = {name: (name,) for name in COMPUTE_DTYPES} | {
     "float4": ("float4", "float8", "bfloat16", "float16"),
@@ -19,7 +19,7 @@ COMPUTED_AS = {name: (name,) for name in COMPUTE_DTYPES} | {
 """Type -> itself and the types that hold its values, narrowest first: a machine multiplies in the first that it rates."""
 
 COMPLEX_DTYPES = ("complex64", "complex128")
-"""Types of operators alone: a multiply-add is four of the parts', 8 flops, so that no unit has a peak for them."""
+"""Types of operators alone: a multiply-add is four of the parts' type, 8 flops, so no unit has a peak for them."""
 
 ALIASES = {
     **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp8": "float8"},
@@ -64,7 +64,7 @@ def canonical_dtype(name: str) -> str:
 
 
 def compute_dtype(name: str) -> str:
-    """The canonical name of `name`, which must be one that units compute in."""
+    """The canonical name of a type that units compute in; `InputError` for any other."""
     dtype = resolve_alias(name)
     if dtype in _PART_DTYPES:
         names = ", ".join(sorted(map(shown_dtype, COMPUTE_DTYPES)))
@@ -78,7 +78,7 @@ def compute_dtype(name: str) -> str:
 
 
 def operator_dtype(name: str) -> str:
-    """The canonical name of `name`, a type that a single operator may have: one that units compute in, or a complex one."""
+    """The canonical name of a type that a single operator may have: a compute type or a complex one; `InputError` for others."""
     dtype = resolve_alias(name)
     if dtype not in (*COMPUTE_DTYPES, *COMPLEX_DTYPES):
         raise unknown("dtype of an operator", name, {*map(shown_dtype, COMPUTE_DTYPES), *COMPLEX_DTYPES})
@@ -97,8 +97,8 @@ def bytes_of(dtype: str, elements: float) -> float:
 
 @cache
 def operand_dtype(names: frozenset[str]) -> str:
-    """The type that a call with operands of these types computes in: the widest floating one (complex numbers have two parts of
-    it), int8 or int4 where there are only integers of that size, float32 for the rest (index arithmetic)."""
+    """The compute type of a call with operands of these types: the widest floating type (of their parts for complex numbers),
+    int8 or int4 where all operands are integers of that size, else float32 (index arithmetic)."""
     present = {_PART_DTYPES.get(name, name) for name in names}
     return next((name for name in _WIDEST_FIRST if name in present), "float32")
 

@@ -98,8 +98,8 @@ class OpCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def computes_in(self) -> str:
-        """The type of the arithmetic, see `operand_dtype`. A single number beside tensors does not decide it, nor do the
-        scales, zero points and the bias of a scaled product."""
+        """The type of the arithmetic, see `operand_dtype`. Scalars beside tensors are ignored, and so are the scales, zero points
+        and the bias of a scaled product."""
         operands: Sequence[TensorSpec] = self.inputs
         if self.op in _SCALED_PRODUCTS:
             operands = [spec for name, spec in zip(self.operands, self.inputs, strict=True) if name in ("self", "mat2")]
@@ -169,8 +169,8 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> Graph:
-        """Read the output of `to_json`, `where` being the name of its file for messages; `FormatError` where the data is no
-        graph, its format is newer, or its parts do not fit together (`validation`)."""
+        """Read the output of `to_json`; messages name the file `where`. `FormatError` where the data is no graph, its format is
+        newer, or its parts do not fit together (`validation`)."""
         graph = decode_versioned(data, cls, GRAPH_FORMAT, "graph", where)
         problem = first_problem(graph)
         if problem is not None:
@@ -204,9 +204,8 @@ class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
         batch, m, n, k: iteration space. Contractions: batch (a convolution's groups) x (m, k) by (k, n). Reductions: m rows of
             length n. Pointwise: m elements. Pooling and gathers: m outputs, n window or row length.
         window, stride, dilation: of convolutions and pooling: product of the kernel's extents, largest stride and dilation.
-        images: samples of a convolution's batch, planes of a pooling or an interpolation, whose points m counts all; sequences of
-            attention. geometry:
-            of a convolution's images.
+        images: samples of a convolution's batch; planes of a pooling or an interpolation, whose points m counts together;
+            sequences of attention. geometry: a convolution's images.
         group: attention: query heads that share a head of keys; products of scaled operands: elements of a row that share a
             scale, 1 where all do. causal: attention: queries see no later keys, so that kernels may skip about half of the
             scores that `matrix_flops` counts.
@@ -289,12 +288,12 @@ class Coefficient(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def from_fit(self) -> bool:
-        """Whether a fit to measurements of this machine wrote it, even if they do not determine it."""
+        """True where a fit to measurements of this machine wrote it, even if they do not determine it."""
         return self.source in ("fitted", "at bound", "prior")
 
     @property
     def assumed(self) -> bool:
-        """Whether neither measurements nor a publication support it."""
+        """True where neither measurements nor a publication support it."""
         return self.source in ("fallback", "prior") or (self.source == "at bound" and self.stderr is None)
 
     def scaled(self, factor: float) -> Coefficient:
@@ -325,7 +324,7 @@ class Interval(msgspec.Struct, frozen=True):
 
 T = TypeVar("T")
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
-"""What decoding raises for data that is no JSON, nested too deeply, or no UTF-8."""
+"""Errors of decoding data that is no JSON, nested too deeply, or no UTF-8."""
 
 
 def decode_versioned(data: bytes | str, kind: type[T], newest: int, what: str, where: str = "") -> T:
@@ -353,7 +352,7 @@ class Version(msgspec.Struct):
 
 
 def single_call_graph(call: OpCall, weights: Sequence[int] = (), name: str = "") -> Graph:
-    """A graph of a single call, for a row of an operator table or an operator benchmark, whose `reads` and `writes` are replaced.
+    """A graph of a single call, for a row of an operator table or an operator benchmark; its `reads` and `writes` are set anew.
     `weights` are the positions of inputs that are parameters."""
     kinds: list[ValueKind] = ["parameter" if i in weights else "input" for i in range(len(call.inputs))]
     values = [Value(*parts) for parts in zip(call.inputs, kinds, call.operands, strict=True)]

@@ -1,5 +1,5 @@
-"""What the file of a graph must satisfy so that every reader of it ends: indices in range, shared memory without a cycle, sizes
-that a machine could hold."""
+"""Validation of graphs, so that every reader ends: indices in range, shared memory without a cycle, sizes that a machine could
+hold."""
 
 from __future__ import annotations
 

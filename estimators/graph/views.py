@@ -1,4 +1,4 @@
-"""Views of memory: which elements a value is made of, in which order, by the operators that lead to it."""
+"""Views of memory: the elements of a value and their order, from the operators that lead to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESHAPING = frozenset(
     aten("view reshape _unsafe_view view_as reshape_as flatten unflatten ravel squeeze unsqueeze contiguous to type_as alias")
     + aten("detach dropout lift_fresh_copy")
 )
-"""Operators that change extents at most."""
+"""Operators that change extents only."""
 
 
 class StridedView(NamedTuple):
@@ -48,7 +48,7 @@ class StridedView(NamedTuple):
 
     @property
     def in_order(self) -> bool:
-        """Whether it walks a memory from its beginning, element after element (its length is not checked)."""
+        """True for a view that walks a memory from its beginning, element after element (its length is not checked)."""
         return [stride for _, stride in self.runs()] in ([], [1])
 
     @property
@@ -58,8 +58,7 @@ class StridedView(NamedTuple):
 
 
 def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
-    """The view of memory that one of a view operator's results has, from that of its first operand; steps that cannot be
-    determined are uneven."""
+    """The view of memory of a view operator's result, from that of its first operand; unknown steps are uneven."""
     shape = call.outputs[result].shape
     if call.op in RESHAPING:
         return _reshape(view, shape)
@@ -130,7 +129,7 @@ def _reshape(view: StridedView, shape: Sequence[int]) -> StridedView:
 
 
 def view_of(graph: Graph, value: int, producers: Mapping[int, OpCall]) -> StridedView:
-    """The view of memory that a value is; one with memory of its own is whole. `producers` make each value that is no input."""
+    """A value as a view of memory. `producers` are the calls that make each value except inputs."""
     call = producers.get(value)
     if call is None or not call.reads or graph.values[value].storage is None or graph.root(call.reads[0]) != graph.root(value):
         return StridedView.whole(graph.values[value].spec.shape)

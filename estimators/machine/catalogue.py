@@ -374,12 +374,12 @@ def entry(name: str) -> Entry:
 
 
 def is_count(name: str) -> bool:
-    """Whether a coefficient counts parts of the machine, and so is a whole number."""
+    """True for coefficients that count parts of the machine, which are whole numbers."""
     return entry(name).role == "count"
 
 
 def _guesses(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:
-    """Coefficient -> its guess on an architecture family, whose own come before the general."""
+    """Coefficient -> its guess on an architecture family; the family's own guesses override general ones."""
     return {
         stem + g.of: Coefficient(
             g.value, catalogue_entry.unit, g.source, g.why or catalogue_entry.meaning, low=g.low, high=g.high
@@ -392,7 +392,7 @@ def _guesses(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coef
 
 
 DEFAULTS: Mapping[str, Mapping[str, Coefficient]] = {family: _guesses(family, "assumed") for family in RUNTIMES}
-"""Architecture family -> coefficient -> what the model assumes without a measurement: shares, exponents and overheads, never
+"""Architecture family -> coefficient -> the model's assumption without a measurement: shares, exponents and overheads, never
 rates of a machine. The ranges are wide on purpose and reach every estimate's interval."""
 TYPICAL: Mapping[str, Mapping[str, Coefficient]] = {family: _guesses(family, "typical") for family in RUNTIMES}
-"""Architecture family -> coefficient -> where a calibration starts from on a machine whose description does not say."""
+"""Architecture family -> coefficient -> start value of a calibration where the machine's description gives none."""

@@ -23,26 +23,26 @@ TENSOR = (
     "gemm_tensor", "gemv_tensor", "conv_tensor", "attention_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor",
     "float4_tensor", "recurrent_tensor",
 )  # fmt: skip
-"""What contractions are on tensor cores, whose kernels share next to nothing with those of the float32 units: "narrow" are
-products of operands of 8 bits and less, "scaled" those of them whose groups along the reduction have a scale each, "packed"
-those that unpack weights of fewer bits than they multiply in, "float4" those of operands with a scale for each 16. Coefficients
-that all of these have in common end in ".tensor"."""
+"""Algorithms of contractions on tensor cores, whose kernels share little with those of the float32 units. "narrow" are products
+of operands of 8 bits and less; "scaled" are narrow products with a scale for each group along the reduction; "packed" products
+unpack weights of fewer bits than they multiply in; "float4" operands have a scale for each 16 elements. Coefficients common to
+all of these end in ".tensor"."""
 _PRODUCTS = (
     "gemv_tensor", "conv_tensor", "narrow_tensor", "scaled_tensor", "packed_tensor", "float4_tensor", "recurrent_tensor",
 )  # fmt: skip
-"""Products on tensor cores that use the coefficients of 16-bit products where they have none of their own; convolutions are
-implicit products in kernels of the same make."""
+"""Products on tensor cores that fall back to the coefficients of 16-bit products; convolutions are implicit products in kernels
+of the same design."""
 ALGORITHMS = (*FAMILIES, "conv_1x1", "conv_3x3", "conv_native", "gemv", "gemm_batched", "gemm_dot", "recurrent", *TENSOR)
-"""What coefficients are keyed by: the families, with convolutions that libraries treat apart (1x1 is a matrix product, 3x3 of
-stride 1 can use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product),
-matrix products with a single row, which stream the weights, batches of them, whose kernels are chosen by other rules, products of
-8-bit integers on the lanes of a GPU (`dot_products`), those of recurrent layers, step after step, and contractions on tensor
+"""Keys of coefficients: the families; convolutions that libraries treat separately (1x1 is a matrix product, 3x3 of stride 1 can
+use Winograd's transform: Lavin and Gray, 2016; small ones on a CPU run as PyTorch's own im2col and matrix product); matrix
+products with a single row, which stream the weights; batches of products, whose kernels are chosen by other rules; products of
+8-bit integers on the lanes of a GPU (`dot_products`); products of recurrent layers, step after step; and contractions on tensor
 cores."""
 _LAYER_KINDS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 RECURRENT = (*(f"aten.{kind}" for kind in _LAYER_KINDS), *(f"shmoo.{kind}_backward" for kind in _LAYER_KINDS))
 """Calls whose products are the steps of recurrent layers."""
 _LAYERS = ("recurrent", "recurrent_tensor")
-"""Algorithms of whole layers in one call, whose host time says nothing of a product's, nor a product's of theirs."""
+"""Algorithms of whole layers in one call; host times of layers and of products do not stand in for each other."""
 FAMILY_OF = MappingProxyType(
     {
         **dict.fromkeys(("gemv", "gemm_batched", "gemm_dot", "recurrent", "gemm_tensor", *_PRODUCTS), "gemm"),
@@ -145,8 +145,8 @@ def dense_3x3(table: KernelTable) -> np.ndarray:
 
 
 def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
-    """(K,) contractions that a GPU's tensor cores do: of a type that they have a rate for, or that such a type holds. Other types
-    are multiplied by the units of float32, in which libraries accumulate them anyway, and so are `dot_products`."""
+    """(K,) contractions on a GPU's tensor cores: those in a type that has a rate there, or whose values such a type holds. Other
+    types and `dot_products` are multiplied by the float32 units, in which libraries accumulate anyway."""
     if "matrix.lanes" not in profile.coefficients:
         return np.zeros(len(table), dtype=bool)
     multiplied_types = profile.multiplied_types - {"float32"}
@@ -156,16 +156,16 @@ def on_tensor_cores(table: KernelTable, profile: ArchitectureProfile) -> np.ndar
 
 
 def dot_products(table: KernelTable) -> Masks:
-    """(K,) products of 8-bit integers that the lanes of a GPU do with four multiply-adds an instruction (DP4A): tensor cores take
-    both operands along the reduction alone, as linear layers have them (NVIDIA, cuBLAS library, `cublasLtMatmul`, 2024: the
-    format must be TN)."""
+    """(K,) products of 8-bit integers on the lanes of a GPU, with four multiply-adds an instruction (DP4A): tensor cores need
+    both operands contiguous along the reduction, as in linear layers (NVIDIA, cuBLAS library, `cublasLtMatmul`, 2024: the format
+    must be TN)."""
     along_rows: Masks = table.is_op("aten.mm", "aten.bmm", "aten.matmul") & (table.dtype == _INT8)
     return along_rows
 
 
 def as_multiplied(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
-    """The same kernels as a machine multiplies them: where it has no rate for tf32, its libraries multiply float32 tensors in
-    float32, whatever they are allowed (`torch.backends.cuda.matmul.allow_tf32` has no effect before compute capability 8)."""
+    """The same kernels in the types that a machine multiplies: without a rate for tf32, libraries multiply float32 tensors in
+    float32 (`torch.backends.cuda.matmul.allow_tf32` has no effect before compute capability 8)."""
     for dtype, storage_dtype in STORED_AS.items():
         in_type = table.dtype == COMPUTE_DTYPES.index(dtype)
         if dtype not in profile.multiplied_types and in_type.any():
@@ -179,25 +179,25 @@ def _runs_as(codes: np.ndarray, algorithms: Sequence[str]) -> np.ndarray:
 
 
 def in_tensor_kernels(codes: np.ndarray) -> np.ndarray:
-    """(K,) whether kernels of these algorithms are those of tensor cores."""
+    """(K,) True where the algorithm uses tensor cores."""
     return _runs_as(codes, TENSOR)
 
 
 def batched_product(table: KernelTable, family: str) -> np.ndarray:
-    """(K,) products that run in the library's kernels for batches. A GPU's library has kernels for each way an operand lies in
-    memory: those of a batch read both as they are multiplied, and so do single products, but for linear layers, whose weights are
-    stored transposed."""
+    """(K,) products that run in the library's kernels for batches. A GPU's library has kernels for each memory layout of the
+    operands: products of a batch, and single products except linear layers, read both operands as they are multiplied; linear
+    layers store their weights transposed."""
     is_batched = table.batch > 1
     return is_batched | (table.op != op_code("aten.linear")) if family == "gpu" else is_batched
 
 
 def converts_layout(table: KernelTable, codes: np.ndarray) -> np.ndarray:
-    """(K,) whether kernels of these algorithms run in a library that keeps images in blocks of channels."""
+    """(K,) True where the algorithm runs in a library that keeps images in blocks of channels."""
     return _runs_as(codes, ("conv", "conv_1x1", "conv_3x3", "depthwise", "conv_transpose")) & ~pads_beyond_registers(table)
 
 
 def unrolls_image(table: KernelTable, codes: np.ndarray) -> tuple[Masks, Masks]:
-    """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those whose images oneDNN does."""
+    """(K,) convolutions on a CPU whose images PyTorch unrolls into columns for a product, and those that oneDNN unrolls."""
     is_native = _runs_as(codes, ("conv_native",))
     return is_native & (table.window > 1), ~is_native & pads_beyond_registers(table)
 
@@ -208,7 +208,7 @@ MANY_KERNELS = 30
 
 DOUBLE_SHARE = {6.0: 1 / 2, 7.0: 1 / 2, 7.5: 1 / 32, 8.0: 1 / 2, 8.6: 1 / 64, 8.7: 1 / 64, 8.9: 1 / 64, 9.0: 1 / 2, 10.0: 1 / 2,
                 None: 1 / 64}  # fmt: skip
-"""float64 operations of a GPU's multiprocessor for one of float32, by compute capability; of consumer cards where it is not known
+"""float64 operations of a GPU's multiprocessor for one of float32, by compute capability; consumer cards where it is unknown
 (CUDA C++ Programming Guide, throughput of native arithmetic instructions, 2024)."""
 DOUBLE_ELSEWHERE = {"cpu": 1 / 2, "tpu": 1 / 22, "kpu": 1 / 4}
 """The same by family. A CPU's vector register holds half as many. A TPU has no unit for float64: XLA computes in pairs of
@@ -244,7 +244,7 @@ class Coefficients:
         return None
 
     def _double_share(self, name: str) -> float:
-        """The rate or the cost of float64 beside float32 in a coefficient that a profile states for float32 alone."""
+        """Value for float64 relative to float32, for coefficients that a profile states for float32 alone."""
         family = self.profile.family
         if entry(name).unit != "flop/s":
             return 1.0
@@ -300,7 +300,7 @@ class Coefficients:
             return np.empty(0)
         values = [self.value(*candidates[code]) for code in occurring]
         if all(value is values[0] for value in values):
-            # Most coefficients are the same for all; arrays of draws stay as small as they are.
+            # Most coefficients are the same for all kernels; arrays of draws stay small.
             return np.atleast_1d(values[0])
         place = np.zeros(len(candidates), dtype=np.intp)
         place[occurring] = range(len(occurring))

@@ -1,4 +1,4 @@
-"""What an entry of the catalogue of coefficients says."""
+"""The records of the catalogue of coefficients."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Literal
 from shmoo.estimators.graph.records import Source
 
 Role = Literal["count", "size", "rating", "rate", "share", "spread", "energy", "board"]
-"""What a coefficient is to those who use it. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside
-the model; none of them is drawn for intervals. A "rate" is what work is divided by. A "share" (or exponent, or overhead) carries
-over to other machines, a "spread" (what the model errs) does at its widest, what belongs to a "board" does not. An "energy" is
-drawn even where it was fitted."""
+"""The role of a coefficient. A "count" is a whole number of parts, a "size" a capacity, a "rating" a fact beside the model; none
+of them is drawn for intervals. Work is divided by a "rate". A "share" (or exponent, or overhead) carries over to other machines;
+a "spread" (the model's error) does at its widest; coefficients of a "board" do not. An "energy" is drawn even where it was
+fitted."""
 
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -24,12 +24,12 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{"m2": (0.0, 1.0), "m2/B": (0.0, 1e-6), "m2 s/B": (0.0, 1e-9)},
     }
 )
-"""Unit -> least and largest value of its coefficients. The units of rates are divided by, so 0 is no value of theirs."""
+"""Unit -> least and largest value of its coefficients. Rates are divisors, so they exclude 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """How far a fit may move a coefficient: bounds, standard deviation of the log-normal prior, and where it starts from if the
+    """The search space of a fit for one coefficient: bounds, standard deviation of the log-normal prior, and the start where the
     machine's own value is 0."""
 
     low: float
@@ -40,8 +40,8 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A value with its 90 % range and why (the entry's meaning for ""), for the name that continues the entry's stem by `of`, on
-    one architecture family or on all."""
+    """A value with its 90 % range and its reason (`why`; "" for the entry's meaning). It is for the name that continues the
+    entry's stem by `of`, on one architecture family or on all."""
 
     value: float
     low: float
@@ -54,15 +54,13 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Everything the catalogue states about the coefficients whose names begin with one stem.
+    """The entry of all coefficients whose names begin with one stem.
 
     Attributes:
-        within: least and largest value of coefficients without a unit; `None` where the unit says (`RANGES`).
+        within: least and largest value of coefficients without a unit; `None` where the unit gives them (`RANGES`).
         of_host: whether it belongs to the host that launches the kernels of an asynchronous device.
-        fit: how far a fit may move them; `None` for coefficients that are never fitted. fit_on: family -> a range for that
-            family alone.
-        assumed: values without a measurement (`DEFAULTS`). typical: start values of a calibration where the machine's
-            description gives none.
+        fit: search space of a fit; `None` for coefficients that are never fitted. fit_on: family -> its own search space.
+        assumed: values without a measurement (`DEFAULTS`). typical: start values of a calibration (`TYPICAL`).
         brings: family -> stems of the coefficients that grow with this part of its structure, and the exponent.
             `profiles/__init__.py` says which memories belong to a part.
     """

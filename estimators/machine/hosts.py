@@ -1,6 +1,6 @@
-"""Hosts: launching a kernel is the work of a host (`launch.<runtime>`) and of its framework (`dispatch.<runtime>.<operator>`),
-whatever device runs it. A measured profile holds the launches of the machine it was measured beside; a named host replaces all of
-them (`Entry.of_host`), so that a card measured beside an old server does not inherit it."""
+"""Hosts: a host (`launch.<runtime>`) and its framework (`dispatch.<runtime>.<operator>`) launch kernels, whatever device runs
+them. A measured profile holds the launches of its own host; a named host replaces all of them (`Entry.of_host`), so that a card
+measured beside an old server does not inherit its launches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shmoo.estimators.errors import unknown
 from shmoo.estimators.graph.records import Coefficient, Source
 
 OWN_HOST = "own"
-"""Name for people of the host that a profile was measured beside."""
+"""Displayed name of the host that a profile was measured beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Host:
     """A machine that launches kernels.
 
     Attributes:
-        description: for people. source: where its numbers come from; kind: their value of `Coefficient.source`.
-        seconds: coefficient -> seconds with their 90 % range; frozen code launches as other compiled code does.
+        source: origin of its numbers; kind: their `Coefficient.source`.
+        seconds: coefficient -> seconds with their 90 % range; frozen code launches like other compiled code.
     """
 
     description: str
@@ -71,7 +71,7 @@ FRAMEWORK: Mapping[str, Coefficient] = MappingProxyType(
         ),
     }
 )
-"""What belongs to the framework: an operator's path through it, relative to a loop over elements, and how calls follow."""
+"""Coefficients of the framework: an operator's path through it, relative to a loop over elements, and the overlap of calls."""
 
 UNKNOWN_PACE = (0.8, 3.0)
 """90 % range of what an unknown host takes, relative to a server of 2025. Medians of published networks that wait for their host:
@@ -86,7 +86,7 @@ CLASS_PACE = (0.65, 1.6)
 
 
 def _with_range(low: float, high: float, seconds: Mapping[str, float]) -> dict[str, tuple[float, float, float]]:
-    """Times with the 90 % range of all of them, as factors: a host is fast or slow in whatever it does."""
+    """Times with one 90 % range, given as factors: a host is fast or slow in all its work."""
     return {name: (value, value * low, value * high) for name, value in seconds.items()}
 
 

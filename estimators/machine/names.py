@@ -1,6 +1,6 @@
-"""How names of coefficients are made and taken apart: no other module parses one. A name is the stem of an entry of the catalogue
-and what follows it (`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a specific name falls back
-to a more general one."""
+"""Composing and parsing names of coefficients: no other module parses one. A name is the stem of a catalogue entry and a suffix
+(`bandwidth.<level>`, `launch.<runtime>.<operator>`, `efficiency.<algorithm>`); a specific name falls back to a more general
+one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from shmoo.estimators.graph.records import EVERY_RUNTIME
 
 
 def continues(name: str, *stems: str) -> bool:
-    """Whether a name is one of some stems or continues it, as `peak.matrix.float32` continues `peak`."""
+    """True for a name that is one of some stems or continues it, as `peak.matrix.float32` continues `peak`."""
     return any(name == stem or name.startswith(f"{stem}.") for stem in stems)
 
 
 def under(stem: str, names: Iterable[str]) -> list[str]:
     """The names that are a stem or continue it."""
-    start = f"{stem}."
-    return [name for name in names if name == stem or name.startswith(start)]
+    return [name for name in names if continues(name, stem)]
 
 
 def general(name: str) -> str:
@@ -31,13 +30,12 @@ def whose(name: str) -> str:
 
 
 def by_runtime(stem: str, runtime: str) -> tuple[str, str]:
-    """Names to look up for what a runtime may have of its own, most specific first."""
+    """Names to look up for a coefficient that a runtime may have of its own, most specific first."""
     return f"{stem}.{runtime}", stem
 
 
 def runtime_of(name: str) -> str | None:
-    """The runtime that a launch or an entry of a graph belongs to; `None` for other coefficients and where all runtimes share
-    it."""
+    """The runtime of a launch or of the entry of a graph; `None` for other coefficients and those that all runtimes share."""
     stem, _, suffix = name.partition(".")
     runtime = suffix.partition(".")[0]
     return runtime if stem in ("launch", "graph") and runtime in EVERY_RUNTIME else None

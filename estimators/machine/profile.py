@@ -48,8 +48,8 @@ class TilingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FittedFrom(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where fitted coefficients came from. `dtypes` are the types that the measured kernels computed in, float32 where a file
-    does not say."""
+    """The source of fitted coefficients. `dtypes` are the compute types of the measured kernels, float32 where a file does not
+    say."""
 
     rows_hash: str = ""
     sources: tuple[str, ...] = ()
@@ -115,19 +115,19 @@ class ResidualGroup(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, dict=True):
-    """One machine. See the module's text for coefficient names.
+    """One machine.
 
     Attributes:
         family: decides the default runtime; `tiling` names the strategy.
         levels: memory levels, nearest to the units first; the last is the main memory.
         host: name in `hosts.HOSTS` of the machine that launches kernels; "" for the one that the device was measured beside,
             whose launches are among the coefficients.
-        illustrative: numbers made up to explain, exempt from plausibility checks.
-        error_card: split ("validation", "test", or in words how else cases were held out: "left out") -> group (operator family,
+        illustrative: whether the numbers are made up to explain, and exempt from plausibility checks.
+        error_card: split ("validation", "test", or another way of holding cases out: "left out") -> group (operator family,
             "networks", operator) -> errors.
-        residual: corrections beside the physical model, for the machine that was measured only; () takes them off.
-        table_reduction: column that holds the reduction of matrix products in the operator tables the coefficients come from;
-            tables are read likewise when they are estimated with this profile.
+        residual: corrections of the physical model, for the measured machine only; () for none.
+        table_reduction: column that holds the reduction of matrix products in the operator tables that the coefficients come
+            from; tables are read in the same way when this profile estimates them.
     """
 
     name: str
@@ -161,8 +161,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @cached_property
     def listed(self) -> Mapping[str, Coefficient]:
-        """Every coefficient of the machine: what is assumed, its own, and in place of its own launches those of its named
-        host."""
+        """Every coefficient of the machine: its own and the defaults; launches of its named host replace its own."""
         if not self.host:
             return {**DEFAULTS[self.family], **self.coefficients}
         device = {name: c for name, c in self.coefficients.items() if not entry(name).of_host}
@@ -188,7 +187,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return DEFAULT_RUNTIME[self.family]
 
     def to_json(self) -> bytes:
-        """The file: one number a line, but each group of the residual on a line of its own."""
+        """The file: one number a line, and one group of the residual a line."""
         text = msgspec.json.format(msgspec.json.encode(self.replacing(residual=())), indent=1)
         if self.residual:
             groups = b",\n".join(b"  " + msgspec.json.encode(group) for group in self.residual)
@@ -197,12 +196,12 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
     @classmethod
     def from_json(cls, data: bytes | str, where: str = "") -> ArchitectureProfile:
-        """Read and check a profile; what a file with a `base` does not say comes from the built-in profile of that name.
+        """Read and check a profile; a file with a `base` inherits what it does not state from the built-in profile of that name.
 
         Raises:
             InputError: no such base; the nearest names are suggested.
-            FormatError: unreadable, of a newer format or an unknown model form, or a profile that nothing sound can be estimated
-                with (`validation`; the field is named).
+            FormatError: unreadable, a newer format, an unknown model form, or an invalid profile (`validation`; the field is
+                named).
         """
         # Decoding the whole file reports what is damaged.
         head, builtin = _head(data) or _Head(), Path(where).parent == BUILTIN_DIR
@@ -239,7 +238,7 @@ def _key_problem(data: bytes | str) -> str | None:
 
 
 class _Head(msgspec.Struct):
-    """What says how to read the rest of a file; `base` is whatever stands there."""
+    """The fields that decide how to read the rest of a file; `base` may hold anything."""
 
     model_form: int | None = None
     base: Any = msgspec.UNSET
@@ -254,8 +253,7 @@ def _head(data: bytes | str) -> _Head | None:
 
 
 def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
-    """A file that describes a machine by what differs from another (`base`), completed: a coefficient given as null is left out.
-    Other files as they are."""
+    """A file completed from its `base`: coefficients given as null are left out. Files without a base are returned unchanged."""
     if base is msgspec.UNSET:
         return data
     document = msgspec.json.decode(data)
@@ -267,7 +265,7 @@ def _on_base(data: bytes | str, base: Any, builtin: bool) -> bytes | str:
         _check_names(document, load_profile(base))
     fields, stated = _carried_fields(base), document.pop("coefficients", {})
     coefficients = fields["coefficients"] | scale_with_counts(fields, stated) | stated
-    # Shares of the bandwidth are of what codes beside the data leave of it.
+    # Bandwidth efficiencies are relative to the bandwidth that error-correcting codes leave to data.
     ecc_ratio = ecc_share(coefficients) / ecc_share(fields["coefficients"])
     for name in under("efficiency.bandwidth", fields["coefficients"]):
         base_value = fields["coefficients"][name]
@@ -288,8 +286,8 @@ def _check_names(document: dict[str, Any], base: ArchitectureProfile) -> None:
 
 @cache
 def _carried_fields(name: str) -> dict[str, Any]:
-    """What a machine takes over from a built-in one: what was fitted to that one is transferred, wider; the area is a chip's
-    own."""
+    """The fields that a machine inherits from a built-in one: fitted coefficients are transferred with wider ranges, and areas
+    are left out, because they belong to a chip."""
     base = load_profile(name)
     coefficients = {n: transfer(n, c, base.name) for n, c in base.coefficients.items() if not continues(n, "area")}
     base_profile = base.replacing(coefficients=coefficients, fitted_from=None, error_card={}, residual=())
@@ -303,7 +301,7 @@ def _builtin_coefficients() -> set[str]:
 
 
 def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile of format 1 in the newest: there a reference's head told what a prior held."""
+    """A profile of format 1 in the newest format: there the beginning of a reference marked values that a prior held."""
     head = "held by its prior, the data say next to nothing about it; "
     coefficients = {
         name: msgspec.structs.replace(c, source="prior", reference=c.reference.removeprefix(head))
@@ -315,8 +313,8 @@ def _from_format_1(profile: ArchitectureProfile) -> ArchitectureProfile:
 
 
 def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A profile of an older form in the newest: a CPU's first touches of memory and conversions of layouts were of all its cores
-    together, and its fitted launches held the joining of threads and the entering of modules."""
+    """A profile of an older form in the newest. There, a CPU's page faults and conversions of layouts were those of all cores
+    together, and its fitted launches included joining threads and entering modules."""
     updates = {}
     if profile.family == "cpu":
         cores = profile.value("count.cores", 1.0)
@@ -329,7 +327,7 @@ def _from_form_4(profile: ArchitectureProfile) -> ArchitectureProfile:
 
 
 def check_runtime(profile: ArchitectureProfile, runtime: str | None) -> str:
-    """The runtime to use: the one asked for if this family has it, the family's default for `None`."""
+    """The runtime to use, the family's default for `None`; `InputError` for one that this family does not have."""
     if runtime is None:
         return profile.default_runtime
     if runtime not in RUNTIMES[profile.family]:
@@ -343,7 +341,7 @@ def builtin_names() -> list[str]:
 
 
 def means_profile(path: Path) -> bool:
-    """Whether a JSON file is meant as a profile, whole or damaged: other JSON lies in a user's directories too."""
+    """True for a JSON file that is meant as a profile, even a damaged one: users' directories hold other JSON too."""
     data = path.read_bytes() if _is_file(path) else b""
     head = _head(data)
     return b'"coefficients"' in data and (head is None or head.model_form is not None or head.base is not msgspec.UNSET)
@@ -373,7 +371,7 @@ def load_profile(name: str | Path) -> ArchitectureProfile:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a regular file is there; False for what no path can be, too."""
+    """True for a regular file; False for invalid paths too."""
     try:
         return path.is_file()
     except (OSError, ValueError):

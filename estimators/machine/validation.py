@@ -1,5 +1,5 @@
-"""What a profile can say. A file is data from anywhere; whatever passes here gives finite, positive times and energies that are
-not negative. Ranges are wide: they exclude slips of sign, unit and exponent, not unusual machines."""
+"""Validation of profiles. A file may come from anywhere; a profile that passes gives finite, positive times and non-negative
+energies. Ranges are wide: they exclude slips of sign, unit and exponent, not unusual machines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEVEL = re.compile(r"[a-z][a-z0-9_]{0,31}")
 MOST_LEVELS = 16
 
 WIDEST = 1e6
-"""The upper end that a standard error alone gives, over the value, at most: beyond, it says nothing."""
+"""Largest upper end of a range given by a standard error alone, relative to the value: beyond, the range says nothing."""
 REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "cpu": ("count.cores", "capacity.l2", "peak.vector.float32"),
@@ -40,12 +40,12 @@ LARGEST_CORRECTION = 10.0
 
 
 def valid_name(name: str) -> bool:
-    """Whether a text can name a profile: letters, digits and a few marks, no path and no control character."""
+    """True for a text that can name a profile: letters, digits and a few marks, no path and no control character."""
     return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
-    """The name of a profile as it is; `InputError` for what is no name."""
+    """The name of a profile, unchanged; `InputError` for an invalid one."""
     if not valid_name(name):
         raise InputError(f"{name!r} is no name of a profile; it takes letters, digits and . _ - + = @ and is no path")
     return name
@@ -87,7 +87,7 @@ def _values(profile: ArchitectureProfile) -> Iterator[str]:
 
 
 def power_problem(profile: ArchitectureProfile) -> str | None:
-    """A cap that idle power leaves nothing of, at one design point at least."""
+    """The problem of a power cap that static power uses up, at one design point or more; `None` without one."""
     cap, static = profile.get("power.tdp"), profile.get("power.static")
     if cap is None or static is None or profile.family != "gpu" or not under("energy.flop", profile.coefficients):
         return None
@@ -103,7 +103,7 @@ def power_problem(profile: ArchitectureProfile) -> str | None:
 
 
 def variant_problem(profile: ArchitectureProfile, base: ArchitectureProfile) -> str | None:
-    """As `first_problem`, of the coefficients alone that have another value than `base`."""
+    """As `first_problem`, for the coefficients that differ from those of `base`."""
     for name, c in profile.coefficients.items():
         if c is not base.coefficients.get(name) and (problem := _coefficient_problem(name, c)) is not None:
             return f"coefficient {name!r} {problem}"

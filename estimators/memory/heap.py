@@ -1,4 +1,4 @@
-"""Memory that an allocator requests from the system: a C library's heap, simulated through a sequence of kernels.
+"""Memory that an allocator requests from the system: a simulation of a C library's heap over a sequence of kernels.
 
 New memory from the system faults in page by page at the first touch. glibc maps each block above a threshold separately, and
 unmaps it when it is freed. All other blocks lie in one heap, whose end returns to the system when much of it is free (mallopt(3):

@@ -26,7 +26,7 @@ def reuse_distances(kernels: Sequence[Sequence[Touch]], in_order: bool = False) 
     in between counts each time.
 
     Args:
-        in_order: whether kernels walk their operands in order, each memory once; otherwise an access comes at its kernel's end.
+        in_order: whether kernels walk their operands in order, each memory once; else an access happens at its kernel's end.
     """
     if len(kernels) == 1:
         # Between two runs of a lone kernel lies the kernel itself.
@@ -70,7 +70,7 @@ def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) 
 
 
 def code_distances(identities: Iterable[Hashable], kernels: Sequence[Sequence[Touch]]) -> list[float]:
-    """Bytes touched since a kernel of the same identity last ran, its own included, in a sequence repeated back to back."""
+    """Bytes touched since a kernel of the same identity last ran, including its own, in a sequence repeated back to back."""
     if len(kernels) == 1:
         return [sum([touch.nbytes for touch in kernels[0]])]
     kernel_bytes = [sum([touch.nbytes for touch in touches]) for touches in kernels]
@@ -78,7 +78,7 @@ def code_distances(identities: Iterable[Hashable], kernels: Sequence[Sequence[To
 
 
 def _footprint(blocks: Sequence[int], touches: Sequence[Touch]) -> float:
-    """Bytes of the memory that a kernel touches, those of a block that it reads and overwrites once."""
+    """Bytes of the memory that a kernel touches; a block that it reads and overwrites counts once."""
     block_bytes: dict[int, float] = {}
     for block, touch in zip(blocks, touches, strict=True):
         block_bytes[block] = max(block_bytes.get(block, 0.0), touch.nbytes)
@@ -89,7 +89,7 @@ def _distances(keys: Sequence[Sequence[Hashable]], kernel_bytes: Sequence[float]
     """Bytes touched since the last kernel with the same key, for each key of each kernel.
 
     Args:
-        kernel_bytes: bytes of each kernel. place: of an access in the course of its kernel, 0 at the start and 1 at the end.
+        kernel_bytes: bytes of each kernel. place: time of an access within its kernel, 0 at the start and 1 at the end.
     """
     last_touch: dict[Hashable, float] = {}
     clock = 0.0
@@ -106,8 +106,8 @@ def _distances(keys: Sequence[Sequence[Hashable]], kernel_bytes: Sequence[float]
 
 
 def _assign_blocks(kernels: Sequence[Sequence[Touch]]) -> list[list[int]]:
-    """A memory block for each access: persistent storages own theirs, activations take blocks that were freed before, as with
-    caching allocators; so a new result lands on memory that is still near."""
+    """A memory block for each access. Persistent storages have their own; activations reuse freed blocks, as with caching
+    allocators, so that a new result often lands on memory that is still in a cache."""
     last_use = {touch.storage: i for i, touches in enumerate(kernels) for touch in touches}
     block_of: dict[int, int] = {}
     size_of: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""Whether a model fits a machine's main memory, what is missing, and what would fit."""
+"""Whether a model fits a machine's main memory, how much is missing, and what would fit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _STORES = frozenset({"aten.copy", "aten.index_copy", "aten.index_put", "aten.sca
 
 
 class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call of a model has in memory at once, and the memory of the machine.
+    """Memory that one call of a model needs, and the capacity of the machine.
 
     Attributes:
         weight_bytes: parameters, buffers and constants.
         cache_bytes: inputs that the call stores data in, such as keys and values of a language model.
-        activation_bytes: the rest: other inputs, activations and workspaces when they are largest.
-        saved_bytes: quantization scheme -> bytes by which it makes the weights smaller.
+        activation_bytes: other inputs, activations and workspaces at their peak.
+        saved_bytes: quantization scheme -> bytes that it saves on weights.
         batch: samples of the call.
-        capacity_bytes: of the main memory; `None` where the profile does not say.
+        capacity_bytes: main memory; `None` where the profile does not say.
     """
 
     weight_bytes: float
@@ -42,22 +42,22 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fits(self) -> bool | None:
-        """Whether the machine's memory holds it; `None` where its capacity is not known."""
+        """Whether the machine's memory holds the call; `None` where its capacity is unknown."""
         return None if self.capacity_bytes is None else self.needed_bytes <= self.capacity_bytes
 
     @property
     def missing_bytes(self) -> float | None:
-        """What the machine's memory lacks; 0 where it fits."""
+        """Bytes that the machine's memory lacks; 0 where the call fits."""
         return None if self.capacity_bytes is None else max(self.needed_bytes - self.capacity_bytes, 0.0)
 
     @property
     def devices(self) -> int | None:
-        """Machines whose memories together hold it, when it is divided evenly."""
+        """Number of machines whose memories together hold the call, divided evenly."""
         return self._devices_for(self.needed_bytes)
 
     @property
     def quantized_devices(self) -> dict[str, int]:
-        """`devices` by quantization scheme, of those that save memory."""
+        """`devices` for each quantization scheme that saves memory."""
         devices_by_scheme = {
             scheme: self._devices_for(self.needed_bytes - saved) for scheme, saved in self.saved_bytes.items() if saved > 0
         }
@@ -65,8 +65,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def largest_batch(self) -> int | None:
-        """Samples up to which a call fits, where everything but the weights grows with them; 0 where the weights alone do not
-        fit."""
+        """Largest batch that fits if everything but the weights grows with it; 0 where the weights alone do not fit."""
         grows = self.needed_bytes - self.weight_bytes
         if self.capacity_bytes is None or grows <= 0:
             return None
@@ -74,7 +73,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def advice(self) -> str:
-        """What is missing and what would fit, as one text; "" where it fits or that is not known."""
+        """What is missing and what would fit, as one text; "" where the call fits or the capacity is unknown."""
         if self.fits is not False:
             return ""
         parts = (("weights", self.weight_bytes), ("cache", self.cache_bytes), ("activations", self.activation_bytes))
@@ -90,7 +89,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
         return f"{shortage}; by memory would fit: {', '.join(remedies)}"
 
     def at_peak(self, nbytes: float) -> MemoryRoom:
-        """The same model where a runtime has this much in memory at once."""
+        """The same model with another peak of its memory."""
         return msgspec.structs.replace(self, activation_bytes=max(nbytes - self.weight_bytes - self.cache_bytes, 0.0))
 
     def _devices_for(self, nbytes: float) -> int | None:
@@ -98,7 +97,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def memory_room(graphs: Sequence[Graph], peak_bytes: float) -> MemoryRoom:
-    """The parts of a model's peak memory (`peak.peak_memory_bytes`), on a machine whose memory is not known yet."""
+    """The parts of a model's peak memory (`peak.peak_memory_bytes`), without a machine's capacity."""
     weights, cache = resident_weight_bytes(graphs), max((state_bytes(graph) for graph in graphs), default=0.0)
     room = MemoryRoom(weight_bytes=weights, cache_bytes=cache, activation_bytes=0.0, saved_bytes=saved_bytes(graphs))
     return room.at_peak(peak_bytes)

@@ -26,7 +26,7 @@ FEW_CHANNELS = 4
 SMALL_IMAGE = 20480
 """Elements of a single image up to which PyTorch does not use oneDNN."""
 THREADS = 2
-"""Number of threads that have a block of attention scores each; that of a machine is not known here."""
+"""Number of threads, each with a block of attention scores; the machine's own number is unknown here."""
 
 
 def workspace_bytes(call: OpCall, family: str = "cpu", runtime: str = "eager") -> float:
@@ -38,9 +38,8 @@ def workspace_bytes(call: OpCall, family: str = "cpu", runtime: str = "eager") -
 def uses_onednn(
     groups: Extent, images: Extent, window_height: Extent, window_width: Extent, image_elements: Extent
 ) -> bool | np.ndarray:
-    """Whether PyTorch gives float32 convolutions on several threads of a CPU to oneDNN: those with groups, several images, a
-    window of more than 3 by 3, or large images (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp). The rest it does
-    itself."""
+    """True for float32 convolutions that PyTorch gives to oneDNN on several threads of a CPU: those with groups, several images,
+    a window of more than 3 by 3, or large images (`ConvParams::use_mkldnn` in ATen/native/Convolution.cpp)."""
     return (groups > 1) | (images > 1) | ((window_height > 3) & (window_width > 3)) | (image_elements > SMALL_IMAGE)
 
 

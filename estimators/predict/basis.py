@@ -1,4 +1,4 @@
-"""What predicted time rests on: fitted, transferred, looked-up or assumed coefficients."""
+"""The basis of predicted time: fitted, transferred, looked-up or assumed coefficients."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ BASIS = {
     "simulated": "simulated",
     "fallback": "fallback",
 }
-"""Source of a coefficient -> the share of `Estimate.basis` it counts for. Published numbers of a machine that exists count as
-datasheet, those of one that is only simulated as simulated. A value at its bound was fitted together with all others, whose
-errors on held-out cases hold for it too."""
+"""Source of a coefficient -> its share in `Estimate.basis`. Published numbers of existing machines count as datasheet, those of
+simulated machines as simulated. A value at its bound counts as fitted: the held-out errors of the fit cover it."""
 _TRUST = ("fallback", "simulated", "datasheet", "transferred", "fitted")
 
 
 def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runtime: str) -> dict[str, np.ndarray]:
-    """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on. What was
-    fitted to one type and is used for another counts as transferred; dispatch by a host is the same for all."""
+    """Share of predicted time, a number or an array over design points, by the least trusted coefficient it rests on.
+    Coefficients fitted in one type and used for another count as transferred, except those of the host, which have no type."""
     codes = algorithm_codes(table, c.profile)
     launch, compute = np.empty(len(table), dtype=int), np.empty(len(table), dtype=int)
     memory = np.empty(len(table), dtype=int)
@@ -57,7 +56,7 @@ def time_basis(table: KernelTable, prediction: Prediction, c: Coefficients, runt
 
 
 def in_measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.ndarray:
-    """(K,) kernels in a type that the machine was measured in, or one that is as wide and multiplied as fast; all of them where
+    """(K,) kernels in a type that was measured on the machine, or in one as wide and multiplied as fast; all of them where
     nothing was fitted."""
     if profile.fitted_from is None:
         return np.ones(len(table), dtype=bool)
@@ -69,9 +68,8 @@ def in_measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.nda
 
 
 def _joint_trust(share: int, rate: int) -> int:
-    """What the product of a share and a rate rests on: where one was fitted, it was fitted with the other as it stands, so their
-    product is what was fitted; a simulated rate has simulated conditions, whatever share of it is assumed; otherwise the
-    weaker."""
+    """Trust in the product of a share and a rate. Where one was fitted, it was fitted with the other as it stands, so the product
+    counts as fitted; a simulated rate makes the product simulated; otherwise the weaker one counts."""
     strongest = max(share, rate)
     if _TRUST[strongest] in ("fitted", "transferred"):
         return strongest

@@ -29,19 +29,19 @@ from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.variants import with_threads
 
 GRAPHS_AT_ONCE = 2000
-"""Graphs tabulated at once: the draws of a kernel's time for all of them are as large as a core's cache."""
+"""Graphs priced at once: the draws of their kernels' times fill a core's cache."""
 
 
 class KernelEstimate(msgspec.Struct, frozen=True):
     """One kernel of a breakdown.
 
     Attributes:
-        latency_s: of the kernel alone, its launch included.
-        energy_j: of its flops and bytes, and static power while it makes the call last longer.
-        elapsed_s: by which it makes the call last longer. On GPUs a launch counts as far as the device waits for it; elsewhere
-            this is `latency_s`. Those of all kernels and the entries of their graphs add up to the call.
-        bound: what most of `elapsed_s` goes to: "compute", "memory" or "launch".
-        residual: factor by which the residual changed its times, 1 where none holds.
+        latency_s: time of the kernel alone, its launch included.
+        energy_j: energy of its flops and bytes, and static power during `elapsed_s`.
+        elapsed_s: time that it adds to the call. On GPUs a launch counts as far as the device waits for it; elsewhere this is
+            `latency_s`. All kernels and the entries of their graphs add up to the call.
+        bound: where most of `elapsed_s` goes: "compute", "memory" or "launch".
+        residual: factor by which the residual changed its times; 1 for none.
     """
 
     label: str
@@ -65,16 +65,15 @@ class KernelEstimate(msgspec.Struct, frozen=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model costs on a machine. Numbers that are not known are `None` with a sibling `_reason`.
+    """Time, energy and memory of one call of a model on a machine. Unknown numbers are `None` with a sibling `_reason`.
 
     Attributes:
         host: name in `HOSTS` of the machine that launches the kernels; `OWN_HOST` for the one measured beside the device.
-        device_s: seconds that the kernels keep the device busy: what is left where no kernel waits for the host.
-        batch: samples a call processes; throughput is batch / latency.
+        device_s: seconds that the kernels keep the device busy: the call's time if no kernel waited for the host.
+        batch: samples of a call; throughput is batch / latency.
         basis: shares of predicted time that rest on fitted, transferred, datasheet, simulated and fallback coefficients.
         memory: the parts of the peak memory beside the machine's, whether they fit and what would.
-        notes: what the reader must know: the limits at which sizes that depend on data were taken, as the graphs say, and types
-            that the machine does not multiply.
+        notes: limits assumed for sizes that depend on data, and types that the machine does not multiply.
     """
 
     arch: str
@@ -115,7 +114,7 @@ class AnalysisDirector:
     Args:
         profile: the machine.
         strategy: tiling strategy to use in place of the profile's own.
-        residual: whether the profile's corrections beside the physical model hold.
+        residual: whether to apply the profile's corrections of the physical model.
 
     Example:
         >>> director = AnalysisDirector(load_profile("gpu_a100_40g"))  # doctest: +SKIP
@@ -131,7 +130,7 @@ class AnalysisDirector:
         return tabulate(graphs, runtime, self.profile.family, compute_dtype)
 
     def tile(self, table: KernelTable) -> Tiling:
-        """Cut a table for this machine."""
+        """Tile a table for this machine."""
         return self.strategy.apply(table, self.profile, self.strategy.choose(table, self.profile))
 
     def price(
@@ -144,8 +143,7 @@ class AnalysisDirector:
         seed: int | None = None,
         shared: SharedDraws | None = None,
     ) -> Prices:
-        """Time and energy of every segment of a table on this machine, as `pipeline.price` gives them; `tiling` are the kernels
-        cut already."""
+        """Time and energy of every segment of a table on this machine, as of `pipeline.price`; `tiling` where it is known."""
         table = as_multiplied(table, self.profile)
         kernel_tiling = tiling if tiling is not None else self.tile(table)
         return price(table, kernel_tiling, Coefficients(self.profile), runtime, waits=waits, seed=seed, shared=shared)
@@ -162,10 +160,10 @@ class AnalysisDirector:
         """Latency, energy and memory of one call of a model.
 
         Args:
-            graphs: the pieces a capture gave; their times add up.
+            graphs: the pieces of a captured model; their times add up.
             runtime: the architecture's default for `None`.
-            compute_dtype: type that contractions compute in, where it is not the one their tensors are stored in: tf32 for
-                float32. The type tensors are stored in is the graphs' own, as they were captured.
+            compute_dtype: type that contractions compute in where it differs from the storage type of their tensors: tf32 for
+                float32. The storage type is that of the captured graphs.
             threads: cores used, on CPUs; all for `None`.
             batch: samples per call, for throughput.
 
@@ -181,11 +179,13 @@ class AnalysisDirector:
     def estimate_table(
         self, model: ModelTable, runtime: str, *, threads: int | None = None, batch: int = 1, by_kernel: bool = True
     ) -> Estimate:
-        """As `estimate`, for graphs that are tabulated already for this architecture family and runtime. `InputError` for threads
-        on what is no CPU, or more than it has, and for a batch of nothing.
+        """As `estimate`, for graphs already tabulated for this architecture family and runtime.
 
         Args:
             by_kernel: whether the estimate has a breakdown.
+
+        Raises:
+            InputError: threads on a machine that is no CPU or has fewer cores, or a batch below 1.
         """
         if batch < 1:
             raise InputError(f"a call processes at least 1 sample, got a batch of {batch}")
@@ -195,7 +195,7 @@ class AnalysisDirector:
             return msgspec.structs.replace(estimate, threads=threads)
         table, nominal = as_multiplied(model.table, self.profile), Coefficients(self.profile)
         prices = self.price(table, runtime, seed=0)
-        totals = prices.whole()
+        totals = prices.total()
         intervals = {name: intervals_of(*amounts)[0] for name, amounts in totals.quantities().items()}
         latency, energy = intervals["latency_s"], intervals.get("energy_j")
         return Estimate(
@@ -251,10 +251,10 @@ class AnalysisDirector:
         compute_dtypes: Sequence[str | None] | None = None,
         cold_weights: Sequence[bool] | None = None,
     ) -> Iterator[Prices]:
-        """As `estimate_cases`, a part of the graphs at a time with all that is known of them; each graph is a segment.
+        """As `estimate_cases`, with all prices, a chunk of the graphs at a time; each graph is a segment.
 
         Args:
-            cold_weights: of each graph, whether other weights of the same size run between two calls.
+            cold_weights: whether each graph runs with other weights of the same size between two calls.
         """
         runtime = check_runtime(self.profile, runtime)
         names = compute_dtypes or [None] * len(graphs)
@@ -302,7 +302,7 @@ def estimate_on(
 
 
 def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> MemoryRoom:
-    """What a call of `batch` samples has in memory, beside the main memory of a machine."""
+    """Memory of a call of `batch` samples, beside the capacity of a machine's main memory."""
     capacity = profile.get(f"capacity.{profile.main_memory}")
     return msgspec.structs.replace(memory, batch=batch, capacity_bytes=None if capacity is None else capacity.value)
 
@@ -322,7 +322,7 @@ def _breakdown(
 ) -> tuple[KernelEstimate, ...]:
     tiling, prediction = prices.tiling, prices.prediction
     dynamic = prediction.dynamic_j
-    # A launch that hides behind the device bounds nothing.
+    # A launch hidden behind the device's work bounds nothing.
     waiting_s = prediction.launch_s - (prediction.latency_s - elapsed_s)
     seconds = np.stack([prediction.compute_s, prediction.memory_s, waiting_s])
     bounds = seconds.argmax(axis=0)

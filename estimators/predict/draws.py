@@ -28,8 +28,8 @@ from shmoo.estimators.table import KernelTable, distinct_rows
 from shmoo.estimators.tiling.base import Tiling
 
 OTHER_TYPE_SD = 0.15
-"""Standard deviation of the log by which what was fitted in one type is off in another: of few machines that is the least that
-coefficients differ by as well (`tests.evaluation.transfer.LEAST_SPREAD`)."""
+"""Standard deviation of the log error of coefficients used in another type than the one they were fitted in. Coefficients of
+different machines differ by at least as much (`tests.evaluation.transfer.LEAST_SPREAD`)."""
 
 
 OTHER_LIBRARY_SD = 0.35
@@ -39,29 +39,29 @@ on a B200 (874 shapes) within 2.05 (NVIDIA's AIConfigurator, 2026)."""
 MIN_NETWORK_KINDS = 5
 """Fewest different kernels of a network: an encoder's layer has products of three shapes, a softmax, norms and loops."""
 LEAST_S = 1e-30
-"""Seconds that stand for none in ratios."""
+"""Replaces zero seconds in ratios."""
 BLOCK_COLUMNS = 96
-"""Random variables that are made at once, uncorrelated among each other: fewer than the draws, or they could not be."""
+"""Random variables made uncorrelated together; this needs fewer variables than draws."""
 ROUNDS = 2
-"""Times that their order is corrected: each leaves about a tenth, and the second two thirds, of the correlations before it."""
+"""Times that their order is corrected: the first leaves about a tenth of the correlations, the second two thirds of the rest."""
 _ERROR_COLUMNS = 1 + len(ALGORITHMS)
-"""The first of them are of what the model errs: of the kernels of a graph together, and of each algorithm."""
+"""The first variables are the model's errors: one shared by the kernels of a graph, and one for each algorithm."""
 ERROR_CORRELATION = 0.5
 """Correlation of the log errors of two estimates of one network on one machine, at two batches or in two types: 0.42 over 320
 pairs of batches and 0.56 over 120 pairs of types of device-bound networks that others measured on GPUs (the networks of
 `tests.evaluation`; their sources are in its tables)."""
 _WORK = tuple(name for name in (*Cost.__struct_fields__, *Geometry.__struct_fields__) if name in KernelTable.__dataclass_fields__)
-"""Columns of a table that say what a kernel has to do."""
+"""Columns of a table that describe a kernel's work."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedDraws:
-    """Random values that estimates on a machine and on its variants have in common: what is uncertain of all of them alike
-    cancels in their ratios. So does the model's error of kernels that they share; of others a part does.
+    """Draws that estimates on a machine and on its variants share, so that common uncertainty cancels in their ratios. The
+    model's error of kernels that they share cancels too, and part of the error of other kernels.
 
     Attributes:
-        draws: their number D. factors: coefficient -> (1 + D,) values relative to its own, which is the first, 1.
-        seed: of the model's errors that are shared; own_seed: of those that an estimate has for itself.
+        draws: number D of draws. factors: coefficient -> (1 + D,) values relative to the nominal one, which is the first.
+        seed: seed of the shared model errors; own_seed: seed of those of one estimate.
         common: `kernel_identities` of the estimate that others are compared with; `None` for that one.
     """
 
@@ -87,10 +87,10 @@ class SharedDraws:
         """As `model_errors`.
 
         Args:
-            device_s: (K,) nominal times on the device, which weigh the kernels that are not shared.
+            device_s: (K,) nominal times on the device, by which kernels that are not shared are weighted.
         """
         shared_errors = model_errors(table, profile, correction, self.draws, self.seed)
-        # What a machine and its variants have in common is the draws themselves, whatever spread each has by itself.
+        # A machine and its variants share the draws themselves, not the spread that each has by itself.
         shared_errors = shared_errors._replace(
             of_kernels=shared_errors.of_kernels * np.nan, of_graphs=shared_errors.of_graphs * np.nan
         )
@@ -115,7 +115,7 @@ def _blend(shared_factor: np.ndarray, own_factor: np.ndarray, new_share: np.ndar
 
 
 def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
-    """(K,) a key of what each kernel computes and how it is cut, the same for equal kernels."""
+    """(K,) keys of each kernel's work and tiles, the same for equal kernels."""
     work = [getattr(table, name) for name in ("op", "dtype", *_WORK)]
     tile_columns = (tiling.shape.m, tiling.shape.n, tiling.shape.k, tiling.tiles, tiling.utilisation)
     return [row.tobytes() for row in np.stack([*work, *tile_columns], axis=1).astype(np.float64)]
@@ -130,15 +130,12 @@ def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: i
 
 
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """The nominal value and then random values of the uncertain ones among `names`, log-normal with their 90 % range:
-    (1 + draws,) each, or (1 + draws, ..., 1) of a machine whose coefficients hold design points.
-
-    A coefficient without a range does not appear in the result.
-    """
+    """The nominal value and then log-normal draws of those among `names` that have a 90 % range: (1 + draws,) each, or
+    (1 + draws, ..., 1) for a machine whose coefficients hold design points."""
     listed, dimensions = profile.listed, point_dimensions(profile)
     candidates = [(name, listed[name]) for name in sorted(set(names) & listed.keys())]
     ranges = {name: (c.value, *ends) for name, c in candidates if (ends := _draw_range(c)) is not None}
-    # Whichever machine they are of, the first coefficient has the same values, and so on.
+    # The first coefficient has the same values on every machine, and so on.
     laws = dict(zip(ranges, normals(seed, draws, _ERROR_COLUMNS + len(ranges)).T[_ERROR_COLUMNS:], strict=True))
     # A host is fast or slow in whatever it does.
     of_one_host = [name for name in ranges if profile.host and entry(name).of_host]
@@ -153,13 +150,13 @@ def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: i
 
 
 def _log_normal(z: np.ndarray, value: Any, low: Any, high: Any) -> np.ndarray:
-    """Values at these points of the normal law. The two sides are scaled apart, so that an asymmetric range is kept."""
+    """Values at the points z of the normal law. Each side has its own scale, so that an asymmetric range is kept."""
     sd_below, sd_above = np.log(value / low) / NORMAL_90, np.log(high / value) / NORMAL_90
     return np.asarray(value * np.exp(np.where(z < 0, sd_below, sd_above) * z))
 
 
 def _draw_range(coefficient: Coefficient) -> tuple[Any, Any] | None:
-    """The 90 % range of what is drawn, within three orders of magnitude; `None` without a range. Of design points if they are."""
+    """The 90 % range to draw from, within three orders of magnitude; `None` without a range. Arrays for design points."""
     value, (low, high) = coefficient.value, coefficient.bounds
     if np.ndim(value):
         has_range = np.all(np.greater(value, 0)) and not np.all(np.equal(low, high))
@@ -168,18 +165,18 @@ def _draw_range(coefficient: Coefficient) -> tuple[Any, Any] | None:
 
 
 def point_dimensions(profile: ArchitectureProfile) -> int:
-    """Dimensions of the design points that a machine's coefficients hold, and one for kernels; 0 for a single machine."""
+    """Dimensions of the design points in a machine's coefficients, and one for kernels; 0 for a single machine."""
     return max((np.ndim(c.value) for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)), default=0)
 
 
 class ModelErrors(NamedTuple):
-    """What the model itself errs, and where that is known to be all.
+    """Draws of the model's own error, and total spreads where they are known.
 
     Attributes:
-        kernels, graphs: (1 + D, ..., K) and (1 + D, ..., S) factors, none and then random ones, of each kernel and of what the
+        kernels, graphs: (1 + D, ..., K) and (1 + D, ..., S) factors, 1 and then draws, for each kernel and for the error that the
             kernels of a graph share.
-        of_kernels, of_graphs: (K,) and (S,) standard deviation of the log of what a kernel or a graph takes on the device; NaN
-            where it is that of the factors beside the ranges of coefficients.
+        of_kernels, of_graphs: (K,) and (S,) standard deviation of the log of a kernel's or a graph's time on the device, the
+            ranges of coefficients included; NaN where the factors and these ranges add up.
     """
 
     kernels: np.ndarray
@@ -198,11 +195,11 @@ class ModelErrors(NamedTuple):
 def model_errors(
     table: KernelTable, profile: ArchitectureProfile, correction: Correction | None, draws: int, seed: int
 ) -> ModelErrors:
-    """Random values of what the model errs.
+    """Draws of the model's own error.
 
-    How far a fitted algorithm was off holds what the ranges of other coefficients make of it. So does what whole networks were
-    off by, of graphs of many kernels on a machine none of whose own were measured. What a machine was off by that nobody
-    measured stands beside the ranges: how far coefficients carry differs from kernel to kernel.
+    The measured error of a fitted algorithm already includes the ranges of other coefficients. So does the measured error of
+    whole networks, which applies to graphs of many kernels on machines without measured graphs. On a machine that nobody measured
+    the error comes on top of the ranges, because coefficients carry over differently from kernel to kernel.
     """
     codes = algorithm_codes(table, profile)
     nominal = Coefficients(profile)
@@ -223,7 +220,7 @@ def model_errors(
     graph_spread = np.where(has_many, nominal.value("sigma.graph.many", "sigma.graph"), nominal.value("sigma.graph"))
     of_graphs = np.full(len(kernels), np.nan)
     if nominal.source("sigma.graph") == "fitted":
-        # What whole graphs were off by on held-out cases holds their kernels' errors already.
+        # The held-out error of whole graphs already includes their kernels' errors.
         of_kernels = np.where(has_several[table.segment], np.nan, of_kernels)
         spread = np.where(has_several[table.segment], 0.0, spread)
     elif nominal.find("sigma.whole") is not None:
@@ -244,12 +241,12 @@ def _kernel_kinds(table: KernelTable) -> np.ndarray:
 
 
 def spread_draws(times_s: np.ndarray, errors: np.ndarray, spreads: np.ndarray) -> np.ndarray:
-    """Draws of times with a spread of their logarithms, that of a normal law with the same 90 % interval: ranges of coefficients
-    that reach farther are drawn together, and errors make up for what they lack.
+    """Draws of times scaled to a given spread of their logarithms, measured by the 90 % interval: wider draws are contracted,
+    and narrower ones are widened by errors.
 
     Args:
-        times_s: (1 + D, ..., n) nominal times and draws, which are centred. errors: (1 + D, ..., n) factors of that spread.
-        spreads: (n,), NaN for draws that stay as they are.
+        times_s: (1 + D, ..., n) nominal times and draws. errors: (1 + D, ..., n) factors of that spread.
+        spreads: (n,) standard deviations; NaN leaves the draws as they are.
     """
     drift = np.log(np.maximum(times_s, LEAST_S) / np.maximum(times_s[:1], LEAST_S))
     ends = round(0.05 * (len(drift) - 2)), round(0.95 * (len(drift) - 2))
@@ -262,8 +259,8 @@ def spread_draws(times_s: np.ndarray, errors: np.ndarray, spreads: np.ndarray) -
 
 
 def normals(seed: int, draws: int, columns: int) -> np.ndarray:
-    """(1 + draws, columns): a row of zeros, which is the nominal value, and standard normal values, the first columns of a seed
-    whatever their number."""
+    """(1 + draws, columns): a row of zeros (the nominal value) and standard normal values. The first columns of a seed do not
+    depend on the number of columns."""
     blocks = [_latin_hypercube(seed, draws, block) for block in range(-(-columns // BLOCK_COLUMNS))]
     return np.vstack([np.zeros(columns), np.hstack(blocks)[:, :columns]])
 
@@ -283,11 +280,11 @@ def _latin_hypercube(seed: int, draws: int, block: int) -> np.ndarray:
 
 
 def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, has_chains: bool = False) -> list[str]:
-    """Those of a machine's coefficients to draw for intervals; of tensor cores and of chains only where a kernel needs them.
+    """The coefficients of a machine to draw for intervals; those of tensor cores and of chains only where a kernel needs them.
 
-    Left out: what a strategy already used to cut tiles; spreads, which are drawn apart; other runtimes' launches; the voltage of
-    a machine that runs at its rated clock; and fitted latency coefficients, which err together and whose joint error on held-out
-    cases is what the spreads were set from.
+    Left out: coefficients that the strategy already used for its tiles; spreads, which are drawn separately; other runtimes'
+    launches; the voltage of a machine at its rated clock; and fitted latency coefficients, whose joint error on held-out cases
+    the spreads already hold.
     """
 
     def is_drawn(name: str) -> bool:

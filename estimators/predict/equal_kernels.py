@@ -1,4 +1,4 @@
-"""Kernels of a table that are alike, such as those of a model's equal layers: what depends on a kernel alone is computed once."""
+"""Equal kernels of a table, such as those of a model's equal layers: terms that depend on a kernel alone are computed once."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from shmoo.estimators.tiling.base import Tiling
 
 @dataclass(frozen=True, slots=True)
 class KernelKinds(KernelTable):
-    """The kinds of kernels of a table in place of its kernels: a sum over a segment counts each as often as it occurs there.
+    """The kinds of kernels of a table in place of its kernels: a sum over a segment counts each kind as often as it occurs there.
 
     Attributes:
-        times: (U,) kernels of each kind.
+        times: (U,) number of kernels of each kind.
     """
 
     times: Floats
 
     @property
     def single(self) -> bool:
-        """Some kind occurs several times in a segment."""
+        """False: some kind occurs several times in a segment."""
         return False
 
     @property
@@ -43,7 +43,7 @@ class EqualKernels:
 
     Attributes:
         kind: (K,) row of each kernel's kind in the table of kinds.
-        table, tiling: of the U kinds; those of all kernels where no two are alike.
+        table, tiling: the U kinds, or all kernels where no two are equal.
     """
 
     kind: np.ndarray
@@ -56,7 +56,7 @@ class EqualKernels:
 
 
 def find_equal(table: KernelTable, tiling: Tiling) -> EqualKernels:
-    """Kernels of the same numbers, in the table, in the bytes of each kind of access, and in their tiling on one machine."""
+    """Find kernels with the same numbers in the table, the same bytes of each kind of access and the same tiling."""
     columns = [getattr(table, f.name) for f in fields(table) if f.name != "labels" and not f.name.startswith("access_")]
     columns += [table.bytes_of_kind(kind) for kind in (READ_WEIGHT, READ_ACTIVATION, WRITE)]
     columns += _columns(tiling, len(table))

@@ -24,7 +24,7 @@ _PLAIN_FIELDS = ("flops", "macs", "bytes", "params", "weight_bytes", "peak_memor
 
 Record = dict[str, Any]
 ALL_THREADS = "not specified: all threads of the architecture"
-"""Reason of an estimate without a number of threads."""
+"""Reason given where an estimate has no number of threads."""
 
 
 def or_reason(name: str, value: object, reason: str) -> Record:

@@ -1,4 +1,4 @@
-"""Graphs as one table of kernels with totals that hold for every machine: built once, estimated on many machines."""
+"""Graphs as one table of kernels with their machine-independent totals: built once, estimated on many machines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ModelTable:
         origin: graph and kernel of each row.
         compute_dtype: type that contractions compute in; `None` for the tensors' own.
         flops, macs, params, weight_bytes, peak_memory_bytes, unknown_ops, notes: as in `director.Estimate`.
-        memory: the parts of the peak memory, for a machine that is not known yet.
+        memory: the parts of the peak memory, without a machine's capacity.
     """
 
     table: KernelTable
@@ -62,8 +62,8 @@ class ModelTable:
 
 
 def _input_errors(analyse: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of what analyses graphs: a call whose operands do not fit its operator is an `InputError`. Graphs are files, too,
-    and only the cost, the fusion and the memory of an operator know what it takes."""
+    """Decorator of functions that analyse graphs: operands that do not fit their operator raise an `InputError`. Graphs may come
+    from files, and only the cost, fusion and memory functions of an operator know its operands."""
 
     @functools.wraps(analyse)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""Roofs: the peak of the units and the bandwidth of the memories, as a profile names them, and what no machine can pass."""
+"""Roofs: the peak of the units and the bandwidth of the memories, as a profile names them, and lower bounds of time."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import Tiling, per_kernel, resident
 
 PIN_SOURCES = ("datasheet", "literature", "simulated")
-"""Sources of a bandwidth of the main memory that is the one of its pins; a fitted one is what kernels reached."""
+"""Sources of a main-memory bandwidth that state the bandwidth of the pins; a fitted one is the bandwidth that kernels reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeastTime:
-    """Seconds that a machine cannot do without: (..., K) of each kernel on the device, (..., S) of each segment."""
+    """Lower bounds of seconds: (..., K) of each kernel on the device, (..., S) of each segment."""
 
     kernels: Floats
     segments: Floats
 
 
 def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> LeastTime:
-    """Seconds at the peak, or to move at the bandwidth what has to be moved, whichever is longer.
+    """The longer of computing at the peak and moving the compulsory bytes at the full bandwidth.
 
-    Where a strategy counts cycles, a program's kernels run beside each other, so their sums count. Elsewhere kernels follow each
-    other: products and attention at the peak of the highest clock, and bytes that no cache can have kept.
+    Where a strategy counts cycles, a program's kernels overlap, so sums over each segment count. Elsewhere kernels follow each
+    other; each takes at least its products and attention at the peak of the highest clock, and the bytes that no cache can hold.
     """
     if tiling.cycles is None:
         kernels = np.maximum(_least_computing(table, c), _least_moving(table, c))
@@ -45,12 +45,12 @@ def least_time(table: KernelTable, tiling: Tiling, c: Coefficients) -> LeastTime
 
 
 def _least_computing(table: KernelTable, c: Coefficients) -> Floats:
-    """(..., K) seconds of products and attention; 0 where the highest clock is not known, and for convolutions, which may take
+    """(..., K) seconds of products and attention; 0 where the highest clock is unknown, and for convolutions, which may take
     fewer multiplications (Winograd's)."""
     highest_clock = c.find("clock.highest")
     if highest_clock is None:
         return np.zeros(len(table))
-    # The last query of a causal mask sees all keys, each one before it a key less.
+    # Under a causal mask the last query sees all keys, and each query before it one key less.
     visible_share = np.where(table.causal > 0, np.clip(1.0 - (table.m - 1.0) / (2.0 * np.maximum(table.n, 1.0)), 0.0, 1.0), 1.0)
     flops = table.matrix_flops * visible_share * (table.is_family("gemm", "attention") & ~dot_products(table))
     clock_ratio = np.maximum(highest_clock / _rated_clock(table, c), 1.0)
@@ -58,8 +58,8 @@ def _least_computing(table: KernelTable, c: Coefficients) -> Floats:
 
 
 def _rated_clock(table: KernelTable, c: Coefficients) -> Floats | float:
-    """The clock that the peak of each kernel's type is named at. Peaks of tensor cores may be named at a lower one than those of
-    the other units."""
+    """The clock at which the peak of each kernel's type is stated. Peaks of tensor cores may be stated at a lower clock than
+    those of the other units."""
     clock, lanes = c.value("clock"), c.find("matrix.lanes")
     if lanes is None:
         return clock
@@ -68,9 +68,8 @@ def _rated_clock(table: KernelTable, c: Coefficients) -> Floats | float:
 
 
 def _least_moving(table: KernelTable, c: Coefficients) -> Floats:
-    """(..., K) seconds of bytes that come from the main memory or go there: of those that were touched some bytes ago, caches can
-    have kept no larger share than that of their capacity in these. Windows with a stride and rows from anywhere may need less
-    than their operands."""
+    """(..., K) seconds of bytes from and to main memory. Caches can hold at most the share of an operand that their capacity has
+    in the bytes touched since its last use. Strided windows and gathered rows may read less than their operands and count 0."""
     main_memory = c.profile.main_memory
     bandwidth = c.profile.coefficients[f"bandwidth.{main_memory}"]
     if bandwidth.source not in PIN_SOURCES:
@@ -83,14 +82,14 @@ def _least_moving(table: KernelTable, c: Coefficients) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Roofs:
-    """What K kernels would take at best, arrays of length K.
+    """Best-case time and energy of K kernels, arrays of length K.
 
     Attributes:
-        compute_s: with every unit at its peak. A library may take less, with fewer multiplications (Winograd's) or a clock above
-            the one that a peak is named at.
-        memory_s: to move each byte that must come from main memory, or go there, once, and all bytes once through each cache.
-        energy_j: of the flops and of the bytes of main memory, without static power, at the voltage and the warmth that the
-            kernels run at; never more than they take. `None` where the profile has no energy coefficients.
+        compute_s: seconds with every unit at its peak. A library may take less, with fewer multiplications (Winograd's) or a
+            clock above the one that a peak is stated at.
+        memory_s: seconds to move each compulsory byte of main memory once, and all bytes once through each cache.
+        energy_j: energy of the flops and of the bytes of main memory, without static power, at the voltage and the warmth of the
+            run; at most the kernels' own. `None` where the profile has no energy coefficients.
     """
 
     compute_s: Floats
@@ -116,7 +115,7 @@ def kernel_roofs(table: KernelTable, tiling: Tiling, c: Coefficients, runtime: s
     matrix_flops = issued_flops(table, tiling, c, runtime)
     joules = dynamic_energy(table, tiling, c, matrix_flops)
     if joules is not None and taken_j is not None:
-        # A mask, or fewer multiplications (Winograd's), may leave less to do than the operator counts.
+        # With a mask or fewer multiplications (Winograd's) a kernel does less than the operator counts.
         least_j = flops_energy(table, c, np.minimum(matrix_flops, table.matrix_flops)) + bytes_energy(
             {main_memory: main_bytes}, c
         )
@@ -133,8 +132,8 @@ def matrix_peaks(c: Coefficients, dtypes: np.ndarray) -> np.ndarray:
 
 
 def type_notes(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: what it multiplies instead. Where there is
-    only a narrower type, the estimate is that of a quantized model."""
+    """A sentence for each type of `COMPUTE_DTYPES` that a machine does not multiply: the type it multiplies instead. Where there
+    is only a narrower type, the estimate is that of a quantized model."""
     c, notes = Coefficients(profile), []
     for dtype in sorted(set(dtypes)):
         names = MATRIX[COMPUTE_DTYPES.index(dtype)]

@@ -11,29 +11,29 @@ Per kernel, with flops F by unit u, bytes B by memory level l, rates from the ma
                 + join x (cores woken - 1) + skew x (H(cores at work) - 1)
     energy    = sum F_u x e_flop_u + sum B_l x e_byte_l + P_static x t
 
-On a CPU main memory has the same efficiency_bandwidth for every kernel: the others are of caches. A loop too short for all cores
-has only the share of peaks and caches that those at work have (`tiling/cpu_calls.py`).
-H(n) = 1 + 1/2 + ... + 1/n, of the thread that comes last (`tiling/cpu_calls.py`).
+On a CPU main memory has one efficiency_bandwidth for all kernels; the per-operator shares apply to caches only. A loop too short
+for all cores reaches only the share of peaks and cache bandwidths of the cores at work.
+H(n) = 1 + 1/2 + ... + 1/n accounts for the thread that comes last (both: `tiling/cpu_calls.py`).
 "away" is the share of a kernel's code and library state that other work has pushed out of the core's cache since it last ran.
 p is the overlap exponent: 1 adds compute and memory, infinity takes the larger (the roofline: Williams, Waterman and
 Patterson, CACM 52(4), 2009). The energy form is Choi et al., "A roofline model of energy", IPDPS 2013. Where a strategy counts
 cycles (systolic arrays, recurrences) t_matrix = cycles / (clock x efficiency), and the array and the other units work at once:
 the sum in t_compute is one with exponent p.
 
-Where blocks share multiprocessors (GPU), the factors after t_matrix are those of what a block reuses, reduces and keeps at work:
+Where blocks share multiprocessors (GPU), the factors of t_matrix depend on a block's reuse, reduction depth and outputs at work:
 
     (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
-on tensor cores copies are a level of their own, staged bytes of the busiest multiprocessor over the least of
-fetch_width x clock and bytes in flight / fetch_latency; parts of a reduction take split_overhead to add up.
+On tensor cores copies are one more memory level: the staged bytes of the busiest multiprocessor over the lesser of
+fetch_width x clock and bytes in flight / fetch_latency. Adding up the parts of a split reduction takes split_overhead.
 
-The same joules meet the power cap of a GPU's board, a TPU or a KPU. Those of flops and bytes on the chip follow the clock as the
-voltage squared does, those of main memory do not:
+The same energies are held against the power cap of a GPU's board, a TPU or a KPU. The energies of flops and of bytes on the chip
+follow the clock as the square of the voltage does; those of main memory do not:
 
     e = e_rated x max(energy_floor, (clock / rated) ^ energy_clock)
 
-and under sustained load a segment takes as long as t, until (J_chip(clock x t_clocked / t) + J_memory) / t is what the cap
-leaves beside P_static; t_clocked is what follows the clock, so that waiting for main memory leaves room for a lower one.
+Under sustained load the time t of a segment grows until (J_chip(clock x t_clocked / t) + J_memory) / t is what the cap leaves
+beside P_static. t_clocked is the part of t that follows the clock: time waiting for main memory allows a lower clock.
 
 A graph on a CPU takes the sum of its kernels, a program on a TPU less (`program.py`). Where launches are asynchronous (GPU), the
 host runs ahead: kernel i starts when the host has launched it and kernel i-1 has ended.
@@ -115,10 +115,10 @@ class Prediction:
     """Arrays of shape (K,), or (D, K) when coefficients hold D draws, (..., K) for design points.
 
     Attributes:
-        compute_s, memory_s: what each would take without the other; `memory_s` is the slowest level's.
+        compute_s, memory_s: computing alone, and the slowest memory level alone.
         launch_s: launch (host time on asynchronous devices); device_s: everything else.
         dynamic_j: energy of flops and bytes, without static power; `None` where the profile has no energy coefficients.
-        early_s: of `device_s`, what passes while the kernel's program is entered; `None` where nothing does.
+        early_s: the part of `device_s` that passes while the kernel's program is entered; `None` for none.
     """
 
     compute_s: Floats
@@ -149,7 +149,7 @@ class Prediction:
 
 
 def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runtime: str) -> Prediction:
-    """Latency and energy of every kernel, cut for the machine and launched by a runtime; the coefficients may hold D draws."""
+    """Latency and energy of every kernel, tiled for the machine and launched by a runtime; the coefficients may hold D draws."""
     codes = algorithm_codes(table, coefficients.profile)
     compute, memory, body, clocked_s, joules, early_s, cores_at_work = _kernel_parts(table, tiling, coefficients, codes, runtime)
     if early_s is not None:
@@ -180,7 +180,7 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
     if l2 is not None and coefficients.find(f"switch.{runtime}") is not None:
         code_share = 1.0 - hit_share(table.code_distance, l2.value)
         if coefficients.profile.family in ASYNCHRONOUS:
-            # The host's caches see none of the bytes: a call by itself finds its code there, one among others does not.
+            # The device's bytes do not pass the host's caches: a lone call finds its code there, one among others does not.
             code_share = table.to_kernels((table.counts > 1).astype(np.float64))
         launch = launch + coefficients.by_algorithm(codes, f"switch.{runtime}") * code_share
     if coefficients.profile.family in ASYNCHRONOUS:
@@ -192,22 +192,22 @@ def predict(table: KernelTable, tiling: Tiling, coefficients: Coefficients, runt
 
 
 def entry_seconds(table: KernelTable, c: Coefficients, runtime: str) -> Floats:
-    """(..., S) seconds that each segment takes to be entered. That of a lone call of an operator is in its launch."""
+    """(..., S) seconds to enter each segment; the launch of a lone operator call includes its entry."""
     entry = np.atleast_1d(c.value(*by_runtime("graph", runtime)))
     return entry if enters_alone(c.profile, runtime) else np.where(table.counts > 1, entry, 0.0)
 
 
 def enters_alone(profile: ArchitectureProfile, runtime: str) -> bool:
-    """Whether a single kernel takes the entry of its graph beside its launch: in compiled code, and in programs of a machine that
-    were timed from the host."""
+    """True where a single kernel pays the entry of its graph beside its launch: in compiled code, and in programs of a machine
+    that were timed from the host."""
     return runtime not in CALLED_ALONE or (runtime == "xla" and "graph.xla" in profile.coefficients)
 
 
 def _kernel_parts(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: Ints, runtime: str
 ) -> tuple[Floats, Floats, Floats, Floats, Joules | None, Floats | None, Floats]:
-    """Of each kernel by itself: seconds of the units, of the memory, of both with its tiles, and of what follows the clock, all
-    but the main memory; joules; the seconds fewer that it takes where `early_bytes` have moved before; and the cores at work."""
+    """Terms of each kernel by itself: seconds of computing, of memory, of both with tile overheads, and the same without main
+    memory, which follow the clock; joules; the seconds saved where `early_bytes` have moved before; and the cores at work."""
     by_algorithm = partial(c.by_algorithm, codes)
     compute, energy_flops = _compute_time(table, tiling, c, codes, runtime)
     share = c.by_kernel(table, codes, *_loops("efficiency.bandwidth", runtime))
@@ -215,7 +215,7 @@ def _kernel_parts(
     if c.profile.family == "gpu":
         shares = level_shares(c.profile, by_algorithm, share)
     if c.profile.family == "cpu":
-        # What keeps a loop from its caches' bandwidth is in the core; main memory is slower than that for all of them alike.
+        # Cores limit the cache bandwidth of each loop differently; main memory is slower than the cores for all loops.
         shares[c.profile.main_memory] = c.value("efficiency.bandwidth")
     level_bytes = tiling.level_bytes
     if c.profile.family == "gpu" and runtime in AS_STORED:
@@ -234,7 +234,7 @@ def _kernel_parts(
     levels = [nbytes / (by_algorithm(f"bandwidth.{level}") * shares[level]) for level, nbytes in level_bytes.items()]
     cores_at_work: Floats = np.ones(len(table))
     if c.profile.family == "cpu":
-        # One core reads the caches at its own rate, and the main memory as fast as several.
+        # Fewer cores read the caches more slowly, but main memory as fast.
         cache_s = levels[:-1]
         cores_at_work, slowdown = _at_work(table, tiling, c, np.maximum.reduce(np.broadcast_arrays(compute, *cache_s)), runtime)
         compute, levels = compute * slowdown, [*(seconds * slowdown for seconds in cache_s), levels[-1]]
@@ -294,7 +294,7 @@ def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Float
 def _compute_time(
     table: KernelTable, tiling: Tiling, c: Coefficients, codes: np.ndarray, runtime: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of all units, and matrix flops that take energy (`issued_flops`)."""
+    """(..., K) seconds of all units, and matrix flops that take energy (`issued_flops`)."""
     peak = c.by_dtype(table.dtype, MATRIX)
     stencil = table.is_family("depthwise") & (tiling.blocks is not None)
     if stencil.any():
@@ -362,7 +362,7 @@ def _compute_time(
         vector = np.where(makes_points & ~stencil, point_s, vector)
     if tiling.cycles is None:
         return matrix + vector + special, energy_flops
-    # A chain of dependences along a row (KPU) takes its steps, however fast the units are.
+    # A chain of dependences along a row (KPU) takes all its steps, however fast the units are.
     loop_s = np.maximum(vector + special, np.where(table.matrix_flops > 0, 0.0, seconds))
     return overlapped([matrix, loop_s], c.by_algorithm(codes, "overlap")), energy_flops
 
@@ -383,7 +383,7 @@ def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float
 
 
 def _alternative_time(table: KernelTable, way: Transformed, peak: Floats, c: Coefficients) -> Floats:
-    """Seconds of a contraction done another way: fewer multiplications, the transforms' own traffic, and their launches."""
+    """(..., K) seconds of an alternative algorithm: its products, the traffic of its transforms, and their launches."""
     rate = peak * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
     ramp = _ramp(table, way.blocks, lambda stem: c.value(f"{stem}.{way.name}", stem))
     share = c.value(f"efficiency.bandwidth.{way.name}", "efficiency.bandwidth")

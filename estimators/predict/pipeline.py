@@ -1,9 +1,9 @@
-"""The one way from kernels to time and energy: predict, correct, add up each graph, price its energy.
+"""The pipeline from kernels to time and energy: predict, correct, add up each graph, price its energy.
 
     table, tiling -> predict -> correct -> graph latency -> energy
 
-An estimate, a fit, a sweep over design points and a report all go through `price`; they differ in what their coefficients hold
-(numbers, draws or points) and in whether the residual counts.
+Estimates, fits, sweeps over design points and reports all call `price`. Their coefficients hold numbers, draws or design points,
+and fits leave the residual out.
 """
 
 from __future__ import annotations
@@ -40,28 +40,27 @@ from shmoo.estimators.table import Floats, Ints, KernelTable
 from shmoo.estimators.tiling.base import Tiling, dependent_steps
 
 DRAWS = 100
-"""Draws of the uncertain coefficients behind an interval: its ends are within about 6 % of their distance from the value, in
-logarithms, less than spreads are known to."""
+"""Draws of the uncertain coefficients for an interval. Its ends are then within about 6 % of their distance from the value, in
+logarithms: less than the uncertainty of the spreads."""
 TAIL = 0.05
 """Share of the draws beyond either end of an interval."""
 TINY = 1e-300
-"""Stands for zero where a logarithm is taken."""
+"""Replaces zero in logarithms."""
 Waits = Callable[[Coefficients], np.ndarray]
-"""Gives the (K,) or (D, K) seconds for which the host is held up before it launches each kernel."""
+"""Coefficients -> (K,) or (D, K) seconds by which the host is delayed before it launches each kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What K kernels in S segments cost on a machine; arrays have a dimension more for each axis of the coefficients.
+    """Time and energy of K kernels in S segments on a machine; arrays have one more dimension for each axis of the coefficients.
 
     Attributes:
-        correction: what the residual says of each kernel; `None` where it was left out.
-        prediction: of each kernel, corrected.
+        correction: the residual of each kernel; `None` where it is left out.
+        prediction: corrected times and energies of each kernel.
         latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
         device_s, device_j: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for
             the host, and the energy of this time.
-        drawn_s, drawn_j, drawn_device_s, drawn_device_j: (D, S) the same for random values of everything uncertain; `None` where
-            no draws were asked for.
+        drawn_s, drawn_j, drawn_device_s, drawn_device_j: (D, S) the same for draws of everything uncertain; `None` without draws.
     """
 
     tiling: Tiling
@@ -76,8 +75,8 @@ class Prices:
     drawn_device_s: np.ndarray | None = None
     drawn_device_j: np.ndarray | None = None
 
-    def whole(self) -> Prices:
-        """The same with all segments as one."""
+    def total(self) -> Prices:
+        """The sums over all segments, as one segment."""
         nominal = ("latency_s", "energy_j", "device_s", "device_j")
         names = (*nominal, "drawn_s", "drawn_j", "drawn_device_s", "drawn_device_j")
         sums_of = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
@@ -93,7 +92,7 @@ class Prices:
         return _interval_pairs(self.device_s, self.drawn_device_s, self.device_j, self.drawn_device_j)
 
     def quantities(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-        """Latency, energy, average power and energy x delay of every segment, as far as they are known, each with its draws."""
+        """Latency, energy, average power and energy x delay of every segment with their draws; latency alone without energies."""
         quantities = {"latency_s": (self.latency_s, self.drawn_s)}
         if self.energy_j is not None:
             for name, quantity in _FROM_ENERGY.items():
@@ -130,10 +129,10 @@ def price(
     """Time and energy of every segment of a table.
 
     Args:
-        coefficients: of the machine; may hold D values or design points.
-        residual: whether the profile's corrections hold.
-        seed: of the draws; no draws for `None`.
-        shared: draws that other estimates share, to compare with them; draws for this one alone for `None`.
+        coefficients: the machine's; may hold D values or design points.
+        residual: whether to apply the profile's corrections.
+        seed: seed of the draws; `None` for no draws.
+        shared: draws shared with other estimates, so that their ratios are sharp; `None` draws for this estimate alone.
     """
     _keep_freed_memory()
     profile = coefficients.profile
@@ -158,7 +157,7 @@ def price(
             prediction = replace(prediction, dynamic_j=within_cap(kernels, prediction.device_s, prediction.dynamic_j, c))
         launch_order = kernels, prediction
         if kinds is not None and profile.family in ASYNCHRONOUS:
-            # When a kernel is launched depends on those before it.
+            # A kernel's launch depends on the kernels before it.
             in_order = replace(prediction, launch_s=kinds.spread(prediction.launch_s), device_s=kinds.spread(prediction.device_s))
             launch_order = table, in_order
         least_s = least_times.segments
@@ -193,7 +192,7 @@ def price(
 
 
 def _with_errors(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:
-    """Draws of kernels with what the model errs. What an algorithm is off by is the host's part of a call, too."""
+    """Draws of kernels with the model's errors. An algorithm's error covers the host's part of a call too."""
     with_factors, has_total = prediction.scaled(errors.kernels), ~np.isnan(errors.of_kernels)
     device, launch = with_factors.device_s, with_factors.launch_s
     if has_total.any():
@@ -211,7 +210,7 @@ def _with_errors(table: KernelTable, prediction: Prediction, errors: ModelErrors
 
 @cache
 def _keep_freed_memory() -> None:
-    """Have a C library keep the memory of freed arrays for the next ones; otherwise a third of the time goes into page faults.
+    """Make the C library keep the memory of freed arrays for the next ones; otherwise page faults take a third of the time.
 
     Once a block of almost `MAPPED_BYTES` was freed, glibc maps none up to that size by itself (mallopt(3), the dynamic adjustment
     of M_MMAP_THRESHOLD). The block is never touched.
@@ -220,12 +219,12 @@ def _keep_freed_memory() -> None:
 
 
 def interval_ends(values: np.ndarray, draws: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the intervals of positive nominal values, from their draws, a dimension more; the values alone without draws. An
-    interval holds its value even where few draws lie on one side of it.
+    """Ends of the intervals of positive nominal values, from their draws (one more dimension); the values themselves without
+    draws. An interval contains its value even where few draws lie on one side of it.
 
-    An end is what the order statistics around it say, each by its own distance from the value in logarithms, scaled as those of a
-    normal law are: their mean varies a sixth less from seed to seed than the 5 % point of the draws itself. It lies among them,
-    so that it passes no limit that the draws keep to.
+    An end averages the order statistics around it: their distances from the value in logarithms, scaled to the end by a normal
+    law. This varies a sixth less from seed to seed than the 5 % point of the draws. The end is clipped to the draws, so that it
+    passes no limit that all draws respect.
     """
     if draws is None:
         return values, values
@@ -250,14 +249,13 @@ def _tail_statistics(draws: int) -> tuple[Ints, Floats]:
 def possible_watts(
     profile: ArchitectureProfile, low: Floats | float, value: Floats | float, high: Floats | float
 ) -> tuple[Floats, Floats]:
-    """The ends of intervals of power between what a machine takes with nothing running and what it may draw, where these are
-    known."""
+    """Ends of intervals of power, clipped to a machine's idle power and its power cap where these are known."""
     idle_w, cap_w = profile.value("power.idle", 0.0), profile.value("power.tdp", np.inf)
     return np.maximum(low, np.minimum(idle_w, value)), np.minimum(high, np.maximum(cap_w, value))
 
 
 def intervals_of(values: np.ndarray, draws: np.ndarray | None) -> list[Interval]:
-    """(S,) nominal values with the limits that their (D, S) draws, which are centred on them, give."""
+    """Intervals of (S,) nominal values from their (D, S) draws, which are centred on them."""
     low, high = interval_ends(values, draws)
     ends = zip(low.tolist(), values.tolist(), high.tolist(), strict=True)
     return [Interval(value, low_end, high_end) for low_end, value, high_end in ends]

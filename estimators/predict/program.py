@@ -1,4 +1,4 @@
-"""Kernels of a graph in time: what the host and the kernels of one program hide of each other.
+"""Kernels of a graph in time: how the host and the kernels of one program overlap.
 
 A program's kernels run in order, but the compiler starts the copies of a kernel's operands while earlier ones compute, so the
 whole takes no less than all of its arithmetic or all of its memory traffic, and the beginning and end that no copy hides:
@@ -6,8 +6,8 @@ whole takes no less than all of its arithmetic or all of its memory traffic, and
     least = max(sum t_compute, sum t_memory) + max over kernels (t - max(t_compute, t_memory))
     t     = sum t - program x (sum t - least)
 
-With a single kernel this is its own time, and a further kernel never makes it less. An operand of the first kernel moves while
-the program is entered, and no longer than that takes.
+With a single kernel this is its own time, and a further kernel never shortens it. An operand of the first kernel may move while
+the program is entered.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from shmoo.estimators.table import Floats, KernelTable
 
 
 def _hidden_seconds(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
-    """(..., K) seconds of each kernel that pass behind others of its program or before it begins."""
+    """(..., K) seconds of each kernel that overlap with other kernels of its program, or pass before it begins."""
     behind_others = _beside_others(table, p, c)
     return behind_others if p.early_s is None else behind_others + np.minimum(p.early_s, p.device_s - behind_others)
 
 
 def _beside_others(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
-    """(..., K) seconds of each kernel that pass behind others of its program; 0 on machines without such programs."""
+    """(..., K) seconds of each kernel that overlap with others of its program; 0 on machines without such programs."""
     share = c.find("program")
     if share is None or table.single:
         return 0.0
@@ -59,7 +59,7 @@ def graph_latency(
         handed_over = prediction.launch_s + waits - _tail(table, prediction, coefficients)
         lone_end: Floats = np.maximum(handed_over + prediction.device_s, prediction.launch_s + waits)
         return lone_end + entry
-    # Sums over the whole table: what earlier segments put in falls out of the difference.
+    # Sums over the whole table: the parts of earlier segments cancel in the difference.
     host, device = np.cumsum(prediction.launch_s + waits, axis=-1), np.cumsum(prediction.device_s, axis=-1)
     earlier_host_s = np.where(starts > 0, host[..., starts - 1], 0.0)
     slack = host - _tail(table, prediction, coefficients) - (device - prediction.device_s)
@@ -69,7 +69,7 @@ def graph_latency(
 
 
 def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> Floats:
-    """What the host still does for each launch after the device has been given the kernel."""
+    """(..., K) seconds that the host spends on each launch after it has handed the kernel to the device."""
     codes = algorithm_codes(table, coefficients.profile)
     tail: Floats = coefficients.by_algorithm(codes, "launch_tail") * prediction.launch_s
     # The last step of a recurrent layer runs after the host has launched it.
@@ -80,8 +80,8 @@ def _tail(table: KernelTable, prediction: Prediction, coefficients: Coefficients
 def kernel_times(
     table: KernelTable, prediction: Prediction, coefficients: Coefficients
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) seconds after the entry of its segment at which each kernel is launched, starts and ends, as `graph_latency` has them;
-    on synchronous machines a kernel runs in its launch."""
+    """(K,) seconds after the entry of its segment at which each kernel is launched, starts and ends, consistent with
+    `graph_latency`; on synchronous machines a kernel runs in its launch."""
     asynchronous = coefficients.profile.family in ASYNCHRONOUS
     tail = _tail(table, prediction, coefficients) if asynchronous else np.zeros(len(table))
     in_program = prediction.latency_s - _hidden_seconds(table, prediction, coefficients)
@@ -97,11 +97,10 @@ def kernel_times(
 
 
 def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coefficients) -> np.ndarray:
-    """(K,) seconds by which each kernel makes its segment last longer; with the segment's entry they add up to `graph_latency`.
+    """(K,) seconds that each kernel adds to its segment; with the segment's entry they add up to `graph_latency`.
 
-    On synchronous machines that is the kernel's own latency, less what passes behind others of its program. On asynchronous ones
-    a launch counts as far as the device waits for it; the host's end, where it comes after the device's, counts with the last
-    kernel.
+    On synchronous machines that is the kernel's own latency less its overlap with others of its program. On asynchronous ones a
+    launch counts as far as the device waits for it; host time after the device's end counts with the last kernel.
     """
     if coefficients.profile.family not in ASYNCHRONOUS:
         return prediction.latency_s - _hidden_seconds(table, prediction, coefficients)
@@ -116,8 +115,8 @@ def elapsed_time(table: KernelTable, prediction: Prediction, coefficients: Coeff
 def segment_energy(
     table: KernelTable, prediction: Prediction, latency_s: np.ndarray, coefficients: Coefficients
 ) -> np.ndarray | None:
-    """Energy of each segment, (S,) or (D, S), as a meter reads it: what its kernels spend on flops and bytes, and static power
-    over its whole time."""
+    """(S,) or (D, S) energy of each segment as a meter reads it: flops and bytes of its kernels, and static power over its whole
+    time."""
     if prediction.dynamic_j is None:
         return None
     joules = table.of_segments(prediction.dynamic_j) + coefficients.value("power.static") * latency_s

@@ -1,4 +1,4 @@
-"""What measurements say beyond the physics: a small correction, kept apart from it and removable.
+"""The residual: a small correction of the physics by measurements, kept apart and removable.
 
 For a group of kernels that a machine was measured on, boosted trees (Friedman, "Greedy function approximation: a gradient
 boosting machine", Annals of Statistics 29(5), 2001) give log(measured / physical) from features of a kernel and its tiles:
@@ -6,17 +6,16 @@ boosting machine", Annals of Statistics 29(5), 2001) give log(measured / physica
     t = physical t x exp(support x sum over trees of tree(features))
     support = exp(-|b|^2 / 2),  b = doublings / FALLOFF by which each feature lies outside the range that was measured
 
-A library's choice among kernels jumps with the shape, which trees follow and smooth functions do not. Outside of what was
-measured `support` falls to 0 and the physics stands: features that all measured kernels share (a window of 3 x 3) have a range of
-one value. How much support a kernel has also says how its interval is made up of the errors that held-out cases had with and
-without the correction. The trees are symmetric: all nodes of a level ask the same question (Prokhorenkova et al., "CatBoost",
-NeurIPS 2018), so that many trees and kernels are a few array operations.
+A library's choice among kernels jumps with the shape, which trees follow and smooth functions do not. Outside the measured range
+`support` falls to 0 and the physics stands; features that all measured kernels share (a window of 3 x 3) have a range of one
+value. Support also weights the held-out errors with and without the correction in a kernel's interval. The trees are symmetric:
+all nodes of a level ask the same question (Prokhorenkova et al., "CatBoost", NeurIPS 2018), so that many trees and kernels are a
+few array operations.
 
-A GPU's product takes the same in float16 and bfloat16, in the same kernels at the same rate: the first correction of either type
-holds for both. One of the other type, as of rows that were measured with another release of the library, adds to it within its
-own range.
+A GPU multiplies float16 and bfloat16 in the same kernels at the same rate, so the first correction of either type holds for both.
+A correction of the other type, such as from rows measured with another release of the library, adds to it within its own range.
 
-Fitting is in `shmoo.calibrate.fit.residual`. Only the machine that was measured has a residual: it is not carried to others.
+Fitting is in `shmoo.calibrate.fit.residual`. Only the measured machine has a residual; it does not transfer to others.
 """
 
 from __future__ import annotations
@@ -88,20 +87,20 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "attention": (*PRODUCT, "group", "causal"),
     }
 )
-"""Group of kernels that one correction can hold for -> its features. Families are groups; products that run in the kernels for
-batches (`coefficients.batched_product`) are one of their own. Loops without a contraction have none: their own coefficients leave
-little."""
+"""Group of kernels with a correction -> its features. Families are groups; products that run in the kernels for batches
+(`coefficients.batched_product`) are a group of their own. Loops without a contraction have no correction, because their
+coefficients leave small errors."""
 
 FALLOFF = 0.25
-"""Doublings outside the measured range of a feature at which support is down to exp(-1/2); at twice the largest it is 3e-4."""
+"""Doublings outside the measured range of a feature at which support falls to exp(-1/2); at one doubling it is 3e-4."""
 ANY_RUNTIME = frozenset({"gpu"})
-"""Architecture families whose contractions come from the same library whichever runtime queues them. In another runtime than the
-one measured the device's time is corrected, by the share that it had in what was measured. On other families a correction holds
-for the runtime that was measured. The same holds beside another host than the one measured."""
+"""Architecture families whose contractions come from the same library in every runtime. In another runtime than the measured one,
+or beside another host, the device's time is corrected by its share in the measured time. On other families a correction applies
+to the measured runtime only."""
 SAME_KERNELS = ("bfloat16", "float16")
 """Types that a GPU multiplies in the same kernels."""
 _ROWS_AT_ONCE = 512
-"""Bounds the arrays of rows x trees to what a core's caches hold."""
+"""Rows evaluated together, so that arrays of rows x trees fit a core's caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +108,10 @@ class Correction:
     """Arrays of shape (K,).
 
     Attributes:
-        log_factor: log of corrected over physical time on the device (CPUs: all of it); 0 where no correction holds.
-        log_launch: the same of the launch.
+        log_factor: log of corrected over physical time on the device (CPUs: all of it); 0 where no correction applies.
+        log_launch: the same for the launch.
         support: 1 among measured kernels, falling to 0 away from them.
-        spread: standard deviation of the log error that held-out cases had with the correction on.
+        spread: standard deviation of the log error of held-out cases with the correction.
     """
 
     log_factor: Floats
@@ -121,7 +120,7 @@ class Correction:
     spread: Floats
 
     def applied(self, prediction: Prediction) -> Prediction:
-        """The prediction with its times corrected, energy of flops and bytes as it was."""
+        """The prediction with its times corrected; energies of flops and bytes stay."""
         if not self.log_factor.any():
             return prediction
         factor = np.exp(self.log_factor)
@@ -171,14 +170,14 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
 
 
 def stacks_on_earlier(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> bool:
-    """Whether a correction goes on top of an earlier one, which is of the same kernels in another type of `SAME_KERNELS`."""
+    """True where a correction adds to an earlier one for the same kernels in another type of `SAME_KERNELS`."""
     kernels = (group.group, group.runtime)
     dtypes_before = {group_before.dtype for group_before in earlier if (group_before.group, group_before.runtime) == kernels}
     return family == "gpu" and group.dtype in SAME_KERNELS and not dtypes_before.isdisjoint(SAME_KERNELS)
 
 
 def types_of(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> tuple[str, ...]:
-    """Types that a correction holds for: all of `SAME_KERNELS` for the first of them, else its own."""
+    """Types that a correction applies to: all of `SAME_KERNELS` for the first correction in one of them, else its own."""
     is_first = family == "gpu" and group.dtype in SAME_KERNELS and not stacks_on_earlier(group, earlier, family)
     return SAME_KERNELS if is_first else (group.dtype,)
 
@@ -204,7 +203,7 @@ def log_features(names: Sequence[str], table: KernelTable, tiling: Tiling, rows:
 
 
 def support_of(group: ResidualGroup, logs: Floats) -> Floats:
-    """(R,) shares in [0, 1] by which kernels with (R, d) features are like those measured."""
+    """(R,) support in [0, 1] of kernels with (R, d) features: 1 inside the measured ranges."""
     distance = np.maximum(np.asarray(group.low) - logs, logs - np.asarray(group.high)).clip(min=0.0) / FALLOFF
     squares: Floats = (distance**2).sum(axis=1)
     return np.exp(-0.5 * squares)

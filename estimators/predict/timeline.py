@@ -20,9 +20,8 @@ class KernelSpan(msgspec.Struct, frozen=True):
     """One kernel in time, in seconds from the entry of the call.
 
     Attributes:
-        launch_s: when the host begins to launch it, and when it is done with it; `None` where the kernel runs in its launch
-            (everything but GPUs).
-        start_s, end_s: when it runs.
+        launch_s: begin and end of its launch by the host; `None` where the kernel runs in its launch (all but GPUs).
+        start_s, end_s: begin and end of the kernel.
     """
 
     kernel: KernelEstimate
@@ -40,7 +39,7 @@ def schedule(
     batch: int = 1,
 ) -> tuple[Estimate, tuple[KernelSpan, ...]]:
     """The estimate of one call, and its kernels in time; arguments and errors as of `AnalysisDirector.estimate`. The last kernel
-    ends when the predicted latency is over."""
+    ends at the predicted latency."""
     runtime = check_runtime(director.profile, runtime)
     family = director.profile.family
     work = tabulate_model(tuple(graphs), runtime, family, compute_dtype)

@@ -1,6 +1,5 @@
-"""What to change about a model on a machine, or about the machine, and what each change would bring. Both are priced with the
-same random values of the coefficients, so that an error they share cancels in their ratio, and by sample, so that batches
-compare."""
+"""Changes to a model on a machine, or to the machine, and the effect of each. Both setups are priced with the same draws of the
+coefficients, so that shared errors cancel in their ratio, and by sample, so that batches compare."""
 
 from __future__ import annotations
 
@@ -36,8 +35,8 @@ NEAR_BEST_SHARE = 0.9
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What a change makes of the model: time and energy of a call, `speedup` (time of a sample as it is, over that with the
-    change) and `energy_ratio` (energy of a sample with the change, over that as it is)."""
+    """The effect of a change: time and energy of a call, `speedup` (time of a sample before over after the change) and
+    `energy_ratio` (energy of a sample after over before the change)."""
 
     latency_s: Interval
     energy_j: Interval | None
@@ -46,23 +45,22 @@ class Effect(msgspec.Struct, frozen=True):
 
     @property
     def average_power_w(self) -> float | None:
-        """Of the call; `None` where energy is not known."""
+        """Average power of the call; `None` where energy is unknown."""
         return None if self.energy_j is None else self.energy_j.value / self.latency_s.value
 
     def gain(self, aim: Aim) -> Interval | None:
-        """By which factor less time or energy is needed; `None` where energy is not known."""
+        """Factor by which time or energy shrinks; `None` where energy is unknown."""
         if aim == "time":
             return self.speedup
         return None if self.energy_ratio is None else self.energy_ratio.dividing(1.0)
 
     def factor(self, aim: Aim) -> float:
-        """The value of `gain`; 1 where it is not known."""
+        """The value of `gain`; 1 where it is unknown."""
         gain = self.gain(aim)
         return gain.value if gain else 1.0
 
     def verdict(self, aim: Aim) -> Verdict:
-        """Whether a change is better or worse by more than the uncertainty of the difference; "same" where that is less than
-        `LEAST_GAIN`, "open" where the interval holds both sides."""
+        """ "better" or "worse" where the gain exceeds its uncertainty, "same" where the whole interval is near 1, else "open"."""
         gain = self.gain(aim)
         if gain is None or gain.low <= 1.0 <= gain.high or abs(gain.value - 1.0) < LEAST_GAIN:
             is_negligible = gain is not None and max(gain.high - 1.0, 1.0 - gain.low) < 2 * LEAST_GAIN
@@ -71,7 +69,7 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class WhatIf(msgspec.Struct, frozen=True):
-    """A change and its effect, priced by the estimator. `memory` is what a call then has in memory."""
+    """A change and its effect, priced by the estimator. `memory` is the memory of a call after the change."""
 
     change: Change
     setup: Setup
@@ -80,13 +78,13 @@ class WhatIf(msgspec.Struct, frozen=True):
     memory: MemoryRoom
 
     def helps(self, aim: Aim) -> bool:
-        """Whether the gain is larger than its uncertainty, and the call fits the machine's memory."""
+        """True where the gain exceeds its uncertainty and the call fits the machine's memory."""
         return self.effect.verdict(aim) == "better" and self.memory.fits is not False
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """What to change about a model on a machine: the estimate of the model as it is, in `setup`, where its time and energy go
-    (`spending`), changes with the best first, and by name those that could not be estimated and why."""
+    """Advice for a model on a machine: the estimate in the present `setup`, where its time and energy go (`spending`), changes
+    with the best first, and by name the changes that could not be estimated, with the reason."""
 
     model: str
     aim: Aim
@@ -106,14 +104,14 @@ class Advice(msgspec.Struct, frozen=True):
 
 
 class Lever(WhatIf, frozen=True):
-    """A part of a machine changed, with what it brings along (`variants.variant`) and takes.
+    """A change of one part of a machine, with its dependent coefficients (`variants.variant`), power and area.
 
     Attributes:
         before, after: values of its first coefficient, in `unit`.
         follows: coefficients that change with it.
-        power_cap_w: of the changed machine, where the profile has one.
-        area_m2: that the change adds to the chip; `None` where the profile has no number for it, as `area_reason` says.
-        note: what the numbers leave out; "" for nothing.
+        power_cap_w: power cap of the changed machine, where the profile has one.
+        area_m2: area that the change adds to the chip; `None` where the profile has no number for it, as `area_reason` says.
+        note: effects that the numbers leave out; "" for none.
     """
 
     unit: str
@@ -127,8 +125,7 @@ class Lever(WhatIf, frozen=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """What the parts of a machine are worth to a model, the principal bottleneck first. `die` is the area of its dies where it is
-    published."""
+    """The value of each part of a machine to a model, the principal bottleneck first. `die` is the published area of its dies."""
 
     model: str
     arch: str
@@ -138,20 +135,20 @@ class Sensitivity(msgspec.Struct, frozen=True):
 
     @property
     def bottleneck(self) -> Lever | None:
-        """The single part that helps most, by more than its uncertainty."""
+        """The single part that helps most, by more than the uncertainty of its gain."""
         better_levers = (lever for lever in self.levers if lever.effect.verdict(self.aim) == "better")
         return next((lever for lever in better_levers if lever.change.kind == "part"), None)
 
 
 class Comparison:
-    """Prices a model in the setup `base`, and with changes, on one machine or on variants of it, by paired draws. Raises what
-    `graphs_of` does."""
+    """Prices a model in the setup `base` and with changes, on one machine or on variants of it, by paired draws. Passes on the
+    errors of `graphs_of`."""
 
     def __init__(self, profile: ArchitectureProfile, base: Setup, graphs_of: GraphsOf) -> None:
         self._profile, self._setup, self._graphs_of = profile, base, graphs_of
         self.work = self._work_of(base)
         shared = shared_draws(profile, RUNTIMES[profile.family], DRAWS, seed=0)
-        self.base = AnalysisDirector(profile).price(self.work.table, base.runtime, seed=shared.seed, shared=shared).whole()
+        self.base = AnalysisDirector(profile).price(self.work.table, base.runtime, seed=shared.seed, shared=shared).total()
         self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(self.work.table, self.base.tiling)))
 
     def _work_of(self, setup: Setup) -> ModelTable:
@@ -159,12 +156,12 @@ class Comparison:
         return tabulate_model(graphs, setup.runtime, self._profile.family, matrix_dtype(setup.dtype), setup.fused)
 
     def what_if(self, change: Change) -> WhatIf:
-        """What a change makes of the model. Each has a part of the model's error for itself."""
+        """The effect of a change. Each change has part of the model's error for itself."""
         setup = msgspec.structs.replace(self._setup, **change.values)
         work = self._work_of(setup) if change.values else self.work
         machine = variant(self._profile, change.coefficients)
         self._shared = dataclasses.replace(self._shared, own_seed=self._shared.own_seed + 2)
-        prices = AnalysisDirector(machine).price(work.table, setup.runtime, seed=self._shared.seed, shared=self._shared).whole()
+        prices = AnalysisDirector(machine).price(work.table, setup.runtime, seed=self._shared.seed, shared=self._shared).total()
         share = setup.batch / self._setup.batch
         ((latency, energy),) = prices.intervals()
         speedup = _ratio(self.base.latency_s * share, prices.latency_s, self.base.drawn_s, prices.drawn_s, share)
@@ -185,8 +182,14 @@ def _ratio(
 def advise(
     profile: ArchitectureProfile, base: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time", top: int = 8
 ) -> Advice:
-    """Where a model's time and energy go on a machine as it is (`base`), and what each change would bring. Raises what
-    `graphs_of` does, and `InputError` where the model as it is cannot be estimated. `top` kernels and modules are listed."""
+    """Where a model's time and energy go in the setup `base`, and the effect of each change.
+
+    Args:
+        top: number of kernels and modules to list.
+
+    Raises:
+        InputError: the model cannot be estimated in `base`. Errors of `graphs_of` for `base` are passed on.
+    """
     comparison = Comparison(profile, base, graphs_of)
     work = comparison.work
     estimate = AnalysisDirector(profile).estimate_table(work, base.runtime, batch=base.batch)
@@ -211,8 +214,8 @@ def advise(
 
 
 def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf, model: str, *, aim: Aim = "time") -> Sensitivity:
-    """What a model gains from a change of each part of a machine. Changed machines have no fitted corrections, so the unchanged
-    machine is priced without them too. Raises the same errors as `advise`."""
+    """The gain of a model from a change of each part of a machine. Changed machines have no fitted corrections, so the unchanged
+    machine is priced without them too. Errors as of `advise`."""
     physical = profile.replacing(residual=())
     comparison = Comparison(physical, setup, graphs_of)
     levers = [_lever(physical, comparison.what_if(change)) for change in part_changes(physical, setup.runtime)]
@@ -249,15 +252,15 @@ def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
 
 
 def _rank(what_ifs: Sequence[WhatIf], aim: Aim) -> tuple[WhatIf, ...]:
-    """What helps by more than its uncertainty first, most first; then what may help, what changes nothing and what harms; last
-    what does not fit."""
+    """Changes in order: those that help by more than their uncertainty, the largest gain first; those that may help, change
+    nothing or harm; last those that do not fit."""
     order = {"better": 0, "open": 1, "same": 2, "worse": 3}
     return tuple(sorted(what_ifs, key=lambda w: (w.memory.fits is False, order[w.effect.verdict(aim)], -w.effect.factor(aim))))
 
 
 def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
-    """The single change of each kind that helps most, of those that surely help and fit; of batches the smallest that brings
-    nearly as much as the best, because a larger one keeps a caller waiting for nothing. Batches are last."""
+    """The single change of each kind that helps most, of those that surely help and fit. Of batches, which come last, it is the
+    smallest with nearly the best gain, because a larger one only makes callers wait."""
     best_by_kind: dict[str, WhatIf] = {}
     sure = [w for w in _rank(what_ifs, aim) if w.helps(aim)]
     for what_if in sure:
@@ -272,7 +275,7 @@ def best_of_each_kind(what_ifs: Sequence[WhatIf], aim: Aim) -> list[WhatIf]:
 
 
 def _combinations(single_changes: Sequence[WhatIf], aim: Aim, try_change: Callable[[Change], WhatIf | None]) -> Iterator[WhatIf]:
-    """The best change of each kind added up, one after the other as long as each helps."""
+    """Combinations of the best changes of each kind, each added as long as it helps."""
     candidates = best_of_each_kind(single_changes, aim)
     combination, best_factor = candidates[:1], candidates[0].effect.factor(aim) if candidates else 0.0
     for candidate in candidates[1:]:

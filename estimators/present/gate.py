@@ -1,4 +1,4 @@
-"""A model's footprint on an architecture, to be kept as a baseline and compared with later: a gate without hardware. Equal models
+"""A gate without hardware: a model's footprint on an architecture, stored as a baseline and compared with later. Equal models
 give equal numbers, because everything is computed from the graphs and the profile, in one order and from fixed seeds."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shmoo.estimators.present.inspection import Part, split_kernels
 from shmoo.estimators.units import percent, si, size
 
 BASELINE_FORMAT = 2
-"""Version of the file. 1: what a kernel takes was that of the module it begins in; such a baseline names no modules."""
+"""Version of the file. 1: a kernel counted for the module it begins in; such a baseline names no modules."""
 QUANTITIES = {
     "flops": "flop",
     "bytes": "B",
@@ -28,20 +28,20 @@ QUANTITIES = {
     "latency_s": "s",
     "energy_j": "J",
 }
-"""What is gated, with its unit."""
+"""Quantities that the gate compares, with their units."""
 ALLOWED_GROWTH = dict.fromkeys(QUANTITIES, 0.01) | {"kernels": 0.0}
-"""Growth that passes. One kernel more is a lost fusion, however many there are."""
+"""Relative growth that passes. Any additional kernel fails, because it is a lost fusion."""
 DIGITS = 12
 """Significant digits of a baseline; beyond them machines of different vector units may round differently."""
 LEAST_GROWTH_SHARE = 0.05
-"""Share of the growth of all modules from which one is worth naming."""
+"""Share of the growth of all modules from which on a module is named."""
 MOST_MODULES = 5
 """Modules that a finding names, those that grew most first."""
 
 
 class ModuleShare(msgspec.Struct, frozen=True):
-    """What a module's operators take of their kernels, split as `shmoo inspect` splits it. `kernels` begin with an operator of
-    the module, and `groups` counts them by their operators ("conv2d + batch_norm + relu")."""
+    """The shares of a module's operators in their kernels, split as in `shmoo inspect`. `kernels` begin with an operator of the
+    module, and `groups` counts them by their operators ("conv2d + batch_norm + relu")."""
 
     kernels: int
     flops: float
@@ -52,10 +52,10 @@ class ModuleShare(msgspec.Struct, frozen=True):
 
 
 class Footprint(msgspec.Struct, frozen=True):
-    """What one call of a model takes on one architecture.
+    """Time, energy, memory and work of one call of a model on one architecture.
 
     Attributes:
-        profile: first 16 hex digits of SHA-256 over what determines a profile's estimates; others give other times and energies.
+        profile: first 16 hex digits of SHA-256 over the parts of a profile that determine its estimates.
         totals: one value for each of `QUANTITIES`; the energy is `None` where the profile has no such coefficients.
         peak_at: module that runs when most memory is in use.
         unknown_ops: operators without a cost formula, whose flops are in no total -> calls.
@@ -74,7 +74,7 @@ class Footprint(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str, int, str, str]:
-        """What a baseline has one footprint of."""
+        """Identifies a footprint in a baseline."""
         return self.model, self.arch, self.batch, self.dtype, self.runtime
 
     @property
@@ -164,8 +164,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class GateResult(msgspec.Struct, frozen=True):
-    """What a gate found. `undecided` says why a footprint cannot be judged: operators without a cost formula that the baseline
-    did not have."""
+    """The findings of a gate. `undecided` gives reasons why footprints cannot be judged: new operators without a cost formula."""
 
     findings: tuple[Finding, ...]
     undecided: tuple[str, ...]
@@ -258,7 +257,7 @@ def _compare(old_footprint: Footprint, new_footprint: Footprint, name: str, allo
 
 
 def _growths(old_footprint: Footprint, new_footprint: Footprint, name: str) -> list[ModuleGrowth]:
-    """Modules whose part of a quantity grew, most first; none where the baseline does not hold their parts."""
+    """Modules whose share of a quantity grew, the largest growth first; none for baselines without modules."""
     if not old_footprint.modules:
         return []
     growths = []

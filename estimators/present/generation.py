@@ -1,4 +1,4 @@
-"""What generating text costs: the prompt at once, then token by token with a key-value cache that grows."""
+"""The cost of generating text: the prompt at once, then token by token with a growing key-value cache."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shmoo.estimators.predict.estimate_records import ALL_THREADS, Record, inter
 MOST_TOKENS = 1_000_000
 """New tokens of a generation; the time of each step is added up."""
 SAMPLED_CONTEXTS = 5
-"""Cache lengths at which a decode step is estimated. Its work is affine in the length, its time nearly so: between them it is
-taken from the straight line."""
+"""Cache lengths at which a decode step is estimated. Its work is affine in the length and its time nearly so; other lengths are
+interpolated linearly."""
 _INTEGERS = frozenset({"int64", "int32", "int16", "uint8", "bool"})
 
 
@@ -32,17 +32,17 @@ class DecodeStep(msgspec.Struct, frozen=True):
 
 
 class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """Generating `new_tokens` after a prompt, for as many sequences at once as the batch of the prefill has.
+    """Generating `new_tokens` after a prompt, for a batch of sequences as large as that of the prefill.
 
     Attributes:
-        prefill: gives the first new token.
-        time_per_output_token_s: mean over the decode steps that give the others; `None` where there are none.
-        first_step_s, last_step_s: of these steps, with the shortest and the longest cache.
-        latency_s: prefill and all decode steps. tokens_per_s: new tokens of all sequences over it.
-        energy_j: of prefill and all decode steps. energy_per_token_j: that over the new tokens of all sequences.
+        prefill: estimate of the prompt, which gives the first new token.
+        time_per_output_token_s: mean over the decode steps, which give the other tokens; `None` without them.
+        first_step_s, last_step_s: decode steps with the shortest and the longest cache.
+        latency_s: prefill and all decode steps. tokens_per_s: new tokens of all sequences over `latency_s`.
+        energy_j: prefill and all decode steps. energy_per_token_j: `energy_j` over the new tokens of all sequences.
         cache_bytes: keys and values at the end.
-        memory: as in `Estimate`, when most is in memory.
-        basis: as in `Estimate`, over all of the time.
+        memory: as in `Estimate`, at the peak.
+        basis: as in `Estimate`, over the whole time.
     """
 
     prefill: Estimate
@@ -65,7 +65,11 @@ class GenerationEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_contexts(prompt_tokens: int, new_tokens: int) -> tuple[int, ...]:
     """Cache lengths at which to estimate the decode steps of a generation: evenly spread from the first step's, `prompt_tokens`,
-    to the last one's, both included; none where prefill gives all there is."""
+    to the last one's; none where prefill gives the only token.
+
+    Raises:
+        InputError: numbers of tokens below 1, or more than `MOST_TOKENS`.
+    """
     if new_tokens > MOST_TOKENS:
         raise InputError(f"a generation has at most {MOST_TOKENS} new tokens, got {new_tokens}")
     if prompt_tokens < 1 or new_tokens < 1:
@@ -79,7 +83,7 @@ def decode_contexts(prompt_tokens: int, new_tokens: int) -> tuple[int, ...]:
 
 
 def cache_bytes(graph: Graph) -> float:
-    """Bytes of what enters a language model's step beside token numbers: its keys and values, with room for the new ones."""
+    """Bytes of the inputs of a language model's step beside token numbers: its keys and values, with room for new ones."""
     inputs = (value for value in graph.values if value.kind == "input" and value.storage is None)
     return sum(value.spec.nbytes for value in inputs if value.spec.dtype not in _INTEGERS)
 
@@ -96,7 +100,7 @@ def generation(
     sampled_contexts = np.array([step.context for step in steps], dtype=float)
 
     def total(values: Sequence[Interval | None]) -> Interval | None:
-        """The sum over all steps of what was estimated at some."""
+        """The sum over all steps, interpolated between the estimated ones."""
         intervals = [value for value in values if value is not None]
         if not count or len(intervals) < len(values):
             return None

@@ -1,7 +1,6 @@
-"""A model by module, by operator and by kernel: parameters, work, and where time goes on architectures. What a kernel adds to the
-time of the call is split over its operators: by their flops where computing bounds it, by their bytes otherwise, evenly where
-they have neither. A module holds its own operators and those of the modules in it; the whole model also holds the entry of its
-graphs."""
+"""A model by module, by operator and by kernel: parameters, work, and time on architectures. The time that a kernel adds to the
+call is split over its operators: by their flops where computing bounds it, by their bytes otherwise, evenly where they have
+neither. A module includes the operators of the modules in it; the whole model also includes the entry of its graphs."""
 
 from __future__ import annotations
 
@@ -21,11 +20,11 @@ from shmoo.estimators.units import html_table, percent, si
 
 BOUNDS = ("compute", "memory", "launch")
 ENTRY = "(graph entry)"
-"""Name of the row of what enters a model's graphs."""
+"""Name of the row for entering a model's graphs."""
 SORTS = ("order", "name", "params", "flops", "bytes", "intensity", "time")
-"""What modules can be sorted by; "order" is that of execution."""
+"""Orders of modules; "order" is that of execution."""
 INPUT = -1
-"""Stands for the caller among the producers of a call's operands."""
+"""The caller, among the producers of a call's operands."""
 
 
 class KernelNode(msgspec.Struct, frozen=True):
@@ -38,13 +37,13 @@ class KernelNode(msgspec.Struct, frozen=True):
 
 
 class ArchitectureShare(msgspec.Struct, frozen=True):
-    """What a module or operator takes on one architecture.
+    """Time and energy of a module or operator on one architecture.
 
     Attributes:
-        latency_s: by which it makes the call last longer; the call's latency for the whole model.
-        energy_j: of its flops and bytes, and static power while it makes the call last longer; `None` where the profile has no
-            energy coefficients.
-        share: of the whole model's time, 0 to 1. tiles: that its kernels are cut into.
+        latency_s: time that it adds to the call; the call's latency for the whole model.
+        energy_j: energy of its flops and bytes, and static power during `latency_s`; `None` where the profile has no energy
+            coefficients.
+        share: share of the whole model's time, 0 to 1. tiles: tiles of its kernels.
         bound_s: time in kernels bound by "compute", "memory" and "launch".
     """
 
@@ -56,7 +55,7 @@ class ArchitectureShare(msgspec.Struct, frozen=True):
 
     @property
     def bound(self) -> str:
-        """What most of the time goes to."""
+        """The bound with most of the time."""
         return max(self.bound_s, key=lambda name: self.bound_s[name])
 
 
@@ -64,11 +63,11 @@ class Row(msgspec.Struct, frozen=True):
     """One module (its path, "" for the whole model) or one operator (its name).
 
     Attributes:
-        calls: operator calls with a cost. params: elements of parameters, a shared one where it is first used, one that no
-            call reads in the module that holds it.
-        flops, macs, bytes: every call alone, without fusion.
-        shape: of a module's result, that of its last call; empty for operators and for modules without a call.
-        on: architecture -> what it takes there.
+        calls: operator calls with a cost. params: elements of parameters; a shared one counts where it is first used, one that
+            no call reads in the module that holds it.
+        flops, macs, bytes: work of every call alone, without fusion.
+        shape: shape of a module's result; empty for operators and for modules without a call.
+        on: architecture -> its share there.
     """
 
     name: str
@@ -104,12 +103,12 @@ class Inspection(msgspec.Struct, frozen=True):
         return self.entry.on[arch].latency_s
 
     def hidden_s(self, arch: str) -> float:
-        """Seconds of a call during which the host launches kernels while the device works; 0 where nothing is launched ahead."""
+        """Seconds of launches that overlap with the device's work; 0 where the host does not run ahead."""
         return max(sum(node.kernel.latency_s - node.kernel.elapsed_s for node in self.kernels[arch]), 0.0)
 
     def tree(self, depth: int | None = None, sort: str = "order") -> tuple[Row, ...]:
-        """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), the entry of graphs
-        among them where it takes time. "time" is that of the first architecture."""
+        """Modules down to `depth` (all for `None`), siblings sorted, largest first (names alphabetically), with the entry of
+        graphs where it takes time. "time" is that of the first architecture; `InputError` for an unknown order."""
         if sort not in SORTS:
             raise unknown("order", sort, SORTS)
         takes_time = any(share.latency_s > 0 for share in self.entry.on.values())
@@ -154,7 +153,10 @@ def inspect_graphs(
 
     Args:
         directors: architecture -> its director; one at least.
-        runtime, compute_dtype: as `AnalysisDirector.estimate` takes them, whose errors are raised, too.
+        runtime, compute_dtype: as of `AnalysisDirector.estimate`.
+
+    Raises:
+        InputError: no architecture, or as of `AnalysisDirector.estimate`.
     """
     if not directors:
         raise InputError("an inspection needs at least one architecture; name one, such as gpu_h100")
@@ -214,7 +216,7 @@ def paths_to(module: str) -> list[str]:
 
 
 class Part(NamedTuple):
-    """A call's share of its kernel, and the kernel's bottleneck. `flops` and `bytes` are of the kernel's own, after fusion."""
+    """A call's share of its kernel, and the kernel's bottleneck. `flops` and `bytes` are shares of the kernel's, after fusion."""
 
     bound: str
     elapsed_s: float
@@ -225,8 +227,8 @@ class Part(NamedTuple):
 
 
 def split_kernels(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int, int], Part]:
-    """What each kernel of a breakdown takes, split over its calls: (graph, call) -> its part. Flops are split by the flops of
-    each call alone, bytes by its bytes, all else by the one that bounds the kernel; evenly where the calls have none."""
+    """The kernels of a breakdown split over their calls: (graph, call) -> its part. Flops are split by the flops of each call
+    alone, bytes by its bytes, all else by the one that bounds the kernel; evenly where the calls have none."""
     part_of_call: dict[tuple[int, int], Part] = {}
     for kernel in estimate.breakdown:
         costs = costs_of(graphs[kernel.graph])
@@ -246,8 +248,8 @@ def split_kernels(estimate: Estimate, graphs: Sequence[Graph]) -> dict[tuple[int
 
 @dataclass(slots=True)
 class _Members:
-    """What a module or an operator consists of: costs of its calls, and by architecture their parts of kernels and entries of
-    graphs. `shape` is that of the last result."""
+    """The contents of a module or an operator: costs of its calls, and by architecture their parts of kernels and entries of
+    graphs. `shape` is the shape of the last result."""
 
     params: int = 0
     shape: tuple[int, ...] = ()
@@ -277,7 +279,7 @@ def _architecture_share(call_parts: Sequence[Part], estimate: Estimate) -> Archi
 
 
 def _in_tree_order(rows: list[Row], order: Callable[[list[Row]], list[Row]] = list, depth: int | None = None) -> tuple[Row, ...]:
-    """Each module before what it holds, down to `depth` (all for `None`); siblings as they first appear, put in `order`."""
+    """Modules in tree order, parents first, down to `depth` (all for `None`); `order` sorts siblings, given as they appear."""
     children: dict[str, list[Row]] = {}
     for row in rows[1:]:
         children.setdefault(parent_of(row.name), []).append(row)

@@ -1,4 +1,4 @@
-"""What fusion saves on a machine, and how well predicted kernels agree with real ones."""
+"""The savings of fusion on a machine, and the agreement of predicted kernels with real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advice as sentences that a person can act on, and as plain records for programs."""
+"""Advice as sentences for people, and as plain records for programs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from shmoo.estimators.units import amount, percent, si, size
 
 _BOUND_PHRASES = {"compute": "computing", "memory": "moving data", "launch": "launching kernels", "entry": "entering the graph"}
 LEAST_SHARE = 0.05
-"""Shares and gains below which nothing is worth a sentence."""
+"""Smaller shares and gains get no sentence."""
 _CHANGES_RESULTS = {"type", "quantization", "together"}
 """Kinds of changes that change what a model computes."""
 UNMEASURED_SHARE = 0.5
-"""Share of the time on unmeasured coefficients from which on the reader is told."""
+"""Share of the time on unmeasured coefficients from which on a sentence says so."""
 
 
 def times(ratio: Interval | None) -> str:
@@ -39,7 +39,7 @@ def _digits(ratio: float) -> str:
 
 
 def headline(advice: Advice) -> str:
-    """What a call takes as it is."""
+    """Latency, energy and memory of a call in the present setup, as one line."""
     e = advice.estimate
     latency = f"{si(e.latency_s.value, 's')} ({si(e.latency_s.low, 's')} to {si(e.latency_s.high, 's')})"
     joules = f", {si(e.energy_j.value, 'J')} ({si(e.energy_j.low, 'J')} to {si(e.energy_j.high, 'J')})" if e.energy_j else ""
@@ -52,8 +52,8 @@ def headline(advice: Advice) -> str:
 
 
 def advice_sentences(advice: Advice, arguments: str) -> list[str]:
-    """What to know and what to do, most important first. `arguments` name the model and the machine on the command line; the
-    setup adds its own options."""
+    """Facts and advice, most important first. `arguments` name the model and the machine on the command line; the setup adds its
+    own options."""
     as_it_is = f"{arguments} {advice.setup.options}"
     return [
         *_room(advice),
@@ -123,7 +123,7 @@ def _changes(advice: Advice, arguments: str) -> Iterator[str]:
 
 
 def _command(arguments: str, setup: Setup) -> str:
-    """The command that shows a setup; what fusion is worth is shown by `shmoo fusion`."""
+    """The command that shows a setup; `shmoo fusion` shows the effect of fusion."""
     return f"shmoo {'estimate' if setup.fused else 'fusion'} {arguments} {setup.options}"
 
 
@@ -166,7 +166,7 @@ def _caveats(advice: Advice) -> Iterator[str]:
 
 
 def sensitivity_sentences(levers: Sensitivity) -> list[str]:
-    """What the parts of a machine buy, most first, the area of its dies, and whose area is not known."""
+    """The gain from each part of a machine, largest first, the area of its dies, and the parts without a known area."""
     bottleneck, aim = levers.bottleneck, levers.aim
     by_verdict = grouped((lever.effect.verdict(aim), lever) for lever in levers.levers)
     helpful = [lever for lever in by_verdict.get("better", ()) if lever is not bottleneck]

@@ -1,4 +1,4 @@
-"""What can be changed about a model on a machine: the way it is run, without touching the model, and the parts of the machine."""
+"""Changes that can be tried: to the way a model runs on a machine, without touching the model, and to the machine's parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUANTIZED_FROM = ("float32", "tf32", "bfloat16", "float16")
 _SCHEMES = {"int8-dynamic": "int8", "float8-dynamic": "float8", "float4-dynamic": "float4", "int8-weight": "", "int4-weight": ""}
 """Scheme of `costs.quantize.SCHEMES` -> type whose products it needs."""
 FACTOR = 2.0
-"""By which each part of a machine is multiplied; launches are divided by it."""
+"""Factor of change of each part of a machine; launches are divided by it."""
 CYCLE_COUNTED_FAMILIES = ("tpu", "kpu")
 
 
@@ -40,7 +40,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def options(self) -> str:
-        """Of the command line, for an estimate of the setup."""
+        """The command line's options for an estimate of the setup."""
         dtype = None if self.dtype is None else shown_dtype(self.dtype)
         option_values = {"batch": self.batch, "runtime": self.runtime, "dtype": dtype, "quantize": self.quantize}
         part_changes = [f"--{name} {value}" for name, value in option_values.items() if value is not None]
@@ -48,10 +48,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One thing to do otherwise: fields of a `Setup` and what they become, or coefficients of the machine and theirs. Its kind is
-    "batch", "type", "8 bits" (of every tensor, as a bound: frameworks keep norms and softmax wider), "quantization" (of linear
-    layers), "runtime", "fusion" or "layout"; "part" of a machine, or "parts" where it stands for several; and "together" for
-    several changes."""
+    """One change: new values of fields of a `Setup`, or of coefficients of the machine. Its kind is "batch", "type", "8 bits" (of
+    every tensor, as a bound: frameworks keep norms and softmax wider), "quantization" (of linear layers), "runtime", "fusion" or
+    "layout"; "part" or "parts" of a machine; and "together" for several changes."""
 
     kind: str
     name: str
@@ -64,7 +63,7 @@ GraphsOf = Callable[[Setup], Sequence[Graph]]
 
 
 def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
-    """The parts of a machine, each multiplied alone. "peak" are the rates of all units; where these are counted in cycles, the
+    """A change of each part of a machine alone. "peak" stands for the rates of all units; where a strategy counts cycles, the
     clock is their rate."""
     coefficients, all_coefficients, in_cycles = profile.coefficients, profile.listed, profile.family in CYCLE_COUNTED_FAMILIES
     names = [PART_COUNT[profile.family], "clock"]
@@ -88,8 +87,8 @@ def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
 
 
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
-    """What a model's user could change on a machine, by what the machine and its runtimes have. `dtype` is the type that most of
-    the model's work is in, `table` its kernels as they are."""
+    """Changes that a model's user can make on a machine and its runtimes. `dtype` is the type of most of the model's work,
+    `table` has its present kernels."""
     rated_types = profile.multiplied_types
     candidates = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
@@ -109,6 +108,6 @@ def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: Kernel
     if base.runtime not in AS_STORED:
         candidates.append(Change("fusion", "no fusion", {"fused": False}))
     elif profile.family == "gpu" and not base.channels_last and table.is_family(*CONVOLUTIONS).any():
-        # On other machines and in compiled code the order of images is the library's own affair.
+        # On other machines and in compiled code the library chooses the layout of images.
         candidates.append(Change("layout", "channels-last", {"channels_last": True}))
     return candidates

@@ -20,20 +20,20 @@ from shmoo.estimators.tiling.base import Tiling
 from shmoo.estimators.units import percent
 
 POORLY_FILLED = 0.85
-"""Share of the units' lanes below which the cut of a kernel is what keeps it from its peak."""
+"""Share of the units' lanes below which a kernel's tiles are named as the reason that it misses the peak."""
 REREAD_FACTOR = 1.3
-"""Times that a memory level serves a kernel's bytes from which on reading them again is what keeps it from its roof."""
+"""Number of reads of a kernel's bytes from a memory level from which on rereading is named as the reason."""
 
 OVERHEAD_SHARE = 0.6
-"""Share of a kernel's time beside its arithmetic and its traffic from which on that is what keeps it from its roof; where these
-two hide each other badly it is up to a half."""
+"""Share of a kernel's time beside its arithmetic and its traffic from which on this overhead is named as the reason. Poor overlap
+of the two alone explains up to a half."""
 _OVERHEADS = {
     "cpu": "images' order in the library and fresh memory",
     "gpu": "the shortest kernel, images' order and the power cap",
     "tpu": "starting its tiles",
     "kpu": "starting its tiles",
 }
-"""Architecture family -> what a kernel spends beside arithmetic and traffic (`predict.model`)."""
+"""Architecture family -> a kernel's overheads beside arithmetic and traffic (`predict.model`)."""
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -48,14 +48,14 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class KernelGap(msgspec.Struct, frozen=True):
-    """Kernels of one size against their roof: every unit at its peak, each byte that must come from main memory moved once.
+    """Kernels of one size against their roof: every unit at its peak, each compulsory byte of main memory moved once.
 
     Attributes:
-        name: operators. module: theirs, without the numbers that differ ("layers.*.mlp").
-        count: of such kernels; the other numbers are of all of them.
-        time_s: by which they make the call last longer. roof_s: at best; of the "compute" or "memory" roof.
+        name: operators. module: their module, without the numbers that differ ("layers.*.mlp").
+        count: number of such kernels; the other numbers are sums over them.
+        time_s: time that they add to the call. roof_s: best case, of the "compute" or "memory" roof.
         energy_j, roof_j: with static power during `time_s` and `roof_s`; `None` where the profile has no energy coefficients.
-        why: what keeps them from their roof.
+        why: the reason that they miss their roof.
     """
 
     name: str
@@ -91,8 +91,8 @@ def by_bound(estimate: Estimate) -> tuple[Share, ...]:
 
 
 def by_unit(work: ModelTable, tiling: Tiling, estimate: Estimate, profile: ArchitectureProfile) -> tuple[Share, ...]:
-    """Shares of the energy: arithmetic, each memory level, static power; empty where it is not known. Where a power cap holds
-    the board back, what the work takes at the full clock falls in proportion."""
+    """Shares of the energy: arithmetic, each memory level, static power; empty where it is unknown. Where a power cap slows the
+    board, the energies of the work at the full clock are scaled down together."""
     if estimate.energy_j is None:
         return ()
     c = Coefficients(profile)
@@ -106,8 +106,8 @@ def by_unit(work: ModelTable, tiling: Tiling, estimate: Estimate, profile: Archi
 
 
 def by_module(inspection: Inspection, estimate: Estimate, top: int) -> tuple[Share, ...]:
-    """What each module takes without the modules in it, most time first; modules of equal work whose paths differ by numbers
-    alone together."""
+    """Shares of each module without the modules in it, most time first; modules of equal work whose paths differ only by numbers
+    are added up."""
     arch = inspection.architectures[0]
     amounts = {row.name: [row.on[arch].latency_s, row.on[arch].energy_j or 0.0, row.flops] for row in inspection.modules}
     own_amounts = {name: list(module_amounts) for name, module_amounts in amounts.items()}
@@ -140,7 +140,7 @@ def pattern(module: str) -> str:
 def kernel_gaps(
     inspection: Inspection, work: ModelTable, prices: Prices, profile: ArchitectureProfile, runtime: str, top: int
 ) -> tuple[KernelGap, ...]:
-    """Kernels of one size in repeated modules together, most time first."""
+    """Gaps of kernels, those of one size in repeated modules together, most time first."""
     (arch,) = inspection.architectures
     nodes, total = inspection.kernels[arch], inspection.modules[0].on[arch].latency_s
     roofs = kernel_roofs(work.table, prices.tiling, Coefficients(profile), runtime, prices.prediction.dynamic_j)

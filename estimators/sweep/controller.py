@@ -46,14 +46,14 @@ class SweepController:
     """Estimates every combination of axis values on every machine.
 
     Attributes:
-        model: name for the rows. source: asked once per combination of workload axes.
+        model: name for the rows. source: called once per combination of workload axes.
         axes: workload axis -> its values.
-        profile_axes: what is changed about the machine -> its values: a coefficient such as "capacity.l3", in its unit, with
-            what follows from it (`variants`), or a parameter of the tiling strategy such as "tile_m". Every profile must have it.
-        fixed: workload axes that keep one value; they reach `source` and the rows. "batch" (1 where no axis is called so) is
-            the number of samples a call processes.
-        runtimes: runtimes to estimate on each machine that has them; each machine's own default when empty.
-        fusion: whether calls are fused as the runtime does (`True`) or every call is a kernel of its own.
+        profile_axes: coefficient, such as "capacity.l3", or parameter of the tiling strategy, such as "tile_m" -> its values.
+            Coefficients also change what depends on them (`variants`). Every profile must have them.
+        fixed: workload axes with one value; they reach `source` and the rows. "batch" is the number of samples of a call, 1
+            without such an axis.
+        runtimes: runtimes to estimate on each machine that has them; each machine's default when empty.
+        fusion: whether calls are fused as the runtime does (`True`) or every call is a kernel (`False`).
         strategy: tiling strategy to use in place of each profile's own.
 
     Example:
@@ -112,8 +112,7 @@ class SweepController:
     def blocks(
         self, *, compute_dtype: str | None = None, threads: int | None = None, part: int = 0, parts: int = 1
     ) -> Iterator[Columns]:
-        """The same rows as columns, many at a time; arguments and errors as of `rows`. Only those of one part of so many, which
-        follow each other: all parts in order are all rows."""
+        """The same rows as columns, many at a time, of one of several consecutive parts; arguments and errors as of `rows`."""
         for name, values in (*self.axes.items(), *self.profile_axes.items()):
             if not values:
                 raise InputError(f"axis {name!r} has no values; give at least one")
@@ -147,8 +146,8 @@ class SweepController:
     def _variants(
         self, profile: ArchitectureProfile, threads: int | None
     ) -> list[tuple[dict[str, AxisValue], dict[str, Sequence[AxisValue]]]]:
-        """The changes to a machine, in pairs: tiling parameters to set, and coefficients with their values, all combinations of
-        which are priced together."""
+        """The changes to a machine, in pairs: tiling parameters, and values of coefficients whose combinations are priced
+        together."""
         by_hand = {name: values for name, values in self.profile_axes.items() if name in tiling_parameters(profile)}
         numbers = {name: values for name, values in self.profile_axes.items() if name not in by_hand}
         coefficient_axes = [numbers]
@@ -157,7 +156,7 @@ class SweepController:
         return [(tiles, axes) for tiles in product_of(by_hand) for axes in coefficient_axes]
 
     def _drawn(self) -> bool:
-        """Whether variants of a machine are few enough for intervals."""
+        """True where variants of a machine are few enough for intervals."""
         return math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS
 
     def _block(
@@ -195,8 +194,8 @@ class SweepController:
 
 
 def _shares_draws(axes: Mapping[str, Sequence[AxisValue]]) -> bool:
-    """Whether intervals of all points over coefficients come from one set of draws: a coefficient of 0 is not drawn, and rates of
-    units and spreads decide from point to point how far a type is known."""
+    """True where intervals of all points over these axes can share one set of draws: a coefficient of 0 is not drawn, and rates
+    of units and spreads change from point to point which types count as measured."""
     return bool(axes) and all(
         entry(name).role != "spread" and not continues(name, "peak") and all(not isinstance(v, str) and v > 0 for v in values)
         for name, values in axes.items()
@@ -225,9 +224,8 @@ def estimate_points(
     strategy: TilingStrategy | None = None,
     seed: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """One call of a model on every combination of a machine's coefficients, the last axis fastest: (P,) columns of the rows of a
-    sweep that differ from point to point, as far as they are known. Every axis is a dimension of its own, so that what an axis
-    does not change is computed once for all its values.
+    """One call of a model on every combination of a machine's coefficients, the last axis fastest: (P,) columns of a sweep's rows
+    that differ from point to point. Every axis is a dimension of its own, so that terms it does not change are computed once.
 
     Args:
         axes: coefficient -> values, in its unit, as of `variants.variant`, whose errors are raised, too.
@@ -239,14 +237,14 @@ def estimate_points(
         director = AnalysisDirector(variant(profile, values), strategy)
         prices = director.price(table, runtime, seed=seed)
         basis = time_basis(table, prices.prediction, Coefficients(director.profile), runtime)
-        numbers = _numbers(prices.whole(), batch, director.profile) | {f"basis_{name}": share for name, share in basis.items()}
+        numbers = _numbers(prices.total(), batch, director.profile) | {f"basis_{name}": share for name, share in basis.items()}
         for name, number in numbers.items():
             columns.setdefault(name, np.empty(sides))[block] = number
     return {name: column.reshape(math.prod(sides)) for name, column in columns.items()}
 
 
 def _numbers(totals: Prices, batch: int, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
-    """What a block of points costs, and the ends of its intervals where it was drawn."""
+    """Quantities of a block of points, and the ends of their intervals where there are draws."""
     numbers = {"device_s": totals.device_s}
     for name, (values, draws) in totals.quantities().items():
         numbers[name] = values

@@ -1,4 +1,4 @@
-"""Exploring a design space: the machines of a grid, or those that a search proposes, that no other is better than in everything.
+"""Exploring a design space: the Pareto front of the machines of a grid, or of those that a search proposes.
 
 Quantities of several workloads are weighted geometric means (Fleming and Wallace, CACM 29(3), 1986)."""
 
@@ -27,7 +27,7 @@ MOST_POINTS = 5_000_000
 MOST_OTHERS = 2000
 """Designs beside a front that are kept, for its picture."""
 ROUNDING = 1e-9
-"""Relative difference up to which two values are the same: what sums in another order differ by."""
+"""Relative difference up to which two values count as equal: sums in another order differ by less."""
 
 Axes = Mapping[str, Sequence[float]]
 
@@ -139,9 +139,14 @@ class EvaluatedDesigns:
 
 
 def evaluate(space: Space, designs: Mapping[str, np.ndarray]) -> EvaluatedDesigns:
-    """Price designs together: axis -> values, each of shape (..., 1) as `variants.variant` takes them; they broadcast. A machine
-    whose memory does not hold a workload is not allowed. `InputError` for values that the machine does not take, and for a
-    quantity of energy on a machine that knows none."""
+    """Price designs together. A machine whose memory does not hold a workload exceeds its limits.
+
+    Args:
+        designs: axis -> values of shape (..., 1) as `variants.variant` takes them; they broadcast.
+
+    Raises:
+        InputError: invalid values, or a quantity of energy on a machine without energy coefficients.
+    """
     machine = variant(space.profile, designs)
     shape = np.broadcast_shapes(*(np.shape(values)[:-1] for values in designs.values()))
     capacity = machine.get(f"capacity.{machine.main_memory}")
@@ -200,7 +205,7 @@ def explore_grid(space: Space) -> Front:
 
 
 def _front(space: Space, evaluated: Sequence[EvaluatedDesigns], order: np.ndarray | None = None) -> Front:
-    """The front among designs that are allowed; of equal ones the first in `order` stands."""
+    """The front of the designs within the limits; of equal ones the first in `order` is kept."""
     columns = {name: np.concatenate([batch.columns[name][batch.allowed] for batch in evaluated]) for name in evaluated[0].columns}
     if order is not None:
         columns = {name: values[order] for name, values in columns.items()}
@@ -225,15 +230,15 @@ def _front(space: Space, evaluated: Sequence[EvaluatedDesigns], order: np.ndarra
 
 
 def _log_cost(name: str, values: np.ndarray) -> np.ndarray:
-    """A quantity as something to make small; equal where values differ by rounding only."""
+    """A quantity to minimize, as a logarithm rounded to `ROUNDING`."""
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
     rounded: np.ndarray = np.round(logs / ROUNDING) * ROUNDING
     return -rounded if name == "throughput" else rounded
 
 
 def search(space: Space, evaluations: int, seed: int = 0) -> Front:
-    """The front of the designs that NSGA-II (Deb et al., 2002) looks at between the ends of the axes, on a logarithmic scale;
-    counts are rounded. For spaces of too many points for a grid. `InputError` without pymoo, or as of `evaluate`."""
+    """The front of the designs that NSGA-II (Deb et al., 2002) evaluates between the ends of the axes, on a logarithmic scale;
+    counts are rounded. For spaces too large for a grid. `InputError` without pymoo, or as of `evaluate`."""
     try:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.problem import Problem
@@ -267,8 +272,8 @@ def front_rows(front: Front) -> list[dict[str, float | int]]:
 
 
 def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of (P, J) costs that no other row dominates: none is at most as large in every column and smaller in one. Of equal
-    rows the first stands for all.
+    """Rows of (P, J) costs that no other row dominates, by being at most as large in every column and smaller in one. The first
+    of equal rows is kept.
 
     Returns:
         their places, ascending, and how many rows equal each.

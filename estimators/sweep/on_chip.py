@@ -26,19 +26,19 @@ from shmoo.estimators.variants import variant
 Settings = tuple[tuple[str, AxisValue], ...]
 Limit = Literal["memory", "tiling", "none"]
 SPILL_SHARE = 0.01
-"""Share of a model's external bytes that may be served twice before it counts as spilled: caches never hit all of the time."""
+"""Share of a model's external bytes that may be read again before it counts as spilled: caches never hit all of the time."""
 
 
 class OnChip(msgspec.Struct, frozen=True):
     """The largest size on one machine.
 
     Attributes:
-        settings: the other axes, of the workload and of the machine.
-        value: of the axis that is maximised; `None` where not even the smallest fits.
-        footprint_bytes: alive at once at `value`, at the smallest size where none fits.
-        capacity_bytes: what the chip holds.
-        limit: what the next larger size exceeds: "memory", "tiling" (its tiles spill), or "none" at the end of the axis.
-        memory: of the size that `footprint_bytes` belongs to, beside the machine's main memory.
+        settings: values of the other axes, of the workload and of the machine.
+        value: largest value of the maximised axis; `None` where not even the smallest fits.
+        footprint_bytes: peak memory at `value`, or at the smallest size where none fits.
+        capacity_bytes: capacity of the chip.
+        limit: limit that the next larger size exceeds: "memory", "tiling" (its tiles spill), or "none" at the end of the axis.
+        memory: memory at the size of `footprint_bytes`, beside the machine's main memory.
     """
 
     arch: str
@@ -53,14 +53,14 @@ class OnChip(msgspec.Struct, frozen=True):
 
 
 def on_chip_bytes(profile: ArchitectureProfile) -> float:
-    """Bytes that a chip keeps from one kernel to the next: scratchpads add up, caches may hold copies of each other's lines and
-    count by the largest."""
+    """Bytes that a chip keeps from one kernel to the next: the sum of scratchpads, or the largest cache, as caches may hold
+    copies of each other's lines."""
     capacities = resident(profile).values()
     return float(max(capacities, default=0.0) if profile.family == "cpu" else sum(capacities))
 
 
 def spill_bytes(director: AnalysisDirector, table: KernelTable) -> float:
-    """Bytes that main memory moves only because kernels are cut into tiles: more than it would for tiles of any size."""
+    """Bytes that main memory moves only because kernels are tiled, beyond those of kernels in one tile."""
     main_memory = director.profile.main_memory
     tiled_bytes = director.tile(table).level_bytes[main_memory]
     untiled_bytes = director.strategy.apply(table, director.profile, TileShape(table.m, table.n, table.k)).level_bytes[

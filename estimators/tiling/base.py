@@ -1,4 +1,4 @@
-"""The face that every tiling strategy has, and what they share."""
+"""The interface of tiling strategies, and functions that they share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shmoo.estimators.registry import Registry
 from shmoo.estimators.table import READ_ACTIVATION, READ_WEIGHT, Floats, KernelTable, Masks
 
 MIN_OVERLAP_EXPONENT = 0.1
-"""Exponents of overlap below it count as this one."""
+"""Smaller exponents of overlap count as this one."""
 Value = Callable[[str], float | np.ndarray]
 """Stem of a coefficient -> its values for the kernels at hand."""
 
@@ -35,7 +35,7 @@ class TileShape:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """What a multiprocessor works on at once; arrays of length K.
+    """The blocks that a multiprocessor works on at once; arrays of length K.
 
     Attributes:
         reuse: multiply-adds per element that a block stages near the units.
@@ -51,7 +51,7 @@ class Blocks:
         regrouped: bytes of queries that are brought into the order of their groups, and their results back into that of heads.
         walked: bytes from main memory that come a few at a time, down rows that lie pages apart.
         pace: rate of a multiprocessor's units relative to the one that its kernels were written for. Slower units lose less to
-            what takes its own time beside them: filling and draining a block, issuing copies, hiding latency.
+            filling and draining a block, issuing copies and hiding latency.
     """
 
     reuse: Floats
@@ -75,42 +75,42 @@ class Blocks:
 
     def ramp(self, value: Value) -> Floats:
         """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
-        `half.<part>`, of units at the pace that the kernels were written for."""
+        `half.<part>`, at pace 1."""
         ramp = 1.0 + self.pace * (value("half.tile") + value("half.far") * self.far) / self.reuse
         ramp = ramp * (1.0 + self.pace * value("half.k") / self.depth)
         return ramp * (1.0 + self.pace * value("half.fill") / self.at_work)
 
     def fetch_seconds(self, value: Value, clock: float | Floats) -> Floats:
-        """What the busiest multiprocessor takes to copy its operands: it takes in `fetch.width` bytes a clock, and gets no more
-        than its blocks have asked for within the latency of a copy (Little's law), however much bandwidth is left."""
+        """Seconds in which the busiest multiprocessor copies its operands: at most `fetch.width` bytes a clock, and at most the
+        bytes that its blocks have in flight per latency of a copy (Little's law)."""
         return np.asarray(self.staged / np.minimum(value("fetch.width") * clock, self.in_flight / value("fetch.latency")))
 
     def split_seconds(self, value: Value) -> Floats:
-        """What it takes to add up the parts of a reduction, beside their traffic."""
+        """Seconds to add up the parts of a split reduction, beside their traffic."""
         return value("split_overhead") * np.greater(self.pieces, 1.0)
 
     def store_seconds(self, value: Value, bandwidth: float | Floats) -> Floats:
-        """What the kernel takes that reads new keys and values and writes them to the cache in main memory."""
+        """Seconds of the kernel that writes new keys and values to the cache in main memory."""
         copy_s = 2.0 * self.stored / (bandwidth * value("efficiency.append"))
         return copy_s + value("device_launch.append") * np.greater(self.stored, 0.0)
 
     def regroup_seconds(self, value: Value, bandwidth: float | Floats) -> Floats:
-        """What the two kernels take that read and write queries and results once more."""
+        """Seconds of the two kernels that read and write queries and results once more."""
         return 2.0 * (2.0 * self.regrouped / bandwidth + value("device_launch.regroup") * np.greater(self.regrouped, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Transformed:
-    """Another way to the same contraction with fewer multiplications, which a library takes where it is faster.
+    """An algorithm for the same contraction with fewer multiplications (Winograd), which a library uses where it is faster.
 
     Attributes:
-        name: of its coefficients (`efficiency.<name>`, `half.<what>.<name>`).
-        offered: (K,) bool, kernels that can be done this way.
-        share: (K,) multiplications left, relative to the direct way.
+        name: last part of its coefficients' names (`efficiency.<name>`, `half.<what>.<name>`).
+        offered: (K,) kernels to which it applies.
+        share: (K,) its multiplications, relative to the direct algorithm.
         utilisation: (K,) useful share of the lanes of its products.
-        blocks: of its products.
+        blocks: blocks of its products.
         moved: memory level -> (K,) bytes that the transforms move on top.
-        kernels: launches it takes.
+        kernels: number of launches.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Transformed:
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How kernels are cut on an architecture; arrays of length K.
+    """The tiles of kernels on an architecture; arrays of length K.
 
     Attributes:
         shape: tile extents.
@@ -136,8 +136,8 @@ class Tiling:
         state_bytes: (K,) bytes that must stay on chip while a tile runs.
         cycles: (K,) clock cycles of the matrix unit where the strategy counts them (systolic arrays, recurrences), NaN where the
             kernel does not use it; `None` for strategies that only give a utilisation.
-        transformed: other ways to the same contractions.
-        blocks: what multiprocessors work on at once, where blocks of a contraction share them.
+        transformed: alternative algorithms for the same contractions.
+        blocks: thread blocks, where the blocks of a contraction share multiprocessors.
         early_bytes: (K,) bytes of the main memory that may move before the kernel's program begins; `None` where none do.
     """
 
@@ -154,7 +154,8 @@ class Tiling:
 
 
 class TilingStrategy(Protocol):
-    """Two methods: choose the tiles, then account for them. Pass another `shape` to the second to set tile sizes by hand."""
+    """A strategy chooses tiles (`choose`) and accounts for them (`apply`). To set tile sizes by hand, pass `apply` another
+    shape."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -170,8 +171,8 @@ TILINGS: Registry[type[TilingStrategy]] = Registry("tiling strategy")
 
 
 def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndarray:
-    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow. 1 is no overlap at all: draws far below
-    it are those of a coefficient that nothing determines, and would take the sum beyond all bounds."""
+    """(sum of t^p)^(1/p), scaled by the largest so that large exponents do not underflow. An exponent of 1 is no overlap; draws
+    of an undetermined coefficient may lie far below it, where the sum would exceed all bounds."""
     scale, powers, exponent = _powers(times, exponent)
     return np.asarray(scale * reduce(np.add, powers) ** (1.0 / exponent))
 
@@ -179,8 +180,8 @@ def overlapped(times: list[np.ndarray], exponent: float | np.ndarray) -> np.ndar
 def overlapped_but(
     times: list[np.ndarray], main_s: np.ndarray | None, exponent: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`overlapped` of all times and a last one, if there is one, and without it. What rounding loses of the second lies far below
-    the first."""
+    """`overlapped` of all times with a last one, if there is one, and without it. Rounding errors of the second lie far below the
+    first."""
     scale, powers, exponent = _powers([*times, *([] if main_s is None else [main_s])], exponent)
     clocked_sum = reduce(np.add, powers[: len(times)])
     clocked_s = np.asarray(scale * clocked_sum ** (1.0 / exponent))
@@ -278,7 +279,7 @@ class Operands:
 
 
 def operands(table: KernelTable) -> Operands:
-    """The operands of every kernel, sized by its iteration space and bounded by what it reads."""
+    """The operands of every kernel, sized by its iteration space and bounded by the bytes that it reads."""
     size = element_bytes(table) * table.batch * (table.matrix_flops > 0)
     reads, weights = table.bytes_of_kind(READ_WEIGHT, READ_ACTIVATION), table.bytes_of_kind(READ_WEIGHT)
     b = size * table.k * table.n
@@ -289,25 +290,24 @@ def operands(table: KernelTable) -> Operands:
 
 
 def passes(table: KernelTable) -> np.ndarray:
-    """(K,) contractions of the kernel's iteration space that its matrix flops amount to: 1 for a matrix product, 2 for attention
-    (scores and values), 1/3 for an LU factorization, 0 without a contraction."""
+    """(K,) matrix flops as a multiple of one contraction over the kernel's iteration space: 1 for a matrix product, 2 for
+    attention (scores and values), 1/3 for an LU factorization, 0 without a contraction."""
     return table.matrix_flops / (2.0 * table.batch * table.m * table.n * table.k)
 
 
 def dependent_steps(table: KernelTable) -> np.ndarray:
-    """(K,) steps of a kernel that need each other's results, one after the other: a factorization's columns, a triangular
-    system's rows; 0 for others."""
+    """(K,) steps of a kernel that depend on each other: a factorization's columns, a triangular system's rows; 0 for others."""
     return np.where(table.is_family("linalg") & (table.matrix_flops > 0), table.k, 0.0)
 
 
 _WITH_STATISTICS = tuple(f"aten.{name}" for name in (*BATCH_NORMS.split(), "instance_norm"))
 _STATISTICS_FLOPS = 8.0
-"""Operations an element of a batch norm that takes its statistics from the row (`costs.reductions.normalize`, weight and bias
-included). With running ones two are left, and what is fused to it (hardswish: 5) does not make eight of them."""
+"""Operations an element of a batch norm that computes its statistics (`costs.reductions.normalize`, weight and bias included).
+With running statistics there are two, and fused operators (hardswish: 5) do not bring them to eight."""
 
 
 def takes_statistics(table: KernelTable) -> np.ndarray:
-    """(K,) whether a kernel goes through its rows before it applies what it found: softmax, and norms without running
+    """(K,) True where a kernel computes statistics of its rows before it applies them: softmax, and norms without running
     statistics."""
     work = table.vector_flops + table.special_flops
     has_running_statistics = table.is_op(*_WITH_STATISTICS) & (work < _STATISTICS_FLOPS * table.batch * table.m * table.n)
@@ -315,7 +315,7 @@ def takes_statistics(table: KernelTable) -> np.ndarray:
 
 
 LARGEST_TILE = 2**40
-"""Extents beyond this are typing errors: no machine holds such a tensor."""
+"""Larger extents are typing errors: no machine holds such a tensor."""
 
 
 def check_tile(**extents: float | None) -> None:

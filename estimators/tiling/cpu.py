@@ -75,14 +75,14 @@ class CpuL2Blocking:
         return clip_shape(table, best_m, best_n, self.tile_k or side)
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
-        """Blocks over cores, and the operands read again when they do not stay near."""
+        """Blocks over cores, and repeated reads of operands that do not stay in a near cache."""
         cores = profile.value("count.cores", 1.0)
         lanes = _lanes(table, profile)
         contracts = table.matrix_flops > 0
         over_m, over_n, over_k = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
         independent = over_m * over_n * table.batch
         waves = ceil_div(independent, cores)
-        # Libraries cut edges evenly, so what is lost is the last round of blocks that leaves cores without one.
+        # Libraries divide edges evenly, so the loss is the last round of blocks, which leaves cores without one.
         balance = independent / (waves * cores)
         utilisation = np.where(contracts, balance * _register_fill(table, lanes), _stream_fill(table, cores, lanes))
         capacities = resident(profile)
@@ -91,7 +91,7 @@ class CpuL2Blocking:
         # With the block of B in place A streams past once per block of n; a panel that fits the L2 in whole is read once.
         fits_a = np.minimum(shape.m, table.m) * table.k * size <= profile.value("capacity.l2") / 2
         fits_b = sizes.b <= profile.value("capacity.l2") / 2
-        # Libraries block for the shared cache around the blocks of the L2, which bounds what the main memory sees again.
+        # Libraries also block for the shared cache, which bounds the repeated reads from main memory.
         extra_a = np.where(fits_a, 0.0, sizes.a * (over_n - 1))
         extra_b = np.where(fits_b, 0.0, sizes.b * (over_m - 1))
         extra_bytes = (extra_a + extra_b) * share
@@ -112,17 +112,17 @@ class CpuL2Blocking:
 
 
 def _read_in_every_step(table: KernelTable, capacities: dict[str, float], traffic: dict[str, Floats]) -> None:
-    """Add what recurrent layers read of their weights after the first step. Those of the state, about half of all, are needed
-    again in each step and come from the nearest memory that holds them between steps; those of the input multiply all steps at
+    """Add the bytes of weights that recurrent layers read after the first step, in place. Weights of the state, about half of
+    all, are read in each step from the nearest memory that holds them between steps; weights of the input multiply all steps at
     once."""
     recurrent = table.is_op(*RECURRENT)
     if not recurrent.any():
         return
     state = np.where(recurrent, element_bytes(table) * table.n * table.k / 2.0, 0.0)
-    state_bytes = state * np.maximum(table.batch - 1.0, 0.0)
+    repeated_bytes = state * np.maximum(table.batch - 1.0, 0.0)
     for level in traffic:
-        traffic[level] = traffic[level] + state_bytes
-        state_bytes = state_bytes * (1.0 - hit_share(state, capacities.get(level, 0.0)))
+        traffic[level] = traffic[level] + repeated_bytes
+        repeated_bytes = repeated_bytes * (1.0 - hit_share(state, capacities.get(level, 0.0)))
 
 
 def _lanes(table: KernelTable, profile: ArchitectureProfile) -> Floats:

@@ -3,8 +3,8 @@
 The product is a system of uniform recurrences with schedule [1, 1, 1] (`recurrences.matmul`). Projected along k onto an array
 of R x C processing elements, an output tile of R x C takes k + R + C - 2 steps and its state is the tokens on the array: the
 tile follows the concurrency of the fabric and not its memory. Tiles of one launch follow each other without draining. The
-streaming memories only decide how often operands come from the level behind: panels of an operand stay there, or a block of
-results recirculates from there while slices of the reduction stream past, whichever asks the main memory for less.
+streaming memories only decide how often operands come from the next level: either panels of an operand stay there, or a block of
+results recirculates from there while slices of the reduction stream past, whichever reads less from main memory.
 Factorizations are the recurrence of `recurrences.lu`: their wavefront shrinks, and is folded onto the fabric step by step, but
 never takes less than the schedule's latency; triangular systems likewise. Sums, norms and softmax are chains along their rows
 (`recurrences.reduction`, `layer_norm`, `softmax`), re-indexed in parts where the fabric has elements to spare, and so are the
@@ -47,10 +47,10 @@ _ACCUMULATOR_BYTES = 4.0
 
 
 _BLOCK_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-"""Parts of the last memory on chip that a block of results may take."""
+"""Shares of the last memory on chip that a block of results may take."""
 _HIDDEN_SHARE = 0.25
-"""Share of the time of computing that a block's way to the fabric and back may take where the main memory takes less: beside the
-others it hides almost."""
+"""Share of the computing time that moving a block to the fabric and back may take where main memory takes less; that much almost
+hides behind the others."""
 
 
 @TILINGS.register("kpu_wavefront")
@@ -194,8 +194,8 @@ def _with_recirculation(
 
 
 def _least_traffic_block(table: KernelTable, shape: TileShape, sizes: Operands, room: float | Floats) -> tuple[Floats, Floats]:
-    """(K,) rows and columns of the blocks of at most `room` results for which operands are read least: about square, in whole
-    numbers of blocks along both sides."""
+    """(K,) rows and columns of the blocks of at most `room` results that minimize the reads of operands: about square, a whole
+    number of blocks along both sides."""
     edge = np.sqrt(room)
     least_bytes, rows, columns = (np.zeros(np.broadcast_shapes(np.shape(edge), table.m.shape)) for _ in range(3))
     least_bytes += np.inf
@@ -256,8 +256,8 @@ def _chains(table: KernelTable) -> np.ndarray:
 
 
 def _with_factorizations(table: KernelTable, steps: np.ndarray, lanes: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`steps` of every contraction of the full box, or of its recurrence where the kernel is a factorization or a triangular
-    system; and (K,) values that are alive on the fabric then, 0 for others.
+    """`steps` of every contraction, replaced by those of its recurrence for factorizations and triangular systems; and (K,) live
+    values on the fabric for these, 0 for others.
 
     A factorization (m, n) with k = min(m, n) visits fewer points than its box; the operations at each point, more than one for
     rotations, fewer where a symmetric half is left out, are in the kernel's own count of flops (`passes`), which relates to the

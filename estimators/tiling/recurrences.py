@@ -1,4 +1,4 @@
-"""Systems of uniform recurrence equations: what a domain-flow machine executes, and when.
+"""Systems of uniform recurrence equations, which a domain-flow machine executes, and their schedules.
 
 A recurrence computes one value at every integer point p of a box; the value at p needs those at p - d for each dependence
 vector d, the same d everywhere. A linear schedule runs point p at time tau . p. It is valid when tau . d >= 1 for every d, and
@@ -25,7 +25,6 @@ class Recurrence:
     """One uniform recurrence over the box 0 <= p < extents, or its part in which no coordinate is below the first.
 
     Attributes:
-        name: for people.
         extents: size of the domain along each axis.
         dependences: vectors d: the value at p needs the one at p - d.
         shrinking: whether only the points with p[i] >= p[0] on every axis i belong to the domain: a factorization finishes a row
@@ -78,7 +77,7 @@ class Schedule:
     tau: Vector
 
     def is_valid(self, recurrence: Recurrence) -> bool:
-        """Whether every value is computed after those it needs: tau . d >= 1."""
+        """True where every value is computed after its operands: tau . d >= 1."""
         return len(self.tau) == len(recurrence.extents) and all(_dot(self.tau, d) >= 1 for d in recurrence.dependences)
 
     def latency(self, recurrence: Recurrence) -> int:

@@ -56,7 +56,7 @@ def test_the_whole_is_the_sum_of_its_segments():
     """Latency, energy and each of their draws add up; power is energy over latency."""
     director = AnalysisDirector(load_profile("gpu_h100"))
     parts = director.price(two_models(), "inductor", seed=0)
-    whole = parts.whole()
+    whole = parts.total()
     for field in ("latency_s", "energy_j", "drawn_s", "drawn_j"):
         assert getattr(whole, field)[..., 0] == pytest.approx(getattr(parts, field).sum(axis=-1))
     (power,) = intervals_of(*whole.quantities()["average_power_w"])
