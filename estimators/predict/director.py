@@ -196,7 +196,7 @@ class AnalysisDirector:
         table, nominal = as_multiplied(model.table, self.profile), Coefficients(self.profile)
         prices = self.price(table, runtime, seed=0)
         totals = prices.total()
-        intervals = {name: intervals_of(*amounts)[0] for name, amounts in totals.quantities().items()}
+        intervals = {name: intervals_of(*amounts)[0] for name, amounts in totals.quantities_with_draws().items()}
         latency, energy = intervals["latency_s"], intervals.get("energy_j")
         return Estimate(
             arch=self.profile.name,

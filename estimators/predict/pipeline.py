@@ -8,11 +8,12 @@ and fits leave the residual out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -51,68 +52,74 @@ Waits = Callable[[Coefficients], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
-    """Time and energy of K kernels in S segments on a machine; arrays have one more dimension for each axis of the coefficients.
+class SegmentPrices:
+    """Time and energy of S segments; arrays have one more dimension for each axis of the coefficients.
+
+    Attributes:
+        latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
+        device_s, device_j: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for
+            the host, and the energy of this time.
+    """
+
+    latency_s: np.ndarray
+    energy_j: np.ndarray | None
+    device_s: np.ndarray
+    device_j: np.ndarray | None
+
+    def each(self, change: Callable[[np.ndarray], np.ndarray]) -> Self:
+        """The prices with every array changed."""
+        amounts = {name: getattr(self, name) for name in SegmentPrices.__dataclass_fields__}
+        changed: dict[str, Any] = {name: None if values is None else change(values) for name, values in amounts.items()}
+        return replace(self, **changed)
+
+    def quantities(self) -> dict[str, np.ndarray]:
+        """Latency, energy, average power and energy x delay of every segment; latency alone without energies."""
+        quantities = {"latency_s": self.latency_s}
+        if self.energy_j is not None:
+            quantities |= {"energy_j": self.energy_j, "average_power_w": self.energy_j / self.latency_s}
+            quantities["edp_js"] = self.energy_j * self.latency_s
+        return quantities
+
+
+@dataclass(frozen=True, slots=True)
+class Prices(SegmentPrices):
+    """Prices of K kernels in S segments on a machine.
 
     Attributes:
         correction: the residual of each kernel; `None` where it is left out.
         prediction: corrected times and energies of each kernel.
-        latency_s, energy_j: (S,) of each segment; energy is `None` where the profile has no energy coefficients.
-        device_s, device_j: (S,) seconds that the kernels of each segment keep the device busy, without launches and waiting for
-            the host, and the energy of this time.
-        drawn_s, drawn_j, drawn_device_s, drawn_device_j: (D, S) the same for draws of everything uncertain; `None` without draws.
+        draws: the segments with D draws of everything uncertain, (D, S) arrays; `None` without draws.
     """
 
     tiling: Tiling
     correction: Correction | None
     prediction: Prediction
-    latency_s: np.ndarray
-    energy_j: np.ndarray | None
-    device_s: np.ndarray
-    device_j: np.ndarray | None
-    drawn_s: np.ndarray | None = None
-    drawn_j: np.ndarray | None = None
-    drawn_device_s: np.ndarray | None = None
-    drawn_device_j: np.ndarray | None = None
+    draws: SegmentPrices | None = None
+
+    def quantities_with_draws(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+        """`quantities`, each with its draws."""
+        draws = {} if self.draws is None else self.draws.quantities()
+        return {name: (values, draws.get(name)) for name, values in self.quantities().items()}
 
     def total(self) -> Prices:
         """The sums over all segments, as one segment."""
-        nominal = ("latency_s", "energy_j", "device_s", "device_j")
-        names = (*nominal, "drawn_s", "drawn_j", "drawn_device_s", "drawn_device_j")
-        sums_of = {name: amounts for name in names if (amounts := getattr(self, name)) is not None}
-        sums: dict[str, Any] = {name: amounts.sum(axis=-1, keepdims=True) for name, amounts in sums_of.items()}
-        return replace(self, **sums)
 
-    def intervals(self) -> list[tuple[Interval, Interval | None]]:
-        """Latency and energy of every segment."""
-        return _interval_pairs(self.latency_s, self.drawn_s, self.energy_j, self.drawn_j)
+        def add_up(amounts: np.ndarray) -> np.ndarray:
+            return np.asarray(amounts.sum(axis=-1, keepdims=True))
+
+        return replace(self.each(add_up), draws=None if self.draws is None else self.draws.each(add_up))
+
+    def intervals(self, time: str = "latency_s", energy: str = "energy_j") -> list[tuple[Interval, Interval | None]]:
+        """Latency and energy of every segment, or other fields of time and energy."""
+        times, energies = (
+            None if values is None else intervals_of(values, None if self.draws is None else getattr(self.draws, name))
+            for name, values in ((name, getattr(self, name)) for name in (time, energy))
+        )
+        return list(zip(times or (), energies or itertools.repeat(None), strict=False))
 
     def device_intervals(self) -> list[tuple[Interval, Interval | None]]:
         """Time on the device of every segment, and the energy of this time."""
-        return _interval_pairs(self.device_s, self.drawn_device_s, self.device_j, self.drawn_device_j)
-
-    def quantities(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-        """Latency, energy, average power and energy x delay of every segment with their draws; latency alone without energies."""
-        quantities = {"latency_s": (self.latency_s, self.drawn_s)}
-        if self.energy_j is not None:
-            for name, quantity in _FROM_ENERGY.items():
-                draws = None if self.drawn_s is None or self.drawn_j is None else quantity(self.drawn_s, self.drawn_j)
-                quantities[name] = quantity(self.latency_s, self.energy_j), draws
-        return quantities
-
-
-def _interval_pairs(
-    seconds: np.ndarray, drawn_s: np.ndarray | None, joules: np.ndarray | None, drawn_j: np.ndarray | None
-) -> list[tuple[Interval, Interval | None]]:
-    times = intervals_of(seconds, drawn_s)
-    return [(time, None) for time in times] if joules is None else list(zip(times, intervals_of(joules, drawn_j), strict=True))
-
-
-_FROM_ENERGY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "energy_j": lambda seconds, joules: joules,
-    "average_power_w": lambda seconds, joules: joules / seconds,
-    "edp_js": lambda seconds, joules: joules * seconds,
-}
+        return self.intervals("device_s", "device_j")
 
 
 def price(
@@ -142,9 +149,7 @@ def price(
     change = correction(kernels, kind_tiling, profile, runtime) if residual else None
     least_times = least_time(kernels, kind_tiling, Coefficients(profile))
 
-    def through(
-        c: Coefficients, errors: ModelErrors | None = None
-    ) -> tuple[Prediction, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+    def through(c: Coefficients, errors: ModelErrors | None = None) -> tuple[Prediction, SegmentPrices]:
         prediction = predict(kernels, kind_tiling, c, runtime)
         if change is not None:
             prediction = change.applied(prediction)
@@ -166,11 +171,12 @@ def price(
         latency = np.maximum(graph_latency(*launch_order, c, runtime, waits and waits(c)) * graph_factor, least_s)
         # A program's kernels run beside each other.
         device = np.clip(kernels.of_segments(prediction.device_s) * graph_factor, least_s, latency)
-        energies = (segment_energy(kernels, prediction, seconds, c) for seconds in (latency, device))
-        return prediction, latency, next(energies), device, next(energies)
+        latency_j, device_j = (segment_energy(kernels, prediction, seconds, c) for seconds in (latency, device))
+        return prediction, SegmentPrices(latency, latency_j, device, device_j)
 
     if seed is None:
-        return Prices(tiling, change, *through(coefficients))
+        prediction, nominal = through(coefficients)
+        return Prices(nominal.latency_s, nominal.energy_j, nominal.device_s, nominal.device_j, tiling, change, prediction)
     has_tensor_kernels = bool(in_tensor_kernels(algorithm_codes(kernels, profile)).any())
     if shared is None:
         names = names_to_draw(profile.listed, runtime, has_tensor_kernels, bool(dependent_steps(kernels).any()))
@@ -181,14 +187,12 @@ def price(
         errors = shared.errors(kernels, kind_tiling, profile, change, through(coefficients)[0].device_s)
     # The nominal values and their draws come first, then design points, then kernels: one pass prices them all.
     errors = errors.at_points(max(point_dimensions(profile) - 1, 0))
-    prediction, times, energies, devices, device_energies = through(Coefficients(profile, values), errors)
+    prediction, segments = through(Coefficients(profile, values), errors)
     prediction = prediction.nominal()
     if kinds is not None:
         prediction, change = prediction.each(kinds.spread), None if change is None else change.each(kinds.spread)
-    energy_j, drawn_j = (None, None) if energies is None else (energies[0], energies[1:])
-    device_j, drawn_device_j = (None, None) if device_energies is None else (device_energies[0], device_energies[1:])
-    nominal = times[0], energy_j, devices[0], device_j
-    return Prices(tiling, change, prediction, *nominal, times[1:], drawn_j, devices[1:], drawn_device_j)
+    nominal, draws = segments.each(lambda amounts: amounts[0]), segments.each(lambda amounts: amounts[1:])
+    return Prices(nominal.latency_s, nominal.energy_j, nominal.device_s, nominal.device_j, tiling, change, prediction, draws)
 
 
 def _with_errors(table: KernelTable, prediction: Prediction, errors: ModelErrors, asynchronous: bool) -> Prediction:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from shmoo.estimators.errors import InputError, ShmooError
 from shmoo.estimators.graph.dtypes import matrix_dtype
@@ -20,7 +19,7 @@ from shmoo.estimators.memory.room import MemoryRoom
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate, room_on
 from shmoo.estimators.predict.draws import kernel_identities, shared_draws
 from shmoo.estimators.predict.graph_table import ModelTable, tabulate_model
-from shmoo.estimators.predict.pipeline import DRAWS, intervals_of
+from shmoo.estimators.predict.pipeline import DRAWS, Prices, intervals_of
 from shmoo.estimators.present.inspection import inspect_estimates
 from shmoo.estimators.present.setups import Change, GraphsOf, Setup, changes, part_changes
 from shmoo.estimators.present.spending import KernelGap, Share, by_bound, by_module, by_unit, kernel_gaps
@@ -60,7 +59,7 @@ class Effect(msgspec.Struct, frozen=True):
         return gain.value if gain else 1.0
 
     def verdict(self, aim: Aim) -> Verdict:
-        """ "better" or "worse" where the gain exceeds its uncertainty, "same" where the whole interval is near 1, else "open"."""
+        """Whether the gain is "better" or "worse" by more than its uncertainty, "same" (surely near 1) or "open"."""
         gain = self.gain(aim)
         if gain is None or gain.low <= 1.0 <= gain.high or abs(gain.value - 1.0) < LEAST_GAIN:
             is_negligible = gain is not None and max(gain.high - 1.0, 1.0 - gain.low) < 2 * LEAST_GAIN
@@ -164,19 +163,18 @@ class Comparison:
         prices = AnalysisDirector(machine).price(work.table, setup.runtime, seed=self._shared.seed, shared=self._shared).total()
         share = setup.batch / self._setup.batch
         ((latency, energy),) = prices.intervals()
-        speedup = _ratio(self.base.latency_s * share, prices.latency_s, self.base.drawn_s, prices.drawn_s, share)
-        ratio = None
-        if self.base.energy_j is not None and prices.energy_j is not None:
-            ratio = _ratio(prices.energy_j, self.base.energy_j * share, prices.drawn_j, self.base.drawn_j, 1 / share)
+        speedup = _ratio(self.base, prices, "latency_s", share)
+        ratio = None if energy is None else _ratio(prices, self.base, "energy_j", 1 / share)
         effect = Effect(latency, energy, speedup, ratio)
         return WhatIf(change, setup, len(work.table), effect, room_on(machine, work.memory, setup.batch))
 
 
-def _ratio(
-    numerator: np.ndarray, denominator: np.ndarray, drawn_above: np.ndarray | None, drawn_below: np.ndarray | None, factor: float
-) -> Interval:
-    draws = None if drawn_above is None or drawn_below is None else drawn_above / drawn_below * factor
-    return intervals_of(numerator / denominator, draws)[0]
+def _ratio(numerator: Prices, denominator: Prices, quantity: str, factor: float) -> Interval:
+    values, draws = (
+        getattr(above, quantity) / getattr(below, quantity) * factor
+        for above, below in ((numerator, denominator), (numerator.draws, denominator.draws))
+    )
+    return intervals_of(values, draws)[0]
 
 
 def advise(

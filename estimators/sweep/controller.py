@@ -246,7 +246,7 @@ def estimate_points(
 def _numbers(totals: Prices, batch: int, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
     """Quantities of a block of points, and the ends of their intervals where there are draws."""
     numbers = {"device_s": totals.device_s}
-    for name, (values, draws) in totals.quantities().items():
+    for name, (values, draws) in totals.quantities_with_draws().items():
         numbers[name] = values
         if draws is not None:
             low, high = interval_ends(values, draws)

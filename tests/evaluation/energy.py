@@ -102,13 +102,12 @@ def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase])
     machine = settled(profile)
     block = block_of(cases, RUNTIME, AnalysisDirector(machine))
     priced = AnalysisDirector(machine).price(block.table, RUNTIME, tiling=block.tiling, seed=0)
-    if priced.energy_j is None or priced.drawn_j is None or priced.drawn_s is None or priced.drawn_device_s is None:
+    if priced.energy_j is None or priced.draws is None:
         raise InputError(f"profile {machine.name!r} has no energy coefficients")
     # Nothing waits for the host inside a graph.
     static = machine.value("power.static")
-    joules = priced.energy_j - static * (priced.latency_s - priced.device_s)
-    drawn = priced.drawn_j - static * (priced.drawn_s - priced.drawn_device_s)
-    seconds, drawn_s = priced.device_s, priced.drawn_device_s
+    joules, drawn = (of.energy_j - static * (of.latency_s - of.device_s) for of in (priced, priced.draws))
+    seconds, drawn_s = priced.device_s, priced.draws.device_s
     columns = (intervals_of(seconds, drawn_s), intervals_of(joules, drawn), intervals_of(joules / seconds, drawn / drawn_s))
     for case, latency, energy, power in zip(cases, *columns, strict=True):
         known = with_latency(machine, latency.value, energy.value, case.latency_s)

@@ -33,7 +33,7 @@ def test_draws_stand_beside_the_nominal_values(name):
     alone, drawn = (director.price(table, runtime, seed=seed) for seed in (None, 0))
     assert alone.latency_s.tolist() == drawn.latency_s.tolist()
     assert alone.energy_j.tolist() == drawn.energy_j.tolist()
-    assert drawn.drawn_s.shape == drawn.drawn_j.shape == (DRAWS, 2)
+    assert drawn.draws.latency_s.shape == drawn.draws.energy_j.shape == (DRAWS, 2)
     for value, (latency, energy) in zip(alone.latency_s, drawn.intervals(), strict=True):
         assert latency.low < latency.value == value < latency.high
         assert energy.low < energy.value < energy.high
@@ -48,8 +48,9 @@ def test_operators_in_a_table_take_what_they_take_beside_a_model(name):
     single, mixed = KernelTable.concat(lone), KernelTable.concat([*lone, model])
     assert (single.single, mixed.single) == (True, False)
     alone, beside = (director.price(table, runtime, seed=0) for table in (single, mixed))
-    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j"):
-        assert getattr(alone, field) == pytest.approx(getattr(beside, field)[..., :2], rel=1e-9), field
+    for one, other in ((alone, beside), (alone.draws, beside.draws)):
+        for field in ("latency_s", "energy_j", "device_s"):
+            assert getattr(one, field) == pytest.approx(getattr(other, field)[..., :2], rel=1e-9), field
 
 
 def test_the_whole_is_the_sum_of_its_segments():
@@ -57,9 +58,10 @@ def test_the_whole_is_the_sum_of_its_segments():
     director = AnalysisDirector(load_profile("gpu_h100"))
     parts = director.price(two_models(), "inductor", seed=0)
     whole = parts.total()
-    for field in ("latency_s", "energy_j", "drawn_s", "drawn_j"):
-        assert getattr(whole, field)[..., 0] == pytest.approx(getattr(parts, field).sum(axis=-1))
-    (power,) = intervals_of(*whole.quantities()["average_power_w"])
+    for sums, segments in ((whole, parts), (whole.draws, parts.draws)):
+        for field in ("latency_s", "energy_j"):
+            assert getattr(sums, field)[..., 0] == pytest.approx(getattr(segments, field).sum(axis=-1))
+    (power,) = intervals_of(*whole.quantities_with_draws()["average_power_w"])
     assert power.value == pytest.approx(parts.energy_j.sum() / parts.latency_s.sum())
 
 
@@ -130,8 +132,9 @@ def test_equal_layers_are_priced_once(name: str, monkeypatch: pytest.MonkeyPatch
     once = director.price(table, runtime, seed=0)
     monkeypatch.setattr(pipeline, "find_equal", lambda table, tiling: EqualKernels(np.arange(len(table)), table, tiling))
     each = director.price(table, runtime, seed=0)
-    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j", "drawn_device_s"):
-        assert getattr(once, field) == pytest.approx(getattr(each, field), rel=1e-12), field
+    for one, other in ((once, each), (once.draws, each.draws)):
+        for field in ("latency_s", "energy_j", "device_s", "device_j"):
+            assert getattr(one, field) == pytest.approx(getattr(other, field), rel=1e-12), field
     for field in ("compute_s", "memory_s", "launch_s", "device_s", "latency_s", "dynamic_j"):
         assert getattr(once.prediction, field) == pytest.approx(getattr(each.prediction, field), rel=1e-12), field
     assert once.correction.spread.tolist() == each.correction.spread.tolist()
@@ -149,8 +152,9 @@ def test_kernels_above_a_power_cap_are_held_whatever_stands_beside_them() -> Non
     alone, beside = (
         director.price(table.in_campaign(on_tensor_cores(table, director.profile)), "eager", seed=0) for table in (single, mixed)
     )
-    for field in ("latency_s", "energy_j", "device_s", "drawn_s", "drawn_j"):
-        assert getattr(alone, field) == pytest.approx(getattr(beside, field)[..., :4], rel=1e-9), field
+    for one, other in ((alone, beside), (alone.draws, beside.draws)):
+        for field in ("latency_s", "energy_j", "device_s"):
+            assert getattr(one, field) == pytest.approx(getattr(other, field)[..., :4], rel=1e-9), field
     power = alone.energy_j / alone.latency_s
     own = Coefficients(director.profile)
     cap = own.value("throttle.cap") * own.value("power.tdp")

@@ -162,7 +162,10 @@ def test_common_uncertainty_cancels() -> None:
     small, large = (tabulate_model((network(batch, 2048),), "domainflow", "kpu") for batch in (8, 64))
     comparison = Comparison(profile, Setup(runtime="domainflow", batch=8), lambda setup: (network(setup.batch, 2048),))
     speedup = comparison.what_if(Change("batch", "batch 64", {"batch": 64})).effect.speedup
-    a, b = (director.price(work.table, "domainflow", seed=seed).total().drawn_s[:, 0] for work, seed in ((small, 1), (large, 2)))
+    a, b = (
+        director.price(work.table, "domainflow", seed=seed).total().draws.latency_s[:, 0]
+        for work, seed in ((small, 1), (large, 2))
+    )
     low, high = np.quantile(np.log(a / b), (0.05, 0.95))
     assert 0.05 < np.log(speedup.high / speedup.low) < 0.8 * (high - low)
 
@@ -197,9 +200,11 @@ def test_changed_kernels_share_a_part_of_the_error() -> None:
     def kernels(common: frozenset[bytes], own_seed: int) -> np.ndarray:
         one = dataclasses.replace(shared, common=common, own_seed=own_seed, factors={})
         priced = director.price(work.table, "domainflow", seed=0, shared=one)
-        return np.log(priced.drawn_s[:, 0])
+        return np.log(priced.draws.latency_s[:, 0])
 
-    plain = np.log(director.price(work.table, "domainflow", seed=0, shared=dataclasses.replace(shared, factors={})).drawn_s[:, 0])
+    plain = np.log(
+        director.price(work.table, "domainflow", seed=0, shared=dataclasses.replace(shared, factors={})).draws.latency_s[:, 0]
+    )
     assert kernels(same, 5) == pytest.approx(plain)
     changed = kernels(frozenset(), 5)
     assert changed.std() == pytest.approx(plain.std(), rel=0.15)
