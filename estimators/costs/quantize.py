@@ -182,9 +182,9 @@ def _quantizers(graphs: Sequence[Graph], scheme: Scheme) -> list[_Quantizer]:
 
 def _stored(layer: _Layer, old: TensorSpec, scheme: Scheme) -> tuple[TensorSpec, ...]:
     """A layer's weight of the spec `old` in its small type, its scales, and its zero points, if it has any."""
-    rows = old.numel // max(layer.k, 1)
+    rows = old.numel // layer.k
     # Blocks do not reach from one matrix into the next.
-    matrices = rows // layer.n if layer.n and rows % layer.n == 0 else 1
+    matrices = rows // layer.n if rows % layer.n == 0 else 1
     high = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
     wide = -(-layer.k // (scheme.block[1] or layer.k))
     weight = TensorSpec((layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else old.shape, scheme.weight)
@@ -244,7 +244,7 @@ class _Quantizer:
             root = self.graph.root(weight)
             value, spec = self.graph.values[root], self.graph.values[weight].spec
             fits = len(spec.shape) == rank and spec.dtype in FLOATS and (root == weight or self.scheme.parts)
-            if fits and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
+            if fits and 0 not in spec.shape and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
                 n, k = spec.shape[-2:] if turned else spec.shape[:-3:-1]
                 bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None) if rank == 2 else None
                 rows = math.prod(self.graph.values[source].spec.shape[:-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -36,7 +36,17 @@ def capture(
             return method(model, args, kwargs, name=name)
         except CaptureError as error:
             failures.append(error)
-    raise CaptureError("; ".join(str(error) for error in failures)) from failures[-1]
+    raise CaptureError(distinct(map(str, failures))) from failures[-1]
+
+
+def distinct(failures: Iterable[str]) -> str:
+    """Failures of several methods in one message, each reason once: "torch.export cannot take 'net': reason"."""
+    said: list[str] = []
+    for failure in failures:
+        reason = failure.partition(": ")[2] or failure
+        if not any(reason in other for other in said):
+            said.append(failure)
+    return "; ".join(said)
 
 
 @guarded
