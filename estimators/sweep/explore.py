@@ -16,6 +16,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.graph_table import Tabulated
 from shmoo.estimators.sweep.controller import blocks_of, rows_of
+from shmoo.estimators.units import counted, si
 from shmoo.estimators.variants import Amount, added_area, tiling_parameters, variant
 
 PREDICTED: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
@@ -110,6 +111,7 @@ class Front:
         others: name of an objective -> values of some of the designs that are allowed and not on the front.
         hypervolume: of the objectives' logarithms, between the front and the worst allowed values, as a share of the box that the
             best and the worst allowed values span.
+        nearest: where no design keeps all limits, the columns of the one that exceeds them least; otherwise empty.
     """
 
     columns: dict[str, np.ndarray]
@@ -118,6 +120,7 @@ class Front:
     allowed: int
     others: dict[str, np.ndarray]
     hypervolume: float
+    nearest: dict[str, float]
 
     def __len__(self) -> int:
         return len(self.alike)
@@ -212,7 +215,15 @@ def _front(space: Space, seen: Sequence[Evaluated], order: np.ndarray | None = N
         len(costs),
         {name: columns[name][some] for name in space.objectives},
         relative_hypervolume(costs, chosen),
+        {} if len(costs) else _nearest(seen),
     )
+
+
+def _nearest(seen: Sequence[Evaluated]) -> dict[str, float]:
+    """The columns of the design that exceeds the limits least."""
+    part = min(seen, key=lambda part: part.excess.min())
+    place = np.unravel_index(part.excess.argmin(), part.excess.shape)
+    return {name: float(values[place]) for name, values in part.columns.items()}
 
 
 def _cost(name: str, values: np.ndarray) -> np.ndarray:
@@ -255,6 +266,14 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
 def front_rows(front: Front) -> list[dict[str, float | int]]:
     """One row a design of the front: its columns, in SI units, and how many are alike."""
     return list(rows_of({name: column.tolist() for name, column in {**front.columns, "alike": front.alike}.items()}))
+
+
+def none_allowed(space: Space, front: Front) -> str:
+    """Where no design keeps all limits: that, and the numbers of the nearest one; otherwise ""."""
+    if not front.nearest:
+        return ""
+    nearest = ", ".join(f"{name} {si(front.nearest[name], space.unit(name))}" for name in (*space.axes, *space.shown))
+    return f"None of {counted(front.points, 'design')} keeps all limits and holds every model; the nearest has {nearest}."
 
 
 def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
