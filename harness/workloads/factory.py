@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
+from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim, exported_program
 from shmoo.harness.workloads.zoo import import_torchvision
 
 _FORM = "return a model, (model, (x, mask)) with its inputs, or (model, (x,), {'mask': mask}) with inputs by name"
@@ -63,10 +63,8 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
 def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
     """A factory's result as model, inputs (`None` without inputs) and inputs by name. An exported program brings its inputs."""
     parts = list(returned) if isinstance(returned, (tuple, list)) else [returned]
-    exported = sys.modules.get("torch.export.exported_program")
-    if parts and exported is not None and isinstance(parts[0], exported.ExportedProgram):
-        program, *inputs = parts
-        parts = [program.module(), *(inputs or program.example_inputs or ())]
+    if parts and (program := exported_program(parts[0])) is not None:
+        parts = [program.module(), *(parts[1:] or program.example_inputs or ())]
     model, *inputs = parts or [None]
     if not callable(model):
         raise InputError(f"{spec!r} returned {_described(returned)}; {_FORM}")
