@@ -19,12 +19,24 @@ from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
 from shmoo.estimators.progress import Progress
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue
-from shmoo.estimators.units import shape_of
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
 from shmoo.harness.machine.architectures import load_architecture as load_profile
 from shmoo.harness.models.request import Mode
 from shmoo.harness.module import Capture
-from shmoo.harness.question import Architecture, Architectures, Model, Options, Question, as_tuple, ask, renamed
+from shmoo.harness.question import (
+    Architecture,
+    Architectures,
+    Model,
+    Options,
+    Question,
+    as_plain,
+    as_tuple,
+    ask,
+    dtype_names,
+    renamed,
+    sizes_of,
+    whole_numbers,
+)
 from shmoo.harness.sweeps import controllers, plan_sweep
 from shmoo.runs.analysis.compare import Comparison, compare_runs
 from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
@@ -240,8 +252,12 @@ def sweep(
     """
     import pandas as pd
 
+    if not isinstance(workload, str):
+        raise InputError(f"a sweep takes the name of a workload or model, got a {type(workload).__name__}; estimate that")
     question = ask(arch, **options)
-    swept = controllers(plan_sweep(question, axes or {}, set or {}, profile_axes or {}, fusion), [workload], question)
+    axes, profile_axes = ({name: as_tuple(values) for name, values in (given or {}).items()} for given in (axes, profile_axes))
+    settings = {name: as_plain(value) for name, value in (set or {}).items()}
+    swept = controllers(plan_sweep(question, axes, settings, profile_axes, as_tuple(fusion)), [workload], question)
     rows = (controller.rows(compute_dtype=matrix_dtype(dtype), threads=question.threads) for controller, dtype in swept)
     return pd.DataFrame(itertools.chain.from_iterable(rows))
 
@@ -287,8 +303,11 @@ def measure(
 
     if resume and out is None:
         raise InputError("resume=True needs out=, the run to continue")
-    counts = as_tuple(threads)
+    counts = whole_numbers(threads, "threads")
+    if visits < 1 or min(counts, default=1) < 1:
+        raise InputError(f"visits and threads are at least 1, got visits={visits}, threads={threads}")
     machine = probe_machine(max(counts, default=None))
+    device = str(device)
     check_device(device, machine)
     cases = plan_cases(
         suite,
@@ -296,11 +315,11 @@ def measure(
         machine,
         device,
         as_tuple(runtime),
-        as_tuple(dtype),
-        as_tuple(batch),
+        dtype_names(dtype),
+        whole_numbers(batch, "batch"),
         trust,
         progress,
-        input_shape=shape_of(input_shape, "input_shape") if isinstance(input_shape, str) else input_shape,
+        input_shape=sizes_of(input_shape, "input_shape"),
         seq_len=seq_len,
     )
     cases = on_threads(cases, counts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.graph_table import tabulate_model
 from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
@@ -103,9 +104,11 @@ def explore(
     """
     import pandas as pd
 
+    if not isinstance(within or {}, Mapping) or not isinstance(at_least or {}, Mapping):
+        raise InputError('limits are mappings, such as within={"power.tdp": 60} and at_least={"throughput": 1e3}')
     limits = [spaces.Limit(name, True, value) for name, value in (within or {}).items()]
     limits += [spaces.Limit(name, False, value) for name, value in (at_least or {}).items()]
-    _, front = front_of(as_tuple(models), ask(arch, **options), over, minimize, limits, weights or {}, search, seed)
+    _, front = front_of(as_tuple(models), ask(arch, **options), over, as_tuple(minimize), limits, weights or {}, search, seed)
     return pd.DataFrame(spaces.front_rows(front))
 
 
@@ -125,6 +128,6 @@ def front_of(
     for captured in map(question.capture, models):
         table = tabulate_model(captured.graphs, runtime, profile.family, captured.compute_dtype)
         workloads.append(spaces.Workload(captured.name, table, captured.batch, weights.get(captured.name, 1.0)))
-    axes = {name: tuple(float(value) for value in values) for name, values in over.items()}
+    axes = {name: tuple(float(value) for value in as_tuple(values)) for name, values in over.items()}
     space = spaces.Space(profile, runtime, workloads, axes, tuple(minimize), tuple(limits))
     return space, spaces.explore_grid(space) if search is None else spaces.search(space, search, seed)

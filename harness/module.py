@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -338,3 +339,9 @@ def workload(name: str, *, kind: Kind, axes: Sequence[Axis]) -> Callable[[Factor
         return factory
 
     return decorate
+
+
+def exported_program(value: Any) -> Any:
+    """The value where it is a program of torch.export, otherwise `None`; it does not import torch.export."""
+    module = sys.modules.get("torch.export.exported_program")
+    return value if module is not None and isinstance(value, module.ExportedProgram) else None

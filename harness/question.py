@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
@@ -23,7 +23,7 @@ from shmoo.harness.defaults import LOCAL
 from shmoo.harness.machine.architectures import choose_targets
 from shmoo.harness.models.capture_cache import ModelSource
 from shmoo.harness.models.request import Mode, ModelRequest, Point, at_batches
-from shmoo.harness.module import STORAGE_DTYPES, Capture, DNNModule
+from shmoo.harness.module import STORAGE_DTYPES, Capture, DNNModule, exported_program
 from shmoo.runs.store.records import AxisValue
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -201,7 +201,11 @@ class Question:
             from shmoo.harness.capture import capture
 
             name = getattr(workload, "__name__", type(workload).__name__)
-            captured = capture(workload, self.args, self.kwargs, name=name)
+            args, kwargs = self.args, self.kwargs
+            if (program := exported_program(workload)) is not None:
+                examples = program.example_inputs or ((), {})
+                workload, (args, kwargs) = program.module(), (args, kwargs) if args or kwargs else examples
+            captured = capture(workload, args, kwargs, name=name)
         else:
             captured = workload if isinstance(workload, Capture) else Capture(as_tuple(workload))
             if self.args or self.kwargs:
@@ -233,17 +237,48 @@ def ask(arch: Architectures, **options: Unpack[Options]) -> Question:
         raise TypeError(str(unknown("argument", min(strange), Options.__annotations__)))
     mode = Mode(**{name: arguments.pop(name) for name in Mode.__struct_fields__ if name in arguments})
     batches, runtime = as_tuple(arguments.pop("batch", None)), as_tuple(arguments.pop("runtime", None))
-    dtypes = tuple(dict.fromkeys(map(compute_dtype, as_tuple(arguments.pop("dtype", None)))))
-    if isinstance(shape := arguments.get("input_shape"), str):
-        arguments["input_shape"] = shape_of(shape, "input_shape")
+    dtypes = dtype_names(arguments.pop("dtype", None))
+    arguments["input_shape"] = sizes_of(arguments.get("input_shape"), "input_shape")
+    for name in ("threads", "seq_len"):
+        arguments[name] = only_one(whole_numbers(arguments.get(name), name), name)
     return Question(arch=as_tuple(arch), runtime=runtime, batches=batches, dtypes=dtypes, mode=mode, **arguments)
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """One value or several as a tuple; empty for `None`."""
+    """One value or several as a tuple, numpy's numbers as Python's; empty for `None`."""
+    value = as_plain(value)
     if value is None:
         return ()
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        return tuple(map(as_plain, value))
+    return (value,)
+
+
+def as_plain(value: Any) -> Any:
+    """A number or an array of numpy or torch as Python's; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
+
+
+def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One whole number or several as a tuple; empty for `None`. `InputError` names the argument for anything else."""
+    numbers = as_tuple(value)
+    for number in numbers:
+        if type(number) is not int:
+            raise InputError(f"{name} takes whole numbers, got {number!r} ({type(number).__name__})")
+    return numbers
+
+
+def sizes_of(shape: Any, name: str) -> tuple[int, ...] | None:
+    """A shape as sizes, also from text ("1x3x224x224"); `InputError` for what is none."""
+    if shape is None:
+        return None
+    return shape_of(shape, name) if isinstance(shape, str) else whole_numbers(shape, name)
+
+
+def dtype_names(dtypes: Any) -> tuple[str, ...]:
+    """Names of element types, each once, also from torch's and numpy's types; `InputError` for an unknown one."""
+    names = (value if isinstance(value, str) else getattr(value, "__name__", str(value)) for value in as_tuple(dtypes))
+    return tuple(dict.fromkeys(map(compute_dtype, names)))
 
 
 def renamed(**names: str) -> Callable[[F], F]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import shmoo
 from shmoo.estimators.errors import InputError
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
 
@@ -269,3 +271,48 @@ def test_a_shape_may_be_text_as_on_the_command_line() -> None:
     assert text.equals(extents)
     with pytest.raises(InputError, match=r"input_shape must be a positive whole number, got 'three'"):
         shmoo.estimate("resnet18", "kpu_t64", input_shape="1xthree")
+
+
+def test_numbers_and_types_of_numpy_and_torch_are_taken() -> None:
+    """As loops over arrays and the types of tensors give them; any collection of values."""
+    rows = shmoo.estimate("mlp", "kpu_t64", batch=np.array([1, 4]), dtype=torch.bfloat16)
+    assert (list(rows["batch"]), set(rows["dtype"])) == ([1, 4], {"bfloat16"})
+    assert list(shmoo.estimate("mlp", ["kpu_t64"], batch=np.int64(2), dtype=np.float16)["dtype"]) == ["float16"]
+    assert set(shmoo.estimate("mlp", {"kpu_t64", "tpu_v4"}, batch=(n for n in (1, 2)))["batch"]) == {1, 2}
+    assert list(shmoo.estimate("mlp", "cpu_server_generic", threads=np.int32(2))["threads"]) == [2]
+    swept = shmoo.sweep("mlp", {"hidden": np.array([64, 128]), "batch": 2}, "kpu_t64", set={"depth": np.int64(2)}, fusion=False)
+    assert list(swept["hidden"]) == [64, 128]
+    tiles = shmoo.sweep("mlp", arch="kpu_t64", profile_axes={"count.tiles": np.geomspace(64, 256, 3)})
+    assert list(tiles["count.tiles"]) == pytest.approx([64, 128, 256])
+    assert len(shmoo.explore("mlp", "kpu_t64", over={"count.tiles": np.array([16, 64])}, minimize="latency")) == 1
+
+
+def test_a_single_tensor_and_an_exported_program_are_taken() -> None:
+    """A tensor is one argument, not one for each of its rows; a program brings its inputs."""
+    layer, x = torch.nn.Linear(8, 4), torch.randn(2, 8)
+    program = torch.export.export(layer, (x,))
+    for workload, options in ((layer, {"args": x}), (program, {}), (program, {"args": (x,)}), (program.module(), {"args": (x,)})):
+        assert list(shmoo.estimate(workload, "kpu_t64", **options)["macs"]) == [2 * 8 * 4]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: shmoo.estimate("mlp", "kpu_t64", threads=2.5), "threads takes whole numbers, got 2.5 (float)"),
+        (lambda: shmoo.estimate("bert_base", "kpu_t64", seq_len="16"), "seq_len takes whole numbers, got '16' (str)"),
+        (
+            lambda: shmoo.estimate("resnet18", "kpu_t64", input_shape=(1, 3, 64.0, 64)),
+            "input_shape takes whole numbers, got 64.0",
+        ),
+        (lambda: shmoo.estimate("resnet18", "kpu_t64", input_shape=64), "--input-shape is such as 1x3x224x224, got 64"),
+        (lambda: shmoo.sweep(torch.nn.Linear(8, 4), {"n": [1]}, "kpu_t64"), "a sweep takes the name of a workload or model"),
+        (lambda: shmoo.explore("mlp", "kpu_t64", over={"count.tiles": [16]}, within=["latency<=1"]), "limits are mappings"),
+        (lambda: shmoo.measure("mlp", threads=0), "visits and threads are at least 1"),
+        (lambda: shmoo.measure("mlp", visits=0), "visits and threads are at least 1"),
+        (lambda: shmoo.measure("mlp", device=torch.device("cuda:3")), "unknown device 'cuda:3'"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named(own_home: None, call: Callable[[], object], says: str) -> None:
+    """In place of an error from inside torch or numpy."""
+    with pytest.raises(InputError, match=re.escape(says)):
+        call()

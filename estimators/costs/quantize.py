@@ -184,9 +184,9 @@ def _quantizers(graphs: Sequence[Graph], scheme: Scheme) -> list[_Quantizer]:
 
 def _quantized_specs(layer: _Layer, original: TensorSpec, scheme: Scheme) -> tuple[TensorSpec, ...]:
     """A layer's weight of the spec `original` in its small type, its scales, and its zero points, if it has any."""
-    rows = original.numel // max(layer.k, 1)
+    rows = original.numel // layer.k
     # Blocks do not reach from one matrix into the next.
-    matrices = rows // layer.n if layer.n and rows % layer.n == 0 else 1
+    matrices = rows // layer.n if rows % layer.n == 0 else 1
     scale_rows = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
     scale_columns = -(-layer.k // (scheme.block[1] or layer.k))
     weight = TensorSpec(
@@ -252,7 +252,7 @@ class _Quantizer:
             root = self.graph.root(weight)
             value, spec = self.graph.values[root], self.graph.values[weight].spec
             fits = len(spec.shape) == rank and spec.dtype in FLOATS and (root == weight or self.scheme.parts)
-            if fits and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
+            if fits and 0 not in spec.shape and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
                 n, k = spec.shape[-2:] if is_transposed else spec.shape[:-3:-1]
                 bias = (
                     value_of_operand.get("bias", value_of_operand.get("self") if call.op == "aten.addmm" else None)

@@ -27,10 +27,12 @@ _VIEWS = (
 _QUESTIONS = (
     "size sym_size sym_stride sym_numel sym_storage_offset sym_is_contiguous numel dim stride storage_offset is_contiguous "
     "is_floating_point is_complex is_nonzero item _local_scalar_dense sym_constrain_range sym_constrain_range_for_size "
-    "result_type _fused_sdp_choice"
+    "result_type _fused_sdp_choice _has_same_storage_numel"
 )
 _ASSERTIONS = "_assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async _functional_assert_scalar"
-_ALLOCATIONS = "empty empty_like empty_strided empty_permuted new_empty new_empty_strided resize resize_as set"
+_ALLOCATIONS = (
+    "_efficientzerotensor empty empty_like empty_strided empty_permuted new_empty new_empty_strided resize resize_as set"
+)
 _NOTES = "requires_grad retain_grad record_stream"
 """For autograd and the allocator."""
 _ON_SHAPES = (

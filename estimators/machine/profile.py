@@ -14,8 +14,8 @@ import msgspec
 from shmoo.estimators.errors import FormatError, InputError, unknown
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.graph.records import RUNTIMES as RUNTIMES
+from shmoo.estimators.graph.records import UNREADABLE, decode_versioned
 from shmoo.estimators.graph.records import Coefficient as Coefficient
-from shmoo.estimators.graph.records import decode_versioned
 from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.inheritance import ecc_share, scale_with_counts, transfer
@@ -231,7 +231,7 @@ def _key_problem(data: bytes | str) -> str | None:
     """The first problem with the keys of a file written by hand; `None` also where it is not a JSON object."""
     try:
         document = msgspec.json.decode(data)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
     fields = [*ArchitectureProfile.__struct_fields__, "base"]
     return first_wrong_key(document, fields, _builtin_coefficients) if isinstance(document, dict) else None
@@ -248,7 +248,7 @@ def _head(data: bytes | str) -> _Head | None:
     """The head of a file; `None` for a damaged one."""
     try:
         return msgspec.json.decode(data, type=_Head)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

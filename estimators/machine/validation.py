@@ -35,6 +35,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Architecture family -> coefficients without which it cannot be estimated, beside those of its memory levels."""
+ON_CHIP: Mapping[str, tuple[str, ...]] = MappingProxyType({"cpu": ("l2",), "gpu": ("shared", "l2"), "tpu": ("vmem",), "kpu": ()})
+"""Architecture family -> levels above main memory that its tiling strategy cuts for."""
 LARGEST_CORRECTION = 10.0
 """Sum of the largest logarithms of all trees of a residual; those of the built-in profiles sum up to 3."""
 
@@ -71,6 +73,10 @@ def _names(profile: ArchitectureProfile) -> Iterator[str]:
         for stem in ("bandwidth", "capacity"):
             if f"{stem}.{level}" not in profile.coefficients:
                 yield f"level {level!r} has no coefficient '{stem}.{level}'; add it, or take the level out of 'levels'"
+    for level in ON_CHIP[profile.family]:
+        if level not in profile.levels[:-1]:
+            held = ", ".join(profile.levels)
+            yield f"its 'levels' are {held}; a {profile.family} has {level!r} before the last one, its main memory"
     for name in REQUIRED[profile.family]:
         if name not in profile.coefficients:
             yield f"it has no coefficient {name!r}, which every {profile.family} needs"

@@ -16,6 +16,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.predict.graph_table import ModelTable
 from shmoo.estimators.sweep.controller import blocks_of, rows_of
+from shmoo.estimators.units import counted, si
 from shmoo.estimators.variants import Amount, added_area, tiling_parameters, variant
 
 PREDICTED_UNITS: Mapping[str, str] = {"latency": "s", "energy": "J", "power": "W", "edp": "J s", "throughput": "/s"}
@@ -110,6 +111,7 @@ class Front:
         others: name of an objective -> values of some of the designs that are allowed and not on the front.
         hypervolume: of the objectives' logarithms, between the front and the worst allowed values, as a share of the box that the
             best and the worst allowed values span.
+        nearest: where no design keeps all limits, the columns of the one that exceeds them least; otherwise empty.
     """
 
     columns: dict[str, np.ndarray]
@@ -118,6 +120,7 @@ class Front:
     allowed: int
     others: dict[str, np.ndarray]
     hypervolume: float
+    nearest: dict[str, float]
 
     def __len__(self) -> int:
         return len(self.alike)
@@ -210,23 +213,31 @@ def _front(space: Space, evaluated: Sequence[EvaluatedDesigns], order: np.ndarra
     if order is not None:
         columns = {name: values[order] for name, values in columns.items()}
     costs = np.stack([_log_cost(name, columns[name]) for name in space.objectives], axis=1)
-    front_rows, counts = pareto(costs)
-    by_first_cost = np.argsort(costs[front_rows, 0], kind="stable")
-    front_rows, counts = front_rows[by_first_cost], counts[by_first_cost]
-    other_rows = np.setdiff1d(np.arange(len(costs)), front_rows)
+    pareto_rows, counts = pareto(costs)
+    by_first_cost = np.argsort(costs[pareto_rows, 0], kind="stable")
+    pareto_rows, counts = pareto_rows[by_first_cost], counts[by_first_cost]
+    other_rows = np.setdiff1d(np.arange(len(costs)), pareto_rows)
     sample_rows = (
         other_rows[np.linspace(0, len(other_rows) - 1, min(MOST_OTHERS, len(other_rows))).astype(int)]
         if len(other_rows)
         else other_rows
     )
     return Front(
-        {name: values[front_rows] for name, values in columns.items()},
+        {name: values[pareto_rows] for name, values in columns.items()},
         counts,
         sum(batch.excess.size for batch in evaluated),
         len(costs),
         {name: columns[name][sample_rows] for name in space.objectives},
-        relative_hypervolume(costs, front_rows),
+        relative_hypervolume(costs, pareto_rows),
+        {} if len(costs) else _nearest_design(evaluated),
     )
+
+
+def _nearest_design(evaluated: Sequence[EvaluatedDesigns]) -> dict[str, float]:
+    """The columns of the design that exceeds the limits least."""
+    batch = min(evaluated, key=lambda batch: batch.excess.min())
+    place = np.unravel_index(batch.excess.argmin(), batch.excess.shape)
+    return {name: float(values[place]) for name, values in batch.columns.items()}
 
 
 def _log_cost(name: str, values: np.ndarray) -> np.ndarray:
@@ -269,6 +280,14 @@ def search(space: Space, evaluations: int, seed: int = 0) -> Front:
 def front_rows(front: Front) -> list[dict[str, float | int]]:
     """One row a design of the front: its columns, in SI units, and how many are alike."""
     return list(rows_of({name: column.tolist() for name, column in {**front.columns, "alike": front.alike}.items()}))
+
+
+def none_allowed(space: Space, front: Front) -> str:
+    """Where no design keeps all limits: that, and the numbers of the nearest one; otherwise ""."""
+    if not front.nearest:
+        return ""
+    nearest = ", ".join(f"{name} {si(front.nearest[name], space.unit(name))}" for name in (*space.axes, *space.shown))
+    return f"None of {counted(front.points, 'design')} keeps all limits and holds every model; the nearest has {nearest}."
 
 
 def pareto(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

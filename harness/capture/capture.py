@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import torch
 
 from shmoo.harness.capture.compiled import compile_pieces
 from shmoo.harness.capture.exported import export_graph, exportable
@@ -20,7 +21,7 @@ from shmoo.harness.module import Capture
 def capture(
     model: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, name: str = ""
 ) -> Capture:
-    """Capture `model(*args, **kwargs)` at inference.
+    """Capture `model(*args, **kwargs)` at inference; a single tensor may stand for `args`.
 
     The model's code runs once, under `torch.no_grad()`, in its current training or evaluation mode; on the meta device that costs
     neither memory nor arithmetic. Shapes are the arguments' shapes. Conversions by `torch.autocast` become separate calls.
@@ -29,6 +30,8 @@ def capture(
     `print`). Where that fails (a branch on data), and for a function, whose weights it cannot tell from other tensors, the
     capture consists of torch.compile's pieces, with the reasons for the breaks. `CaptureError` where neither can take the model.
     """
+    if isinstance(args, torch.Tensor):
+        args = (args,)
     methods = (capture_exported, capture_compiled) if exportable(model) else (capture_compiled, capture_exported)
     failures = []
     for method in methods:
@@ -36,7 +39,17 @@ def capture(
             return method(model, args, kwargs, name=name)
         except CaptureError as error:
             failures.append(error)
-    raise CaptureError("; ".join(str(error) for error in failures)) from failures[-1]
+    raise CaptureError(distinct(map(str, failures))) from failures[-1]
+
+
+def distinct(failures: Iterable[str]) -> str:
+    """Failures of several methods in one message, each reason once: "torch.export cannot take 'net': reason"."""
+    said: list[str] = []
+    for failure in failures:
+        reason = failure.partition(": ")[2] or failure
+        if not any(reason in other for other in said):
+            said.append(failure)
+    return "; ".join(said)
 
 
 @guarded

@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.capture.capture import capture
+from shmoo.harness.capture.capture import capture, distinct
 from shmoo.harness.capture.exported import FunctionModule, exportable
 from shmoo.harness.capture.fx.guard import guarded
 from shmoo.harness.capture.fx.introspect import CaptureError, holds_tensors
@@ -75,12 +75,12 @@ def capture_workload(module: DNNModule, axes: Axes | None = None, dtype: str | N
     except CaptureError as error:
         failures.append(str(error))
     if module.without_memory:
-        raise CaptureError("; ".join(failures))
+        raise CaptureError(distinct(failures))
     built = module.build(axes, dtype, "cpu")
     try:
         return capture(built.model, built.args, built.kwargs, name=module.name)
     except CaptureError as on_cpu:
-        message = f"{on_cpu} (on the meta device: {'; '.join(failures)})"
+        message = distinct([str(on_cpu), *(f"on the meta device {failure}" for failure in failures)])
         if _NEEDS_INDICES.search(message):
             message = (
                 f"{module.name!r} takes whole numbers such as tokens, but --input-shape makes a floating-point tensor; "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shmoo.estimators.graph.records import UNREADABLE
 from shmoo.harness.models.dependencies import InputRecorder, Inputs, capture_sources, foreign_modules, main_file, site_folders
 from shmoo.harness.models.request import ModelRequest, Point
 from shmoo.harness.module import Capture
@@ -32,7 +33,7 @@ FORMAT = 1
 LIMIT_BYTES = 256 << 20
 """Most bytes of a cache; beyond them the least recently used captures are removed."""
 _SUFFIX = ".json.gz"
-_UNREADABLE = (OSError, EOFError, zlib.error, msgspec.MsgspecError)
+_UNREADABLE = (OSError, EOFError, zlib.error, *UNREADABLE)
 
 
 class CachedCapture(msgspec.Struct, frozen=True, rename={"request": "asked"}):

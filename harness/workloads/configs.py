@@ -50,7 +50,7 @@ def load_config(path: str) -> DNNModule:
     if not source.is_file():
         raise InputError(f"no config at {path!r}; give the path of a config.json")
     try:
-        settings = json.loads(source.read_text())
+        settings = json.loads(source.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path!r} is not JSON: {error}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:

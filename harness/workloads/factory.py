@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shmoo.estimators.errors import InputError, unknown
-from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim
+from shmoo.harness.module import STORAGE_DTYPES, Built, DNNModule, Maker, dim, exported_program
 from shmoo.harness.workloads.zoo import import_torchvision
 
 _FORM = "return a model, (model, (x, mask)) with its inputs, or (model, (x,), {'mask': mask}) with inputs by name"
@@ -44,7 +44,7 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
         if isinstance(model, make.torch.nn.Module):
             _refuse_packed(model, spec)
             own_dtype = next((tensor.dtype for tensor in model.parameters() if _convertible(tensor)), make.torch_dtype)
-            model = place_model(model, make).eval()
+            model = _in_evaluation(place_model(model, make))
         else:
             own_dtype = make.torch_dtype
         if input_shape is not None:
@@ -61,8 +61,10 @@ def load_factory(spec: str, input_shape: Sequence[int] | None = None) -> DNNModu
 
 
 def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[str, Any]]:
-    """A factory's result as model, inputs (`None` without inputs) and inputs by name."""
+    """A factory's result as model, inputs (`None` without inputs) and inputs by name. An exported program brings its inputs."""
     parts = list(returned) if isinstance(returned, (tuple, list)) else [returned]
+    if parts and (program := exported_program(parts[0])) is not None:
+        parts = [program.module(), *(parts[1:] or program.example_inputs or ())]
     model, *inputs = parts or [None]
     if not callable(model):
         raise InputError(f"{spec!r} returned {_described(returned)}; {_FORM}")
@@ -74,6 +76,14 @@ def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[
     if len(inputs) > 1 or not (tensor or isinstance(args, (tuple, list))) or any(not isinstance(name, str) for name in kwargs):
         raise InputError(f"{spec!r} returned {_described(returned)}; {_FORM}")
     return model, (args,) if tensor else tuple(args), dict(kwargs)
+
+
+def _in_evaluation(model: Any) -> Any:
+    """The module in evaluation mode; the module of an exported program refuses, since its mode was fixed by the export."""
+    try:
+        return model.eval()
+    except NotImplementedError:
+        return model
 
 
 def _described(returned: Any) -> str:
@@ -102,9 +112,15 @@ def _refuse_packed(model: Any, spec: str) -> None:
 
 
 def refuse_layout(name: str, tensor: Any) -> None:
-    """`InputError` for a sparse or nested tensor, whose work depends on its values."""
+    """`InputError` for a sparse or nested tensor, whose work depends on its values, and for a quantized one, whose operators have
+    no shape functions."""
     import torch
 
+    if tensor.is_quantized:
+        raise InputError(
+            f"{name!r} is a quantized tensor ({str(tensor.dtype).removeprefix('torch.')}), whose operators cannot be captured; "
+            "give the model before its quantization, with --quantize or --dtype int8"
+        )
     if tensor.layout != torch.strided or tensor.is_nested:
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise InputError(
@@ -117,8 +133,7 @@ def _import_factory(spec: str) -> Callable[..., Any]:
     """The function, also from the current directory, as `python -m` does."""
     place, _, attribute = spec.partition(":")
     if place.endswith(".py"):
-        name = ".".join(Path(place).with_suffix("").parts).strip("./")
-        raise InputError(f"{place!r} is the path of a file; write its name as a module: {name}:{attribute}")
+        raise InputError(f"{place!r} is the path of a file; {as_module(place, attribute)}")
     current = str(Path.cwd())
     if current not in sys.path:
         sys.path.insert(0, current)
@@ -135,6 +150,14 @@ def _import_factory(spec: str) -> Callable[..., Any]:
     if not callable(factory):
         raise InputError(f"{spec!r} is of type {type(factory).__name__}, not a function that returns a model, or a model")
     return factory
+
+
+def as_module(path: str, attribute: str = "factory") -> str:
+    """How to name what is in a file: as a module of the current directory, or of its own."""
+    file = Path(path).with_suffix("")
+    if file.is_absolute() or ".." in file.parts:
+        return f"in {str(file.parent)!r}, write its name as a module: {file.name}:{attribute}"
+    return f"write its name as a module: {'.'.join(file.parts)}:{attribute}"
 
 
 def _with_torchvision(action: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.harness.module import WORKLOADS, Built, DNNModule, Maker
 from shmoo.harness.workloads import operators, synthetic
 from shmoo.harness.workloads.configs import config_models, config_workload, load_config
-from shmoo.harness.workloads.factory import load_factory, place_inputs, place_model, split_shape
+from shmoo.harness.workloads.factory import as_module, load_factory, place_inputs, place_model, split_shape
 from shmoo.harness.workloads.zoo import DIFFUSION, find_network, quantized_names, zoo_names
 
 REGISTERED_BY = (operators, synthetic)
@@ -38,6 +38,8 @@ def find_workload(name: str) -> DNNModule:
             f"{name!r} runs on packed int8 weights, whose operators cannot be captured without data; "
             f"estimate {name.removeprefix('quantized_')!r} in int8 in its place"
         )
+    if name.endswith(".py"):
+        raise InputError(f"{name!r} is the path of a file; {as_module(name)}, with the function that returns the model")
     raise unknown("workload or model", name, {*WORKLOADS, *DIFFUSION, *config_models(), *zoo_names()})
 
 

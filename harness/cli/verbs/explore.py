@@ -102,6 +102,7 @@ def explore(
                 "hypervolume": front.hypervolume,
                 "front": rows,
             }
+            | ({"nearest": front.nearest} if front.nearest else {})
         )
         return
     _show(space, front, rows, wide)
@@ -136,6 +137,11 @@ def _limit(text: str) -> Limit:
 
 
 def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> None:
+    from shmoo.estimators.sweep.explore import none_allowed
+
+    if front.nearest:
+        output.message(none_allowed(space, front))
+        return
     output.message(
         f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front, which holds "
         f"{percent(front.hypervolume, digits=0)} of the box between the best and the worst (on logarithmic scales)"

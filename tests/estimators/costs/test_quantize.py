@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from shmoo.estimators.costs import costs_of, graph_cost
-from shmoo.estimators.costs.quantize import quantized, with_dtype
+from shmoo.estimators.costs.quantize import quantized, saved_bytes, with_dtype
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.table import DTYPE_CODE
@@ -131,6 +131,14 @@ def test_a_weight_that_an_embedding_reads_too_is_kept() -> None:
     assert after.weight_bytes == N * K * (4 + 1) + N * 4
     with pytest.raises(InputError, match="nothing to quantize"):
         quantized(capture(nn.Conv2d(3, 4, 3), (torch.randn(1, 3, 8, 8),)).graphs, "int8-weight")
+
+
+def test_a_layer_without_elements_stays_as_it_is() -> None:
+    """A width of 0, as in a model cut to nothing, in the memory that each scheme would save, too."""
+    model = nn.Sequential(nn.Linear(K, N), nn.Linear(N, 0, bias=False), nn.Linear(0, N, bias=False))
+    graphs = capture(model, (torch.randn(M, K),)).graphs
+    assert saved_bytes(graphs)["int8-weight"] == N * K * (4 - 1) - N * 4
+    assert [value.spec.dtype for value in quantized(graphs, "int8-weight")[0].values if value.spec.numel == 0] == ["float32"] * 3
 
 
 def test_int8_as_an_element_type_makes_everything_int8() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -20,7 +21,7 @@ from shmoo.estimators.machine.profile import (
     load_profile,
     means_profile,
 )
-from shmoo.estimators.machine.validation import check_name, first_problem
+from shmoo.estimators.machine.validation import ON_CHIP, check_name, first_problem
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.variants import variant
 from tests.hostile import profile_json
@@ -110,6 +111,25 @@ def test_names_are_names(field, value, words):
 
 
 @pytest.mark.parametrize("name", ["gpu_t4", "tpu_v4", "kpu_t64", "cpu_server_generic"])
+def test_a_profile_without_some_levels_is_refused_or_estimates(name):
+    """Every choice of them: a level that the tiling cuts for is named where it is missing, or is the main memory."""
+    profile = load_profile(name)
+    specs = TensorSpec((256, 512)), TensorSpec((128, 512)), TensorSpec((256, 128))
+    graph = single_call_graph(OpCall("aten.linear", specs[:2], specs[2:], ("input", "weight")), (1,))
+    for count in range(1, len(profile.levels)):
+        for levels in itertools.combinations(profile.levels, count):
+            file = profile.replacing(levels=levels, residual=()).to_json()
+            if not set(ON_CHIP[profile.family]) <= set(levels[:-1]):
+                with pytest.raises(FormatError, match="before the last one, its main memory"):
+                    ArchitectureProfile.from_json(file)
+                continue
+            made = ArchitectureProfile.from_json(file)
+            with np.errstate(all="raise", under="ignore"):
+                latency = AnalysisDirector(made).estimate(graph).latency_s
+            assert 0 < latency.low <= latency.value <= latency.high < math.inf
+
+
+@pytest.mark.parametrize("name", ["gpu_t4", "tpu_v4", "kpu_t64", "cpu_server_generic"])
 def test_a_profile_without_any_one_coefficient_is_refused_or_estimates(name):
     """Never a crash: what a family cannot do without is named."""
     profile = load_profile(name)
@@ -188,6 +208,14 @@ def test_a_variant_that_no_file_could_be_is_refused(name, value):
     """A cap below the power of an idle board, also at one point of a sweep, and a clock out of any range."""
     with pytest.raises(InputError, match=f"'gpu_h100' with {name}"):
         variant(load_profile("gpu_h100"), {name: value})
+
+
+def test_a_profile_in_another_encoding_is_refused(tmp_path):
+    """As an editor saves it that does not write UTF-8."""
+    path = tmp_path / "mine.json"
+    path.write_bytes(json.dumps(profile_json("gpu_t4") | {"description": "Kärnä"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(FormatError, match=r"cannot read profile .*utf-8"):
+        load_profile(path)
 
 
 def test_json_of_others_is_no_profile(tmp_path):

@@ -163,6 +163,12 @@ def mapped_twice():
     return Calls(both, w=torch.randn(5, 32, 16)), (torch.randn(3, 8, 32),)
 
 
+@kind(flops=3 * 8 * 32)
+def derivative_along_a_direction():
+    """The sine, the cosine and its product with the direction."""
+    return Calls(lambda x: torch.func.jvp(torch.sin, (x,), (x,))[1]), (torch.randn(8, 32),)
+
+
 @kind(macs=4 * 2 * 6 * 6 * 3 * 8 * 9)
 def mapped_convolution():
     return Calls(lambda x, w: torch.vmap(lambda w: F.conv2d(x, w))(w), w=torch.randn(4, 8, 3, 3, 3)), (torch.randn(2, 3, 8, 8),)

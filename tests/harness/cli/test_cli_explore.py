@@ -31,6 +31,17 @@ def test_a_single_best_design_is_no_choice() -> None:
     assert "for a choice" not in shmoo(*grow, "--minimize", "latency,bandwidth.dram").stderr
 
 
+def test_limits_that_no_design_keeps_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    """No empty table; the design that exceeds the limits least, on stderr, in the page and for programs."""
+    page = tmp_path / "front.html"
+    result = shmoo(*SPACE, "--within", "latency<=1ns,power.tdp>=1", "--html", str(page))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "None of 6 designs keeps all limits and holds every model; the nearest has count.tiles 64" in result.stderr
+    assert "None of 6 designs keeps all limits" in page.read_text()
+    document = json.loads(shmoo(*SPACE, "--within", "latency<=1ns", "--json").stdout)
+    assert (document["front"], document["nearest"]["count.tiles"]) == ([], 64)
+
+
 def test_json_and_csv_hold_the_front() -> None:
     """The same rows; the first objective ascends, limits hold."""
     result = shmoo(*SPACE, "--within", "power.tdp<=20", "--minimize", "latency,power.tdp", "--json", "--csv", "front.csv")

@@ -10,6 +10,7 @@ import pytest
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
+from shmoo.harness.capture import CaptureError
 from shmoo.harness.models.model_graphs import model_graphs
 
 SOURCE = '''
@@ -99,6 +100,10 @@ class Graph(nn.Module):
         return torch.sparse.mm(self.adjacency, x)
 
 def sparse(): return Graph(), x
+def stored_small(): return Net(), (torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),)
+def program(): return torch.export.export(Net().eval(), (x,))
+def program_and_inputs(): return torch.export.export(Net().eval(), (x,)), (x,)
+def program_s_module(): return torch.export.export(Net().eval(), (x,)).module(), (x,)
 def nested(): return Net(), (torch.nested.nested_tensor([x[0:1], x]),)
 def tokens(): return nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 4))
 '''
@@ -123,9 +128,12 @@ def macs_of(text: str, **options) -> float:
     return sum(graph_cost(graph).macs for graph in graphs_of(text, **options))
 
 
-@pytest.mark.parametrize("form", ["tensor", "listed", "named", "both", "tensor_and_named"])
+@pytest.mark.parametrize(
+    "form",
+    ["tensor", "listed", "named", "both", "tensor_and_named", "program", "program_and_inputs", "program_s_module"],
+)
 def test_inputs_come_in_several_forms(theirs, form):
-    """A model of 2 x 8 x 4 with its inputs as a tensor, a list, by name, or both."""
+    """A model of 2 x 8 x 4 with its inputs as a tensor, a list, by name, or both; an exported program brings its inputs."""
     assert macs_of(f"{theirs}:{form}") == 2 * 8 * 4
 
 
@@ -154,8 +162,18 @@ def test_a_class_and_a_model_itself_are_taken(theirs):
 
 
 def test_a_path_is_answered_with_the_name_to_write(theirs):
-    with pytest.raises(InputError, match="their_models:Net"):
+    with pytest.raises(InputError, match="write its name as a module: their_models:Net"):
         graphs_of("./their_models.py:Net", input_shape=(2, 8))
+    with pytest.raises(InputError, match="in '/home/me', write its name as a module: their_models:Net"):
+        graphs_of("/home/me/their_models.py:Net", input_shape=(2, 8))
+    with pytest.raises(InputError, match=r"write its name as a module: nets\.their_models:factory"):
+        graphs_of("nets/their_models.py")
+
+
+def test_a_reason_that_several_captures_give_is_said_once(theirs):
+    with pytest.raises(CaptureError) as refused:
+        graphs_of(f"{theirs}:Net", input_shape=(2, 9))
+    assert str(refused.value).count("same reduction dim") == 1
 
 
 @pytest.mark.parametrize(("form", "macs"), [("probing", 2 * (8 * 6 + 6 * 4)), ("reading", 2 * 8 * 4), ("moved", 2 * 8 * 4)])
@@ -185,7 +203,14 @@ def test_an_asked_for_type_leaves_complex_and_8_bit_weights(theirs, dtype, plain
 
 
 @pytest.mark.parametrize(
-    ("form", "said"), [("scripted", "TorchScript"), ("packed", "packed"), ("sparse", "sparse_coo"), ("nested", "nested")]
+    ("form", "said"),
+    [
+        ("scripted", "TorchScript"),
+        ("packed", "packed"),
+        ("sparse", "sparse_coo"),
+        ("nested", "nested"),
+        ("stored_small", "qint8"),
+    ],
 )
 def test_weights_that_cannot_be_counted_are_refused(theirs, form, said):
     """With a reason, and never as no work at all."""
