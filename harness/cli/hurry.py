@@ -10,17 +10,17 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.progress import Standing
 from shmoo.estimators.units import percent, si
+from shmoo.harness.campaign.campaign import COMPILING, WAITING
 from shmoo.harness.cli import output
-
-if TYPE_CHECKING:
-    from shmoo.estimators.progress import Standing
+from shmoo.runs.analysis.errors import error_report
+from shmoo.runs.store.store import Run
 
 FINISHING_S, FINISHING_SHARE, MOST_FINISHING_SHARE = 35.0, 0.3, 0.5
 """Time reserved for calibrating and reporting; its largest share of a short budget; and its largest share after slow previews."""
@@ -59,8 +59,6 @@ class Previews:
 
     def __call__(self, standing: Standing) -> None:
         """Show a preview when one is due and there is a run."""
-        from shmoo.harness.campaign.campaign import COMPILING, WAITING
-
         now_s = time.monotonic()
         later = [after_s for after_s in self._times if now_s - self._begin < after_s]
         if standing.stage == WAITING or later == self._times:
@@ -74,8 +72,6 @@ class Previews:
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""
         from shmoo.calibrate.calibration import quick_profile
-        from shmoo.runs.analysis.errors import error_report
-        from shmoo.runs.store.store import Run
 
         run = Run.open(self._out)
         if not any(row.estimable and row.case.kind == "network" for row in run.rows):

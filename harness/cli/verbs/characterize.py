@@ -8,13 +8,16 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 import msgspec
 
+from shmoo.calibrate.fit.base import base_profile
 from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
+from shmoo.harness.campaign.cases import check_device, measure_cases, usable_device
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
 from shmoo.harness.cli.layout import View
@@ -23,12 +26,13 @@ from shmoo.harness.cli.verbs import calibrate, doctor
 from shmoo.harness.cli.verbs.measure import campaign_progress, tell_failed
 from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
+from shmoo.harness.machine.doctor import doctor as examine
+from shmoo.harness.machine.doctor import probe_machine
+from shmoo.harness.measuring.watch.corewatch import watch_neighbours
+from shmoo.harness.workloads.suites import plan_suite
 from shmoo.runs.store.files import own_folder, replace_file
-
-if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile
-    from shmoo.runs.store.records import CaseSpec, Machine
-    from shmoo.runs.store.store import Run
+from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.store import MANIFEST, Run, holds_run
 
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network. Inductor compiles each
@@ -66,7 +70,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Measure, calibrate, predict, report: all of it.")
+@click.command(epilog=EXAMPLES)
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
 @click.option("--device", help="cpu or cuda. Default: cuda where torch can use a GPU, else cpu.")
 @options.budget(f"{BUDGET:g}")
@@ -96,12 +100,6 @@ def characterize(
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
-    from shmoo.harness.campaign.cases import check_device, usable_device
-    from shmoo.harness.machine.doctor import doctor as examine
-    from shmoo.harness.machine.doctor import probe_machine
-    from shmoo.harness.measuring.watch.corewatch import watch_neighbours
-    from shmoo.runs.store.store import holds_run
-
     budget_s = 60 * (budget or BUDGET)
     if budget_s < 60 * LEAST_BUDGET:
         raise InputError(
@@ -169,8 +167,6 @@ class Plan(NamedTuple):
 
 def plan(machine: Machine, quick: bool, device: str = "cpu", progress: Progress = silent) -> Plan:
     """The plan for a device, "cpu" or "cuda"; a quick one has few cases, one visit to each, and compiles nothing."""
-    from shmoo.harness.workloads.suites import plan_suite
-
     replace = msgspec.structs.replace
     calibration = plan_suite("quick" if quick else "micro", machine, device=device, progress=progress)
     networks = plan_suite("nets", machine, device=device)
@@ -219,9 +215,6 @@ def measure_all(
     Returns:
         The run, a sentence on its weakness or "", and whether it was interrupted.
     """
-    from shmoo.harness.campaign.cases import measure_cases
-    from shmoo.runs.store.store import MANIFEST, Run
-
     # Single operators compile fastest and networks slowest.
     compiled = sorted(planned.compiled, key=lambda case: ("operator", "synthetic", "network").index(case.kind))
     compiled_names = dict.fromkeys(case.workload for case in compiled if case.kind == "network")
@@ -281,8 +274,6 @@ def _full_fit(run: Run, name: str) -> str:
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
     """The fitted profile, under a free name among the user's profiles (with force, the given name). If too little was measured,
     the profile is the machine's description, and a sentence says so."""
-    from shmoo.calibrate.fit.base import base_profile
-
     target, unfitted = calibrate.profile_path(name, force), ""
     if not force:
         target = free_path(target)

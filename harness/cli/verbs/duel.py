@@ -8,6 +8,9 @@ from pathlib import Path
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.campaign.campaign import CampaignSettings
+from shmoo.harness.campaign.duel import run_duel
+from shmoo.harness.campaign.sides import describe, side_of
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.verbs.compare import Gating, gating, judge
 from shmoo.harness.cli.verbs.measure import SELECTED, campaign_progress, measure, selection_of, tell_failed
@@ -24,7 +27,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Two commits or environments side by side on one machine.")
+@click.command(epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("new")
 @click.argument("command", metavar="-- measure ...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -44,10 +47,6 @@ def duel(
     python that has shmoo). The measurement follows `--`, with the options of `shmoo measure`. Exit codes are those of `shmoo
     compare`. --resume continues a duel that was interrupted, or whose --budget was used up, if both sides are unchanged.
     """
-    from shmoo.harness.campaign.campaign import CampaignSettings
-    from shmoo.harness.campaign.duel import run_duel
-    from shmoo.harness.campaign.sides import describe, side_of
-
     target = run_directory(out, resume, "duel", "duel")
     if command[0] != "measure":
         raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")

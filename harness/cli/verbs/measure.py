@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.progress import Progress, Standing
 from shmoo.estimators.units import counted
+from shmoo.harness.campaign.campaign import STAGE
+from shmoo.harness.campaign.cases import Selection, measure_cases
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.defaults import VISITS, run_directory
-
-if TYPE_CHECKING:
-    from shmoo.estimators.progress import Progress, Standing
-    from shmoo.harness.campaign.cases import Selection
-    from shmoo.runs.store.store import Run
+from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
+from shmoo.runs.store.store import ROWS, Run
 
 SOME_FAILED = 1
 EXAMPLES = """\b
@@ -40,8 +40,6 @@ SELECTED = ("suite", "model", "device", "runtime", "dtype", "batch", "threads", 
 
 def selection_of(**given: Any) -> Selection:
     """The cases that the options in `SELECTED` select."""
-    from shmoo.harness.campaign.cases import Selection
-
     return Selection(**given | {"input_shape": options.parse_shape(given["input_shape"])})
 
 
@@ -72,7 +70,7 @@ selected = options.together(
 )
 
 
-@click.command(epilog=EXAMPLES, short_help="Time models and operators here, with their energy.")
+@click.command(epilog=EXAMPLES)
 @selected
 @options.old_spelling("--passes", "--visits", options.WholeRange(min=1))
 @click.option(
@@ -97,9 +95,6 @@ def measure(
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case starts; Ctrl-C keeps finished rows and --resume continues."""
-    from shmoo.harness.campaign.cases import measure_cases
-    from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
-
     label = selection.label
     target = run_directory(out, resume, label)
     machine = selection.machine()
@@ -129,8 +124,6 @@ def measure(
 def campaign_progress(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
     """Progress of a campaign of `count` cases into `out`, on stderr and to `beside`. A `KeyboardInterrupt` gets a message with
     the path of the finished visits."""
-    from shmoo.harness.campaign.campaign import STAGE
-
     begun = False
     with Display() as display:
 
@@ -152,8 +145,6 @@ def campaign_progress(count: int, out: Path, suite: str, beside: Progress | None
 
 def _left_by_interruption(out: Path) -> str:
     """A message about what an interrupted campaign or duel left in `out`, and how to resume it."""
-    from shmoo.runs.store.store import ROWS
-
     files = [path for path in (out / ROWS, *out.glob(f"*/{ROWS}")) if path.exists()]
     if any(path.stat().st_size for path in files):
         return f"interrupted; finished visits are in {out}, continue with `{resumed(out)}`"

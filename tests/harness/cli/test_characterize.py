@@ -37,8 +37,6 @@ from shmoo.harness.cli.verbs.characterize import (
     weakness,
 )
 from shmoo.harness.cli.verbs.report import report_record, show_report
-from shmoo.harness.machine import doctor as machine_doctor
-from shmoo.harness.measuring.watch import corewatch
 from shmoo.runs.analysis.error_records import CaseError, ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import case_metrics
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
@@ -162,7 +160,7 @@ def test_what_cannot_be_written_is_found_before_anything_is_measured(
     Path("file").write_text("")
     Path("old").mkdir()
     Path("old/run.json").write_text("{}")
-    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    monkeypatch.setattr(verb, "probe_machine", lambda threads: pytest.fail("measured already"))
     result = CliRunner().invoke(cli, ["characterize", "--quick", *options])
     assert result.exit_code == 2, result.output
     assert said in result.stderr
@@ -176,7 +174,7 @@ def test_a_home_that_cannot_be_written_is_found_before_anything_is_measured_or_f
     """A file stands where SHMOO_HOME leads."""
     Path("file").write_text("")
     monkeypatch.setenv("SHMOO_HOME", str(Path("file").absolute()))
-    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    monkeypatch.setattr(verb, "probe_machine", lambda threads: pytest.fail("measured already"))
     monkeypatch.setattr(calibrate, "fit", lambda *given, **named: pytest.fail("fitted already"))
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2, result.output
@@ -289,8 +287,8 @@ def test_the_command_that_goes_on_has_the_options_that_the_run_was_begun_with(mo
 @pytest.fixture
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is not examined, which takes five seconds."""
-    monkeypatch.setattr(machine_doctor, "doctor", lambda: None)
-    monkeypatch.setattr(corewatch, "watch_neighbours", lambda: None)
+    monkeypatch.setattr(verb, "examine", lambda: None)
+    monkeypatch.setattr(verb, "watch_neighbours", lambda: None)
     for name in ("show_doctor", "show_neighbours"):
         monkeypatch.setattr(doctor, name, lambda seen: None)
 
