@@ -14,7 +14,6 @@ from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
 from shmoo.harness.question import Question
-from shmoo.runs.analysis.errors import measured_calls
 from shmoo.runs.store.store import Run
 
 EXAMPLES = """\b
@@ -74,9 +73,9 @@ def inspect(
         write_page(inspection, inspection.architectures[0], output.writing(html_path))
         output.message(f"wrote {html_path}")
     if roofline_path:
-        from shmoo.harness.pages.roofline import write_roofline
+        from shmoo.harness.pages.roofline import call_points, write_roofline
 
-        calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
+        calls = [] if run_path is None else call_points(Run.open(run_path), model)
         write_roofline(inspection, question.machines()[0][0], question.dtype or "float32", output.writing(roofline_path), calls)
         output.message(f"wrote {roofline_path}")
     if as_json:

@@ -154,7 +154,9 @@ def _basis(report: ErrorReport) -> str:
         return "fitted to operator tables"
     # The kernel's own reserve moves total memory between boots.
     same_machine = all(
-        value == getattr(report.machine, name, None) for name, value in fitted.fingerprint.items() if name != "memory_bytes"
+        value == getattr(report.manifest.machine, name, None)
+        for name, value in fitted.fingerprint.items()
+        if name != "memory_bytes"
     )
     return "calibrated on operators and synthetic models only" if same_machine else "fitted to another machine or other settings"
 

@@ -445,9 +445,7 @@ def test_a_table_says_what_its_profile_was_fitted_to(
     time_s = Interval(1e-3, 0.5e-3, 2e-3)
     error = CaseError(case, "conv", "networks", "test", "ok", 1e-3, 0.01, None, time_s, 8, 2, None, 1.0, 1.0, 1.0, None, None)
     made = ErrorReport(
-        machine=MACHINE,
-        suite="quick",
-        started_at="",
+        manifest=RunManifest(MACHINE, "quick"),
         profile=profile,
         cases=(error,),
         networks=(NetworkError(error),),
@@ -485,9 +483,7 @@ def test_a_report_sets_the_error_of_energy_beside_that_of_latency(capsys: pytest
         for name, energy in (("resnet18", (1.0, energy_j)), ("resnet50", (0.64, energy_j)), ("vgg11", (None, None)))
     ]
     made = ErrorReport(
-        machine=MACHINE,
-        suite="quick",
-        started_at="",
+        manifest=RunManifest(MACHINE, "quick"),
         profile=load_profile("cpu_server_generic"),
         cases=tuple(cases),
         networks=tuple(map(NetworkError, cases)),
