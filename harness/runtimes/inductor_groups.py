@@ -68,18 +68,18 @@ def inductor_groups(
             pieces, reasons = compile_pieces(model, args, dict(kwargs or {}), name)
             # A piece that ran several times counts once.
             once = {id(piece.traced.module): piece for piece in pieces}
-            return [
-                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _eager_groups(p.graph) for p in once.values()
-            ], reasons
+            groups = []
+            for piece in once.values():
+                if piece.arguments is not None:
+                    groups.append(_grouped(piece.graph, _schedule(piece)))
+                else:
+                    costed = tuple((call,) for call, cost in enumerate(costs_of(piece.graph)) if cost is not None)
+                    groups.append(InductorGroups(piece.graph, costed, 0, eager=True))
+            return groups, reasons
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
     finally:
         torch._dynamo.reset()
-
-
-def _eager_groups(graph: Graph) -> InductorGroups:
-    costed = tuple((call,) for call, cost in enumerate(costs_of(graph)) if cost is not None)
-    return InductorGroups(graph, costed, 0, eager=True)
 
 
 class _Scheduled(Exception):

@@ -19,7 +19,7 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.cases import check_device, measure_cases, usable_device
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
+from shmoo.harness.cli.hurry import Hurry, Previews, resumed
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs import calibrate, doctor
@@ -119,13 +119,13 @@ def characterize(
         doctor.show_doctor(examine())
         doctor.show_neighbours(watch_neighbours())
         output.result("")
-    reserve = Reserve(budget_s)
+    previews = Previews(target, begin, budget_s)
     with Display() as display:
         planned = plan(machine, quick, device, display)
-    run, weak, interrupted = measure_all(target, machine, planned, resume, begin, reserve)
+    run, weak, interrupted = measure_all(target, machine, planned, resume, begin + budget_s, previews)
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` gives the reason")
-    with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
+    with Hurry(begin + budget_s - REPORTING_SHARE * previews.finishing_s, interrupted) as hurry:
         profile, unfitted = calibrated(run, device, name, seed, force, hurry)
         unkept = _unkept(lambda: keep(profile, run, force))
         with Display() as display:
@@ -204,13 +204,12 @@ def in_order(eager: Sequence[CaseSpec]) -> list[CaseSpec]:
 
 
 def measure_all(
-    out: Path, machine: Machine, planned: Plan, resume: bool, begin: float, reserve: Reserve
+    out: Path, machine: Machine, planned: Plan, resume: bool, end: float, previews: Previews
 ) -> tuple[Run, str, bool]:
     """Measure into one run: cases for the calibration and networks in eager, then compiled cases.
 
     Args:
-        begin: start of the command on `time.monotonic`'s clock.
-        reserve: the budget of the whole command, with the part reserved for later.
+        end: of the command's budget on `time.monotonic`'s clock; `previews` has the part of it reserved for later.
 
     Returns:
         The run, a sentence on its weakness or "", and whether it was interrupted.
@@ -223,11 +222,11 @@ def measure_all(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
         + (f"; in Inductor too: {parts} of these and {', '.join(compiled_names)}" if compiled else "")
     )
-    deadline = begin + reserve.budget_s - reserve.finishing_s
+    deadline = end - previews.finishing_s
     cases = [*in_order((*planned.calibration, *planned.networks)), *compiled]
     weak, interrupted = "", False
     try:
-        with campaign_progress(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
+        with campaign_progress(len(cases), out, "characterize", previews) as progress:
             measure_cases(
                 cases,
                 out,
@@ -238,7 +237,7 @@ def measure_all(
                 budget_s=max(deadline - time.monotonic(), SHORTEST_S),
                 shuffle=False,
                 progress=progress,
-                reserved_s=reserve,
+                reserved_s=previews.grown_s,
             )
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:

@@ -26,7 +26,7 @@ from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli import output
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.hurry import Hurry, Previews, Reserve
+from shmoo.harness.cli.hurry import Hurry, Previews
 from shmoo.harness.cli.verbs.characterize import (
     COMPILED,
     PREVIEW,
@@ -246,17 +246,17 @@ def test_a_budget_that_nothing_fits_into_is_refused(own_home: None) -> None:
 
 def test_the_time_kept_for_the_fit_grows_with_its_previews() -> None:
     """To three previews, and to half of the budget at most; it never shrinks."""
-    reserve = Reserve(600.0)
+    previews = Previews(Path("run"), 0.0, 600.0)
     grown = []
     for preview_s in (2.0, 20.0, 5.0, 500.0):
-        reserve.learn(preview_s)
-        grown.append((reserve.finishing_s, reserve()))
+        previews.learn(preview_s)
+        grown.append((previews.finishing_s, previews.grown_s()))
     assert grown == [(35.0, 0.0), (60.0, 25.0), (60.0, 25.0), (300.0, 265.0)]
 
 
 def test_a_preview_waits_for_the_run(tmp_path: Path) -> None:
     """A minute after the start another campaign still holds the machine, and there is no run to fit."""
-    previews = Previews(tmp_path / "run", time.monotonic() - 60, Reserve(600.0))
+    previews = Previews(tmp_path / "run", time.monotonic() - 60, 600.0)
     previews(Standing(WAITING, now="waiting up to 60 s"))
 
 
@@ -266,7 +266,7 @@ def test_previews_that_are_due_together_are_one(tmp_path: Path, monkeypatch: pyt
     now = [0.0]
     monkeypatch.setattr(Previews, "show", lambda self: shown.append(now[0]))
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    previews = Previews(tmp_path / "run", 0.0, Reserve(600.0))
+    previews = Previews(tmp_path / "run", 0.0, 600.0)
     for second in (40.0, 200.0, 201.0, 950.0, 2000.0):
         now[0] = second
         previews(Standing(STAGE, 1, 2, visits=1))
