@@ -16,7 +16,7 @@ from shmoo.estimators.predict.director import AnalysisDirector, Estimate, estima
 from shmoo.estimators.predict.estimate_records import Record, estimate_record, flatten
 from shmoo.estimators.present.inspection import Inspection, inspect_graphs
 from shmoo.estimators.present.savings import FusionSummary, summarize_fusion
-from shmoo.estimators.progress import Progress
+from shmoo.estimators.progress import Progress, silent
 from shmoo.estimators.registry import on_demand
 from shmoo.estimators.sweep.controller import AxisValue
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY, VISITS, run_directory
@@ -298,33 +298,27 @@ def measure(
     Raises:
         InputError: an unknown name, an existing run in `out`, or another campaign on this machine.
     """
-    from shmoo.harness.campaign.cases import check_device, measure_cases, on_threads, plan_cases
-    from shmoo.harness.machine.doctor import probe_machine
+    from shmoo.harness.campaign.cases import Selection, measure_cases
 
     if resume and out is None:
         raise InputError("resume=True needs out=, the run to continue")
     counts = whole_numbers(threads, "threads")
     if visits < 1 or min(counts, default=1) < 1:
         raise InputError(f"visits and threads are at least 1, got visits={visits}, threads={threads}")
-    machine = probe_machine(max(counts, default=None))
-    device = str(device)
-    check_device(device, machine)
-    cases = plan_cases(
-        suite,
-        as_tuple(models),
-        machine,
-        device,
-        as_tuple(runtime),
-        dtype_names(dtype),
-        whole_numbers(batch, "batch"),
-        trust,
-        progress,
+    selection = Selection(
+        suite=suite,
+        model=as_tuple(models),
+        device=str(device),
+        runtime=as_tuple(runtime),
+        dtype=dtype_names(dtype),
+        batch=whole_numbers(batch, "batch"),
+        threads=counts,
         input_shape=sizes_of(input_shape, "input_shape"),
         seq_len=seq_len,
+        trust=trust,
     )
-    cases = on_threads(cases, counts)
-    label = suite or ("models" if models else "quick")
-    target = run_directory(out, resume, label)
+    machine, label = selection.machine(), selection.label
+    cases, target = selection.cases(machine, progress or silent), run_directory(out, resume, label)
     return measure_cases(
         cases, target, label, machine, resume=resume, visits=visits, budget_s=budget_s, operators=operators, progress=progress
     )

@@ -73,7 +73,7 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         ],
     )
     with_energy = any(network.whole.energy_measured_j is not None for network in report.networks)
-    machine = report.machine
+    machine = report.manifest.machine
     sections = (
         ("summary", "Summary", True),
         ("parity", "Accuracy", True),
@@ -87,8 +87,8 @@ def render_report(report: ErrorReport, estimates: Sequence[Mapping[str, Any]] = 
         ("excluded", "Set aside", bool(report.excluded)),
     )
     model = f"{machine.cpu_model} with {machine.gpu_model}" if machine.gpu_model else machine.cpu_model
-    title = " · ".join(filter(None, (model, report.started_at[:10])))
-    measured = f"measured {report.started_at} · " if report.started_at else ""
+    title = " · ".join(filter(None, (model, report.manifest.started_at[:10])))
+    measured = f"measured {report.manifest.started_at} · " if report.manifest.started_at else ""
     return page(
         title,
         body,
@@ -122,7 +122,7 @@ def verdict(report: ErrorReport) -> str:
 def shift_text(report: ErrorReport) -> str:
     """What a shifted report means and what to do."""
     sentence = f"The median case takes {report.median_ratio:.2f} times its estimate, and most deviate to the same side"
-    fitted, threads = report.profile.fitted_from, report.machine.threads
+    fitted, threads = report.profile.fitted_from, report.manifest.machine.threads
     if fitted is None:
         return f"{sentence}: this profile is not calibrated for the machine yet; run `shmoo calibrate`."
     fitted_threads = fitted.fingerprint.get("threads", threads)
@@ -180,8 +180,8 @@ def _every(report: ErrorReport) -> int:
 
 def _capacities(report: ErrorReport) -> dict[str, float]:
     """Memory level -> bytes, from the machine's report of its caches, otherwise from the profile."""
-    if report.machine.cache_bytes and report.profile.family == "cpu":
-        return {level.upper(): float(nbytes) for level, nbytes in report.machine.cache_bytes.items()}
+    if report.manifest.machine.cache_bytes and report.profile.family == "cpu":
+        return {level.upper(): float(nbytes) for level, nbytes in report.manifest.machine.cache_bytes.items()}
     capacities = {level: report.profile.get(f"capacity.{level}") for level in report.profile.levels[:-1]}
     return {level: coefficient.value for level, coefficient in capacities.items() if coefficient is not None}
 
@@ -208,7 +208,7 @@ def _headline(report: ErrorReport) -> list[tuple[str, str, str]]:
 
 
 def _machine_facts(report: ErrorReport) -> list[tuple[str, str]]:
-    machine = report.machine
+    machine = report.manifest.machine
     facts = [
         ("Processor", f"{machine.cpu_model}, {machine.cores_physical} cores, {counted(machine.threads, 'thread')} used"),
         ("Caches", ", ".join(f"{level.upper()} {size(nbytes)}" for level, nbytes in machine.cache_bytes.items()) or UNKNOWN),
@@ -219,8 +219,11 @@ def _machine_facts(report: ErrorReport) -> list[tuple[str, str]]:
     facts += [
         ("Clock", machine.clock_policy or machine.governor or UNKNOWN),
         ("System", " · ".join(part for part in (machine.os, machine.hypervisor or "") if part) or UNKNOWN),
-        ("Software", ", ".join(f"{name} {version}" for name, version in report.versions.items()) or f"torch {machine.torch}"),
-        ("Run", " · ".join(part for part in (f"suite {report.suite}", report.started_at) if part)),
+        (
+            "Software",
+            ", ".join(f"{name} {version}" for name, version in report.manifest.versions.items()) or f"torch {machine.torch}",
+        ),
+        ("Run", " · ".join(part for part in (f"suite {report.manifest.suite}", report.manifest.started_at) if part)),
         ("Profile", f"{report.profile.name}: {report.profile.description}"),
     ]
     return facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from shmoo.estimators.graph.dtypes import STORED_AS, compute_dtype, shown_dtype
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.campaign.campaign import CampaignSettings, run_campaign
 from shmoo.harness.defaults import MOST_VISITS, VISITS
-from shmoo.harness.machine.doctor import commit_here
+from shmoo.harness.machine.doctor import commit_here, probe_machine
 from shmoo.harness.measuring.allocation import buffer_costs
 from shmoo.harness.measuring.timing import ALONE, MeasureSettings
 from shmoo.harness.module import STORAGE_DTYPES
@@ -57,85 +58,93 @@ def usable_device(machine: Machine) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def plan_cases(
-    suite: str | None,
-    models: Sequence[str],
-    machine: Machine,
-    device: str,
-    runtimes: Sequence[str],
-    dtypes: Sequence[str],
-    batches: Sequence[int],
-    trust: bool = False,
-    progress: Progress | None = None,
-    *,
-    input_shape: Sequence[int] | None = None,
-    seq_len: int | None = None,
-) -> tuple[CaseSpec, ...]:
-    """Cases of a suite, of named networks, or of both; `progress` is called while a suite is planned. `InputError`
-    for an unknown suite, model, runtime or dtype, a runtime or dtype that the device lacks, a model that cannot be loaded, or a
-    batch, an input shape or a sequence length without a network.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The cases to measure, by the options of `shmoo measure` with these names.
 
-    Args:
-        input_shape, seq_len, trust: of the named networks, as for `resolve_model`.
+    Attributes:
+        model: networks by name. input_shape, seq_len, trust: of these networks, as for `resolve_model`.
+        threads: with several numbers each case is measured with each; a single one is in the machine's fingerprint.
+        cache_state: by default warm.
     """
-    for option, value in (("--input-shape", input_shape), ("--seq-len", seq_len)):
-        if value is not None and not models:
-            raise InputError(f"{option} applies to models by name, and none is measured; name one with --model")
-    device_runtimes = runtimes_on(device)
-    for runtime in runtimes:
-        if device not in TORCH_RUNTIMES[runtime].devices:
-            raise InputError(f"runtime {runtime!r} does not run on {device!r}; allowed there: {', '.join(device_runtimes)}")
-    run_as = tuple(runtimes) or (("inductor",) if suite == "compiled" else ("eager",))
-    types = tuple(dict.fromkeys(compute_dtype(name) for name in dtypes)) or ("float32",)
-    measurable = [name for name in STORAGE_DTYPES if device == "cuda" or name not in STORED_AS]
-    for dtype in types:
-        if dtype not in measurable:
+
+    suite: str | None = None
+    model: Sequence[str] = ()
+    device: str = "cpu"
+    runtime: Sequence[str] = ()
+    dtype: Sequence[str] = ()
+    batch: Sequence[int] = ()
+    threads: Sequence[int] = ()
+    cache_state: Sequence[str] = ()
+    input_shape: Sequence[int] | None = None
+    seq_len: int | None = None
+    trust: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name of the cases in the run."""
+        return self.suite or ("models" if self.model else "quick")
+
+    def machine(self) -> Machine:
+        """This machine with these threads; errors as for `check_device`."""
+        machine = probe_machine(max(self.threads, default=None))
+        check_device(self.device, machine)
+        return machine
+
+    def cases(self, machine: Machine, progress: Progress = silent) -> tuple[CaseSpec, ...]:
+        """The cases of the suite, of the networks, or of both; `progress` is called while a suite is planned. `InputError` for an
+        unknown suite, model, runtime, dtype or cache state, a runtime or dtype that the device lacks, a model that cannot be
+        loaded, or a batch, an input shape or a sequence length without a network."""
+        for option, value in (("--input-shape", self.input_shape), ("--seq-len", self.seq_len)):
+            if value is not None and not self.model:
+                raise InputError(f"{option} applies to models by name, and none is measured; name one with --model")
+        runtimes, dtypes = self._runtimes(), self._dtypes()
+        sizes = tuple(self.batch) or (1 if self.input_shape is None else self.input_shape[0],)
+        cases: list[CaseSpec] = []
+        if self.suite is not None or not self.model:
+            name = "micro" if self.suite == PLANNED else self.suite or "quick"
+            planned = plan_suite(name, machine, device=self.device, dtypes=dtypes, runtimes=runtimes, progress=progress)
+            if self.suite == PLANNED:
+                planned = most_telling_first(planned, machine, self.device, progress)
+            for case in planned:
+                of_network = sizes if case.kind == "network" else (None,)
+                cases += [
+                    case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network
+                ]
+        for text in self.model:
+            module = resolve_model(text, input_shape=self.input_shape, seq_len=self.seq_len, trust=self.trust)
+            batched = any(axis.name == "batch" for axis in module.axes)
+            for size in sizes if batched else (None,):
+                axes: dict[str, AxisValue] = {} if size is None else {"batch": size}
+                axes |= {} if self.seq_len is None else {"seq_len": self.seq_len}
+                module.resolve(axes)
+                if self.input_shape is not None:
+                    axes[INPUT_SHAPE] = "x".join(map(str, (size, *self.input_shape[1:])))
+                cases += [CaseSpec(text, module.kind, axes, t, runtime, self.device) for t in dtypes for runtime in runtimes]
+        if self.batch and not any("batch" in case.axes and case.kind == "network" for case in cases):
+            raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
+        for state in self.cache_state:
+            if state not in CACHE_STATES:
+                raise unknown("cache state", state, CACHE_STATES)
+        threads = self.threads if len(self.threads) > 1 else (None,)
+        in_states = [msgspec.structs.replace(case, cache_state=s) for s in self.cache_state or ("warm",) for case in cases]
+        return tuple(msgspec.structs.replace(case, threads=count) for count in threads for case in in_states)
+
+    def _runtimes(self) -> Sequence[str]:
+        for runtime in self.runtime:
+            if self.device not in TORCH_RUNTIMES[runtime].devices:
+                allowed = ", ".join(runtimes_on(self.device))
+                raise InputError(f"runtime {runtime!r} does not run on {self.device!r}; allowed there: {allowed}")
+        return self.runtime or (("inductor",) if self.suite == "compiled" else ("eager",))
+
+    def _dtypes(self) -> Sequence[str]:
+        dtypes = tuple(dict.fromkeys(compute_dtype(name) for name in self.dtype)) or ("float32",)
+        allowed = [name for name in STORAGE_DTYPES if self.device == "cuda" or name not in STORED_AS]
+        if strange := [name for name in dtypes if name not in allowed]:
             raise InputError(
-                f"dtype {shown_dtype(dtype)!r} cannot be measured on {device!r}; allowed there: {', '.join(measurable)}"
+                f"dtype {shown_dtype(strange[0])!r} cannot be measured on {self.device!r}; allowed there: {', '.join(allowed)}"
             )
-    sizes = tuple(batches) or (1 if input_shape is None else input_shape[0],)
-    cases: list[CaseSpec] = []
-    if suite is not None or not models:
-        planned = plan_suite(
-            "micro" if suite == PLANNED else suite or "quick",
-            machine,
-            device=device,
-            dtypes=types,
-            runtimes=run_as,
-            progress=progress or silent,
-        )
-        if suite == PLANNED:
-            planned = most_telling_first(planned, machine, device, progress or silent)
-        for case in planned:
-            of_network = sizes if case.kind == "network" else (None,)
-            cases += [case if b is None else msgspec.structs.replace(case, axes={**case.axes, "batch": b}) for b in of_network]
-    for text in models:
-        module = resolve_model(text, input_shape=input_shape, seq_len=seq_len, trust=trust)
-        batched = any(axis.name == "batch" for axis in module.axes)
-        for size in sizes if batched else (None,):
-            axes: dict[str, AxisValue] = {} if size is None else {"batch": size}
-            axes |= {} if seq_len is None else {"seq_len": seq_len}
-            module.resolve(axes)
-            axes |= {} if input_shape is None else {INPUT_SHAPE: "x".join(map(str, (size, *input_shape[1:])))}
-            cases += [CaseSpec(text, module.kind, axes, dtype, runtime, device) for dtype in types for runtime in run_as]
-    if batches and not any("batch" in case.axes and case.kind == "network" for case in cases):
-        raise InputError("--batch applies to networks, and none is measured; name one with --model, or leave --batch out")
-    return tuple(cases)
-
-
-def in_states(cases: Sequence[CaseSpec], states: Sequence[str]) -> tuple[CaseSpec, ...]:
-    """Every case in every cache state, by default warm; `InputError` for an unknown state."""
-    for state in states:
-        if state not in CACHE_STATES:
-            raise unknown("cache state", state, CACHE_STATES)
-    return tuple(msgspec.structs.replace(case, cache_state=state) for state in states or ("warm",) for case in cases)
-
-
-def on_threads(cases: Sequence[CaseSpec], threads: Sequence[int]) -> tuple[CaseSpec, ...]:
-    """Every case with every number of threads; a single number is in the machine's fingerprint instead."""
-    if len(threads) < 2:
-        return tuple(cases)
-    return tuple(msgspec.structs.replace(case, threads=count) for count in threads for case in cases)
+        return dtypes
 
 
 def measure_cases(

@@ -103,9 +103,9 @@ def environment(search: tuple[str, ...]) -> dict[str, str]:
 
 
 def _python_in(folder: Path) -> str | None:
-    candidates = (folder / "bin" / "python", folder / "Scripts" / "python.exe")
+    path = folder / "bin" / "python"
     # Not resolved, since a virtual environment is identified by the path of its link.
-    return next((str(path.absolute()) for path in candidates if path.is_file()), None)
+    return str(path.absolute()) if path.is_file() else None
 
 
 def _search(folder: Path) -> tuple[str, ...]:

@@ -188,9 +188,8 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that leads its own session, and its children there, which would keep its pipes open."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.kill()
 
 

@@ -1,6 +1,7 @@
 """The command line: options, output, tables and progress that verbs share; each verb is a file in verbs.
 
-Work belongs in the rooms above: verbs only parse and print. Heavy imports happen inside the verb that needs them.
+Work belongs in the rooms above: verbs only parse and print. Each verb is imported when it runs; torch and the libraries for
+plotting and fitting where they are needed.
 """
 
 from __future__ import annotations

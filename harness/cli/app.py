@@ -47,6 +47,11 @@ class VerbGroup(click.Group):
             raise click.UsageError(str(unknown("command", name, self.list_commands(ctx))), ctx)
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with what they do."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(VERBS.items()))
+
     def invoke(self, ctx: click.Context) -> Any:
         """As in click; errors that a user can fix become one line on stderr and an exit code."""
         try:
@@ -127,10 +132,31 @@ class Verbs(UserDict[str, Any]):
         return self.data[name]
 
 
-VERBS = (
-    "doctor", "measure", "show", "check", "compare", "duel", "gate", "history", "calibrate", "estimate", "advise", "explore",
-    "fusion", "generate", "inspect", "sweep", "trace", "report", "profiles", "cache", "characterize", "fleet",
-)  # fmt: skip
+VERBS = {
+    "doctor": "This machine, and what can be measured on it.",
+    "measure": "Time models and operators here, with their energy.",
+    "show": "The rows of a run.",
+    "check": "Problems of a run, and what to do next.",
+    "compare": "Changes between runs beyond noise; fails a build.",
+    "duel": "Two commits or environments side by side on one machine.",
+    "gate": "Fails where a model's estimates grew; needs no hardware.",
+    "history": "Cases over many runs; the first run that differs.",
+    "calibrate": "Fit a model of one machine to its measurements.",
+    "estimate": "Latency, energy and memory of models on architectures.",
+    "advise": "What to change, ranked, with intervals.",
+    "explore": "The Pareto front of a design space.",
+    "fusion": "Operators that share a kernel, and the savings.",
+    "generate": "A language model: time to first token, per token, energy.",
+    "inspect": "A model by module and operator.",
+    "sweep": "Estimates over axes of the model and of the machine.",
+    "trace": "When each kernel runs: predicted, and measured here.",
+    "report": "Estimates compared with the measurements of a run.",
+    "profiles": "Architecture profiles: every coefficient and its source.",
+    "cache": "Cached graphs of models: list them, clear them.",
+    "characterize": "Measure, calibrate, predict, report: all of it.",
+    "fleet": "One command on many machines; their state, rows and report.",
+}
+"""Verb -> what it does in a few words, so that listing them imports none."""
 
 
 @click.group(cls=VerbGroup, commands=Verbs(dict.fromkeys(VERBS)), context_settings={"help_option_names": ["-h", "--help"]})

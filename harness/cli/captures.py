@@ -4,19 +4,18 @@ step, autocast, quantized weights), caching of its capture, and architectures wi
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import click
 
 from shmoo.estimators.graph.records import notes_of
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
-
-if TYPE_CHECKING:
-    from shmoo.harness.models.capture_cache import ModelSource
-    from shmoo.harness.models.request import ModelRequest
-    from shmoo.harness.module import Capture
-    from shmoo.harness.question import Question
+from shmoo.harness.models.capture_cache import CaptureCache, ModelSource, software
+from shmoo.harness.models.request import ModelRequest
+from shmoo.harness.module import Capture
+from shmoo.harness.question import Question, ask
 
 
 def model_options(
@@ -64,11 +63,6 @@ def model_options(
 
 
 def _question(arch: tuple[str, ...], no_cache: bool, input_shape: str | None = None, **settings: Any) -> Question:
-    from dataclasses import replace
-
-    from shmoo.harness.models.capture_cache import CaptureCache, ModelSource, software
-    from shmoo.harness.question import ask
-
     software_digest = None if no_cache else software()
     cache = None if software_digest is None else CaptureCache(capture_folder(), software_digest)
     told_models = click.get_current_context().meta.setdefault(__name__, set())

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
+from shmoo.estimators.predict.estimate_records import Record, flatten
 from shmoo.estimators.present.results import interval, results
 from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import percent
 from shmoo.harness.cli import output
 from shmoo.harness.cli.layout import View
-
-if TYPE_CHECKING:
-    from shmoo.estimators.predict.estimate_records import Record
+from shmoo.harness.machine.architectures import default_names, machine_names, short_names
 
 NO_SILICON = "no silicon"
 SHARED = ("model", "batch", "dtype", "runtime")
@@ -50,8 +48,6 @@ OPERATOR_COLUMNS = (
 
 def show_models(records: Sequence[Record], view: View = output.EVERYTHING) -> None:
     """Show estimates of models as a table, then assumptions, machines without enough memory, and operators without a cost."""
-    from shmoo.estimators.predict.estimate_records import flatten
-
     # Each architecture uses its default runtime unless several are compared on one.
     pairs = {(r["arch"], r["runtime"]) for r in records}
     own_runtimes = len(pairs) == len({arch for arch, _ in pairs})
@@ -114,8 +110,6 @@ def _simulated(record: Record) -> bool:
 def unnamed_architectures(show_all: bool, for_programs: bool) -> list[str]:
     """The architectures used if none is named: programs get every built-in profile, a table a short list or, with --all, every
     machine."""
-    from shmoo.harness.machine.architectures import default_names, machine_names, short_names
-
     return default_names() if for_programs else machine_names() if show_all else short_names()
 
 
@@ -133,6 +127,4 @@ def _request(record: Record) -> tuple[object, ...]:
 
 def show_operators(records: Sequence[Record], view: View) -> None:
     """Show estimates of the rows of an operator table."""
-    from shmoo.estimators.predict.estimate_records import flatten
-
     output.table(OPERATOR_COLUMNS, map(flatten, records), left=2, view=view)

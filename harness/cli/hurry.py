@@ -10,17 +10,17 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from shmoo.estimators.errors import ShmooError
+from shmoo.estimators.progress import Standing
 from shmoo.estimators.units import percent, si
+from shmoo.harness.campaign.campaign import COMPILING, WAITING
 from shmoo.harness.cli import output
-
-if TYPE_CHECKING:
-    from shmoo.estimators.progress import Standing
+from shmoo.runs.analysis.errors import error_report
+from shmoo.runs.store.store import Run
 
 FINISHING_S, FINISHING_SHARE, MOST_FINISHING_SHARE = 35.0, 0.3, 0.5
 """Time reserved for calibrating and reporting; its largest share of a short budget; and its largest share after slow previews."""
@@ -30,37 +30,31 @@ PREVIEWS_S = (50.0, 180.0, 900.0)
 """Times of previews in seconds since the start. A preview estimates the networks measured so far and takes up to 15 s."""
 
 
-class Reserve:
-    """The part of a command's budget reserved for calibrating and reporting; it grows with the time that previews take."""
+class Previews:
+    """Estimates the networks measured so far into `out` at some times during a campaign, and shows them with their measurements.
+    `begin` is on `time.monotonic`'s clock.
 
-    def __init__(self, budget_s: float) -> None:
-        self.budget_s = budget_s
+    Attributes:
+        finishing_s: the part of the command's budget reserved for calibrating and reporting; it grows with the time that previews
+            take.
+    """
+
+    def __init__(self, out: Path, begin: float, budget_s: float) -> None:
+        self._out, self._begin, self._budget_s = out, begin, budget_s
         self._first_s = self.finishing_s = min(FINISHING_S, FINISHING_SHARE * budget_s)
+        self._times = list(PREVIEWS_S)
 
-    def __call__(self) -> float:
-        """Seconds by which it has grown."""
+    def grown_s(self) -> float:
+        """Seconds by which the reserved part has grown."""
         return self.finishing_s - self._first_s
 
     def learn(self, preview_s: float) -> None:
-        """Grow the reserve according to the time of a preview."""
-        wanted_s = min(PREVIEWS_TO_FINISH * preview_s, MOST_FINISHING_SHARE * self.budget_s)
+        """Grow the reserved part according to the time of a preview."""
+        wanted_s = min(PREVIEWS_TO_FINISH * preview_s, MOST_FINISHING_SHARE * self._budget_s)
         self.finishing_s = max(self.finishing_s, wanted_s)
-
-
-class Previews:
-    """Estimates the networks measured so far into `out` at some times during a campaign, and shows them with their measurements.
-    `begin` is on `time.monotonic`'s clock; `reserve` learns the time that previews take."""
-
-    def __init__(self, out: Path, begin: float, reserve: Reserve) -> None:
-        self._out = out
-        self._reserve = reserve
-        self._begin = begin
-        self._times = list(PREVIEWS_S)
 
     def __call__(self, standing: Standing) -> None:
         """Show a preview when one is due and there is a run."""
-        from shmoo.harness.campaign.campaign import COMPILING, WAITING
-
         now_s = time.monotonic()
         later = [after_s for after_s in self._times if now_s - self._begin < after_s]
         if standing.stage == WAITING or later == self._times:
@@ -69,13 +63,11 @@ class Previews:
         self.show()
         if standing.stage != COMPILING:
             # While compilers run it takes longer than at the end.
-            self._reserve.learn(time.monotonic() - now_s)
+            self.learn(time.monotonic() - now_s)
 
     def show(self) -> None:
         """Fit quickly, and print a line for each network."""
         from shmoo.calibrate.calibration import quick_profile
-        from shmoo.runs.analysis.errors import error_report
-        from shmoo.runs.store.store import Run
 
         run = Run.open(self._out)
         if not any(row.estimable and row.case.kind == "network" for row in run.rows):

@@ -16,7 +16,9 @@ from shmoo.estimators.errors import InputError
 from shmoo.estimators.errors import only_one as only_one
 from shmoo.estimators.graph.dtypes import compute_dtype
 from shmoo.estimators.graph.records import EVERY_RUNTIME
+from shmoo.estimators.machine.catalogue import is_count
 from shmoo.estimators.units import positive_int, shape_of, share_of
+from shmoo.estimators.variants import amount_of
 from shmoo.harness.cli import output
 from shmoo.harness.defaults import LOCAL
 
@@ -310,8 +312,6 @@ def axes(texts: Sequence[str], *, whole: bool) -> dict[str, tuple[int | float | 
 
 def machine_axes(texts: Sequence[str]) -> dict[str, tuple]:
     """Axes of an architecture; coefficients that count parts take whole numbers."""
-    from shmoo.estimators.machine.catalogue import is_count
-
     values_by_name = axes(texts, whole=False)
     return {
         name: tuple(dict.fromkeys(float(round(v)) if isinstance(v, float) else v for v in values)) if is_count(name) else values
@@ -330,8 +330,6 @@ def settings(texts: Sequence[str]) -> dict[str, int | float | str]:
 
 
 def _number(text: str, axis: str) -> float:
-    from shmoo.estimators.variants import amount_of
-
     value = amount_of(text)
     if isinstance(value, str) or not math.isfinite(value):
         raise InputError(f"axis {axis!r}: {text.strip()!r} is not a number")
@@ -340,8 +338,6 @@ def _number(text: str, axis: str) -> float:
 
 def _member(text: str, axis: str, whole: bool) -> int | float | str:
     if not whole:
-        from shmoo.estimators.variants import amount_of
-
         value = amount_of(text)
         return value if isinstance(value, str) else _number(text, axis)
     try:

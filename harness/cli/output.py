@@ -305,7 +305,7 @@ def write(path: str | Path, data: bytes) -> None:
         replace_file(target, data)
         return
     # Without O_NONBLOCK, open() of a pipe without a reader would block.
-    descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -36,8 +36,13 @@ def available_probes(
     for kind in (HwmonProbe, BatteryProbe):
         with contextlib.suppress(OSError):  # few machines have one, so its absence needs no message
             probes.append(kind(root))
-    gpu_probes, gpu_reasons = _gpu_probes(nvml_loader)
-    return (*probes, *gpu_probes), reasons | gpu_reasons
+    try:
+        nvml = nvml_loader()
+        card = visible_gpus(nvml)[0]  # cases run there
+        probes.append(NvmlProbe(nvml, card.uuid, card.mig))
+    except OSError as error:
+        reasons = reasons | {"gpu": str(error)}
+    return tuple(probes), reasons
 
 
 def _cpu_probes(root: Path, sleep: Callable[[float], None]) -> Availability:
@@ -83,12 +88,3 @@ def _powercap_probes(root: Path, sleep: Callable[[float], None]) -> Availability
         return [PowercapProbe(readings=pyrapl_readings(sleep))], unreadable
     except (ImportError, OSError, ValueError) as error:
         return [direct], unreadable | {"pyRAPL": f"{error or type(error).__name__}; the counters are read directly instead"}
-
-
-def _gpu_probes(nvml_loader: Callable[[], Any]) -> Availability:
-    try:
-        nvml = nvml_loader()
-        card = visible_gpus(nvml)[0]  # cases run there
-        return [NvmlProbe(nvml, card.uuid, card.mig)], {}
-    except OSError as error:
-        return [], {"gpu": str(error)}

@@ -114,7 +114,7 @@ def perf_event_open(kind: int, event: int, cpu: int) -> int:
     """Open one system-wide counter on a CPU; `OSError` where the kernel refuses (`PermissionError` where more rights would help),
     or this machine's call number is not known."""
     number = SYSCALLS.get(platform.machine())
-    if number is None or os.name != "posix":
+    if number is None:
         raise OSError(f"perf events are unknown on {platform.machine()}")
     # struct perf_event_attr, first version (64 bytes): type, size, config, and zeros: counting, all of the machine, no sampling.
     attributes = struct.pack("<IIQ", kind, 64, event) + bytes(48)

@@ -48,78 +48,62 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Channel:
-    """Runs commands on a host and copies files to and from it. This class is for the controller's machine."""
+    """Runs commands on a host and copies files to and from it, through OpenSSH's client with the user's own configuration (or the
+    file `config`), agent, jump hosts and known hosts; "" is this machine. In BatchMode ssh never asks, so a password or an
+    unknown host key is simply a refusal. Where the host has no `rsync`, scp copies."""
+
+    def __init__(self, destination: str = "", config: str = "", rsync: bool = False) -> None:
+        self.destination = destination
+        self.options = ["-F", config] if config else []
+        for setting in ("BatchMode=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=15"):
+            self.options += ["-o", setting]
+        self.rsync = rsync and shutil.which("rsync") is not None
+        self._place = f"{destination}:" if destination else ""
 
     def run(self, command: Sequence[str], stdin: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """Output of a command that reads `stdin`; `UnreachableError` where the host cannot be reached,
+        """Output of a command that reads `stdin`; `UnreachableError` where the host cannot be reached or gives no answer in time,
         `HostRefusal` where the command failed."""
-        return _output(command, stdin, timeout_s)
+        if self.destination:
+            command = ["ssh", *self.options, "--", self.destination, shlex.join(command)]
+        return self._output(command, stdin, timeout_s)
 
     def push(self, files: Sequence[Path], folder: str) -> None:
         """Copy files into a folder on the host, which is created. Raises as `run`."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in files:
-            shutil.copy2(file, folder)
+        self.run(["mkdir", "-p", folder])
+        self._copy([str(file) for file in files], f"{self._place}{folder}/")
 
     def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
         """Copy files or folders from a folder on the host into a local one. Raises as `run`."""
-        for name in names:
-            source = Path(folder) / name
-            if source.is_dir():
-                shutil.copytree(source, into / name, dirs_exist_ok=True)
-            elif source.exists():
-                shutil.copy2(source, into / name)
-
-
-class SshChannel(Channel):
-    """OpenSSH's client with the user's own configuration (or the file `config`), agent, jump hosts and known hosts. In
-    BatchMode it never asks, so a password or an unknown host key is simply a refusal. Where the host has no `rsync`, scp
-    copies."""
-
-    def __init__(self, destination: str, config: str = "", rsync: bool = False) -> None:
-        self.destination = destination
-        config_options = ["-F", config] if config else []
-        self.options = [
-            *config_options,
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            f"ConnectTimeout={CONNECT_S}",
-            "-o",
-            "ServerAliveInterval=15",
-        ]
-        self.rsync = rsync and shutil.which("rsync") is not None
-
-    def run(self, command: Sequence[str], stdin: bytes = b"", timeout_s: float = ANSWER_S) -> bytes:
-        """As of `Channel`."""
-        return self._outside(["ssh", *self.options, "--", self.destination, shlex.join(command)], stdin, timeout_s)
-
-    def push(self, files: Sequence[Path], folder: str) -> None:
-        """As of `Channel`."""
-        self.run(["mkdir", "-p", folder])
-        self._copy([str(file) for file in files], f"{self.destination}:{folder}/")
-
-    def pull(self, folder: str, names: Sequence[str], into: Path) -> None:
-        """As of `Channel`."""
-        self._copy([f"{self.destination}:{folder}/{name}" for name in names], f"{into}/")
+        self._copy([f"{self._place}{folder}/{name}" for name in names], f"{into}/")
 
     def _copy(self, sources: Sequence[str], target: str) -> None:
-        if self.rsync:
+        if not self.destination:
+            command = ["cp", "-r"]
+        elif self.rsync:
             # Links are skipped, and an earlier copy of a file is the base of the next one.
-            shell = shlex.join(["ssh", *self.options])
-            self._outside(["rsync", "-rt", "--partial", "-e", shell, "--", *sources, target], b"", COPY_S)
+            command = ["rsync", "-rt", "--partial", "-e", shlex.join(["ssh", *self.options])]
         else:
-            self._outside(["scp", "-r", "-q", *self.options, "--", *sources, target], b"", COPY_S)
+            command = ["scp", "-r", "-q", *self.options]
+        self._output([*command, "--", *sources, target], b"", COPY_S)
 
-    def _outside(self, command: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
-        """Run a command over the network. OpenSSH's own exit code is 255; rsync reports it as 10 to 14, 30 or 255."""
+    def _output(self, command: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
+        """Output of a command on this machine; errors as of `run`."""
+        environment = {**os.environ, "LC_ALL": "C"}
+        try:
+            process = subprocess.run(
+                command, input=stdin, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
+            )
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(f"{self.destination or 'this machine'} gave no answer within {timeout_s:.0f} s") from None
+        except FileNotFoundError:
+            raise HostRefusal(f"{command[0]} is not installed here; install it, or use another engine") from None
+        if process.returncode == 0:
+            return process.stdout
+        lines = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        words = " ".join(lines[-2:]) or f"exit code {process.returncode}"
+        # OpenSSH's own exit code is 255; rsync reports it as 10 to 14, 30 or 255.
         lost = (255, 10, 12, 30) if command[0] == "rsync" else (255,)
-        return _output(command, stdin, timeout_s, lost, self.destination)
-
-
-def channel_to(destination: str, config: str = "", rsync: bool = False) -> Channel:
-    """The channel to a destination of ssh; "" is this machine."""
-    return SshChannel(destination, config, rsync) if destination else Channel()
+        raise (UnreachableError if self.destination and process.returncode in lost else HostRefusal)(words)
 
 
 def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: float = ANSWER_S, **arguments: Any) -> T:
@@ -139,33 +123,6 @@ def ask(channel: Channel, python: str, do: str, answer: type[T], timeout_s: floa
         raise HostRefusal(f"the answer of {python} to {do!r} arrived damaged: {error}; ask again") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise HostRefusal(f"the answer of {python} to {do!r} arrived damaged: {lines[-1][:80]!r}; ask again") from None
-
-
-def _output(
-    command: Sequence[str], stdin: bytes, timeout_s: float, unreachable: Sequence[int] = (), destination: str = "this machine"
-) -> bytes:
-    """Output of a command.
-
-    Raises:
-        UnreachableError: no answer in time, or one of the `unreachable` exit codes.
-        HostRefusal: any other exit code than 0.
-    """
-    environment = {**os.environ, "LC_ALL": "C"}
-    try:
-        process = subprocess.run(
-            command, input=stdin, capture_output=True, timeout=timeout_s, check=False, env=environment, start_new_session=True
-        )
-    except subprocess.TimeoutExpired:
-        raise UnreachableError(f"{destination} gave no answer within {timeout_s:.0f} s") from None
-    except FileNotFoundError:
-        raise HostRefusal(f"{command[0]} is not installed here; install it, or use another engine") from None
-    if process.returncode == 0:
-        return process.stdout
-    lines = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    words = " ".join(lines[-2:]) or f"exit code {process.returncode}"
-    if process.returncode in unreachable:
-        raise UnreachableError(words)
-    raise HostRefusal(words)
 
 
 def runner_files() -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from shmoo.estimators.errors import ShmooError
 from shmoo.estimators.registry import grouped
-from shmoo.harness.fleet.channels import Channel, ask, channel_to
+from shmoo.harness.fleet.channels import Channel, ask
 from shmoo.harness.fleet.hosts import Host
 from shmoo.harness.fleet.remote import RUNNER
 
@@ -38,7 +38,7 @@ class Engine:
 
     def channel(self, host: Host, rsync: bool = False) -> Channel:
         """The channel to a host."""
-        return channel_to(host.destination, host.ssh_config, rsync)
+        return Channel(host.destination, host.ssh_config, rsync)
 
     def launch(self, host: Host, folder: str, name: str) -> None:
         """Start the job in `folder`; it outlives this process. Raises as `Channel.run`."""
@@ -85,7 +85,7 @@ class Slurm(Engine):
         for login, names in logins.items():
             command = ["squeue", "--noheader", "--states=all", "--format=%i|%j|%T|%r", f"--name={','.join(names)}"]
             try:
-                lines = channel_to(*login).run(command).decode("utf-8", "replace").splitlines()
+                lines = Channel(*login).run(command).decode("utf-8", "replace").splitlines()
             except ShmooError as error:
                 jobs.update(dict.fromkeys(names, error))
                 continue

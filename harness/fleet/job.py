@@ -128,7 +128,7 @@ def _wait_for_machine(job: remote.Request, say: SetPhase) -> int:
             time.sleep(1.0)
     _sign(lock, f"campaign {job['campaign']} (host {job['name']}) of {_user(os.getuid())}, process {os.getpid()},")
     # The command itself would only wait as long as its budget, and then fail.
-    while job["command"][0] != "calibrate" and _is_locked(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
+    while job["command"][0] != "calibrate" and remote.is_locked(os.path.join(tempfile.gettempdir(), MEASURING_LOCK)):
         words = "a measurement outside the fleet runs on this machine"
         if job["when_busy"] == "report" or time.monotonic() > deadline:
             raise remote.Refused(words)
@@ -144,21 +144,6 @@ def _wait_for_machine(job: remote.Request, say: SetPhase) -> int:
         say("waiting", words)
         time.sleep(LOOK_S)
     return lock
-
-
-def _is_locked(path: str) -> bool:
-    """Whether another process holds the lock at `path`; the lock is released at once."""
-    try:
-        look = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(look, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(look)
-    return False
 
 
 def _open_lock(path: str) -> int:

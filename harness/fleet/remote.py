@@ -186,9 +186,14 @@ def read_state(folder: str) -> Request | None:
 def _alive(folder: str) -> bool:
     """Whether a process runs the job. The process holds a lock while it lives, which is safe against reboots and reused
     numbers."""
+    return is_locked(os.path.join(folder, "runner.lock"))
+
+
+def is_locked(path: str) -> bool:
+    """Whether another process holds the lock at `path`, which is not taken; no lock where there is no such file."""
     try:
-        descriptor = os.open(os.path.join(folder, "runner.lock"), os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDWR)
+    except (FileNotFoundError, PermissionError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

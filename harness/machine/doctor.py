@@ -215,7 +215,7 @@ def _findings(machine: Machine, gpus: tuple[GpuInfo, ...], gpu_reason: str) -> l
         findings.append(Finding("caches", "sizes unknown", "missing", "sizes of the sweeps fall back to typical ones"))
     if machine.settings.get("smt") is True:
         findings.append(Finding("SMT", "on", "note", "threads default to one per physical core"))
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = os.getloadavg()[0]
     if load > 0.5:
         findings.append(Finding("load", f"{load:.1f} over the last minute", "note", "stop other work; it widens every interval"))
     if not gpus:

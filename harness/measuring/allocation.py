@@ -184,7 +184,7 @@ class FreshPages:
 
 
 def faulted_bytes(call: Callable[[], object]) -> int:
-    """Bytes of new pages that a call touches, from its page faults; 0 where the system does not count them."""
+    """Bytes of new pages that a call touches, from its page faults."""
     before = page_faults()
     call()
     return (page_faults() - before) * mmap.PAGESIZE

@@ -275,7 +275,7 @@ class _Blocks:
         self.on_core: list[float] = []
         self._watch = watch
         self._probed: list[tuple[int, float]] = []
-        self._switched: int | None = None
+        self._switched = 0
         self.cpu_s = 0.0
         self.quiet_s: tuple[float, ...] = ()
         """For each core, the longest quiet time among those used for these blocks' slowdowns."""
@@ -296,9 +296,7 @@ class _Blocks:
         self.samples.append(sample)
         if on_core_s is not None:
             self.on_core.append(on_core_s)
-        count = involuntary_switches()
-        if count is not None and self._switched is not None:
-            self.switches.append(count - self._switched)
+        self.switches.append(involuntary_switches() - self._switched)
         self.look()
 
     def slowdowns(self) -> tuple[float, ...]:

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shmoo.estimators.costs import costs_of
+from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.coefficients import Coefficients
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.limits import matrix_peak
 from shmoo.estimators.present.inspection import Inspection
 from shmoo.estimators.units import counted, percent, si
 from shmoo.harness.pages.inspect import COLOURS
-from shmoo.runs.analysis.errors import MeasuredCall
 from shmoo.runs.plots.chart import Figure, Guide, Mark, Points, figure, log_axis
 from shmoo.runs.plots.page import page, plot, section, write
+from shmoo.runs.store.store import Run
 
 _LEAST_SIZE, _MOST_SIZE = 5.0, 32.0
 """Diameter in pixels of the dots of kernels with none and with all of the time."""
@@ -24,8 +26,8 @@ _LEAST_SIZE, _MOST_SIZE = 5.0, 32.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A kernel or a measured call: flop per byte, flop/s, its share of the time, its bound ("" for a measured call), and its
-    text."""
+    """A kernel or a measured call: flop per byte, flop/s, its share of the time and its bound (0 and "" for a measured call), and
+    its text."""
 
     intensity: float
     rate: float
@@ -39,11 +41,11 @@ def write_roofline(
     profile: ArchitectureProfile,
     dtype: str,
     path: str | Path,
-    measured: Sequence[MeasuredCall] = (),
+    calls: Sequence[Point] = (),
 ) -> None:
     """Write the page for one of the inspection's architectures, under the roof of `dtype`, the type of the contractions;
-    `measured` are calls of a run, timed one by one."""
-    points, calls = kernel_points(inspection, profile.name), call_points(measured)
+    `calls` are those of a run, timed one by one."""
+    points = kernel_points(inspection, profile.name)
     without = len(inspection.kernels[profile.name]) - len(points)
     explanation = "Each dot is a predicted kernel, as large as its share of the time. Bytes are counted once each."
     if without:
@@ -82,20 +84,24 @@ def kernel_points(inspection: Inspection, arch: str) -> list[Point]:
     return points
 
 
-def call_points(measured: Sequence[MeasuredCall]) -> list[Point]:
-    """The measured calls with flops."""
-    total = sum(call.time_s for call in measured)
-    return [
-        Point(
-            call.flops / call.bytes,
-            call.flops / call.time_s,
-            call.time_s / total,
-            "",
-            f"measured: {call.op} in {call.module or 'the model itself'}: {si(call.time_s, 's')}",
-        )
-        for call in measured
-        if call.flops > 0 and call.bytes > 0 and call.time_s > 0
-    ]
+def call_points(run: Run, workload: str) -> list[Point]:
+    """The calls with flops in a run's usable rows of a network, timed inside it in eager execution; their work is without fusion.
+    `InputError` where the run has no such row, `FormatError` where a stored graph is damaged."""
+    rows = [row for row in run.rows if row.case.workload == workload and row.timed and row.children]
+    if not rows:
+        timed_networks = sorted({row.case.workload for row in run.rows if row.children})
+        hint = f"; it timed those of {', '.join(timed_networks)}" if timed_networks else ""
+        raise InputError(f"the run timed no single calls of {workload!r}{hint}")
+    points = []
+    for row in rows:
+        # Child times index the calls of all graphs of the network in order.
+        calls = [pair for graph in run.graphs(row) for pair in zip(graph.calls, costs_of(graph), strict=True)]
+        for child in row.children:
+            call, cost = calls[child.call]
+            if cost is not None and cost.flops > 0 and cost.bytes > 0 and child.time_s > 0:
+                text = f"measured: {child.op} in {call.module or 'the model itself'}: {si(child.time_s, 's')}"
+                points.append(Point(cost.flops / cost.bytes, cost.flops / child.time_s, 0.0, "", text))
+    return points
 
 
 def roofs_of(profile: ArchitectureProfile, dtype: str) -> list[tuple[str, float, float]]:

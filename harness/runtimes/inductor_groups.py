@@ -45,7 +45,7 @@ def workload_groups(
 ) -> tuple[list[InductorGroups], list[str]]:
     """`inductor_groups` of a workload, built with real weights on the CPU, and the reasons why torch.compile splits it."""
     built = module.build(axes, dtype, "cpu")
-    return _compiled(built.model, built.args, built.kwargs, freezing, module.name)
+    return inductor_groups(built.model, built.args, built.kwargs, freezing=freezing, name=module.name)
 
 
 def inductor_groups(
@@ -55,37 +55,31 @@ def inductor_groups(
     *,
     freezing: bool = False,
     name: str = "",
-) -> list[InductorGroups]:
-    """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule: an entry for each piece that torch.compile makes
-    of the model, and for each run of operators between them, in the order of execution. The model runs once, eagerly, on the
-    device of its weights. `freezing` makes the weights constants, as the runtime "inductor-freezing" does. `InputError` where
-    torch.compile or Inductor cannot take the model."""
-    return _compiled(model, args, dict(kwargs or {}), freezing, name)[0]
-
-
-def _compiled(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], freezing: bool, name: str
 ) -> tuple[list[InductorGroups], list[str]]:
+    """Compile `model(*args, **kwargs)` for inference up to Inductor's schedule: an entry for each piece that torch.compile makes
+    of the model, and for each run of operators between them, in the order of execution; and the reasons for the pieces. The model
+    runs once, eagerly, on the device of its weights. `freezing` makes the weights constants, as the runtime "inductor-freezing"
+    does. `InputError` where torch.compile or Inductor cannot take the model."""
     from torch._inductor import config
 
     torch._dynamo.reset()
     try:
         with torch.no_grad(), config.patch(freezing=freezing):
-            pieces, reasons = compile_pieces(model, args, kwargs, name)
+            pieces, reasons = compile_pieces(model, args, dict(kwargs or {}), name)
             # A piece that ran several times counts once.
             once = {id(piece.traced.module): piece for piece in pieces}
-            return [
-                _grouped(p.graph, _schedule(p)) if p.arguments is not None else _eager_groups(p.graph) for p in once.values()
-            ], reasons
+            groups = []
+            for piece in once.values():
+                if piece.arguments is not None:
+                    groups.append(_grouped(piece.graph, _schedule(piece)))
+                else:
+                    costed = tuple((call,) for call, cost in enumerate(costs_of(piece.graph)) if cost is not None)
+                    groups.append(InductorGroups(piece.graph, costed, 0, eager=True))
+            return groups, reasons
     except Exception as error:
         raise InputError(f"Inductor cannot schedule {name or type(model).__name__!r}: {first_line(error)}") from error
     finally:
         torch._dynamo.reset()
-
-
-def _eager_groups(graph: Graph) -> InductorGroups:
-    costed = tuple((call,) for call, cost in enumerate(costs_of(graph)) if cost is not None)
-    return InductorGroups(graph, costed, 0, eager=True)
 
 
 class _Scheduled(Exception):

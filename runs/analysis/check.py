@@ -39,6 +39,9 @@ _STORED = {"float64": "float64", "float32": "float32", "tf32": "float32", "bfloa
 """Type of a case -> type of its tensors, for types that every capture keeps."""
 
 
+Level = Literal["fault", "note"]
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One result of a check.
 
@@ -52,7 +55,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     topic: str
     found: str
-    level: Literal["fault", "note"]
+    level: Level
     remedy: str = ""
     cases: tuple[str, ...] = ()
 
@@ -84,6 +87,11 @@ def _anew(run: Run) -> str:
 def _more_visits(rows: Sequence[Measurement]) -> int:
     """Twice the largest number of visits to a case, so that a resumed campaign visits every case again."""
     return max(2 * max(len(row.visits) for row in rows), 3)
+
+
+def _concerning(rows: Sequence[Measurement], topic: str, text: str, remedy: str = "", level: Level = "note") -> Finding:
+    """A finding on some rows: their number, the text, and their labels."""
+    return Finding(topic, f"{len(rows)} {text}: {_labels_text(rows)}", level, remedy, _labels(rows))
 
 
 def _labels_text(rows: Sequence[Measurement]) -> str:
@@ -118,10 +126,8 @@ def _completeness(run: Run) -> Iterator[Finding]:
         # A campaign stops visiting a case that failed or cannot be used.
         unfinished = [row for row in _timed(run) if len(run.visits[row.case.identity]) < wanted_visits]
         if unfinished:
-            observation = (
-                f"{len(unfinished)} cases had fewer than the {wanted_visits} visits asked for: {_labels_text(unfinished)}"
-            )
-            yield Finding("visits missing", observation, "fault", _resume(run), _labels(unfinished))
+            text = f"cases had fewer than the {wanted_visits} visits asked for"
+            yield _concerning(unfinished, "visits missing", text, _resume(run), "fault")
     twice = [key for key, count in Counter((line.case.identity, line.visit) for line in run.lines).items() if count > 1]
     if twice:
         observation = f"{len(twice)} visits are in {ROWS} more than once; it was edited or two campaigns wrote it"
@@ -175,8 +181,7 @@ def _graphs(run: Run) -> Iterator[Finding]:
         yield Finding("graphs", f"{len(broken)} rows: {first}", "fault", remedy, _labels(broken))
     bare = [row for row in _timed(run) if not row.graph_hashes]
     if bare:
-        observation = f"{len(bare)} usable rows name no graph and cannot be calibrated or reported on: {_labels_text(bare)}"
-        yield Finding("no graph", observation, "note", "", _labels(bare))
+        yield _concerning(bare, "no graph", "usable rows name no graph and cannot be calibrated or reported on")
     if changed:
         example, row = next(iter(changed.items()))
         observation = f"{len(changed)} impossible values, for example {row.case.label}: {example}"
@@ -189,11 +194,8 @@ def _noise(run: Run) -> Iterator[Finding]:
     rows = _timed(run)
     sparse_rows = [row for row in rows if row.timing is not None and len(row.timing.samples_s) < FEW_SAMPLES]
     if sparse_rows:
-        observation = (
-            f"{len(sparse_rows)} usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown: "
-            f"{_labels_text(sparse_rows)}"
-        )
-        yield Finding("few samples", observation, "note", _resume(run, _more_visits(sparse_rows)), _labels(sparse_rows))
+        text = f"usable rows have fewer than {FEW_SAMPLES} samples, so their spread is unknown"
+        yield _concerning(sparse_rows, "few samples", text, _resume(run, _more_visits(sparse_rows)))
     noisy = sorted((row for row in rows if row.status == "noisy"), key=lambda row: -row.latency.relative_se)
     if noisy:
         typical, high = np.percentile([row.latency.relative_se for row in rows], (50, 90))
@@ -241,8 +243,7 @@ def _energy(run: Run) -> Iterator[Finding]:
     )
     for doubt, holds, remedy in doubts:
         if concerned := [row for row, reading in readings if holds(reading)]:
-            observation = f"{len(concerned)} rows: {doubt}: {_labels_text(concerned)}"
-            yield Finding("energy", observation, "note", remedy, _labels(concerned))
+            yield _concerning(concerned, "energy", f"rows: {doubt}", remedy)
     paced = [
         (row, reading.pace_s)
         for row, reading in readings
@@ -250,11 +251,8 @@ def _energy(run: Run) -> Iterator[Finding]:
     ]
     elsewhere = [row for row, pace in paced if repeat_spread(pace, row.latency.value_s) > PACE_APART]
     if elsewhere:
-        observation = (
-            f"{len(elsewhere)} rows: energy was read while a call took over {PACE_APART:.0%} more or less than its prevailing "
-            f"time: {_labels_text(elsewhere)}"
-        )
-        yield Finding("energy pace", observation, "note", "", _labels(elsewhere))
+        text = f"rows: energy was read while a call took over {PACE_APART:.0%} more or less than its prevailing time"
+        yield _concerning(elsewhere, "energy pace", text)
     causes = grouped(((reading.domain, reading.reason), row) for row, reading in readings if reading.energy_j is None)
     for (domain, reason), rows in causes.items():
         observation = f"{domain}: unknown in {len(rows)} of {len(run.rows)} rows: {reason}"

@@ -160,7 +160,7 @@ def compare_runs(base: Run | Sequence[Run], new: Run, min_change: float = MIN_CH
     if paired:
         differences = compare_noise.paired_differences(bases[0], new, (pair.new.case.identity for pair in pairs), alone)
         times, noise_from = compare_noise.paired_growths(pairs, differences), "pairs"
-        suite = compare_noise.suite_growth(times, compare_noise.paired_drift_variance(bases[0], differences))
+        suite = compare_noise.suite_growth(times, compare_noise.paired_drift_variance(differences))
     else:
         times = compare_noise.between_runs(pairs, [compare_noise.own_growth(pair, apart) for pair in pairs])
         if len(bases) == 1:

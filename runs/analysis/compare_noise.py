@@ -37,7 +37,7 @@ NORMAL_FROM = 200.0
 ANGLES = 2000
 """Integration steps for inverting Student's distribution."""
 TRIMMED = 0.2
-"""Share of the pair differences that the trimmed mean drops at each end."""
+"""Share of the differences that the trimmed mean drops at each end."""
 LARGEST_ERROR = 100.0
 """Relative error above which an energy is ignored."""
 BATCHES = 5
@@ -195,50 +195,33 @@ def between_runs(pairs: Sequence[Pair], growths: Sequence[Growth]) -> list[Growt
     return wider
 
 
-class PairedDifferences(NamedTuple):
-    """Log ratios of visits with equal numbers in two runs that alternated.
-
-    Attributes:
-        values: case -> number -> independent observation: one per pair of processes where the rows identify the process,
-            otherwise one per pair of visits.
-        by_process: whether each observation is a pair of processes.
-    """
-
-    values: dict[str, dict[int, float]]
-    by_process: bool
+PairedDifferences = dict[str, dict[int, float]]
+"""Case -> number of a pair of processes -> log ratio of its visits with equal numbers in two runs that alternated."""
 
 
 def paired_differences(base: Run, new: Run, identities: Iterable[str], alone: frozenset[str] = frozenset()) -> PairedDifferences:
     """The differences of a duel, of the cases in `alone` between times alone.
 
-    Another load that starts between the visits of a pair shifts the pair by a factor, so means drop a fifth of the pairs at each
-    end. Where single pairs of visits are the observations, their values are adjusted so that their mean is the trimmed mean and
-    their deviation gives its error (Tukey and McLaughlin, Sankhya A 25, 1963; Yuen, Biometrika 61, 1974).
+    Another load that starts between the visits of a pair shifts the pair by a factor, so the mean of a pair of processes drops a
+    fifth of its pairs of visits at each end. Lines without the number of a process come from one pair of processes.
     """
-    by_process = any(line.process is not None for line in base.lines)
-    values: dict[str, dict[int, float]] = {}
+    values: PairedDifferences = {}
     for identity in identities:
         before, after = (_rates(run, identity, identity in alone) for run in (base, new))
-        shared = {visit: rate - after[visit] for visit, rate in before.items() if visit in after}
-        if not by_process:
-            values[identity] = dict(zip(shared, _winsorized(np.array(list(shared.values()))).tolist(), strict=True))
-            continue
-        # Lines from an older version, in a resumed duel, come from one pair of processes.
         process_of = {line.visit: -1 if line.process is None else line.process for line in base.visits[identity]}
-        parts = grouped((process_of[visit], difference) for visit, difference in shared.items())
+        parts = grouped((process_of[visit], rate - after[visit]) for visit, rate in before.items() if visit in after)
         values[identity] = {process: _trimmed_mean(part) for process, part in parts.items()}
-    return PairedDifferences(values, by_process)
+    return values
 
 
 def paired_growths(pairs: Sequence[Pair], differences: PairedDifferences) -> list[Growth]:
     """Growths from the differences; where a case has none, from `own_growth` and marked as not known."""
-    case_values = [np.array(list(differences.values[pair.new.case.identity].values())) for pair in pairs]
-    spreads = _pooled_spreads(case_values, trimmed=not differences.by_process)
+    case_values = [np.array(list(differences[pair.new.case.identity].values())) for pair in pairs]
     return [
         Growth(float(values.mean()), math.sqrt(spread.value / values.size), spread.freedom)
         if values.size and spread is not None
         else msgspec.structs.replace(own_growth(pair, None), known=False)
-        for pair, values, spread in zip(pairs, case_values, spreads, strict=True)
+        for pair, values, spread in zip(pairs, case_values, _pooled_spreads(case_values), strict=True)
     ]
 
 
@@ -247,22 +230,6 @@ def _trimmed_mean(values: Sequence[float]) -> float:
     cut = math.ceil(TRIMMED * len(values)) if len(values) > 2 else 0
     middle = sorted(values)[cut : len(values) - cut]
     return sum(middle) / len(middle)
-
-
-def _winsorized(values: np.ndarray) -> np.ndarray:
-    """The values adjusted so that their mean is the trimmed mean and their deviation gives its error."""
-    cut = _cut(values.size)
-    if not cut:
-        return values
-    ordered = np.sort(values)
-    clipped = np.clip(values, ordered[cut], ordered[-cut - 1])
-    moved: np.ndarray = ordered[cut:-cut].mean() + (clipped - clipped.mean()) / (1 - 2 * cut / values.size)
-    return moved
-
-
-def _cut(count: int) -> int:
-    """Number of values that a trimmed mean of `count` drops at each end."""
-    return int(TRIMMED * count)
 
 
 def _rates(run: Run, identity: str, alone: bool) -> dict[int, float]:
@@ -276,13 +243,13 @@ def _rates(run: Run, identity: str, alone: bool) -> dict[int, float]:
     }
 
 
-def _pooled_spreads(values: Sequence[np.ndarray], *, trimmed: bool = False) -> list[Variance | None]:
+def _pooled_spreads(values: Sequence[np.ndarray]) -> list[Variance | None]:
     """Variance of a single repeated value for each case, pooled with the other cases'; `None` where it is unknown."""
     errors = [error_sizes(v - v.mean()) for v in values if v.size > 1]
     typical = typical_deviation(errors) if len(errors) >= FEW_CASES else None
     spreads: list[Variance | None] = []
     for repeated in values:
-        freedom = max(repeated.size - 1.0 - (2 * _cut(repeated.size) if trimmed else 0), 0.0)
+        freedom = max(repeated.size - 1.0, 0.0)
         variance, freedom = pooled(Variance(float(np.var(repeated, ddof=1)) if freedom else 0.0, freedom), typical)
         spreads.append(Variance(variance, min(freedom, NORMAL_FROM)) if freedom else None)
     return spreads
@@ -325,30 +292,8 @@ def drift_variance(run: Run, identities: Iterable[str], alone: frozenset[str] = 
     visits."""
     visited = Counter(line.case.identity for line in run.lines)
     repeated = [identity for identity in identities if visited[identity] > 1]
-    return _batch_means(run, {identity: _rates(run, identity, identity in alone) for identity in repeated}) if repeated else None
-
-
-def paired_drift_variance(base: Run, differences: PairedDifferences) -> Variance | None:
-    """Variance of the mean difference over cases, from the spread between pairs of processes or from batch means of pairs of
-    visits; `None` with few of them."""
-    if not differences.by_process:
-        return _batch_means(base, differences.values)
-    residuals: dict[int, list[float]] = {}
-    for by_process in differences.values.values():
-        mean = sum(by_process.values()) / len(by_process) if by_process else 0.0
-        for process, value in by_process.items() if len(by_process) > 1 else ():
-            residuals.setdefault(process, []).append(value - mean)
-    if len(residuals) < 2:
-        return None
-    means = [sum(part) / len(part) for part in residuals.values()]
-    return Variance(float(np.var(means, ddof=1)) / len(means), len(means) - 1.0)
-
-
-def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> Variance | None:
-    """Variance of a run's mean from batch means. `values`: case -> visit -> value, in the order of the run's lines."""
-    means = {
-        identity: sum(case_values.values()) / len(case_values) for identity, case_values in values.items() if len(case_values) > 1
-    }
+    values = {identity: _rates(run, identity, identity in alone) for identity in repeated}
+    means = {identity: sum(rates.values()) / len(rates) for identity, rates in values.items() if len(rates) > 1}
     residuals = [
         values[identity][line.visit] - means[identity]
         for line in run.lines
@@ -359,6 +304,19 @@ def _batch_means(run: Run, values: Mapping[str, Mapping[int, float]]) -> Varianc
     batches = np.array([part.mean() for part in np.array_split(np.array(residuals), BATCHES)])
     visits = len(residuals) / len(means)
     return Variance(float(np.var(batches, ddof=1)) / BATCHES * visits / (visits - 1), BATCHES - 1.0)
+
+
+def paired_drift_variance(differences: PairedDifferences) -> Variance | None:
+    """Variance of the mean difference over cases, from the spread between pairs of processes; `None` with fewer than two."""
+    residuals: dict[int, list[float]] = {}
+    for by_process in differences.values():
+        mean = sum(by_process.values()) / len(by_process) if by_process else 0.0
+        for process, value in by_process.items() if len(by_process) > 1 else ():
+            residuals.setdefault(process, []).append(value - mean)
+    if len(residuals) < 2:
+        return None
+    means = [sum(part) / len(part) for part in residuals.values()]
+    return Variance(float(np.var(means, ddof=1)) / len(means), len(means) - 1.0)
 
 
 def energy_growths(pairs: Sequence[Pair]) -> list[Growth | None]:

@@ -8,7 +8,7 @@ import msgspec
 
 from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
-from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.records import CaseSpec, RunManifest
 
 SHIFT, SHIFT_SHARE, SHIFT_CASES = 1.2, 2 / 3, 20
 """A profile no longer describes a machine if the median case differs by this factor, this share of the cases deviates to the same
@@ -124,15 +124,12 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
         problems: messages about data that were ignored while reading the run.
     """
 
-    machine: Machine
-    suite: str
-    started_at: str
+    manifest: RunManifest
     profile: ArchitectureProfile
     cases: tuple[CaseError, ...]
     networks: tuple[NetworkError, ...]
     excluded: tuple[Excluded, ...]
     metrics: dict[str, dict[str, ErrorCardEntry]]
-    versions: dict[str, str] = {}
     problems: tuple[str, ...] = ()
 
     @property

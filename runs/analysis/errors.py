@@ -10,7 +10,6 @@ from statistics import fmean
 
 import msgspec
 
-from shmoo.estimators.costs import costs_of
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.machine.profile import ArchitectureProfile, ErrorCardEntry
@@ -19,7 +18,7 @@ from shmoo.runs.analysis.error_records import FREE, CallError, CaseError, ErrorR
 from shmoo.runs.analysis.metrics import error_card, repeat_spread, time_weighted_error
 from shmoo.runs.analysis.predict import CaseEstimate, KernelPart, Predictor, director_predictor
 from shmoo.runs.store.files import csv_bytes, replace_file
-from shmoo.runs.store.records import CANONICAL_STATE, CaseSpec, ChildTime, Measurement
+from shmoo.runs.store.records import CANONICAL_STATE, CaseSpec, Measurement
 from shmoo.runs.store.store import Run
 
 
@@ -51,10 +50,7 @@ def error_report(run: Run, profile: ArchitectureProfile, predict: Predictor | No
         if case.case.kind == "network"
     ]
     return ErrorReport(
-        machine=run.manifest.machine,
-        suite=run.manifest.suite,
-        started_at=run.manifest.started_at,
-        versions=run.manifest.versions,
+        manifest=run.manifest,
         profile=profile,
         cases=tuple(cases),
         networks=tuple(networks),
@@ -221,33 +217,3 @@ def _csv_row(level: str, case: CaseSpec, record: CaseError | CallError | Exclude
     """The fields of a case and of a record about it, by column; fields without a column are ignored."""
     axes = " ".join(f"{name}={value}" for name, value in case.axes.items())
     return {"level": level, **msgspec.structs.asdict(case), **msgspec.structs.asdict(record), "axes": axes}
-
-
-class MeasuredCall(msgspec.Struct, frozen=True):
-    """One call of a network, timed inside the network in eager execution; flops and bytes are without fusion."""
-
-    op: str
-    module: str
-    flops: float
-    bytes: float
-    time_s: float
-
-
-def measured_calls(run: Run, workload: str) -> list[MeasuredCall]:
-    """The timed calls in a run's usable rows of a network. `InputError` where the run has no such row, `FormatError` where a
-    stored graph is damaged."""
-    rows = [row for row in run.rows if row.case.workload == workload and row.timed and row.children]
-    if not rows:
-        timed_networks = sorted({row.case.workload for row in run.rows if row.children})
-        hint = f"; it timed those of {', '.join(timed_networks)}" if timed_networks else ""
-        raise InputError(f"the run timed no single calls of {workload!r}{hint}")
-    return [call for row in rows for call in _calls(run.graphs(row), row.children)]
-
-
-def _calls(graphs: Sequence[Graph], children: Sequence[ChildTime]) -> Iterator[MeasuredCall]:
-    # Child times index the calls of all graphs of the network in order.
-    calls = [pair for graph in graphs for pair in zip(graph.calls, costs_of(graph), strict=True)]
-    for child in children:
-        call, cost = calls[child.call]
-        if cost is not None:
-            yield MeasuredCall(child.op, call.module, cost.flops, cost.bytes, child.time_s)

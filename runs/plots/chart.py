@@ -107,7 +107,6 @@ class Band(msgspec.Struct, frozen=True, omit_defaults=True, tag="band", kw_only=
     low: tuple[float, ...]
     high: tuple[float, ...]
     name: str = ""
-    colour: str = "#3faf46"
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True, tag="rule", kw_only=True):
@@ -181,7 +180,6 @@ class Contour(msgspec.Struct, frozen=True, omit_defaults=True, tag="contour", kw
 
     pieces: tuple[tuple[float, float, float, float], ...]
     name: str
-    colour: str = "#d3304d"
 
 
 Mark = Points | Guide | Band | Rule | Bars | Boxes | Heat | Regions | Contour

@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from shmoo.estimators.errors import InputError
 
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 BLOCK = 1000
 """Rows per block."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -46,7 +45,7 @@ def read_regular(path: str | Path) -> bytes:
 def open_unlinked(path: Path, flags: int) -> int:
     """A descriptor for writing to a file; `InputError` for a symbolic link and for anything but a regular file."""
     try:
-        return _regular(path, flags | NO_LINK)[0]
+        return _regular(path, flags | os.O_NOFOLLOW)[0]
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InputError(f"{path} is a symbolic link, and nothing is written through one; remove it") from None
@@ -56,7 +55,7 @@ def open_unlinked(path: Path, flags: int) -> int:
 def _regular(path: str | Path, flags: int) -> tuple[int, int]:
     """A descriptor of a regular file, and its size."""
     # Without O_NONBLOCK, open() of a pipe with no other end would block.
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -71,7 +70,7 @@ def replace_file(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is not a regular file; name another")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(data)
@@ -131,10 +130,9 @@ def lines_until(file: BinaryIO, end: int) -> Iterator[bytes]:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to disk where the system supports it."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Flush a directory's entries to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

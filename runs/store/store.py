@@ -6,6 +6,7 @@ Measurements are never overwritten. A crash loses at most the row being written;
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -394,18 +395,14 @@ def _is_json(line: bytes) -> bool:
 
 def _locked(directory: Path) -> int | None:
     """A descriptor that locks the run against other writers until it is closed; `InputError` where another writer has the lock,
-    `None` where the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
+    `None` on a file system without locks."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise InputError(f"another process writes into {directory}; wait until it has ended, or name another --out") from None
-    except OSError:  # a file system without locks
+    except OSError:
         os.close(descriptor)
         return None
     return descriptor

@@ -15,7 +15,7 @@ from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.estimators.sweep.controller import SweepController
 from shmoo.estimators.sweep.explore import Space, Workload, explore_grid
 from shmoo.harness.pages import explore, inspect, roofline, sweep
-from shmoo.runs.analysis.errors import error_report, measured_calls
+from shmoo.runs.analysis.errors import error_report
 from shmoo.runs.analysis.fleet import Specimen, fleet_report
 from shmoo.runs.analysis.history import history
 from shmoo.runs.analysis.predict import network_estimates, network_fusions
@@ -160,7 +160,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
     directors = {arch: AnalysisDirector(load_profile(arch)) for arch in ACCELERATORS}
     inspect.write_page(inspect_graphs([transformer()], directors), gpu.name, pages["inspect"])
     mixed = inspect_graphs([branches()], {gpu.name: directors[gpu.name]})
-    roofline.write_roofline(mixed, gpu, "float32", pages["roofline"], measured_calls(recorded, "branches"))
+    roofline.write_roofline(mixed, gpu, "float32", pages["roofline"], roofline.call_points(recorded, "branches"))
     fabric = load_profile("kpu_t64")
     work = tabulate_model([transformer(1)], "domainflow", fabric.family, "float32")
     over = {"count.tiles": tuple(map(float, range(16, 257, 16))), "bandwidth.dram": tuple(16e9 * 2.0**e for e in range(7))}

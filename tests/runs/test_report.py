@@ -145,7 +145,7 @@ def faster(report, factor):
         msgspec.structs.replace(case, estimate_s=Interval(value, value / 2, value * 2))
         for case, value in zip(report.cases, estimates, strict=True)
     ]
-    fitted = FittedFrom(fingerprint={"threads": report.machine.threads})
+    fitted = FittedFrom(fingerprint={"threads": report.manifest.machine.threads})
     return msgspec.structs.replace(report, cases=tuple(cases), profile=report.profile.replacing(fitted_from=fitted))
 
 
@@ -163,9 +163,9 @@ def test_a_shift_has_one_cause(report):
     unfitted = msgspec.structs.replace(changed, profile=changed.profile.replacing(fitted_from=None))
     assert "not calibrated for the machine yet" in verdict(unfitted)
     assert "another speed" not in verdict(unfitted)
-    fitted = FittedFrom(fingerprint={"threads": report.machine.threads + 1})
+    fitted = FittedFrom(fingerprint={"threads": report.manifest.machine.threads + 1})
     other = msgspec.structs.replace(changed, profile=changed.profile.replacing(fitted_from=fitted))
-    assert f"fitted on {report.machine.threads + 1} threads" in verdict(other)
+    assert f"fitted on {report.manifest.machine.threads + 1} threads" in verdict(other)
     assert "another speed" not in verdict(other)
 
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import shlex
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
+from shmoo.estimators.present.sentences import (
+    added_silicon,
+    advice_record,
+    advice_sentences,
+    headline,
+    sensitivity_record,
+    sensitivity_sentences,
+    times,
+)
 from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import amount, yes_or_no
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again
+from shmoo.harness.decisions import advise as advise_on
+from shmoo.harness.decisions import sensitivity
 from shmoo.harness.defaults import LOCAL
-
-if TYPE_CHECKING:
-    from shmoo.estimators.present.advice import Advice, Aim, Sensitivity
-    from shmoo.harness.question import Question
+from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -28,7 +36,7 @@ SETUP = ("batch", "runtime", "dtype", "quantize", "channels_last")
 """Parameters of the command that belong to a setup."""
 
 
-@click.command(epilog=EXAMPLES, short_help="What to change, ranked, with intervals.")
+@click.command(epilog=EXAMPLES)
 @click.argument("model")
 @click.option("--machine", "of_machine", is_flag=True, help="Change the architecture instead of how the model runs.")
 @click.option(
@@ -55,11 +63,6 @@ def advise(
     """Time and energy of MODEL on an architecture by kernel and module, the distance of kernels from their roofs, and the gain
     from each change: batch, types, quantization, runtime, image layout. All numbers are estimates, compared by paired draws: a
     change counts only if it exceeds its uncertainty."""
-    from shmoo.estimators.present.advice import Advice
-    from shmoo.estimators.present.sentences import advice_record, sensitivity_record
-    from shmoo.harness.decisions import advise as advise_on
-    from shmoo.harness.decisions import sensitivity
-
     view = output.View(wide)
     with output.only_results_on_stdout():
         outcome = sensitivity(model, question, by=aim) if of_machine else advise_on(model, question, by=aim, top=top)
@@ -72,8 +75,6 @@ def advise(
 
 
 def _show(advice: Advice, command: str, view: output.View) -> None:
-    from shmoo.estimators.present.sentences import advice_sentences, headline
-
     output.result(headline(advice))
     for heading, shares in (("bound by", advice.bounds), ("module", advice.modules)):
         name = Column(heading, lambda share: share.name or "(the model itself)")
@@ -109,8 +110,6 @@ def _other_ratio(aim: Aim) -> str:
 
 
 def _effect(aim: Aim) -> list[Column]:
-    from shmoo.estimators.present.sentences import times
-
     return [
         Column("times as fast", lambda item: times(item.effect.speedup)),
         Column("times the energy", lambda item: times(item.effect.energy_ratio)),
@@ -139,8 +138,6 @@ GAPS = (
 
 
 def _show_levers(levers: Sensitivity, view: output.View) -> None:
-    from shmoo.estimators.present.sentences import added_silicon, sensitivity_sentences
-
     output.table(
         [
             Column("part", attrgetter("change.name")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,9 +11,7 @@ import msgspec
 from shmoo.estimators.units import size
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import capture_folder
-
-if TYPE_CHECKING:
-    from shmoo.harness.models.capture_cache import CacheEntry
+from shmoo.harness.models.capture_cache import LIMIT_BYTES, CacheEntry, clear_captures, list_captures
 
 EXAMPLES = """\b
 Examples:
@@ -26,7 +23,7 @@ Examples:
 _AGES = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
-@click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Cached graphs of models: list them, clear them.")
+@click.group(invoke_without_command=True, epilog=EXAMPLES)
 @options.as_json
 @click.pass_context
 def cache(ctx: click.Context, as_json: bool) -> None:
@@ -44,8 +41,6 @@ def cache(ctx: click.Context, as_json: bool) -> None:
 @options.as_json
 def list_cache(as_json: bool) -> None:
     """Every cached capture, last used first."""
-    from shmoo.harness.models.capture_cache import LIMIT_BYTES, list_captures
-
     folder = capture_folder()
     entries = list_captures(folder)
     total = sum(entry.nbytes for entry in entries)
@@ -65,8 +60,6 @@ def list_cache(as_json: bool) -> None:
 @options.as_json
 def clear_cache(models: tuple[str, ...], as_json: bool) -> None:
     """Remove the captures of each MODEL, by default all captures."""
-    from shmoo.harness.models.capture_cache import clear_captures
-
     folder = capture_folder()
     removed = clear_captures(folder, models)
     if as_json:

@@ -20,6 +20,7 @@ from shmoo.harness.cli import options, output
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs.profiles import show_errors
 from shmoo.harness.defaults import LOCAL, user_profiles
+from shmoo.harness.machine.architectures import load_architecture
 
 if TYPE_CHECKING:
     from shmoo.calibrate.calibration import Calibration
@@ -33,7 +34,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Fit a model of one machine to its measurements.")
+@click.command(epilog=EXAMPLES)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.base("this machine's description; operator tables need one")
 @options.out("your own profiles, by name")
@@ -67,8 +68,6 @@ def calibrate(
     SOURCE: run directories of `shmoo measure`, or operator tables (.csv). Sources of different machines are refused. Sources of
     one machine are fitted together; with --pool each is a separate machine.
     """
-    from shmoo.harness.machine.architectures import load_architecture
-
     if out is not None and out.suffix != ".json":
         raise InputError(f"-o {str(out)!r} must end in .json, as profiles do")
     refuse_existing(out, force)

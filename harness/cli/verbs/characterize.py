@@ -8,27 +8,31 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 import msgspec
 
+from shmoo.calibrate.fit.base import base_profile
 from shmoo.estimators.errors import InputError, NothingMeasuredError, StorageError
+from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.progress import Progress, Standing, silent
+from shmoo.harness.campaign.cases import check_device, measure_cases, usable_device
 from shmoo.harness.cli import options, output
-from shmoo.harness.cli.hurry import Hurry, Previews, Reserve, resumed
+from shmoo.harness.cli.hurry import Hurry, Previews, resumed
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.cli.verbs import calibrate, doctor
 from shmoo.harness.cli.verbs.measure import campaign_progress, tell_failed
 from shmoo.harness.cli.verbs.report import TARGETS, judged, report_record, show_report, write
 from shmoo.harness.defaults import LOCAL, LOCAL_GPU, free_path, run_directory
+from shmoo.harness.machine.doctor import doctor as examine
+from shmoo.harness.machine.doctor import probe_machine
+from shmoo.harness.measuring.watch.corewatch import watch_neighbours
+from shmoo.harness.workloads.suites import plan_suite
 from shmoo.runs.store.files import own_folder, replace_file
-
-if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import ArchitectureProfile
-    from shmoo.runs.store.records import CaseSpec, Machine
-    from shmoo.runs.store.store import Run
+from shmoo.runs.store.records import CaseSpec, Machine
+from shmoo.runs.store.store import MANIFEST, Run, holds_run
 
 COMPILED = ("mobilenet_v3_large", "regnet_y_400mf", "vit_b_16")
 """Networks that are also measured compiled: a depthwise, a grouped-convolution and a transformer network. Inductor compiles each
@@ -66,7 +70,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Measure, calibrate, predict, report: all of it.")
+@click.command(epilog=EXAMPLES)
 @click.option("--quick", is_flag=True, help="Few operators and networks, one pass: a first look in a few minutes.")
 @click.option("--device", help="cpu or cuda. Default: cuda where torch can use a GPU, else cpu.")
 @options.budget(f"{BUDGET:g}")
@@ -96,12 +100,6 @@ def characterize(
 
     The profile is calibrated on operators and synthetic models only; the networks test it.
     """
-    from shmoo.harness.campaign.cases import check_device, usable_device
-    from shmoo.harness.machine.doctor import doctor as examine
-    from shmoo.harness.machine.doctor import probe_machine
-    from shmoo.harness.measuring.watch.corewatch import watch_neighbours
-    from shmoo.runs.store.store import holds_run
-
     budget_s = 60 * (budget or BUDGET)
     if budget_s < 60 * LEAST_BUDGET:
         raise InputError(
@@ -121,13 +119,13 @@ def characterize(
         doctor.show_doctor(examine())
         doctor.show_neighbours(watch_neighbours())
         output.result("")
-    reserve = Reserve(budget_s)
+    previews = Previews(target, begin, budget_s)
     with Display() as display:
         planned = plan(machine, quick, device, display)
-    run, weak, interrupted = measure_all(target, machine, planned, resume, begin, reserve)
+    run, weak, interrupted = measure_all(target, machine, planned, resume, begin + budget_s, previews)
     if not any(row.timed for row in run.rows):
         raise NothingMeasuredError(f"nothing could be timed here; `shmoo check {run.path}` gives the reason")
-    with Hurry(begin + budget_s - REPORTING_SHARE * reserve.finishing_s, interrupted) as hurry:
+    with Hurry(begin + budget_s - REPORTING_SHARE * previews.finishing_s, interrupted) as hurry:
         profile, unfitted = calibrated(run, device, name, seed, force, hurry)
         unkept = _unkept(lambda: keep(profile, run, force))
         with Display() as display:
@@ -169,8 +167,6 @@ class Plan(NamedTuple):
 
 def plan(machine: Machine, quick: bool, device: str = "cpu", progress: Progress = silent) -> Plan:
     """The plan for a device, "cpu" or "cuda"; a quick one has few cases, one visit to each, and compiles nothing."""
-    from shmoo.harness.workloads.suites import plan_suite
-
     replace = msgspec.structs.replace
     calibration = plan_suite("quick" if quick else "micro", machine, device=device, progress=progress)
     networks = plan_suite("nets", machine, device=device)
@@ -208,20 +204,16 @@ def in_order(eager: Sequence[CaseSpec]) -> list[CaseSpec]:
 
 
 def measure_all(
-    out: Path, machine: Machine, planned: Plan, resume: bool, begin: float, reserve: Reserve
+    out: Path, machine: Machine, planned: Plan, resume: bool, end: float, previews: Previews
 ) -> tuple[Run, str, bool]:
     """Measure into one run: cases for the calibration and networks in eager, then compiled cases.
 
     Args:
-        begin: start of the command on `time.monotonic`'s clock.
-        reserve: the budget of the whole command, with the part reserved for later.
+        end: of the command's budget on `time.monotonic`'s clock; `previews` has the part of it reserved for later.
 
     Returns:
         The run, a sentence on its weakness or "", and whether it was interrupted.
     """
-    from shmoo.harness.campaign.cases import measure_cases
-    from shmoo.runs.store.store import MANIFEST, Run
-
     # Single operators compile fastest and networks slowest.
     compiled = sorted(planned.compiled, key=lambda case: ("operator", "synthetic", "network").index(case.kind))
     compiled_names = dict.fromkeys(case.workload for case in compiled if case.kind == "network")
@@ -230,11 +222,11 @@ def measure_all(
         f"plan: {len(planned.calibration)} operators and synthetic models, {len(planned.networks)} networks in eager"
         + (f"; in Inductor too: {parts} of these and {', '.join(compiled_names)}" if compiled else "")
     )
-    deadline = begin + reserve.budget_s - reserve.finishing_s
+    deadline = end - previews.finishing_s
     cases = [*in_order((*planned.calibration, *planned.networks)), *compiled]
     weak, interrupted = "", False
     try:
-        with campaign_progress(len(cases), out, "characterize", Previews(out, begin, reserve)) as progress:
+        with campaign_progress(len(cases), out, "characterize", previews) as progress:
             measure_cases(
                 cases,
                 out,
@@ -245,7 +237,7 @@ def measure_all(
                 budget_s=max(deadline - time.monotonic(), SHORTEST_S),
                 shuffle=False,
                 progress=progress,
-                reserved_s=reserve,
+                reserved_s=previews.grown_s,
             )
     except KeyboardInterrupt:
         if not (out / MANIFEST).exists() or not Run.open(out).rows:
@@ -281,8 +273,6 @@ def _full_fit(run: Run, name: str) -> str:
 def calibrated(run: Run, device: str, name: str, seed: int, force: bool, hurry: Hurry) -> tuple[ArchitectureProfile, str]:
     """The fitted profile, under a free name among the user's profiles (with force, the given name). If too little was measured,
     the profile is the machine's description, and a sentence says so."""
-    from shmoo.calibrate.fit.base import base_profile
-
     target, unfitted = calibrate.profile_path(name, force), ""
     if not force:
         target = free_path(target)

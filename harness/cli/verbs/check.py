@@ -7,6 +7,8 @@ import msgspec
 
 from shmoo.estimators.units import counted
 from shmoo.harness.cli import options, output
+from shmoo.runs.analysis.check import check_run
+from shmoo.runs.store.store import Run
 
 FOUND_FAULTS = 1
 EXAMPLES = """\b
@@ -16,14 +18,11 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Problems of a run, and what to do next.")
+@click.command(epilog=EXAMPLES)
 @click.argument("run", type=click.Path())
 @options.as_json
 def check(run: str, as_json: bool) -> None:
     """Show the problems of a run with numbers, and the next command to run. Exits with 1 for a fault; notes alone are fine."""
-    from shmoo.runs.analysis.check import check_run
-    from shmoo.runs.store.store import Run
-
     opened = Run.open(run)
     findings = check_run(opened)
     faults = sum(finding.level == "fault" for finding in findings)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 import msgspec
 
 from shmoo.estimators.errors import unknown
+from shmoo.estimators.graph.records import NORMAL_90
 from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import counted, percent
+from shmoo.harness.campaign.duel import is_duel
 from shmoo.harness.cli import options, output
-
-if TYPE_CHECKING:
-    from shmoo.runs.analysis.compare import Comparison, Unpaired
-    from shmoo.runs.analysis.compare_verdict import Verdict
-    from shmoo.runs.store.records import CaseSpec
-    from shmoo.runs.store.store import Run
+from shmoo.runs.analysis.compare import Comparison, Unpaired, compare_runs
+from shmoo.runs.analysis.compare_text import growth_text, junit, markdown
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS, Verdict
+from shmoo.runs.store.records import CaseSpec
+from shmoo.runs.store.statistics import FEW_CASES
+from shmoo.runs.store.store import Run
 
 CHANGED, TOO_NOISY = 1, 4
 CHANGED_CASES = (
@@ -49,8 +51,6 @@ class Gating(NamedTuple):
 def _gating(fail_on: tuple[str, ...], threshold: float | None, markdown: str | None, junit: str | None) -> Gating:
     """The criteria from options. Unknown changes and files that cannot be written are refused before anything is measured or
     read."""
-    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE, QUESTIONS
-
     for question in fail_on:
         if question not in QUESTIONS:
             raise unknown("change to fail on", question, QUESTIONS)
@@ -72,7 +72,7 @@ gating = options.together(
 """--fail-on, --threshold, --markdown and --junit, passed together as `gate`."""
 
 
-@click.command(epilog=EXAMPLES, short_help="Changes between runs beyond noise; fails a build.")
+@click.command(epilog=EXAMPLES)
 @click.argument("runs", metavar="BASE... NEW", nargs=-1, required=True, type=click.Path())
 @options.old_spelling("--min-change", "--threshold", options.FiniteRange(min=0))
 @gating
@@ -84,8 +84,6 @@ def compare(runs: tuple[str, ...], gate: Gating, as_json: bool) -> None:
     Exits with 1 if NEW changed as named by --fail-on, in a single case or in the geometric mean over all; with 4 if that is too
     noisy to decide. Suspect rows are not used. Several base runs also show the spread between equal runs.
     """
-    from shmoo.runs.store.store import Run
-
     if len(runs) < 2:
         raise click.UsageError(f"got only the run {runs[0]}; name one or several base runs, and then the new run")
     cases: dict[str, CaseSpec] = {}
@@ -95,9 +93,6 @@ def compare(runs: tuple[str, ...], gate: Gating, as_json: bool) -> None:
 def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
     """Compare the last run with those before it, show the outcome, and exit with its code. The two runs of a duel are compared
     pair by pair."""
-    from shmoo.harness.campaign.duel import is_duel
-    from shmoo.runs.analysis.compare import compare_runs
-
     for problem in [problem for run in runs for problem in run.problems]:
         output.message(problem)
     limit = gate.threshold
@@ -107,8 +102,6 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
     # The texts of a large comparison take as much memory as its runs, so release the runs first.
     del runs
     if gate.markdown or gate.junit:
-        from shmoo.runs.analysis.compare_text import junit, markdown
-
         if gate.markdown:
             output.write(gate.markdown, markdown(comparison, verdicts, limit).encode("utf-8", "backslashreplace"))
         if gate.junit:
@@ -131,8 +124,6 @@ def judge(runs: Sequence[Run], gate: Gating, as_json: bool) -> None:
 
 
 def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
-    from shmoo.runs.analysis.compare_text import growth_text
-
     for verdict in verdicts:
         output.result(f"{verdict.question}? {verdict.answer}; geometric mean {growth_text(verdict.growth)}: {verdict.suite}")
         for labels, answer in ((verdict.yes, "so"), (verdict.noisy, "too noisy to decide")):
@@ -146,16 +137,12 @@ def _show_verdicts(verdicts: Sequence[Verdict], paired: bool) -> None:
 
 def _unknown(comparison: Comparison) -> dict[str, object]:
     """The reasons for the unknown values of a comparison."""
-    from shmoo.runs.store.statistics import FEW_CASES
-
     too_few = f"fewer than {FEW_CASES} cases in both runs"
     why = {"shift": too_few, "noise": f"fewer than {FEW_CASES} cases that were visited twice"}
     return {f"{name}_reason": reason for name, reason in why.items() if getattr(comparison, name) is None}
 
 
 def _show(comparison: Comparison, min_change: float) -> None:
-    from shmoo.estimators.graph.records import NORMAL_90
-
     if comparison.differences:
         lines = [
             [d.field, *("unknown" if side is None else str(side) for side in (d.a, d.b)), d.severity]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 import msgspec
 
+from shmoo.estimators.predict.estimate_records import or_reason
 from shmoo.estimators.units import percent, si, size, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.defaults import VISITS
-
-if TYPE_CHECKING:
-    from shmoo.harness.machine.doctor import DoctorReport
-    from shmoo.harness.measuring.watch.corewatch import Neighbours
+from shmoo.harness.machine.doctor import DoctorReport
+from shmoo.harness.machine.doctor import doctor as examine
+from shmoo.harness.machine.host_times import keep_host
+from shmoo.harness.measuring.watch.corewatch import Neighbours, watch_neighbours
 
 QUIET_SHARE = 0.1
 """Share of the time in which cores are slow or used by others, from which they have neighbours."""
@@ -24,7 +23,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="This machine, and what can be measured on it.")
+@click.command(epilog=EXAMPLES)
 @click.option(
     "--full",
     is_flag=True,
@@ -34,18 +33,12 @@ Examples:
 def doctor(full: bool, as_json: bool) -> None:
     """This machine: CPU, caches, instruction sets, clock policy, memory, GPUs, and energy counters with their domains, or why
     there are none and how to get them."""
-    from shmoo.harness.machine.doctor import doctor as examine
-    from shmoo.harness.machine.host_times import keep_host
-    from shmoo.harness.measuring.watch.corewatch import watch_neighbours
-
     with output.only_results_on_stdout():
         report = examine(full=full)
     if report.host is not None:
         keep_host(report.host)
     neighbours = watch_neighbours()
     if as_json:
-        from shmoo.estimators.predict.estimate_records import or_reason
-
         optional = {name: getattr(report, name) for name in ("backends", "host")}
         backends = {
             key: v for n, value in optional.items() for key, v in or_reason(n, value, "not asked for; add --full").items()

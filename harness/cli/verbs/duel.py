@@ -8,9 +8,12 @@ from pathlib import Path
 import click
 
 from shmoo.estimators.errors import InputError
+from shmoo.harness.campaign.campaign import CampaignSettings
+from shmoo.harness.campaign.duel import run_duel
+from shmoo.harness.campaign.sides import describe, side_of
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.verbs.compare import Gating, gating, judge
-from shmoo.harness.cli.verbs.measure import campaign_progress, measure, tell_failed
+from shmoo.harness.cli.verbs.measure import SELECTED, campaign_progress, measure, selection_of, tell_failed
 from shmoo.harness.defaults import run_directory
 
 PAIRS = 20
@@ -24,7 +27,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Two commits or environments side by side on one machine.")
+@click.command(epilog=EXAMPLES)
 @click.argument("base")
 @click.argument("new")
 @click.argument("command", metavar="-- measure ...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -44,12 +47,6 @@ def duel(
     python that has shmoo). The measurement follows `--`, with the options of `shmoo measure`. Exit codes are those of `shmoo
     compare`. --resume continues a duel that was interrupted, or whose --budget was used up, if both sides are unchanged.
     """
-    from shmoo.harness.campaign.campaign import CampaignSettings
-    from shmoo.harness.campaign.cases import check_device, in_states, on_threads, plan_cases
-    from shmoo.harness.campaign.duel import run_duel
-    from shmoo.harness.campaign.sides import describe, side_of
-    from shmoo.harness.machine.doctor import probe_machine
-
     target = run_directory(out, resume, "duel", "duel")
     if command[0] != "measure":
         raise InputError(f"a duel measures: write `-- measure ...`, got {command[0]!r}")
@@ -58,23 +55,12 @@ def duel(
         if measure_options[name]:
             before = "" if name == "operators" else "; write it before --"
             raise InputError(f"--{name.removeprefix('as_')} of `measure` does not apply to a duel{before}")
-    threads = max(measure_options["threads"], default=None)
-    machine = probe_machine(threads)
-    check_device(measure_options["device"], machine)
-    output.tell_of_code(measure_options["model"])
+    selection = selection_of(**{name: measure_options[name] for name in SELECTED})
+    machine, threads = selection.machine(), max(selection.threads, default=None)
+    output.tell_of_code(selection.model)
     with output.only_results_on_stdout():
-        options_of_cases = (measure_options[name] for name in ("runtime", "dtype", "batch", "trust"))
-        cases = plan_cases(
-            measure_options["suite"],
-            measure_options["model"],
-            machine,
-            measure_options["device"],
-            *options_of_cases,
-            input_shape=options.parse_shape(measure_options["input_shape"]),
-            seq_len=measure_options["seq_len"],
-        )
-    cases = on_threads(in_states(cases, measure_options["cache_state"]), measure_options["threads"])
-    pairs, suite = measure_options["visits"] or PAIRS, measure_options["suite"] or "duel"
+        cases = selection.cases(machine)
+    pairs, suite = measure_options["visits"] or PAIRS, selection.suite or "duel"
     settings = CampaignSettings(
         visits=pairs, most_visits=pairs, budget_s=measure_options["budget"] and 60 * measure_options["budget"]
     )

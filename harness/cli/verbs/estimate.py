@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
+from shmoo.estimators.machine.profile import Reduction
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.estimate_records import Record, flatten, interval_record, or_reason
+from shmoo.estimators.predict.limits import type_notes
+from shmoo.harness.api import estimate_records
 from shmoo.harness.cli import captures, estimates, options, output
-
-if TYPE_CHECKING:
-    from shmoo.estimators.machine.profile import Reduction
-    from shmoo.estimators.predict.estimate_records import Record
-    from shmoo.harness.cli.layout import View
-    from shmoo.harness.question import Question
+from shmoo.harness.cli.layout import View
+from shmoo.harness.models.request import Mode
+from shmoo.harness.question import Question
+from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
 
 EXAMPLES = """\b
 Examples:
@@ -27,7 +31,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Latency, energy and memory of models on architectures.")
+@click.command(epilog=EXAMPLES)
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--ops", type=click.Path(), help="Estimate the rows of an operator table instead of a model; needs one --arch.")
 @options.reduction("as in the tables the profile was fitted to, else k")
@@ -61,16 +65,12 @@ def estimate(
         refuse_with_ops(models, question)
         records = estimate_table(ops, question, not no_residual, reduction)
     elif models:
-        from shmoo.harness.api import estimate_records
-
         unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
         with output.only_results_on_stdout():
             records = estimate_records(models, question, unnamed, residual=not no_residual)
     else:
         raise click.UsageError("nothing to estimate: name a MODEL such as resnet18, or a table with --ops TABLE.csv")
     if csv_path:
-        from shmoo.estimators.predict.estimate_records import flatten
-
         output.write_csv(csv_path, [flatten(record) for record in records], "estimates")
     if as_json:
         output.json_document(records)
@@ -84,8 +84,6 @@ def estimate(
 
 def refuse_with_ops(models: Sequence[str], question: Question) -> None:
     """`InputError` where --ops comes with options for models."""
-    from shmoo.harness.models.request import Mode
-
     if models:
         raise InputError(f"--ops and a MODEL ({', '.join(models)}) exclude each other; leave one out")
     if (
@@ -104,14 +102,6 @@ def refuse_with_ops(models: Sequence[str], question: Question) -> None:
 def estimate_table(path: str, question: Question, residual: bool, reduction: Reduction | None) -> list[Record]:
     """One record per row of an operator table, in row order. `reduction` is the column with the reduction of matrix products; for
     plain float32 calls the default is that of the tables that the profile was fitted to."""
-    import msgspec
-
-    from shmoo.estimators.graph.dtypes import COMPLEX_DTYPES, matrix_dtype
-    from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.predict.estimate_records import interval_record, or_reason
-    from shmoo.estimators.predict.limits import type_notes
-    from shmoo.runs.tables.reading import CONTRACTIONS, PRODUCTS, read_table
-
     if len(question.arch) != 1:
         raise InputError(f"--ops needs exactly one --arch, got {len(question.arch) or 'none'}; such as --arch gpu_a100_40g")
     profile, chosen = question.machine()

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from operator import itemgetter, methodcaller
-from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.predict.estimate_records import Record
 from shmoo.estimators.present.results import setting
 from shmoo.estimators.shown_columns import Column
+from shmoo.estimators.sweep.explore import Front, Limit, Space, front_rows
 from shmoo.estimators.units import percent
+from shmoo.estimators.variants import amount_of
 from shmoo.harness.cli import captures, options, output
-
-if TYPE_CHECKING:
-    from shmoo.estimators.predict.estimate_records import Record
-    from shmoo.estimators.sweep.explore import Front, Limit, Space
-    from shmoo.harness.question import Question
+from shmoo.harness.decisions import front_of
+from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -30,7 +29,7 @@ SHOWN = 30
 """Most designs of a front in the table."""
 
 
-@click.command(epilog=EXAMPLES, short_help="The Pareto front of a design space.")
+@click.command(epilog=EXAMPLES)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option(
     "--over",
@@ -71,9 +70,6 @@ def explore(
 ) -> None:
     """The designs of an architecture that no other design beats in every objective, for one or several models. Quantities of
     several models are geometric means. Designs with too little memory for a model are left out."""
-    from shmoo.estimators.sweep.explore import front_rows
-    from shmoo.harness.decisions import front_of
-
     axes = options.machine_axes([part for text in over for part in re.split(r",(?=[^,=]+=)", text)])
     for name, values in axes.items():
         if any(isinstance(value, str) for value in values):
@@ -126,9 +122,6 @@ def _weights(texts: Sequence[str], models: Sequence[str]) -> dict[str, float]:
 
 
 def _limit(text: str) -> Limit:
-    from shmoo.estimators.sweep.explore import Limit
-    from shmoo.estimators.variants import amount_of
-
     match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=)\s*(\S+)\s*", text)
     value = amount_of(match[3]) if match else text
     if match is None or isinstance(value, str) or not 0 < value < float("inf"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -14,14 +13,19 @@ from shmoo.estimators.errors import ShmooError, unknown
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import options, output
+from shmoo.harness.cli.app import cli
 from shmoo.harness.cli.verbs.report import newest_profile
 from shmoo.harness.defaults import run_directory
+from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, cpu_seconds, pause_s, start
+from shmoo.harness.fleet.campaign import stop as stop_jobs
+from shmoo.harness.fleet.fetch import fetch as fetch_all
+from shmoo.harness.fleet.fetch import last_facts
 from shmoo.harness.fleet.hosts import read_hosts
-
-if TYPE_CHECKING:
-    from shmoo.harness.fleet.campaign import Campaign
-    from shmoo.harness.fleet.status import HostStatus
-    from shmoo.runs.analysis.fleet import Specimen, Speed
+from shmoo.harness.fleet.status import SETTLED, STARTABLE, HostStatus, begun, last_known
+from shmoo.harness.fleet.status import status as status_of
+from shmoo.harness.workloads.suites import check_suite
+from shmoo.runs.analysis.fleet import Specimen, Speed, fleet_report
+from shmoo.runs.store.store import Run
 
 NOT_ALL = 1
 """Exit code where a host failed or is missing."""
@@ -51,7 +55,7 @@ PAGE = "fleet.html"
 folder = click.argument("campaign", type=click.Path(path_type=Path))
 
 
-@click.group(epilog=GROUP_EXAMPLE, short_help="One command on many machines; their state, rows and report.")
+@click.group(epilog=GROUP_EXAMPLE)
 def fleet() -> None:
     """Measure many machines with one command, by ssh or Slurm. docs/lab.md describes hosts.toml and a whole campaign."""
 
@@ -69,11 +73,6 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     Each host runs it independently, so this command may end and the network may fail; `shmoo fleet status` queries the machines.
     With --resume, unfinished hosts start again and continue. calibrate takes the run that the host measured in the same campaign.
     """
-    from shmoo.harness.cli.app import cli
-    from shmoo.harness.fleet.campaign import Campaign, arguments_of, check_command, start
-    from shmoo.harness.fleet.status import STARTABLE, begun, status
-    from shmoo.harness.workloads.suites import check_suite
-
     target = run_directory(out, resume, "fleet", "campaign")
     host_list = read_hosts(hosts)
     check_command(command)
@@ -82,7 +81,7 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
     if command_options.get("suite") is not None:
         check_suite(command_options["suite"])
     campaign = Campaign.create(target, host_list, command, resume)
-    standings = {host_status.name: host_status.standing for host_status in status(campaign)} if resume else {}
+    standings = {host_status.name: host_status.standing for host_status in status_of(campaign)} if resume else {}
     startable = [host for host in campaign.file.hosts if standings.get(host.name, "not started") in STARTABLE]
     output.message(f"starting {' '.join(command)} on {len(startable)} of {len(host_list)} hosts, campaign {campaign.path}")
     refusals = start(campaign, startable)
@@ -91,7 +90,7 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
         if refusal:
             output.message(f"{name}: {refusal}")
     try:
-        statuses = _settled(campaign) if wait else status(campaign)
+        statuses = _settled(campaign) if wait else status_of(campaign)
     except KeyboardInterrupt:
         words = f"interrupted; the hosts continue, and `shmoo fleet status {campaign.path}` queries them"
         raise KeyboardInterrupt(words) from None
@@ -100,14 +99,10 @@ def run(hosts: Path, command: tuple[str, ...], out: Path | None, resume: bool, w
 
 def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
     """Wait until no host changes any more, fetching meanwhile. The pause depends on the CPU time of a query."""
-    from shmoo.harness.fleet.campaign import cpu_seconds, pause_s
-    from shmoo.harness.fleet.fetch import fetch
-    from shmoo.harness.fleet.status import SETTLED, status
-
     while True:
         before = cpu_seconds()
-        statuses = status(campaign)
-        fetch(campaign)
+        statuses = status_of(campaign)
+        fetch_all(campaign)
         counts = {standing: sum(s.standing == standing for s in statuses) for standing in {s.standing for s in statuses}}
         output.message(", ".join(f"{count} {standing}" for standing, count in sorted(counts.items())))
         if all(host_status.standing in SETTLED for host_status in statuses):
@@ -120,11 +115,8 @@ def _settled(campaign: Campaign) -> tuple[HostStatus, ...]:
 @options.as_json
 def status(campaign: Path, as_json: bool) -> None:
     """Query the status of every machine of a campaign. Exits with 1 when a host failed, died or cannot be reached."""
-    from shmoo.harness.fleet.campaign import Campaign
-    from shmoo.harness.fleet.status import status
-
     opened = Campaign.open(campaign)
-    _tell(opened, status(opened), as_json)
+    _tell(opened, status_of(opened), as_json)
 
 
 def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> None:
@@ -154,18 +146,15 @@ def _tell(campaign: Campaign, statuses: Sequence[HostStatus], as_json: bool) -> 
 def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Stop the running or waiting jobs of a campaign's hosts, as Ctrl-C does: finished visits are kept, and `shmoo fleet run
     --resume` continues. Exits with 1 when a host failed, died or cannot be reached."""
-    from shmoo.harness.fleet.campaign import Campaign, stop
-    from shmoo.harness.fleet.status import status
-
     opened = Campaign.open(campaign)
     by_name = {host.name: host for host in opened.file.hosts}
     for name in names:
         if name not in by_name:
             raise unknown(f"host of {campaign}", name, by_name)
-    for name, refusal in stop(opened, [by_name[name] for name in names or by_name]).items():
+    for name, refusal in stop_jobs(opened, [by_name[name] for name in names or by_name]).items():
         if refusal:
             output.message(f"{name}: {refusal}")
-    _tell(opened, status(opened), as_json)
+    _tell(opened, status_of(opened), as_json)
 
 
 @fleet.command(epilog="\b\nExamples:\n  shmoo fleet fetch october", short_help="Fetch the hosts' rows so far.")
@@ -174,11 +163,8 @@ def stop(campaign: Path, names: tuple[str, ...], as_json: bool) -> None:
 def fetch(campaign: Path, as_json: bool) -> None:
     """Copy new rows, graphs and profiles from every host into CAMPAIGN/hosts/NAME, checked by hash. It can be repeated and
     interrupted. Exits with 1 when a host could not be fetched from."""
-    from shmoo.harness.fleet.campaign import Campaign
-    from shmoo.harness.fleet.fetch import fetch
-
     opened = Campaign.open(campaign)
-    fetched = fetch(opened)
+    fetched = fetch_all(opened)
     for fetch_result in fetched:
         if fetch_result.problem:
             output.message(f"{fetch_result.name}: {fetch_result.problem}")
@@ -202,8 +188,6 @@ def fetch(campaign: Path, as_json: bool) -> None:
 def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool) -> None:
     """A page from the fetched files: machines by kind with their coefficients and error cards, outliers among equal machines,
     drift, and energy per inference. Missing hosts come first."""
-    from shmoo.harness.fleet.campaign import Campaign
-    from shmoo.runs.analysis.fleet import fleet_report
     from shmoo.runs.fleet_page import render_fleet
     from shmoo.runs.plots.page import write
 
@@ -239,16 +223,10 @@ def report(campaign: Path, against: Path | None, out: Path | None, as_json: bool
 
 def _specimens(campaign: Campaign) -> list[Specimen]:
     """The hosts of a campaign with their fetched files."""
-    from shmoo.harness.fleet.status import last_known
-
     return [_specimen(host_status, campaign.fetched(name)) for name, host_status in last_known(campaign).items()]
 
 
 def _specimen(host_status: HostStatus, fetched: Path) -> Specimen:
-    from shmoo.harness.fleet.fetch import last_facts
-    from shmoo.runs.analysis.fleet import Specimen
-    from shmoo.runs.store.store import Run
-
     try:
         facts = last_facts(fetched)
         run = Run.open(fetched / "run") if (fetched / "run" / "run.json").exists() else None

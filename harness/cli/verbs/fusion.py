@@ -11,14 +11,15 @@ import msgspec
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.fusion.rules import fusion_groups
 from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.graph.records import Graph
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.present.savings import FusionScore, fusion_savings, fusion_score
 from shmoo.estimators.registry import grouped
 from shmoo.estimators.units import counted, percent
 from shmoo.harness.cli import captures, options, output
+from shmoo.harness.question import Question
 
 if TYPE_CHECKING:
-    from shmoo.estimators.graph.records import Graph
-    from shmoo.estimators.present.savings import FusionScore
-    from shmoo.harness.question import Question
     from shmoo.harness.runtimes.inductor_groups import InductorGroups
 
 EXAMPLES = """\b
@@ -31,7 +32,7 @@ REAL = {"inductor": False, "inductor-freezing": True}
 """Runtimes that can be compared with Inductor -> whether weights are frozen."""
 
 
-@click.command(epilog=EXAMPLES, short_help="Operators that share a kernel, and the savings.")
+@click.command(epilog=EXAMPLES)
 @click.argument("model")
 @click.option("--real", is_flag=True, help="Let Inductor schedule the model on this CPU, and compare (takes up to a minute).")
 @options.everything("kernels of several operators")
@@ -49,9 +50,6 @@ def fusion(
     With --real Inductor compiles the model up to its schedule, and the agreement is shown: F1 over pairs of operators that share
     a kernel, and the number of kernels.
     """
-    from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.present.savings import fusion_savings
-
     profile, chosen = question.machine()
     if real and (profile.family != "cpu" or chosen not in REAL):
         given_target = f"{chosen!r} on {profile.name!r}, a {profile.family}"
@@ -110,7 +108,6 @@ def _compared(model: str, runtime: str, family: str, question: Question) -> list
     """The parts into which torch.compile splits the model on this CPU; prints the reasons if there are several."""
     with output.only_results_on_stdout():
         output.tell_of_code([model])
-        from shmoo.estimators.present.savings import fusion_score
         from shmoo.harness.runtimes.inductor_groups import workload_groups
 
         options.only_one(question.batches, "--batch")

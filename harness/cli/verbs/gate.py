@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.present.gate import QUANTITIES, check
 from shmoo.harness.cli import captures, options, output
-
-if TYPE_CHECKING:
-    from shmoo.harness.question import Question
+from shmoo.harness.gate import footprints_of, read_baseline, write_baseline
+from shmoo.harness.question import Question
 
 GREW, UNDECIDED = 1, 4
 EXAMPLES = """\b
@@ -23,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Fails where a model's estimates grew; needs no hardware.")
+@click.command(epilog=EXAMPLES)
 @click.argument("model")
 @options.against("none; name a baseline from --write", required=True)
 @click.option("--write", is_flag=True, help="Write the estimates into the baseline instead of checking them.")
@@ -50,9 +49,6 @@ def gate(
     kernel with its neighbour shows as an additional kernel. Exits with 4 if new operators have no cost formula, so there is no
     answer. Equal models give equal numbers, to the last digit.
     """
-    from shmoo.estimators.present.gate import QUANTITIES, check
-    from shmoo.harness.gate import footprints_of, read_baseline, write_baseline
-
     allowed_growth = {} if threshold is None else {name: threshold for name in QUANTITIES if name != "kernels"}
     for text in allow:
         name, equals, share = text.partition("=")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 import click
 
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.estimate_records import Record, flatten
+from shmoo.estimators.present.generation import INTERVALS, generation_record
 from shmoo.estimators.present.results import interval, results
 from shmoo.estimators.shown_columns import Column
 from shmoo.harness.cli import captures, estimates, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import Display, track
-
-if TYPE_CHECKING:
-    from shmoo.estimators.predict.estimate_records import Record
-    from shmoo.harness.question import Question
+from shmoo.harness.models.generation import Generator
+from shmoo.harness.question import Question
 
 EXAMPLES = """\b
 Examples:
@@ -27,7 +27,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="A language model: time to first token, per token, energy.")
+@click.command(epilog=EXAMPLES)
 @click.argument("model")
 @options.counts("--prompt", help="Tokens in the prompt. Default: 128.")
 @click.option("--new", "new_tokens", type=options.WholeRange(min=1), default=128, show_default=True, help="Tokens to generate.")
@@ -57,11 +57,6 @@ def generate(
     The first new token comes from the prefill, the others from decode steps of one token each. The time of a step is estimated at
     a few cache lengths and summed over all.
     """
-    from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.predict.estimate_records import flatten
-    from shmoo.estimators.present.generation import INTERVALS, generation_record
-    from shmoo.harness.models.generation import Generator
-
     view.check([column.name for column in COLUMNS])
     unnamed = estimates.unnamed_architectures(show_all, for_programs=as_json or bool(csv_path))
     targets = question.targets(unnamed)
@@ -109,9 +104,6 @@ DROP = ("runtime", "cache", "memory", "90 % per token", "energy/token", "rate", 
 
 
 def _show(records: Sequence[Record], view: View) -> None:
-    from shmoo.estimators.predict.estimate_records import flatten
-    from shmoo.estimators.present.generation import INTERVALS
-
     output.table(COLUMNS, [flatten(r, INTERVALS) for r in records], left=len(TEXTS), drop=DROP, common=TEXTS, view=view)
     explanations = {
         "rate": "new tokens per second over all sequences of a batch, prompt included in the time",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from shmoo.harness.cli import options, output
-
-if TYPE_CHECKING:
-    from shmoo.runs.store.records import CaseSpec
+from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
+from shmoo.runs.analysis.history import FEWEST
+from shmoo.runs.analysis.history import history as follow
+from shmoo.runs.store.records import CaseSpec
 
 PAGE = Path("history.html")
 SHOWN = 30
@@ -23,7 +23,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Cases over many runs; the first run that differs.")
+@click.command(epilog=EXAMPLES)
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @options.threshold("3%")
 @options.out(str(PAGE))
@@ -34,10 +34,6 @@ def history(runs: tuple[str, ...], threshold: float | None, out: Path | None, as
     Writes one self-contained page. With three or more runs, the differences between neighbouring runs give the noise. With --json
     the page is written only if --out names it.
     """
-    from shmoo.runs.analysis.compare_verdict import MIN_CHANGE
-    from shmoo.runs.analysis.history import FEWEST
-    from shmoo.runs.analysis.history import history as follow
-
     limit = MIN_CHANGE if threshold is None else threshold
     cases: dict[str, CaseSpec] = {}
     opened = [output.open_run(path, cases) for path in runs]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 import msgspec
 
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.predict.estimate_records import or_reason
+from shmoo.estimators.present.inspection import SORTS, Inspection, Row
 from shmoo.estimators.units import percent, si
+from shmoo.harness.api import inspect as inspect_on
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import ONE_OF_EACH_FAMILY
-
-if TYPE_CHECKING:
-    from shmoo.estimators.present.inspection import Inspection, Row
-    from shmoo.harness.question import Question
+from shmoo.harness.question import Question
+from shmoo.runs.store.store import Run
 
 EXAMPLES = """\b
 Examples:
@@ -26,7 +25,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="A model by module and operator.")
+@click.command(epilog=EXAMPLES)
 @click.argument("model")
 @click.option("--depth", type=options.WholeRange(min=0), default=2, show_default=True, help="Levels of modules to show.")
 @options.sort("that of the model; or name, params, flops, bytes, intensity or time on the first --arch")
@@ -57,9 +56,6 @@ def inspect(
 ) -> None:
     """MODEL by module: output shapes, parameters, flops, bytes, intensity, time, energy and tiles on architectures; and its top
     operators."""
-    from shmoo.estimators.present.inspection import SORTS
-    from shmoo.harness.api import inspect as inspect_on
-
     if run_path is not None and roofline_path is None:
         raise InputError("--run adds measured calls to a roofline; give --roofline FILE too")
     order = sort or "order"
@@ -77,11 +73,9 @@ def inspect(
         write_page(inspection, inspection.architectures[0], output.writing(html_path))
         output.message(f"wrote {html_path}")
     if roofline_path:
-        from shmoo.harness.pages.roofline import write_roofline
-        from shmoo.runs.analysis.errors import measured_calls
-        from shmoo.runs.store.store import Run
+        from shmoo.harness.pages.roofline import call_points, write_roofline
 
-        calls = [] if run_path is None else measured_calls(Run.open(run_path), model)
+        calls = [] if run_path is None else call_points(Run.open(run_path), model)
         write_roofline(inspection, question.machines()[0][0], question.dtype or "float32", output.writing(roofline_path), calls)
         output.message(f"wrote {roofline_path}")
     if as_json:
@@ -100,8 +94,6 @@ def inspect(
 
 def _record(row: Row) -> dict[str, object]:
     """A row as plain values; intensity is `None` with a reason where no bytes move."""
-    from shmoo.estimators.predict.estimate_records import or_reason
-
     record = msgspec.to_builtins(row)
     record |= or_reason("intensity", row.intensity, "no bytes are moved")
     for name, part in row.on.items():

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from shmoo.estimators.errors import InputError, NothingMeasuredError
+from shmoo.estimators.progress import Progress, Standing
 from shmoo.estimators.units import counted
+from shmoo.harness.campaign.campaign import STAGE
+from shmoo.harness.campaign.cases import Selection, measure_cases
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.hurry import resumed
 from shmoo.harness.cli.progress import Display
 from shmoo.harness.defaults import VISITS, run_directory
-
-if TYPE_CHECKING:
-    from shmoo.estimators.progress import Progress, Standing
-    from shmoo.runs.store.store import Run
+from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
+from shmoo.runs.store.store import ROWS, Run
 
 SOME_FAILED = 1
 EXAMPLES = """\b
@@ -33,23 +34,44 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Time models and operators here, with their energy.")
-@click.option(
-    "--suite", help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named."
+SELECTED = ("suite", "model", "device", "runtime", "dtype", "batch", "threads", "cache_state", "input_shape", "seq_len", "trust")
+"""Options of `measure` that select cases."""
+
+
+def selection_of(**given: Any) -> Selection:
+    """The cases that the options in `SELECTED` select."""
+    return Selection(**given | {"input_shape": options.parse_shape(given["input_shape"])})
+
+
+selected = options.together(
+    "selection",
+    selection_of,
+    click.option(
+        "--suite",
+        help="Cases: quick, micro, compiled (in Inductor), nets, shmoo, planned. Default: quick, unless models are named.",
+    ),
+    options.names(
+        "--model",
+        metavar="M,...",
+        help="Networks to measure: names, hf:config.json, package.module:factory (it is run), or file.pt2 (needs --trust).",
+    ),
+    click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+    options.runtimes("eager"),
+    options.dtypes(options.FLOAT32),
+    options.batches("1, for networks"),
+    options.thread_counts(),
+    options.names(
+        "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
+    ),
+    options.input_shape,
+    options.seq_len,
+    options.trust,
+    parameters=SELECTED,
 )
-@options.names(
-    "--model",
-    metavar="M,...",
-    help="Networks to measure: names, hf:config.json, package.module:factory (it is run), or file.pt2 (needs --trust).",
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@options.runtimes("eager")
-@options.dtypes(options.FLOAT32)
-@options.batches("1, for networks")
-@options.thread_counts()
-@options.names(
-    "--cache-state", metavar="S,...", help="warm (calls back to back), cold, interleaved. Default: warm, the canonical one."
-)
+
+
+@click.command(epilog=EXAMPLES)
+@selected
 @options.old_spelling("--passes", "--visits", options.WholeRange(min=1))
 @click.option(
     "--visits",
@@ -57,51 +79,29 @@ Examples:
     help="Fewest visits to every case, at different times; their spread gives the standard error. Cases that stay uncertain "
     "are visited more often. Default: 3, planned: 1.",
 )
-@options.input_shape
-@options.seq_len
 @options.operators
 @options.budget("none; for the suite planned 4")
 @options.out(options.NEW_RUN)
 @options.resume
-@options.trust
 @options.as_json
 def measure(
-    suite: str | None,
-    model: tuple[str, ...],
-    device: str,
-    runtime: tuple[str, ...],
-    dtype: tuple[str, ...],
-    batch: tuple[int, ...],
-    threads: tuple[int, ...],
-    cache_state: tuple[str, ...],
+    selection: Selection,
     visits: int | None,
-    input_shape: str | None,
-    seq_len: int | None,
     operators: bool,
     budget: float | None,
     out: Path | None,
     resume: bool,
-    trust: bool,
     as_json: bool,
 ) -> None:
     """Time operators, synthetic models and networks on this machine, with their energy where it can be read. Every row is on disk
     before the next case starts; Ctrl-C keeps finished rows and --resume continues."""
-    from shmoo.harness.campaign.cases import check_device, in_states, measure_cases, on_threads, plan_cases
-    from shmoo.harness.machine.doctor import probe_machine
-    from shmoo.harness.workloads.suites import BUDGET_S, PLANNED
-
-    label = suite or ("models" if model else "quick")
+    label = selection.label
     target = run_directory(out, resume, label)
-    machine = probe_machine(max(threads, default=None))
-    check_device(device, machine)
-    output.tell_of_code(model)
-    planned = suite == PLANNED
+    machine = selection.machine()
+    output.tell_of_code(selection.model)
+    planned = label == PLANNED
     with output.only_results_on_stdout(), Display() as display:
-        shape = options.parse_shape(input_shape)
-        cases = plan_cases(
-            suite, model, machine, device, runtime, dtype, batch, trust, display, input_shape=shape, seq_len=seq_len
-        )
-    cases = on_threads(in_states(cases, cache_state), threads)
+        cases = selection.cases(machine, display)
     if operators and not any(case.kind != "operator" and case.runtime == "eager" for case in cases):
         raise InputError("--operators cuts out the operators of networks in eager, and none is measured; name one with --model")
     with campaign_progress(len(cases), target, label) as progress:
@@ -124,8 +124,6 @@ def measure(
 def campaign_progress(count: int, out: Path, suite: str, beside: Progress | None = None) -> Iterator[Progress]:
     """Progress of a campaign of `count` cases into `out`, on stderr and to `beside`. A `KeyboardInterrupt` gets a message with
     the path of the finished visits."""
-    from shmoo.harness.campaign.campaign import STAGE
-
     begun = False
     with Display() as display:
 
@@ -147,8 +145,6 @@ def campaign_progress(count: int, out: Path, suite: str, beside: Progress | None
 
 def _left_by_interruption(out: Path) -> str:
     """A message about what an interrupted campaign or duel left in `out`, and how to resume it."""
-    from shmoo.runs.store.store import ROWS
-
     files = [path for path in (out / ROWS, *out.glob(f"*/{ROWS}")) if path.exists()]
     if any(path.stat().st_size for path in files):
         return f"interrupted; finished visits are in {out}, continue with `{resumed(out)}`"

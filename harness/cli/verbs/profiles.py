@@ -10,10 +10,12 @@ import click
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import ArchitectureProfile, Coefficient, load_profile
+from shmoo.estimators.predict.estimate_records import or_reason
 from shmoo.estimators.shown_columns import Cell, quantity
 from shmoo.estimators.units import percent, si, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import View
+from shmoo.harness.machine.architectures import default_names, load_architecture, own_profiles
 
 EXAMPLES = """\b
 Examples:
@@ -27,7 +29,7 @@ TESTS = {"networks": (NETWORKS,), "operators": (KERNELS, "test", "from published
 """Kind of case in the list -> splits of error cards with its error; the first one in a profile is used."""
 
 
-@click.group(invoke_without_command=True, epilog=EXAMPLES, short_help="Architecture profiles: every coefficient and its source.")
+@click.group(invoke_without_command=True, epilog=EXAMPLES)
 @options.as_json
 @click.pass_context
 def profiles(ctx: click.Context, as_json: bool) -> None:
@@ -41,8 +43,6 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
 @options.view("by name")
 def list_profiles(as_json: bool, view: View) -> None:
     """Every profile: built-in ones, and yours in the current directory and in your data directory."""
-    from shmoo.harness.machine.architectures import default_names, load_architecture, own_profiles
-
     listed, own_files = [], own_profiles()
     for name in sorted({*default_names(), *own_files}):
         try:
@@ -98,8 +98,6 @@ def _tested(kinds: Mapping[str, Mapping[str, float]]) -> str:
 @options.view("by name")
 def show_profile(name: str, as_json: bool, view: View) -> None:
     """Coefficients of one profile."""
-    from shmoo.harness.machine.architectures import load_architecture
-
     profile = load_architecture(name)
     if as_json:
         output.json_document(json.loads(profile.to_json()))
@@ -136,9 +134,6 @@ def show_errors(profile: ArchitectureProfile, wide: bool) -> None:
 @options.view("by name")
 def diff_profiles(first: str, second: str, as_json: bool, view: View) -> None:
     """Coefficients in which two profiles differ."""
-    from shmoo.estimators.predict.estimate_records import or_reason
-    from shmoo.harness.machine.architectures import load_architecture
-
     a, b = load_architecture(first), load_architecture(second)
     rows = []
     for key in sorted({*a.coefficients, *b.coefficients}):

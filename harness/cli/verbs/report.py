@@ -7,24 +7,24 @@ import re
 from collections.abc import Sequence
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from shmoo.estimators.machine.profile import ArchitectureProfile, load_profile
+from shmoo.estimators.predict.estimate_records import Record, flatten
 from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import counted, span
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.estimates import show_models
 from shmoo.harness.cli.layout import View
 from shmoo.harness.defaults import LOCAL, ONE_OF_EACH_FAMILY
+from shmoo.harness.machine.architectures import load_architecture, load_architectures, own_profiles
+from shmoo.runs.analysis.error_records import ErrorReport
+from shmoo.runs.analysis.errors import energy_errors, error_report
+from shmoo.runs.analysis.predict import network_estimates, network_fusions
 from shmoo.runs.store.files import blocks_of, csv_of_blocks, own_folder, replace_file
-
-if TYPE_CHECKING:
-    from shmoo.estimators.predict.estimate_records import Record
-    from shmoo.runs.analysis.error_records import ErrorReport
-    from shmoo.runs.store.store import Run
+from shmoo.runs.store.store import Run
 
 TARGETS = ONE_OF_EACH_FAMILY[1:]
 """Architectures for estimates of a run's networks, beside the measured machine: one of each other family."""
@@ -57,7 +57,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Estimates compared with the measurements of a run.")
+@click.command(epilog=EXAMPLES)
 @click.argument("run", type=click.Path())
 @options.profile("the newest beside the run's rows, else cpu_local")
 @options.archs(f"{', '.join(TARGETS)}, beside the machine that was measured")
@@ -80,8 +80,6 @@ def report(run: str, profile: str | None, arch: tuple[str, ...], out: Path | Non
 
 def choose_profile(run: Run, name: str | None) -> ArchitectureProfile:
     """The named profile, otherwise the newest in the run's directory, otherwise cpu_local as in `profiles list`."""
-    from shmoo.harness.machine.architectures import load_architecture, own_profiles
-
     if name is not None:
         return load_architecture(name)
     if (newest := newest_profile(run.path)) is not None:
@@ -101,18 +99,12 @@ def newest_profile(run: Path) -> Path | None:
 
 def judged(run: Run, profile: ArchitectureProfile, archs: Sequence[str]) -> tuple[ErrorReport, list[Record]]:
     """The report of a run, and its networks on other architectures."""
-    from shmoo.harness.machine.architectures import load_architectures
-    from shmoo.runs.analysis.errors import error_report
-    from shmoo.runs.analysis.predict import network_estimates
-
     profiles = load_architectures((profile, *archs))
     return error_report(run, profile), network_estimates(run, profiles)
 
 
 def write(run: Run, report: ErrorReport, estimates: list[Record], out: Path) -> None:
     """Write the files of a report and of estimates into `out`."""
-    from shmoo.estimators.predict.estimate_records import flatten
-    from shmoo.runs.analysis.predict import network_fusions
     from shmoo.runs.report import write_report
 
     output.writing(out / "report.html")
@@ -127,8 +119,6 @@ def write(run: Run, report: ErrorReport, estimates: list[Record], out: Path) -> 
 
 def report_record(report: ErrorReport) -> dict[str, object]:
     """Figures of merit as plain types."""
-    from shmoo.runs.analysis.errors import energy_errors
-
     networks = [
         {
             "network": n.name,
@@ -164,14 +154,15 @@ def _basis(report: ErrorReport) -> str:
         return "fitted to operator tables"
     # The kernel's own reserve moves total memory between boots.
     same_machine = all(
-        value == getattr(report.machine, name, None) for name, value in fitted.fingerprint.items() if name != "memory_bytes"
+        value == getattr(report.manifest.machine, name, None)
+        for name, value in fitted.fingerprint.items()
+        if name != "memory_bytes"
     )
     return "calibrated on operators and synthetic models only" if same_machine else "fitted to another machine or other settings"
 
 
 def show_report(report: ErrorReport, estimates: Sequence[Record] = (), view: View = output.EVERYTHING) -> None:
     """Networks, then groups of operators, then the networks on other architectures, for people."""
-    from shmoo.runs.analysis.errors import energy_errors
     from shmoo.runs.report import shift_text
 
     energy = energy_errors(report.cases)

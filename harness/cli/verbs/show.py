@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
+from shmoo.estimators.predict.estimate_records import or_reason
 from shmoo.estimators.registry import short_op
 from shmoo.estimators.shown_columns import Cell, Column, quantity
 from shmoo.estimators.units import si
 from shmoo.harness.cli import options, output
 from shmoo.harness.cli.layout import View, room_beside
-
-if TYPE_CHECKING:
-    from shmoo.runs.store.records import CaseSpec, Measurement
-    from shmoo.runs.store.store import Run
+from shmoo.runs.store.records import CaseSpec, Measurement
+from shmoo.runs.store.statistics import FEW_CASES, QUIET_BLOCKS, mad
+from shmoo.runs.store.store import Run
 
 Record = dict[str, Any]
 LABEL = 24
@@ -32,7 +32,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="The rows of a run.")
+@click.command(epilog=EXAMPLES)
 @click.argument("run", type=click.Path())
 @options.as_json
 @options.as_csv
@@ -73,9 +73,6 @@ def show(run: str, as_json: bool, csv_path: str | None, reasons: bool, operators
 
 def row_record(row: Measurement) -> Record:
     """A row as flat plain values; statistics are derived from the samples of its usable visits."""
-    from shmoo.estimators.predict.estimate_records import or_reason
-    from shmoo.runs.store.statistics import FEW_CASES, mad
-
     timing = row.timing
     samples = timing.samples_s if timing else ()
     latency, time_alone = (row.latency, row.alone) if samples else (None, None)
@@ -119,8 +116,6 @@ def row_record(row: Measurement) -> Record:
 
 
 def _why_not_alone(row: Measurement) -> str:
-    from shmoo.runs.store.statistics import QUIET_BLOCKS
-
     if not any(visit.slowdowns for visit in row.visits):
         return "the cores were not watched between blocks"
     return f"fewer than {QUIET_BLOCKS} blocks from two visits ran on a quiet machine"

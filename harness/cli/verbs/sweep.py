@@ -6,24 +6,23 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import matrix_dtype
+from shmoo.estimators.predict.estimate_records import Record, flatten, memory_record, or_reason
 from shmoo.estimators.present.results import results, setting
 from shmoo.estimators.shown_columns import Column
+from shmoo.estimators.sweep.controller import Columns, SweepController, rows_of
+from shmoo.estimators.sweep.on_chip import largest_on_chip
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.hurry import given_again
 from shmoo.harness.cli.layout import View
 from shmoo.harness.cli.progress import track
 from shmoo.harness.fleet.array import ARRAYS, run_array
-
-if TYPE_CHECKING:
-    from shmoo.estimators.predict.estimate_records import Record
-    from shmoo.estimators.sweep.controller import Columns, SweepController
-    from shmoo.harness.question import Question
+from shmoo.harness.question import Question
+from shmoo.harness.sweeps import controllers, plan_sweep
 
 EXAMPLES = """\b
 Examples:
@@ -40,7 +39,7 @@ SHOWN_ROWS = 200
 FASTEST = 10
 
 
-@click.command(epilog=EXAMPLES, short_help="Estimates over axes of the model and of the machine.")
+@click.command(epilog=EXAMPLES)
 @click.argument("models", metavar="WORKLOAD_OR_MODEL...", nargs=-1, required=True)
 @click.option("--axis", "axes", multiple=True, metavar="NAME=64..8192[:n]", help="Workload axis: a log-spaced range or a list.")
 @click.option(
@@ -86,9 +85,6 @@ def sweep(
 ) -> None:
     """Estimate models over axes: of the workload (its sizes, batch, resolution) and of the architecture (memory, fabric,
     bandwidth, tile size). `shmoo profiles show ARCH` lists the coefficients."""
-    from shmoo.estimators.sweep.controller import rows_of
-    from shmoo.harness.sweeps import controllers, plan_sweep
-
     if plot_path and Path(plot_path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--plot writes .html, got {plot_path!r}; name a file such as sweep.html, or use --csv for the numbers")
     if largest_on_chip and engine:
@@ -158,9 +154,6 @@ def sweep(
 
 def _largest(controller: SweepController, dtype: str | None) -> Iterator[Record]:
     """One row per answer of the planner."""
-    from shmoo.estimators.predict.estimate_records import flatten, memory_record, or_reason
-    from shmoo.estimators.sweep.on_chip import largest_on_chip
-
     name = next(iter(controller.axes), "")
     for size in largest_on_chip(controller, compute_dtype=matrix_dtype(dtype)):
         head = {"model": controller.model, "arch": size.arch, "dtype": size.dtype, "runtime": size.runtime, **size.settings}
@@ -195,8 +188,6 @@ def _show(rows: Sequence[Record], varied: Sequence[str], units: Mapping[str, str
 
 def _worth_showing(blocks: Sequence[Columns]) -> list[Record]:
     """All rows, or only the fastest of each architecture if there are too many."""
-    from shmoo.estimators.sweep.controller import rows_of
-
     count = sum(len(block["model"]) for block in blocks)
     if count <= SHOWN_ROWS:
         return [row for block in blocks for row in rows_of(block)]

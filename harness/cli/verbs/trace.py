@@ -11,16 +11,19 @@ import click
 import msgspec
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.predict.director import AnalysisDirector
+from shmoo.estimators.predict.estimate_records import or_reason
+from shmoo.estimators.predict.timeline import KernelSpan, schedule
 from shmoo.estimators.shown_columns import Column
 from shmoo.estimators.units import si
 from shmoo.harness.cli import captures, options, output
 from shmoo.harness.cli.layout import View
+from shmoo.harness.question import Question
+from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
+from shmoo.runs.store.records import AxisValue
 
 if TYPE_CHECKING:
-    from shmoo.estimators.predict.timeline import KernelSpan
-    from shmoo.harness.question import Question
     from shmoo.harness.runtimes.chrome_trace import RecordedCall
-    from shmoo.runs.store.records import AxisValue
 
 EXAMPLES = """\b
 Examples:
@@ -42,7 +45,7 @@ DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 """Family of an architecture -> torch's device for it."""
 
 
-@click.command(epilog=EXAMPLES, short_help="When each kernel runs: predicted, and measured here.")
+@click.command(epilog=EXAMPLES)
 @click.argument("model")
 @options.fixed
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Run the model here under torch.profiler.")
@@ -61,9 +64,6 @@ def trace(
 ) -> None:
     """When each kernel of MODEL runs, with its tile and its bound; with -o as a trace for Perfetto (Chrome's format), in which
     the prediction and a measured call on this machine are two processes."""
-    from shmoo.estimators.predict.director import AnalysisDirector
-    from shmoo.estimators.predict.timeline import schedule
-
     profile, chosen = question.machine()
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
@@ -92,7 +92,6 @@ def _recorded(
     """A measured call, or `None` and the reason."""
     import torch
 
-    from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compile_model
     from shmoo.harness.runtimes.chrome_trace import record_call
 
     device = DEVICE.get(family)
@@ -111,8 +110,6 @@ def _recorded(
 
 
 def _record(slot: KernelSpan) -> dict[str, object]:
-    from shmoo.estimators.predict.estimate_records import or_reason
-
     kernel = msgspec.to_builtins(slot.kernel)
     return {
         "start_s": slot.start_s,

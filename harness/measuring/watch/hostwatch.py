@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,11 +19,6 @@ from shmoo.estimators.units import counted
 from shmoo.runs.store.records import AxisValue, Reason, Status, Timing
 from shmoo.runs.store.statistics import median
 from shmoo.runs.store.visits import NOISE, UNUSABLE
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 CPU = "sys/devices/system/cpu"
 MIN_CPU_PER_THREAD = 0.75
@@ -95,7 +91,7 @@ def observe(before: HostSnapshot, after: HostSnapshot, threads: int, cores: int 
         "throttles": throttles,
         "clock_hz": after.clock_hz,
         "temperature_c": after.temperature_c,
-        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_1min": os.getloadavg()[0],
     }
 
 
@@ -121,15 +117,14 @@ def disturbances(host: Mapping[str, Any]) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def involuntary_switches() -> int | None:
-    """How often the system took a core away from this process so far; `None` where it does not report it."""
-    return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def involuntary_switches() -> int:
+    """How often the system took a core away from this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def page_faults() -> int:
-    """Number of pages that this process touched for the first time without reading a disk; 0 where the system does not count
-    them."""
-    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    """Number of pages that this process touched for the first time without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _machine_times(root: Path) -> tuple[float | None, float | None]:

@@ -26,7 +26,7 @@ from shmoo.harness.campaign.cases import check_device, usable_device
 from shmoo.harness.campaign.worker import Worker
 from shmoo.harness.cli import output
 from shmoo.harness.cli.app import cli
-from shmoo.harness.cli.hurry import Hurry, Previews, Reserve
+from shmoo.harness.cli.hurry import Hurry, Previews
 from shmoo.harness.cli.verbs.characterize import (
     COMPILED,
     PREVIEW,
@@ -37,8 +37,6 @@ from shmoo.harness.cli.verbs.characterize import (
     weakness,
 )
 from shmoo.harness.cli.verbs.report import report_record, show_report
-from shmoo.harness.machine import doctor as machine_doctor
-from shmoo.harness.measuring.watch import corewatch
 from shmoo.runs.analysis.error_records import CaseError, ErrorReport, NetworkError
 from shmoo.runs.analysis.errors import case_metrics
 from shmoo.runs.store.records import FINGERPRINT_FIELDS, CaseSpec, Machine, Measurement, Reason, RunManifest, Timing
@@ -162,7 +160,7 @@ def test_what_cannot_be_written_is_found_before_anything_is_measured(
     Path("file").write_text("")
     Path("old").mkdir()
     Path("old/run.json").write_text("{}")
-    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    monkeypatch.setattr(verb, "probe_machine", lambda threads: pytest.fail("measured already"))
     result = CliRunner().invoke(cli, ["characterize", "--quick", *options])
     assert result.exit_code == 2, result.output
     assert said in result.stderr
@@ -176,7 +174,7 @@ def test_a_home_that_cannot_be_written_is_found_before_anything_is_measured_or_f
     """A file stands where SHMOO_HOME leads."""
     Path("file").write_text("")
     monkeypatch.setenv("SHMOO_HOME", str(Path("file").absolute()))
-    monkeypatch.setattr(machine_doctor, "probe_machine", lambda threads: pytest.fail("measured already"))
+    monkeypatch.setattr(verb, "probe_machine", lambda threads: pytest.fail("measured already"))
     monkeypatch.setattr(calibrate, "fit", lambda *given, **named: pytest.fail("fitted already"))
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2, result.output
@@ -248,17 +246,17 @@ def test_a_budget_that_nothing_fits_into_is_refused(own_home: None) -> None:
 
 def test_the_time_kept_for_the_fit_grows_with_its_previews() -> None:
     """To three previews, and to half of the budget at most; it never shrinks."""
-    reserve = Reserve(600.0)
+    previews = Previews(Path("run"), 0.0, 600.0)
     grown = []
     for preview_s in (2.0, 20.0, 5.0, 500.0):
-        reserve.learn(preview_s)
-        grown.append((reserve.finishing_s, reserve()))
+        previews.learn(preview_s)
+        grown.append((previews.finishing_s, previews.grown_s()))
     assert grown == [(35.0, 0.0), (60.0, 25.0), (60.0, 25.0), (300.0, 265.0)]
 
 
 def test_a_preview_waits_for_the_run(tmp_path: Path) -> None:
     """A minute after the start another campaign still holds the machine, and there is no run to fit."""
-    previews = Previews(tmp_path / "run", time.monotonic() - 60, Reserve(600.0))
+    previews = Previews(tmp_path / "run", time.monotonic() - 60, 600.0)
     previews(Standing(WAITING, now="waiting up to 60 s"))
 
 
@@ -268,7 +266,7 @@ def test_previews_that_are_due_together_are_one(tmp_path: Path, monkeypatch: pyt
     now = [0.0]
     monkeypatch.setattr(Previews, "show", lambda self: shown.append(now[0]))
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    previews = Previews(tmp_path / "run", 0.0, Reserve(600.0))
+    previews = Previews(tmp_path / "run", 0.0, 600.0)
     for second in (40.0, 200.0, 201.0, 950.0, 2000.0):
         now[0] = second
         previews(Standing(STAGE, 1, 2, visits=1))
@@ -289,8 +287,8 @@ def test_the_command_that_goes_on_has_the_options_that_the_run_was_begun_with(mo
 @pytest.fixture
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is not examined, which takes five seconds."""
-    monkeypatch.setattr(machine_doctor, "doctor", lambda: None)
-    monkeypatch.setattr(corewatch, "watch_neighbours", lambda: None)
+    monkeypatch.setattr(verb, "examine", lambda: None)
+    monkeypatch.setattr(verb, "watch_neighbours", lambda: None)
     for name in ("show_doctor", "show_neighbours"):
         monkeypatch.setattr(doctor, name, lambda seen: None)
 
@@ -447,9 +445,7 @@ def test_a_table_says_what_its_profile_was_fitted_to(
     time_s = Interval(1e-3, 0.5e-3, 2e-3)
     error = CaseError(case, "conv", "networks", "test", "ok", 1e-3, 0.01, None, time_s, 8, 2, None, 1.0, 1.0, 1.0, None, None)
     made = ErrorReport(
-        machine=MACHINE,
-        suite="quick",
-        started_at="",
+        manifest=RunManifest(MACHINE, "quick"),
         profile=profile,
         cases=(error,),
         networks=(NetworkError(error),),
@@ -487,9 +483,7 @@ def test_a_report_sets_the_error_of_energy_beside_that_of_latency(capsys: pytest
         for name, energy in (("resnet18", (1.0, energy_j)), ("resnet50", (0.64, energy_j)), ("vgg11", (None, None)))
     ]
     made = ErrorReport(
-        machine=MACHINE,
-        suite="quick",
-        started_at="",
+        manifest=RunManifest(MACHINE, "quick"),
         profile=load_profile("cpu_server_generic"),
         cases=tuple(cases),
         networks=tuple(map(NetworkError, cases)),

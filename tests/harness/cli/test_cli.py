@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.harness.campaign.cases import plan_cases
+from shmoo.harness.campaign.cases import Selection
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.harness.cli.verbs.measure import finish
@@ -308,11 +308,11 @@ def test_measuring_exits_by_what_came_out(tmp_path: Path) -> None:
 
 def test_batches_of_a_measurement_are_those_of_networks() -> None:
     """Every network is planned once a batch size, dtype and runtime; operators have no batch."""
-    networks = plan_cases("nets", (), MACHINE, "cpu", ("eager", "inductor"), ("fp32",), (1, 8))
+    networks = Selection(suite="nets", runtime=("eager", "inductor"), dtype=("fp32",), batch=(1, 8)).cases(MACHINE)
     assert {case.axes["batch"] for case in networks} == {1, 8}
     assert len({case.identity for case in networks}) == len(networks) == 4 * len({case.workload for case in networks})
     with pytest.raises(InputError, match="--batch applies to networks"):
-        plan_cases("quick", (), MACHINE, "cpu", (), (), (8,))
+        Selection(suite="quick", batch=(8,)).cases(MACHINE)
 
 
 def test_users_profile_is_found_by_name(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_each_case_is_measured_with_each_number_of_threads(tmp_path, monkeypatch
         asked.append((machine.threads, [case.threads for case in cases]))
         raise InputError("measured")
 
-    monkeypatch.setattr("shmoo.harness.campaign.cases.measure_cases", measure_cases)
+    monkeypatch.setattr("shmoo.harness.cli.verbs.measure.measure_cases", measure_cases)
     for threads in ("1,2", "2"):
         shmoo("measure", "--model", "mlp", "--threads", threads, "--out", str(tmp_path / "run"))
     assert asked == [(2, [1, 2]), (2, [None])]

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
 from shmoo.estimators.machine.profile import load_profile
-from shmoo.harness.campaign.cases import plan_cases
+from shmoo.harness.campaign.cases import Selection
 from shmoo.harness.cli.app import VerbGroup
 from shmoo.harness.cli.verbs.report import choose_profile
 from shmoo.harness.measuring.measure import build_case
@@ -93,7 +93,7 @@ def test_a_model_of_ones_own_can_be_measured(tmp_path: Path, monkeypatch: pytest
     """It is a network, which only tests, with its batch as axis; the worker makes it again from its name."""
     (tmp_path / "own_factory.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    small, large = plan_cases(None, ("own_factory:build",), MACHINE, "cpu", (), (), (1, 3))
+    small, large = Selection(model=("own_factory:build",), batch=(1, 3)).cases(MACHINE)
     assert (small.workload, small.kind, small.split) == ("own_factory:build", "network", "test")
     assert build_case(large)().shape == (3, 4)
 
@@ -101,7 +101,7 @@ def test_a_model_of_ones_own_can_be_measured(tmp_path: Path, monkeypatch: pytest
 def test_a_file_that_can_run_code_is_measured_when_trusted() -> None:
     """As for estimates."""
     with pytest.raises(InputError, match="--trust"):
-        plan_cases(None, ("model.pt2",), MACHINE, "cpu", (), (), ())
+        Selection(model=("model.pt2",)).cases(MACHINE)
 
 
 def test_the_newest_profile_beside_a_run_judges_it(tmp_path: Path) -> None:
@@ -258,19 +258,19 @@ def test_a_model_can_be_measured_at_another_input(tmp_path: Path, monkeypatch: p
     """--input-shape as of estimates: its first size is the batch unless --batch names others; the case tells the whole shape."""
     (tmp_path / "bare_factory.py").write_text(FACTORY.replace(", (torch.rand(batch, width),)", ""))
     monkeypatch.syspath_prepend(str(tmp_path))
-    (own,) = plan_cases(None, ("bare_factory:build",), MACHINE, "cpu", (), (), (), input_shape=(5, 3, 8))
+    (own,) = Selection(model=("bare_factory:build",), input_shape=(5, 3, 8)).cases(MACHINE)
     assert own.axes == {"batch": 5, "input_shape": "5x3x8"}
     assert build_case(own)().shape == (5, 3, 4)
-    (batched,) = plan_cases(None, ("resnet18",), MACHINE, "cpu", (), (), (2,), input_shape=(1, 3, 32, 32))
+    (batched,) = Selection(model=("resnet18",), batch=(2,), input_shape=(1, 3, 32, 32)).cases(MACHINE)
     assert build_case(batched).args[0].shape == (2, 3, 32, 32)
     with pytest.raises(InputError, match="--input-shape applies to models"):
-        plan_cases("quick", (), MACHINE, "cpu", (), (), (), input_shape=(1, 3, 32, 32))
+        Selection(suite="quick", input_shape=(1, 3, 32, 32)).cases(MACHINE)
 
 
 def test_a_sequence_can_be_measured_at_another_length() -> None:
     """As of estimates; a model without sequences has no such axis."""
     pytest.importorskip("transformers", reason="the extra 'models' is not installed")
-    (case,) = plan_cases(None, ("bert_base",), MACHINE, "cpu", (), (), (), seq_len=16)
+    (case,) = Selection(model=("bert_base",), seq_len=16).cases(MACHINE)
     assert case.axes == {"batch": 1, "seq_len": 16}
     with pytest.raises(InputError, match="no axis 'seq_len'"):
-        plan_cases(None, ("resnet18",), MACHINE, "cpu", (), (), (), seq_len=16)
+        Selection(model=("resnet18",), seq_len=16).cases(MACHINE)

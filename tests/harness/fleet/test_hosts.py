@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shmoo.estimators.errors import InputError
-from shmoo.harness.fleet.channels import SshChannel
+from shmoo.harness.fleet.channels import Channel
 from shmoo.harness.fleet.hosts import read_hosts
 from shmoo.harness.fleet.package import environment_key, read_pins, write_wheel
 
@@ -114,7 +114,7 @@ def test_equal_code_makes_equal_wheels(tmp_path: Path) -> None:
 
 def test_ssh_never_asks_and_checks_host_keys() -> None:
     """No option takes the user's own configuration away."""
-    options = SshChannel("alpha").options
+    options = Channel("alpha").options
     assert "BatchMode=yes" in options
     assert not [
         option for option in options if "StrictHostKeyChecking" in option or "UserKnownHosts" in option or "Password" in option

@@ -14,7 +14,6 @@ from shmoo.estimators.machine.profile import load_profile
 from shmoo.estimators.predict.director import AnalysisDirector
 from shmoo.estimators.present.inspection import inspect_graphs
 from shmoo.harness.pages.roofline import call_points, kernel_points, roofs_of, write_roofline
-from shmoo.runs.analysis.errors import measured_calls
 from shmoo.runs.store.records import CaseSpec, ChildTime, Machine, Measurement, RunManifest, Timing
 from shmoo.runs.store.store import Run, RunWriter
 from tests.build import GraphBuilder
@@ -60,18 +59,19 @@ def test_roofs_are_the_profile_s() -> None:
 
 def test_measured_calls_have_the_work_of_their_graph(tmp_path: Path) -> None:
     """Their rate is work over measured time; a workload without timed calls is refused, and those with them are named."""
-    calls = measured_calls(run(tmp_path / "run"), "net")
-    assert [(call.op, call.time_s) for call in calls] == [("aten.linear", 1e-3), ("aten.relu", 1e-6)]
-    assert call_points(calls)[0].rate == pytest.approx(2 * 64 * 128 * 256 / 1e-3)
+    linear, relu = call_points(run(tmp_path / "run"), "net")
+    assert linear.rate == pytest.approx(2 * 64 * 128 * 256 / 1e-3)
+    assert linear.text == "measured: aten.linear in the model itself: 1.00 ms"
+    assert relu.rate == pytest.approx(64 * 256 / 1e-6)
     with pytest.raises(InputError, match="it timed those of net"):
-        measured_calls(Run.open(tmp_path / "run"), "resnet18")
+        call_points(Run.open(tmp_path / "run"), "resnet18")
 
 
 def test_the_page_needs_no_network(tmp_path: Path) -> None:
     """One dot a kernel, one diamond a measured call, texts escaped, no address to fetch."""
     inspection = inspect_graphs([network()], {ARCH: AnalysisDirector(load_profile(ARCH))}, runtime="eager", model="<net>")
     path = tmp_path / "roofline.html"
-    write_roofline(inspection, load_profile(ARCH), "float32", path, measured_calls(run(tmp_path / "run"), "net"))
+    write_roofline(inspection, load_profile(ARCH), "float32", path, call_points(run(tmp_path / "run"), "net"))
     page = path.read_text(encoding="utf-8")
     (chart,) = json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)[1])[
         "figures"

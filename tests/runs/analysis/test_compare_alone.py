@@ -44,7 +44,7 @@ def pair(seed, factor=1.0, **given):
     return in_memory(lines(2 * seed, **given)), in_memory(lines(2 * seed + 1, factor, **given))
 
 
-@pytest.mark.parametrize(("paired", "parts"), [(False, None), (True, None), (True, 10)], ids=["runs", "pairs", "processes"])
+@pytest.mark.parametrize(("paired", "parts"), [(False, None), (True, 10)], ids=["runs", "processes"])
 def test_a_case_slower_by_a_fifth_is_found_beside_a_neighbour(paired, parts):
     """All samples together are too noisy to tell it; those of quiet moments are not."""
     given = {"slow_case": 3, "parts": parts}
@@ -56,7 +56,7 @@ def test_a_case_slower_by_a_fifth_is_found_beside_a_neighbour(paired, parts):
     assert blind.count("yes") <= 2
 
 
-@pytest.mark.parametrize(("paired", "parts"), [(False, None), (True, None), (True, 10)], ids=["runs", "pairs", "processes"])
+@pytest.mark.parametrize(("paired", "parts"), [(False, None), (True, 10)], ids=["runs", "processes"])
 @pytest.mark.parametrize("visits", [4, 10])
 def test_equal_sides_are_called_slower_no_more_often_than_stated(visits, paired, parts):
     """Beside a neighbour that leaves some visits no quiet moment at all."""

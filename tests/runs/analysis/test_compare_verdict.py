@@ -152,7 +152,7 @@ def test_pairs_of_visits_resolve_what_separate_runs_cannot():
             for spec, middle in TWENTY:
                 level = levels.lognormvariate(0, 0.3)
                 window = factor * middle * level * draw.lognormvariate(0, 0.01)
-                yield Measurement(spec, "ok", timing=Timing((window,) * 20), visit=visit)
+                yield Measurement(spec, "ok", timing=Timing((window,) * 20), visit=visit, process=visit)
 
     base, same, new = in_memory(side(1.0, 1)), in_memory(side(1.0, 2)), in_memory(side(1.04, 3))
     paired = compare_runs(base, new, paired=True)
@@ -171,7 +171,7 @@ def test_pairs_that_a_neighbour_split_do_not_hide_the_others():
         for visit in range(30):
             stalled = 10.0 if draw.random() < 0.05 else 1.0
             window = 1e-3 * factor * stalled * draw.lognormvariate(0, 0.01)
-            yield Measurement(case(1), "ok", timing=Timing((window,) * 20), visit=visit)
+            yield Measurement(case(1), "ok", timing=Timing((window,) * 20), visit=visit, process=visit // 3)
 
     found = compare_runs(in_memory(side(1.0, 1)), in_memory(side(1.04, 2)), paired=True)
     assert found.answer("slower").answer == "yes"
