@@ -201,11 +201,12 @@ class Question:
             from shmoo.harness.capture import capture
 
             name = getattr(workload, "__name__", type(workload).__name__)
-            args, kwargs = self.args, self.kwargs
+            model, args, kwargs = workload, self.args, self.kwargs
             if (program := exported_program(workload)) is not None:
-                examples = program.example_inputs or ((), {})
-                workload, (args, kwargs) = program.module(), (args, kwargs) if args or kwargs else examples
-            captured = capture(workload, args, kwargs, name=name)
+                model = program.module()
+                if program.example_inputs is not None and not (args or kwargs):
+                    args, kwargs = program.example_inputs
+            captured = capture(model, args, kwargs, name=name)
         else:
             captured = workload if isinstance(workload, Capture) else Capture(as_tuple(workload))
             if self.args or self.kwargs:
