@@ -183,11 +183,6 @@ class Block:
         """(S,) "fit", "validation" or "test"."""
         return np.asarray([case.case.split for case in self.cases])
 
-    @property
-    def teaches(self) -> np.ndarray:
-        """(S,) cases that the physics is fitted to."""
-        return np.asarray([not case.other_release for case in self.cases])
-
     def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
         """The cases where the (S,) mask is true."""
         table = self.table.take(np.flatnonzero(keep[self.table.segment]))

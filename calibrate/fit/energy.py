@@ -144,11 +144,11 @@ def fit_energy(
     # Static power has no lower bound: idle power checks it afterwards.
     lower_bounds = np.asarray([LEAST_ENERGY * p.bounds[0] if p and name != "power.static" else 0.0 for name, p in priors.items()])
     lacks_sd = np.asarray([case.energy_sd_j is None for case in cases])[has_energy]
-    relative_features = features[has_energy][:, has_work] / measured[has_energy, None] * trust[:, None]
+    scaled_features = features[has_energy][:, has_work] / measured[has_energy, None] * trust[:, None]
     prior, target = _prior(priors, PRIOR_WEIGHT * float(np.linalg.norm(trust)), fixed)
     curves = _voltage_curves(clock[has_energy], profile, fixed)
     solutions = [
-        _solve(_at_voltage(relative_features, clock[has_energy], *curve), trust, prior, target, lower_bounds, at_cap, lacks_sd)
+        _solve(_at_voltage(scaled_features, clock[has_energy], *curve), trust, prior, target, lower_bounds, at_cap, lacks_sd)
         for curve in curves
     ]
     solution, curve = min(zip(solutions, curves, strict=True), key=lambda pair: pair[0].cost)
@@ -220,9 +220,9 @@ def _solve(
     weights = np.where(at_cap, 0.0, 1.0)
     scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
     for _ in range(ROUNDS):
-        weighted, weighted_target = data * weights[:, None], trust * weights
+        weighted, weighted_trust = data * weights[:, None], trust * weights
         result = lsq_linear(
-            np.vstack([weighted, prior]) / scale, np.concatenate([weighted_target, target]), bounds=(lower_bounds * scale, np.inf)
+            np.vstack([weighted, prior]) / scale, np.concatenate([weighted_trust, target]), bounds=(lower_bounds * scale, np.inf)
         )
         values = result.x / scale
         error = (data @ values - trust) / trust

@@ -65,17 +65,11 @@ class HeldOut:
         Raises:
             NothingMeasuredError: the mask selects no case.
         """
-        selection = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
-        card = error_card(
-            selection.estimated,
-            selection.measured,
-            selection.low,
-            selection.high,
-            selection.noise if selection.noise.any() else None,
-        )
-        if np.allclose(selection.estimated, selection.physical):
+        cases = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
+        card = error_card(cases.estimated, cases.measured, cases.low, cases.high, cases.noise if cases.noise.any() else None)
+        if np.allclose(cases.estimated, cases.physical):
             return card
-        return replace(card, physics=float(np.abs(selection.physical / selection.measured - 1.0).mean()))
+        return replace(card, physics=float(np.abs(cases.physical / cases.measured - 1.0).mean()))
 
 
 def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
@@ -121,7 +115,7 @@ def spreads(
     # An estimate above the measurement needs an interval that reaches down.
     range_reach = np.where(errors > 0, reach[:, 0], reach[:, 1])
     excess = np.sqrt(np.clip(errors**2 - range_reach**2, 0.0, None)) / NORMAL_90
-    needed_sigma = np.abs(errors) / NORMAL_90 if fitted else excess
+    sigmas = np.abs(errors) / NORMAL_90 if fitted else excess
     coefficients: dict[str, Coefficient] = {}
 
     def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:
@@ -132,11 +126,9 @@ def spreads(
     single, graphs, long_graphs = is_usable & ~has_several, is_usable & has_several, is_usable & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
     for code in np.unique(algorithm[single]):
-        of_algorithm, in_family = single & (algorithm == code), single & (family_of[algorithm] == family_of[code])
-        sigma = _pooled_point(
-            needed_sigma[of_algorithm], _pooled_point(needed_sigma[in_family], conformal_point(needed_sigma[single]))
-        )
-        add(f"sigma.{ALGORITHMS[code]}", sigma, of_algorithm, f"cases of its own, its family's counting for {BORROWED}")
+        members, relatives = single & (algorithm == code), single & (family_of[algorithm] == family_of[code])
+        sigma = _pooled_point(sigmas[members], _pooled_point(sigmas[relatives], conformal_point(sigmas[single])))
+        add(f"sigma.{ALGORITHMS[code]}", sigma, members, f"cases of its own, its family's counting for {BORROWED}")
     if graphs.any():
         add("sigma.graph", conformal_point(excess[graphs]), graphs, "graphs")
     kind = f"graphs of at least {MANY_KERNELS} kernels"

@@ -165,13 +165,13 @@ EXAMPLE = '{"value": 1e12, "unit": "B/s", "source": "datasheet"}'
 
 
 def first_wrong_key(
-    document: Mapping[str, Any], fields: Collection[str], known_names: Callable[[], Collection[str]]
+    document: Mapping[str, Any], fields: Collection[str], suggestions: Callable[[], Collection[str]]
 ) -> str | None:
     """The first problem with the keys and plain values of a profile's JSON, with the remedy; `None` where there is none. Keys
     that resemble no other are a reader's notes.
 
     Args:
-        fields: keys of a profile. known_names: names of coefficients to suggest.
+        fields: keys of a profile. suggestions: names of coefficients to suggest.
     """
     if misspelling := _misspelling(document, fields):
         return misspelling
@@ -190,7 +190,7 @@ def first_wrong_key(
         if problem:
             return f"coefficient {name!r} {problem}"
         if entry(name) is EMPTY_ENTRY:
-            return str(unknown("coefficient", name, known_names()))
+            return str(unknown("coefficient", name, suggestions()))
     return None
 
 

@@ -96,13 +96,13 @@ class SharedDraws:
         )
         if self.common is None:
             return shared_errors
-        own_errors = model_errors(table, profile, correction, self.draws, self.own_seed)
+        own = model_errors(table, profile, correction, self.draws, self.own_seed)
         is_new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
         total = table.of_segments(device_s)
         new_share = table.of_segments(device_s * is_new) / np.where(total > 0, total, 1.0)
         kernels, graphs = (
-            _blend(shared_errors.kernels, own_errors.kernels, is_new),
-            _blend(shared_errors.graphs, own_errors.graphs, new_share),
+            _blend(shared_errors.kernels, own.kernels, is_new),
+            _blend(shared_errors.graphs, own.graphs, new_share),
         )
         return shared_errors._replace(kernels=kernels, graphs=graphs)
 
@@ -187,7 +187,7 @@ class ModelErrors(NamedTuple):
     def at_points(self, dimensions: int) -> ModelErrors:
         """With dimensions for design points between the draws and the kernels."""
         kernels, graphs = (
-            factors.reshape(len(factors), *(1,) * dimensions, factors.shape[-1]) for factors in (self.kernels, self.graphs)
+            values.reshape(len(values), *(1,) * dimensions, values.shape[-1]) for values in (self.kernels, self.graphs)
         )
         return self._replace(kernels=kernels, graphs=graphs)
 

@@ -283,12 +283,10 @@ def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Float
         seconds: time of a contraction on all cores with a block.
     """
     cores = c.profile.value("count.cores", 1.0)
-    blocks_at_once = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
+    team = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
     contracts = table.matrix_flops > 0
-    cores_at_work = np.where(
-        contracts, worth_waking(c, seconds * blocks_at_once, blocks_at_once), loop_cores(table, cores, runtime)
-    )
-    return cores_at_work, np.where(contracts, blocks_at_once, cores) / cores_at_work
+    cores_at_work = np.where(contracts, worth_waking(c, seconds * team, team), loop_cores(table, cores, runtime))
+    return cores_at_work, np.where(contracts, team, cores) / cores_at_work
 
 
 def _compute_time(
