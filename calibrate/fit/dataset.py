@@ -206,9 +206,11 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
         [case.case.cache_state == "cold" for case in owners],
     )
     segment = np.repeat(np.arange(len(cases)), [len(case.graphs) for case in cases])[[graph for graph, _ in origin]]
-    empty = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
-    if len(empty):
-        raise InputError(f"case {empty[0]}, {cases[empty[0]].case.label}, has no operator that costs anything; leave it out")
+    uncosted = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
+    if len(uncosted):
+        raise InputError(
+            f"case {uncosted[0]}, {cases[uncosted[0]].case.label}, has no operator that costs anything; leave it out"
+        )
     warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
     table = replace(table, segment=segment, warm=warm[segment]).in_campaign(on_tensor_cores(table, director.profile))
     return Block(

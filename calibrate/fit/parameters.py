@@ -161,7 +161,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         space = replace(space, start=start, prior_sd=rule.prior_sd or space.prior_sd)
         # The catalogue gives some operators a dispatch time that is not derived from the average one.
         has_default = continues(name, "launch", "switch") and name in DEFAULTS[profile.family]
-        parents = () if has_default else (general for general in lookup if general != name and general in parameters)
+        parents = () if has_default else (parent for parent in lookup if parent != name and parent in parameters)
         parameters[name] = Parameter(name, space, affects, next(iter(parents), None))
 
     for level in () if profile.family in _PUBLISHED_BANDWIDTHS else profile.levels:
@@ -320,6 +320,6 @@ class _Kernels:
 
     def pairs(self, words: str) -> list[tuple[str, str]]:
         """Operators and algorithms that occur together among such kernels; unknown operators are left out."""
-        selected, names = self.where(words) & (self._op >= 0), op_names()
-        pairs = sorted(set(zip(self._op[selected].tolist(), self._algorithm[selected].tolist(), strict=True)))
+        mask, names = self.where(words) & (self._op >= 0), op_names()
+        pairs = sorted(set(zip(self._op[mask].tolist(), self._algorithm[mask].tolist(), strict=True)))
         return [(names[op], ALGORITHMS[algorithm]) for op, algorithm in pairs]

@@ -163,9 +163,9 @@ def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
         for weight, layer in layers.items():
             if name_of_weight[weight] not in counted_names:
                 original = quantizer.graph.values[weight].spec
-                freed = 0.0 if weight in quantizer.read_elsewhere else original.nbytes
+                freed_bytes = 0.0 if weight in quantizer.read_elsewhere else original.nbytes
                 for name, scheme in STANDARD.items():
-                    saved_by_scheme[name] += freed - sum(spec.nbytes for spec in _quantized_specs(layer, original, scheme))
+                    saved_by_scheme[name] += freed_bytes - sum(spec.nbytes for spec in _quantized_specs(layer, original, scheme))
         counted_names |= {name for name in name_of_weight.values() if name}
     return saved_by_scheme
 
@@ -239,18 +239,18 @@ class _Quantizer:
     def _layer(self, call: OpCall) -> _Layer | None:
         if len(call.reads) != len(call.operands):
             return None
-        read = dict(zip(call.operands, call.reads, strict=True))
+        value_of = dict(zip(call.operands, call.reads, strict=True))
         for products, rank in ((_PRODUCTS, 2), (_BATCHED_PRODUCTS if self.scheme.parts else {}, 3)):
             if call.op not in products:
                 continue
             from_name, weight_name, is_transposed = products[call.op]
-            source, weight = read[from_name], read[weight_name]
+            source, weight = value_of[from_name], value_of[weight_name]
             root = self.graph.root(weight)
             value, spec = self.graph.values[root], self.graph.values[weight].spec
             fits = len(spec.shape) == rank and spec.dtype in FLOATS and (root == weight or self.scheme.parts)
             if fits and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
                 n, k = spec.shape[-2:] if is_transposed else spec.shape[:-3:-1]
-                bias = read.get("bias", read.get("self") if call.op == "aten.addmm" else None) if rank == 2 else None
+                bias = value_of.get("bias", value_of.get("self") if call.op == "aten.addmm" else None) if rank == 2 else None
                 rows = math.prod(self.graph.values[source].spec.shape[:-1])
                 return _Layer(source, weight, root, bias, rows, n, k, math.prod(spec.shape[:-2]))
         return None
@@ -364,8 +364,11 @@ class _Quantizer:
         float8 and in float8 for float4; else one scale a row in the activation's type."""
         if layer.source not in self.rounded:
             # The threads that round a group of floats have read all of it, and find its scale as well.
-            grouped = {"float8": ("float32", "torchao.quantize_affine"), "float4": ("float8", "torchao.triton_quantize_nvfp4")}
-            scale, op = grouped.get(dtype, (self.values[layer.source].spec.dtype, ""))
+            float_formats = {
+                "float8": ("float32", "torchao.quantize_affine"),
+                "float4": ("float8", "torchao.triton_quantize_nvfp4"),
+            }
+            scale, op = float_formats.get(dtype, (self.values[layer.source].spec.dtype, ""))
             groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if op else 1
             scales = self._append(TensorSpec((layer.m, groups), scale))
             activation = self._append(TensorSpec((layer.m, layer.k), dtype))

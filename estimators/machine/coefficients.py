@@ -229,7 +229,7 @@ class Coefficients:
         self.profile = profile
         columns = {name: v[:, None] for name, v in (overrides or {}).items() if isinstance(v, np.ndarray) and v.ndim == 1}
         self._overrides = {**(overrides or {}), **columns}
-        self._listed = profile.listed
+        self._listed = profile.all_coefficients
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""

@@ -153,9 +153,9 @@ def _residual_problem(group: ResidualGroup, family: str) -> str | None:
     numbers = (group.spread, *group.low, *group.high, *(value for tree in group.trees for value in tree.values))
     if not all(map(math.isfinite, numbers)) or not 0 <= group.spread <= entry("sigma").range[1]:
         return f"has the spread {group.spread:g}, or a number that is not finite"
-    largest = sum(max(map(abs, tree.values)) for tree in group.trees)
-    if largest > LARGEST_CORRECTION:
-        return f"corrects times by a factor of up to e^{largest:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
+    largest_correction = sum(max(map(abs, tree.values)) for tree in group.trees)
+    if largest_correction > LARGEST_CORRECTION:
+        return f"corrects times by a factor of up to e^{largest_correction:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
     return None
 
 

@@ -370,13 +370,13 @@ def _loops(stem: str, runtime: str) -> tuple[str, ...]:
     return (stem,) if runtime == "eager" else by_runtime(stem, runtime)
 
 
-def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | Floats]) -> float | Floats:
+def _ramp(table: KernelTable, blocks: Blocks | None, half_value: Callable[[str], float | Floats]) -> float | Floats:
     """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
     if blocks is not None:
-        return blocks.ramp(half)
+        return blocks.ramp(half_value)
     ramp: float | Floats = 1.0
     for name, extent in {"m": table.m, "n": table.n, "k": table.k}.items():
-        ramp = ramp * (1.0 + half(f"half.{name}") / extent)
+        ramp = ramp * (1.0 + half_value(f"half.{name}") / extent)
     return ramp
 
 

@@ -27,8 +27,8 @@ def _hidden_seconds(table: KernelTable, p: Prediction, c: Coefficients) -> Float
     if share is not None and not table.single:
         total, compute_s, memory_s = map(table.of_segments, (p.device_s, p.compute_s, p.memory_s))
         overhead_s = np.maximum(p.device_s - np.maximum(p.compute_s, p.memory_s), 0.0)
-        least = np.maximum(compute_s, memory_s) + table.of_segments(overhead_s, np.maximum)
-        hidden_share = np.where(total > 0, np.maximum(total - least, 0.0) / np.where(total > 0, total, 1.0), 0.0)
+        least_s = np.maximum(compute_s, memory_s) + table.of_segments(overhead_s, np.maximum)
+        hidden_share = np.where(total > 0, np.maximum(total - least_s, 0.0) / np.where(total > 0, total, 1.0), 0.0)
         hidden_s = share * table.to_kernels(hidden_share) * p.device_s
     return hidden_s if p.early_s is None else hidden_s + np.minimum(p.early_s, p.device_s - hidden_s)
 
