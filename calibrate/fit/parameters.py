@@ -279,7 +279,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "convolves": table.is_family(*CONVOLUTIONS),
         "converts": np.any([converts_layout(table, algorithm), *unrolls_image(table, algorithm)], axis=0),
         "away": table.code_distance > profile.value("capacity.l2", math.inf) / 4,
-        "far": all_kernels & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
+        "far": all_kernels & (blocks is not None and blocks.tlb_miss_share > 1e-3),  # than the address translations at hand reach
         "regroups": all_kernels & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups
         "stores": all_kernels & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
         "capped": all_kernels & (family == "gpu") & (relative_power_demand(profile) > 0),

@@ -187,13 +187,10 @@ def _quantized_specs(layer: _Layer, original: TensorSpec, scheme: Scheme) -> tup
     matrices = rows // layer.n if layer.n and rows % layer.n == 0 else 1
     rows_of_scales = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
     scale_columns = -(-layer.k // (scheme.block[1] or layer.k))
-    weight = TensorSpec(
-        (layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else original.shape, scheme.weight
-    )
+    shape = (layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else original.shape
+    scales = (rows_of_scales,) if scale_columns == 1 else (rows_of_scales, scale_columns)
     dtypes = [original.dtype if kind == ACTIVATION_DTYPE else kind for kind in (scheme.scale, scheme.zero) if kind is not None]
-    return weight, *(
-        TensorSpec((rows_of_scales,) if scale_columns == 1 else (rows_of_scales, scale_columns), dtype) for dtype in dtypes
-    )
+    return TensorSpec(shape, scheme.weight), *(TensorSpec(scales, dtype) for dtype in dtypes)
 
 
 class _Quantizer:
@@ -322,8 +319,7 @@ class _Quantizer:
         return index if storage is None else storage
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
-        result = call.writes[0]
-        product = result if layer.bias is None else self._append(self.values[result].spec)
+        product = self._product(call, layer)
         weight, scales, *zeros = self._small(layer)
         if self.scheme.name == "int8-weight":
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
@@ -331,33 +327,31 @@ class _Quantizer:
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
             operands |= zip(("zeros",), zeros, strict=False)
             self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.block[1] or layer.k)
-        self._add_bias(call, layer, product, result)
+        self._add_bias(call, layer, product)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
-        result = call.writes[0]
         weight, scales, *_ = self._small(layer)
         activation, row_scales = self._round(call, layer, "int8")
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` and `_scaled_mm` take the (n, k) weight as a (k, n) view.
         weight_view = self._view(TensorSpec((layer.k, layer.n), "int8"), self._root(weight))
         self._call(call, "aten._int_mm", {"self": activation, "mat2": weight_view}, total)
-        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[result].spec.dtype))
+        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[call.writes[0]].spec.dtype))
         self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
-        product = result if layer.bias is None else self._append(self.values[result].spec)
+        product = self._product(call, layer)
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
-        self._add_bias(call, layer, product, result)
+        self._add_bias(call, layer, product)
 
     def _small_float(self, call: OpCall, layer: _Layer) -> None:
-        result = call.writes[0]
         weight, scales, *_ = self._small(layer)
         dtype = self.scheme.weight
         activation, row_scales = self._round(call, layer, dtype)
-        product = result if layer.bias is None else self._append(self.values[result].spec)
+        product = self._product(call, layer)
         weight_view = self._view(TensorSpec((layer.k, layer.n), dtype), self._root(weight))
         self._call(
             call, "aten._scaled_mm", {"self": activation, "mat2": weight_view, "scale_a": row_scales, "scale_b": scales}, product
         )
-        self._add_bias(call, layer, product, result)
+        self._add_bias(call, layer, product)
 
     def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
         """The activation as (m, k) in a small type, and its scales: for floats in groups as wide as the weight's, in float32 for
@@ -380,9 +374,13 @@ class _Quantizer:
             self.rounded[layer.source] = activation, scales
         return self.rounded[layer.source]
 
-    def _add_bias(self, call: OpCall, layer: _Layer, product: int, result: int) -> None:
+    def _product(self, call: OpCall, layer: _Layer) -> int:
+        """The value of the product: the result, or with a bias a value before it."""
+        return call.writes[0] if layer.bias is None else self._append(self.values[call.writes[0]].spec)
+
+    def _add_bias(self, call: OpCall, layer: _Layer, product: int) -> None:
         if layer.bias is not None:
-            self._call(call, "aten.add", {"self": product, "other": layer.bias}, result, alpha=1)
+            self._call(call, "aten.add", {"self": product, "other": layer.bias}, call.writes[0], alpha=1)
 
 
 def _with_types(graph: Graph, types: Mapping[int, str]) -> Graph:

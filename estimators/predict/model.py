@@ -59,7 +59,15 @@ from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy, has_cap
 from shmoo.estimators.table import Floats, Ints, KernelTable
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
+from shmoo.estimators.tiling.base import (
+    AlternativeAlgorithm,
+    Blocks,
+    Tiling,
+    dependent_steps,
+    hit_share,
+    overlapped,
+    overlapped_but,
+)
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
     by_result,
@@ -380,7 +388,7 @@ def _ramp(table: KernelTable, blocks: Blocks | None, half_value: Callable[[str],
     return ramp
 
 
-def _alternative_time(table: KernelTable, way: Transformed, peak: Floats, c: Coefficients) -> Floats:
+def _alternative_time(table: KernelTable, way: AlternativeAlgorithm, peak: Floats, c: Coefficients) -> Floats:
     """(..., K) seconds of an alternative algorithm: its products, the traffic of its transforms, and their launches."""
     rate = peak * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
     ramp = _ramp(table, way.blocks, lambda stem: c.value(f"{stem}.{way.name}", stem))
