@@ -195,8 +195,8 @@ def calibrate_cases(
             break
         director = AnalysisDirector(base.replacing(coefficients={**base.coefficients, **_coefficients(fit, reference)}))
         all_blocks, fit_blocks = (
-            [replace(block, tiling=director.tile(block.table)) for block in blocks_to_tile]
-            for blocks_to_tile in (all_blocks, fit_blocks)
+            [replace(block, tiling=director.tile(block.table)) for block in blocks_of_both]
+            for blocks_of_both in (all_blocks, fit_blocks)
         )
         fit = fit_latency(fit_blocks, parameters_for(fit_blocks, base, only), base, seed=seed, starts=1, hurry=hurry)
     dtype_codes = np.unique(np.concatenate([block.table.dtype for block in all_blocks]))
@@ -238,7 +238,9 @@ def blocks_of_splits(
 ) -> list[Block]:
     """The cases of these splits, tiled for `profile`; with `physics_only`, those alone that the physics is fitted to."""
     director = AnalysisDirector(profile)
-    masks = [np.isin(block.splits, splits) & (block.teaches | (not physics_only)) for block in all_blocks]
+    masks = [np.isin(block.splits, splits) for block in all_blocks]
+    if physics_only:
+        masks = [mask & [not case.other_release for case in block.cases] for mask, block in zip(masks, all_blocks, strict=True)]
     return [block.subset(mask, director) for block, mask in zip(all_blocks, masks, strict=True) if mask.any()]
 
 

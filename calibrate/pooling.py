@@ -42,43 +42,36 @@ def pool(
             f"pooling needs the runs of at least two machines, got {len(specimens)}; to calibrate one, leave out --pool"
         )
     pooled = calibrate_cases(together, base, name=name, seed=seed, residual=residual, progress=progress)
-    jackknife_profiles = []
-    for index, specimen in enumerate(specimens):
-        progress(Standing("pooling", index, len(specimens), now=f"the fit without {', '.join(specimen.names)}"))
+    jackknife = []
+    for index, machine in enumerate(specimens):
+        progress(Standing("pooling", index, len(specimens), now=f"the fit without {', '.join(machine.names)}"))
         other_cases = [case for number, other in enumerate(specimens) if number != index for case in other.cases]
         dataset = replace(together, cases=tuple(other_cases))
-        jackknife_profiles.append(calibrate_cases(dataset, base, name=name, seed=seed, residual=False).profile)
+        jackknife.append(calibrate_cases(dataset, base, name=name, seed=seed, residual=False).profile)
     reference = (
         f"pooled over {len(specimens)} machines; {next(c.reference for c in pooled.profile.coefficients.values() if c.from_fit)}"
     )
-    ranged_profile = _with_ranges(pooled.profile, jackknife_profiles, reference)
-    specimen_blocks = [
-        blocks_of_splits(blocks(specimen.cases, ranged_profile), ranged_profile, ("fit", "validation")) for specimen in specimens
-    ]
-    all_blocks = [block for machine_blocks in specimen_blocks for block in machine_blocks]
+    draft = _with_ranges(pooled.profile, jackknife, reference)
+    by_machine = [blocks_of_splits(blocks(machine.cases, draft), draft, ("fit", "validation")) for machine in specimens]
+    all_blocks = [block for machine_blocks in by_machine for block in machine_blocks]
     errors = np.concatenate(
-        [
-            log_errors(specimen, Coefficients(profile))
-            for specimen, profile in zip(specimen_blocks, jackknife_profiles, strict=True)
-        ]
+        [log_errors(machine, Coefficients(profile)) for machine, profile in zip(by_machine, jackknife, strict=True)]
     )
-    sigmas = spreads(all_blocks, errors, reach_of_ranges(all_blocks, ranged_profile), ranged_profile, reference)
+    sigmas = spreads(all_blocks, errors, reach_of_ranges(all_blocks, draft), draft, reference)
     # Machines can agree by chance, so no spread may fall below that of the cases themselves.
-    spread_coefficients = {n: max(c, ranged_profile.coefficients.get(n, c), key=lambda one: one.value) for n, c in sigmas.items()}
-    profile = ranged_profile.replacing(coefficients={**ranged_profile.coefficients, **spread_coefficients})
+    spread = {n: max(c, draft.coefficients.get(n, c), key=lambda one: one.value) for n, c in sigmas.items()}
+    profile = draft.replacing(coefficients={**draft.coefficients, **spread})
     pooled_blocks = blocks(together.cases, profile)
     profile = profile.replacing(error_card=error_card(pooled_blocks, profile))
-    return Calibration(profile, (*pooled.notes, _note(specimen_blocks, pooled.profile, len(specimens))))
+    return Calibration(profile, (*pooled.notes, _note(by_machine, pooled.profile, len(specimens))))
 
 
-def _with_ranges(
-    profile: ArchitectureProfile, jackknife_profiles: Sequence[ArchitectureProfile], reference: str
-) -> ArchitectureProfile:
+def _with_ranges(profile: ArchitectureProfile, jackknife: Sequence[ArchitectureProfile], reference: str) -> ArchitectureProfile:
     """The profile with the spread between machines in the range of each fitted coefficient."""
-    n = len(jackknife_profiles)
+    n = len(jackknife)
     coefficients = dict(profile.coefficients)
     for name, c in profile.coefficients.items():
-        values = [other.coefficients[name].value for other in jackknife_profiles if name in other.coefficients]
+        values = [other.coefficients[name].value for other in jackknife if name in other.coefficients]
         if c.source != "fitted" or c.stderr is None or c.value <= 0 or len(values) < n or min(values) <= 0:
             continue
         logs = np.log(values)
@@ -88,7 +81,7 @@ def _with_ranges(
     return profile.replacing(coefficients=coefficients)
 
 
-def _note(specimen_blocks: Sequence[Sequence[Block]], profile: ArchitectureProfile, machines: int) -> str:
+def _note(by_machine: Sequence[Sequence[Block]], profile: ArchitectureProfile, machines: int) -> str:
     """How far the machines' times lie from the common fit."""
-    levels = [-float(np.median(log_errors(machine_blocks, Coefficients(profile)))) for machine_blocks in specimen_blocks]
+    levels = [-float(np.median(log_errors(machine_blocks, Coefficients(profile)))) for machine_blocks in by_machine]
     return f"pooled over {machines} machines, whose times differ from the common fit by {min(levels):+.1%} to {max(levels):+.1%}"

@@ -56,17 +56,15 @@ def unknown(kind: str, name: str, allowed: Iterable[str], remedy: str = "") -> I
     """The error for an unknown name of a kind of thing ("architecture"), with the nearest valid ones as suggestions; `remedy` is
     advice beyond picking one of them."""
     names = sorted(allowed)
-    plain_names = {allowed_name: _plain(allowed_name) for allowed_name in names}
-    plain_name = _plain(str(name))
-    suggestions = [
-        allowed_name for allowed_name in names if len(plain_name) >= SPELLED_OUT and plain_name in plain_names[allowed_name]
-    ][:MOST_NEAR]
-    close = difflib.get_close_matches(plain_name, plain_names.values(), n=3, cutoff=0.5)
-    suggestions = suggestions or [
-        next(allowed_name for allowed_name in names if plain_names[allowed_name] == match) for match in dict.fromkeys(close)
+    plain = {candidate: _plain(candidate) for candidate in names}
+    query = _plain(str(name))
+    close_names = [candidate for candidate in names if len(query) >= SPELLED_OUT and query in plain[candidate]][:MOST_NEAR]
+    close = difflib.get_close_matches(query, plain.values(), n=3, cutoff=0.5)
+    close_names = close_names or [
+        next(candidate for candidate in names if plain[candidate] == match) for match in dict.fromkeys(close)
     ]
-    if suggestions:
-        hint = f"did you mean {' or '.join(repr(n) for n in suggestions)}?"
+    if close_names:
+        hint = f"did you mean {' or '.join(repr(n) for n in close_names)}?"
         hint += f" allowed: {', '.join(names)}" if len(names) <= 12 else ""
     elif not names:
         hint = "there is none"

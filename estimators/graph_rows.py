@@ -140,10 +140,9 @@ def _entered(graph: Graph) -> list[int]:
         if call.module == previous_module:
             counts.append(0)
             continue
-        path, previous_path = call.module.split("."), previous_module.split(".")
+        path, before = call.module.split("."), previous_module.split(".")
         depth = next(
-            (i for i, (part, previous_part) in enumerate(zip(path, previous_path, strict=False)) if part != previous_part),
-            len(previous_path),
+            (i for i, (part, name_before) in enumerate(zip(path, before, strict=False)) if part != name_before), len(before)
         )
         counts.append(max(len(path) - depth, 0) if call.module else 0)
         previous_module = call.module
@@ -289,10 +288,10 @@ def _temporaries(work: _Work) -> Temporary | None:
     is_convolution, is_composed = work.cost.family in CONVOLUTIONS, work.call.op == "aten.rms_norm"
     if not is_convolution and not is_composed:
         return None
-    bytes_by_kind = {
+    amounts = {
         kind: sum(t.nbytes for t, k in zip(work.touches, work.kinds, strict=True) if k == kind) for kind in set(work.kinds)
     }
-    image, result = bytes_by_kind.get(READ_ACTIVATION, 0.0), bytes_by_kind.get(WRITE, 0.0)
+    image, result = amounts.get(READ_ACTIVATION, 0.0), amounts.get(WRITE, 0.0)
     if is_composed:
         return Temporary(image, result)
     channels = work.cost.geometry.channels_in * work.cost.batch

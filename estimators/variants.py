@@ -54,14 +54,16 @@ def variant(profile: ArchitectureProfile, values: Mapping[str, Amount | str]) ->
     new_values: dict[str, Any] = {name: _amount(name, value) for name, value in values.items() if name not in parameters}
     if any(entry(name).of_host for name in new_values):
         # Launches of a named host become the profile's own, so that they can be changed.
-        profile = profile.replacing(coefficients=dict(profile.listed) if profile.host else profile.coefficients, host="")
+        profile = profile.replacing(
+            coefficients=dict(profile.all_coefficients) if profile.host else profile.coefficients, host=""
+        )
     coefficients = dict(profile.coefficients)
     for name, value in new_values.items():
         base_coefficient = coefficients.get(name)
         if base_coefficient is None:
             raise unknown(f"coefficient of profile {profile.name!r}", name, {*profile.coefficients, *tiling_parameters(profile)})
         coefficients[name] = Coefficient(value, base_coefficient.unit, base_coefficient.source, base_coefficient.reference)
-        scale_followers(coefficients, name, base_coefficient.value, value, profile.family, profile.listed, new_values)
+        scale_followers(coefficients, name, base_coefficient.value, value, profile.family, profile.all_coefficients, new_values)
     if "clock" in new_values:
         _follow_voltage(coefficients, profile, new_values)
     tiling = profile.tiling
@@ -97,9 +99,9 @@ def _follow_voltage(coefficients: dict[str, Coefficient], base: ArchitectureProf
     tdp = coefficients.get("power.tdp")
     if base.family != "gpu" and tdp is not None:
         static = coefficients.get("power.static")
-        idle = 0.0 if static is None else np.minimum(static.value / tdp.value, 1.0)
+        static_share = 0.0 if static is None else np.minimum(static.value / tdp.value, 1.0)
         clock_ratio = coefficients["clock"].value / base.value("clock")
-        factors |= {"power.idle": voltage, "power.tdp": voltage * (idle + (1.0 - idle) * clock_ratio)}
+        factors |= {"power.idle": voltage, "power.tdp": voltage * (static_share + (1.0 - static_share) * clock_ratio)}
     for name, factor in factors.items():
         if name in coefficients and name not in given_names:
             coefficients[name] = coefficients[name].scaled(factor)

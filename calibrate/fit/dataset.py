@@ -183,11 +183,6 @@ class Block:
         """(S,) "fit", "validation" or "test"."""
         return np.asarray([case.case.split for case in self.cases])
 
-    @property
-    def teaches(self) -> np.ndarray:
-        """(S,) cases that the physics is fitted to."""
-        return np.asarray([not case.other_release for case in self.cases])
-
     def subset(self, keep: np.ndarray, director: AnalysisDirector) -> Block:
         """The cases where the (S,) mask is true."""
         table = self.table.take(np.flatnonzero(keep[self.table.segment]))
@@ -211,9 +206,11 @@ def block_of(cases: Sequence[MeasuredCase], runtime: str, director: AnalysisDire
         [case.case.cache_state == "cold" for case in owners],
     )
     segment = np.repeat(np.arange(len(cases)), [len(case.graphs) for case in cases])[[graph for graph, _ in origin]]
-    empty = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
-    if len(empty):
-        raise InputError(f"case {empty[0]}, {cases[empty[0]].case.label}, has no operator that costs anything; leave it out")
+    uncosted = np.flatnonzero(np.bincount(segment, minlength=len(cases)) == 0)
+    if len(uncosted):
+        raise InputError(
+            f"case {uncosted[0]}, {cases[uncosted[0]].case.label}, has no operator that costs anything; leave it out"
+        )
     warm = np.asarray([np.nan if case.warm is None else case.warm for case in cases])
     table = replace(table, segment=segment, warm=warm[segment]).in_campaign(on_tensor_cores(table, director.profile))
     return Block(

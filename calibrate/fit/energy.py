@@ -126,29 +126,29 @@ def fit_energy(
     """
     names, features = _features(blocks, profile)
     cases = [case for block in blocks for case in block.cases]
-    measured = np.concatenate([block.energy_j for block in blocks])
-    has_energy = np.isfinite(measured)
+    measured_j = np.concatenate([block.energy_j for block in blocks])
+    has_energy = np.isfinite(measured_j)
     # Relative to the clock at which the profile gives its energies.
     profile_clock = profile.value("clock", 1.0)
     clock = np.asarray([case.clock_hz or profile_clock for case in cases]) / profile.value("clock.rated", profile_clock)
     cap_w = profile.value("throttle.cap", 1.0) * profile.value("power.tdp", math.inf)
-    at_cap = np.asarray([case.clock_hz is None for case in cases]) & (measured > AT_CAP * cap_w * features[:, -1])
+    at_cap = np.asarray([case.clock_hz is None for case in cases]) & (measured_j > AT_CAP * cap_w * features[:, -1])
     at_cap = at_cap[has_energy] & (profile.family == "gpu")
     if (~at_cap).sum() < MIN_ENERGY_CASES:
         return None
     has_work = (features[has_energy] > 0).any(axis=0)
     names = [name for name, keep in zip(names, has_work, strict=True) if keep]
-    trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[has_energy] / measured[has_energy], MODEL_NOISE)
+    trust = weights_of(np.asarray([case.energy_sd_j or 0.0 for case in cases])[has_energy] / measured_j[has_energy], MODEL_NOISE)
     # The prior of a coefficient is the profile's value of it, or of the nearest one that the profile has.
     priors = {name: next(filter(None, map(profile.get, energy_names(name))), None) for name in names}
     # Static power has no lower bound: idle power checks it afterwards.
     lower_bounds = np.asarray([LEAST_ENERGY * p.bounds[0] if p and name != "power.static" else 0.0 for name, p in priors.items()])
     lacks_sd = np.asarray([case.energy_sd_j is None for case in cases])[has_energy]
-    relative_features = features[has_energy][:, has_work] / measured[has_energy, None] * trust[:, None]
+    scaled_features = features[has_energy][:, has_work] / measured_j[has_energy, None] * trust[:, None]
     prior, target = _prior(priors, PRIOR_WEIGHT * float(np.linalg.norm(trust)), fixed)
     curves = _voltage_curves(clock[has_energy], profile, fixed)
     solutions = [
-        _solve(_at_voltage(relative_features, clock[has_energy], *curve), trust, prior, target, lower_bounds, at_cap, lacks_sd)
+        _solve(_at_voltage(scaled_features, clock[has_energy], *curve), trust, prior, target, lower_bounds, at_cap, lacks_sd)
         for curve in curves
     ]
     solution, curve = min(zip(solutions, curves, strict=True), key=lambda pair: pair[0].cost)
@@ -162,8 +162,8 @@ def fit_energy(
     stderr = np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
     by_prior = _resolution(solution.data / scale, prior / scale) < 0.5
     weak = by_prior | (stderr > 0.5 * np.maximum(solution.values, 1e-30))
-    residuals = np.full(len(measured), np.nan)
-    residuals[has_energy] = np.log(np.maximum(predicted_j[has_energy], 1e-30) / measured[has_energy])
+    residuals = np.full(len(measured_j), np.nan)
+    residuals[has_energy] = np.log(np.maximum(predicted_j[has_energy], 1e-30) / measured_j[has_energy])
     at_bound = solution.values <= 1.001 * lower_bounds
     columns = zip(names, solution.values.tolist(), stderr.tolist(), by_prior, at_bound.tolist(), strict=True)
     coefficients = {
@@ -196,12 +196,12 @@ def _prior(priors: Mapping[str, Coefficient | None], pull: float, fixed: Collect
         if prior and prior.value > 0:
             target.append(pull * (FIXED_WEIGHT if name in fixed else 1.0))
             rows.append(unit_rows[name] * (target[-1] / prior.value))
-    half = "energy.flop.matrix.bfloat16"
+    bfloat16 = "energy.flop.matrix.bfloat16"
     for dtype, (ratio, deviation) in RATIOS.items():
         name = f"energy.flop.matrix.{dtype}"
-        if name in unit_rows and (prior := priors.get(half)) is not None:
+        if name in unit_rows and (prior := priors.get(bfloat16)) is not None:
             target.append(0.0)
-            rows.append((unit_rows[name] / ratio - unit_rows[half]) * MODEL_NOISE / deviation / prior.value)
+            rows.append((unit_rows[name] / ratio - unit_rows[bfloat16]) * MODEL_NOISE / deviation / prior.value)
     return np.asarray(rows).reshape(-1, len(priors)), np.asarray(target)
 
 
@@ -220,9 +220,9 @@ def _solve(
     weights = np.where(at_cap, 0.0, 1.0)
     scale = np.maximum(np.linalg.norm(data, axis=0), 1e-30)
     for _ in range(ROUNDS):
-        weighted, weighted_target = data * weights[:, None], trust * weights
+        weighted, weighted_trust = data * weights[:, None], trust * weights
         result = lsq_linear(
-            np.vstack([weighted, prior]) / scale, np.concatenate([weighted_target, target]), bounds=(lower_bounds * scale, np.inf)
+            np.vstack([weighted, prior]) / scale, np.concatenate([weighted_trust, target]), bounds=(lower_bounds * scale, np.inf)
         )
         values = result.x / scale
         error = (data @ values - trust) / trust

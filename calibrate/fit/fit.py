@@ -199,29 +199,24 @@ def fit_latency(
     all_cases = np.ones(len(errors), dtype=bool)
 
     def solve(
-        x0: np.ndarray,
-        weight: float,
-        trust: np.ndarray,
-        selection: np.ndarray = all_cases,
-        evaluations: int = 150,
-        least_steps: int = 0,
+        x0: np.ndarray, weight: float, trust: np.ndarray, mask: np.ndarray = all_cases, evaluations: int = 150, min_steps: int = 0
     ) -> OptimizeResult:
         best, steps = OptimizeResult(x=x0, cost=np.inf), 0
 
         def residuals(x: np.ndarray) -> np.ndarray:
             nonlocal best, steps
-            if steps > least_steps and hurry():
+            if steps > min_steps and hurry():
                 raise _StoppedError
             steps += 1
             data = trust * (response(x) - log_measured)
-            rows = np.concatenate([data[selection], weight * (response.pull @ x - response.centre)])
+            rows = np.concatenate([data[mask], weight * (response.pull @ x - response.centre)])
             cost = SOFT_LIMIT**2 * float((np.hypot(1.0, rows / SOFT_LIMIT) - 1.0).sum())
             if cost < best.cost:
                 best = OptimizeResult(x=x.copy(), cost=cost)
             return rows
 
         def jacobian(x: np.ndarray) -> np.ndarray:
-            return np.vstack([(trust[:, None] * response.jacobian(x))[selection], weight * response.pull])
+            return np.vstack([(trust[:, None] * response.jacobian(x))[mask], weight * response.pull])
 
         try:
             return least_squares(
@@ -238,16 +233,16 @@ def fit_latency(
         except _StoppedError:
             return best
 
-    first_solution = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE), least_steps=HURRIED_EVALUATIONS)
-    noise = _spread(response(first_solution.x) - log_measured)
+    first_fit = solve(response.start, FIRST_WEIGHT, weights_of(errors, MODEL_NOISE), min_steps=HURRIED_EVALUATIONS)
+    noise = _spread(response(first_fit.x) - log_measured)
     weight, trust = float(np.clip(noise, LEAST_WEIGHT, MOST_WEIGHT)), weights_of(errors, noise)
     is_overlapped = profile.family in ASYNCHRONOUS and all(block.time == "call" for block in blocks)
-    needed_each = 1 if is_overlapped else MIN_IDENTIFIABLE
+    per_algorithm = 1 if is_overlapped else MIN_IDENTIFIABLE
     _check_identifiable(
-        response.jacobian(first_solution.x) @ np.linalg.inv(response.pull), weight, response.names, blocks, needed_each
+        response.jacobian(first_fit.x) @ np.linalg.inv(response.pull), weight, response.names, blocks, per_algorithm
     )
     rng = np.random.default_rng(seed)
-    best = solve(first_solution.x, weight, trust)
+    best = solve(first_fit.x, weight, trust)
     low, high = response.bounds
     for _ in range(starts - 1):
         if hurry():
@@ -273,32 +268,28 @@ def weights_of(errors: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _check_identifiable(
-    whitened_jacobian: np.ndarray,
-    noise: float,
-    names: Sequence[str],
-    blocks: Sequence[Block],
-    needed_each: int = MIN_IDENTIFIABLE,
+    jacobian: np.ndarray, noise: float, names: Sequence[str], blocks: Sequence[Block], per_algorithm: int = MIN_IDENTIFIABLE
 ) -> None:
     """`InputError` where the data determine fewer combinations of coefficients than the algorithms among them need.
 
     Args:
-        whitened_jacobian: (S, P) change of the log latencies by one prior standard deviation along each of P independent
+        jacobian: (S, P) change of the log latencies by one prior standard deviation along each of P independent
             directions. A direction is determined when the cases together move by more than their noise.
-        needed_each: combinations that each algorithm needs.
+        per_algorithm: combinations that each algorithm needs.
     """
-    rank = int((np.linalg.eigvalsh(whitened_jacobian.T @ whitened_jacobian) > noise**2).sum())
+    rank = int((np.linalg.eigvalsh(jacobian.T @ jacobian) > noise**2).sum())
     owners = {whose(name) for name in names}
     algorithms = [algorithm for algorithm in ALGORITHMS if algorithm in owners]
-    least_rank = min(max(needed_each * len(algorithms), MIN_IDENTIFIABLE), len(names))
+    least_rank = min(max(per_algorithm * len(algorithms), MIN_IDENTIFIABLE), len(names))
     if rank >= least_rank:
         return
     extents = {extent: [getattr(block.table, extent) for block in blocks] for extent in ("batch", "m", "n", "k")}
     constant = [extent for extent, columns in extents.items() if all(x.max() <= 1.5 * x.min() for x in columns)]
     hint = f"; {', '.join(constant)} hardly vary" if constant else ""
-    pair = "the longer of an overhead and a rate" if needed_each < MIN_IDENTIFIABLE else "an overhead and a rate"
+    pair = "the longer of an overhead and a rate" if per_algorithm < MIN_IDENTIFIABLE else "an overhead and a rate"
     requirement = f" of {', '.join(algorithms)}; {pair} each are {least_rank}" if algorithms else f"; {least_rank} are the least"
     raise InputError(
-        f"{len(whitened_jacobian)} cases determine only {rank} combinations of the {len(names)} coefficients{requirement}{hint}; "
+        f"{len(jacobian)} cases determine only {rank} combinations of the {len(names)} coefficients{requirement}{hint}; "
         "measure more shapes, whose sizes vary independently of each other, as the suite micro does; --resume continues a run"
     )
 

@@ -58,24 +58,18 @@ class HeldOut:
         """The high end of an interval over its low end, median over the cases."""
         return float(np.median(self.high / self.low))
 
-    def entry(self, of: np.ndarray | None = None) -> ErrorCardEntry:
+    def entry(self, mask: np.ndarray | None = None) -> ErrorCardEntry:
         """The error card of the cases of an (n,) mask, of all for `None`. It has the error of the physical model alone where the
         residual changes an estimate.
 
         Raises:
             NothingMeasuredError: the mask selects no case.
         """
-        selection = self if of is None else HeldOut(*(getattr(self, field.name)[of] for field in fields(HeldOut)))
-        card = error_card(
-            selection.estimated,
-            selection.measured,
-            selection.low,
-            selection.high,
-            selection.noise if selection.noise.any() else None,
-        )
-        if np.allclose(selection.estimated, selection.physical):
+        cases = self if mask is None else HeldOut(*(getattr(self, field.name)[mask] for field in fields(HeldOut)))
+        card = error_card(cases.estimated, cases.measured, cases.low, cases.high, cases.noise if cases.noise.any() else None)
+        if np.allclose(cases.estimated, cases.physical):
             return card
-        return replace(card, physics=float(np.abs(selection.physical / selection.measured - 1.0).mean()))
+        return replace(card, physics=float(np.abs(cases.physical / cases.measured - 1.0).mean()))
 
 
 def held_out(blocks: Sequence[Block], profile: ArchitectureProfile) -> HeldOut:
@@ -91,8 +85,8 @@ def case_intervals(blocks: Sequence[Block], profile: ArchitectureProfile) -> Flo
     """(3, S) estimate, low and high end of its interval, in seconds, of every case of all blocks, in order."""
     estimates: list[Interval] = []
     for block in blocks:
-        priced = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
-        estimates += [time for time, _ in (priced.device_intervals() if block.time == "device" else priced.intervals())]
+        prices = AnalysisDirector(profile).price(block.table, block.runtime, tiling=block.tiling, seed=0)
+        estimates += [time for time, _ in (prices.device_intervals() if block.time == "device" else prices.intervals())]
     return np.asarray([astuple(estimate) for estimate in estimates]).T
 
 
@@ -121,22 +115,20 @@ def spreads(
     # An estimate above the measurement needs an interval that reaches down.
     range_reach = np.where(errors > 0, reach[:, 0], reach[:, 1])
     excess = np.sqrt(np.clip(errors**2 - range_reach**2, 0.0, None)) / NORMAL_90
-    needed_sigma = np.abs(errors) / NORMAL_90 if fitted else excess
+    sigmas = np.abs(errors) / NORMAL_90 if fitted else excess
     coefficients: dict[str, Coefficient] = {}
 
     def add(name: str, sigma: float, cases: np.ndarray, kind: str, point: int = 90) -> None:
-        why = f"{reference}; {point} % point over {cases.sum()} held-out {kind}"
+        reference_text = f"{reference}; {point} % point over {cases.sum()} held-out {kind}"
         # Measurements that a neighbour spoiled can be off by any factor; a profile says so by the widest spread there is.
-        coefficients[name] = Coefficient(min(max(sigma, FLOOR), entry("sigma").range[1]), "1", "fitted", why)
+        coefficients[name] = Coefficient(min(max(sigma, FLOOR), entry("sigma").range[1]), "1", "fitted", reference_text)
 
-    single, graphs, long_graphs = is_usable & ~has_several, is_usable & has_several, is_usable & (kernels >= MANY_KERNELS)
+    single_kernel, graphs, long_graphs = is_usable & ~has_several, is_usable & has_several, is_usable & (kernels >= MANY_KERNELS)
     family_of = np.asarray([ALGORITHMS.index(FAMILY_OF.get(name, name)) for name in ALGORITHMS])
-    for code in np.unique(algorithm[single]):
-        of_algorithm, in_family = single & (algorithm == code), single & (family_of[algorithm] == family_of[code])
-        sigma = _pooled_point(
-            needed_sigma[of_algorithm], _pooled_point(needed_sigma[in_family], conformal_point(needed_sigma[single]))
-        )
-        add(f"sigma.{ALGORITHMS[code]}", sigma, of_algorithm, f"cases of its own, its family's counting for {BORROWED}")
+    for code in np.unique(algorithm[single_kernel]):
+        members, relatives = single_kernel & (algorithm == code), single_kernel & (family_of[algorithm] == family_of[code])
+        sigma = _pooled_point(sigmas[members], _pooled_point(sigmas[relatives], conformal_point(sigmas[single_kernel])))
+        add(f"sigma.{ALGORITHMS[code]}", sigma, members, f"cases of its own, its family's counting for {BORROWED}")
     if graphs.any():
         add("sigma.graph", conformal_point(excess[graphs]), graphs, "graphs")
     kind = f"graphs of at least {MANY_KERNELS} kernels"

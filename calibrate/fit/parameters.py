@@ -161,7 +161,7 @@ def parameters_for(blocks: Sequence[Block], profile: ArchitectureProfile, only: 
         space = replace(space, start=start, prior_sd=rule.prior_sd or space.prior_sd)
         # The catalogue gives some operators a dispatch time that is not derived from the average one.
         has_default = continues(name, "launch", "switch") and name in DEFAULTS[profile.family]
-        parents = () if has_default else (general for general in lookup if general != name and general in parameters)
+        parents = () if has_default else (parent for parent in lookup if parent != name and parent in parameters)
         parameters[name] = Parameter(name, space, affects, next(iter(parents), None))
 
     for level in () if profile.family in _PUBLISHED_BANDWIDTHS else profile.levels:
@@ -279,7 +279,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
         "convolves": table.is_family(*CONVOLUTIONS),
         "converts": np.any([converts_layout(table, algorithm), *unrolls_image(table, algorithm)], axis=0),
         "away": table.code_distance > profile.value("capacity.l2", math.inf) / 4,
-        "far": all_kernels & (blocks is not None and blocks.far > 1e-3),  # than the address translations at hand reach
+        "far": all_kernels & (blocks is not None and blocks.tlb_miss_share > 1e-3),  # than the address translations at hand reach
         "regroups": all_kernels & (blocks is not None and blocks.regrouped > 0.0),  # queries of several heads, by groups
         "stores": all_kernels & (blocks is not None and blocks.stored > 0.0),  # new keys and values in a cache
         "capped": all_kernels & (family == "gpu") & (relative_power_demand(profile) > 0),
@@ -320,6 +320,6 @@ class _Kernels:
 
     def pairs(self, words: str) -> list[tuple[str, str]]:
         """Operators and algorithms that occur together among such kernels; unknown operators are left out."""
-        selected, names = self.where(words) & (self._op >= 0), op_names()
-        pairs = sorted(set(zip(self._op[selected].tolist(), self._algorithm[selected].tolist(), strict=True)))
+        mask, names = self.where(words) & (self._op >= 0), op_names()
+        pairs = sorted(set(zip(self._op[mask].tolist(), self._algorithm[mask].tolist(), strict=True)))
         return [(names[op], ALGORITHMS[algorithm]) for op, algorithm in pairs]

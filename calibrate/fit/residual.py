@@ -171,7 +171,7 @@ def _boost(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.nd
     """Trees for (n, d) features and (n,) log ratios, grown on the cases of `fit`; `held_out` cases choose their number."""
     cuts = [_cuts(column) for column in logs[fit].T]
     # Bin b of a feature lies above its first b thresholds.
-    bins = np.stack([np.searchsorted(cut, column) for cut, column in zip(cuts, logs.T, strict=True)], axis=1)
+    bins = np.stack([np.searchsorted(threshold, column) for threshold, column in zip(cuts, logs.T, strict=True)], axis=1)
     rng = np.random.default_rng(seed)
     prediction, trees, errors = np.zeros(len(ratio)), [], []
     for _ in range(TREES):
@@ -179,13 +179,13 @@ def _boost(logs: np.ndarray, ratio: np.ndarray, fit: np.ndarray, held_out: np.nd
         pull = np.clip(ratio - prediction, -LIMIT, LIMIT) * np.clip(np.exp(prediction - ratio), LEAST_RATIO, MOST_RATIO)
         questions = _questions(bins[subsample], pull[subsample], cuts)
         leaf = np.zeros(len(ratio), dtype=np.intp)
-        for feature, cut in questions:
-            leaf = 2 * leaf + (bins[:, feature] > cut)
+        for feature, threshold in questions:
+            leaf = 2 * leaf + (bins[:, feature] > threshold)
         totals = np.bincount(leaf[subsample], weights=pull[subsample], minlength=2**LEVELS)
         counts = np.bincount(leaf[subsample], minlength=2**LEVELS)
         values = _round(RATE * totals / (counts + SHRINKAGE))
         prediction = prediction + np.asarray(values)[leaf]
-        features, thresholds = zip(*((feature, float(cuts[feature][cut])) for feature, cut in questions), strict=True)
+        features, thresholds = zip(*((feature, float(cuts[feature][threshold])) for feature, threshold in questions), strict=True)
         trees.append(ResidualTree(features, thresholds, values))
         errors.append(np.abs(np.expm1(prediction - ratio))[held_out].mean())
     return tuple(trees[: int(np.argmin(errors)) + 1])
@@ -209,10 +209,10 @@ def _questions(bins: np.ndarray, pull: np.ndarray, cuts: Sequence[np.ndarray]) -
     questions: list[tuple[int, int]] = []
     for level in range(LEVELS):
         best_question = (-1.0, 0, 0)
-        for feature, cut in enumerate(cuts):
-            if not len(cut):
+        for feature, thresholds in enumerate(cuts):
+            if not len(thresholds):
                 continue
-            width = len(cut) + 1
+            width = len(thresholds) + 1
             key, shape = leaf * width + bins[:, feature], (2**level, width)
             totals = np.bincount(key, weights=pull, minlength=2**level * width).reshape(shape).cumsum(axis=1)
             counts = np.bincount(key, minlength=2**level * width).reshape(shape).cumsum(axis=1)
@@ -239,7 +239,7 @@ def _worsens_graphs(
         seconds = predicted_latency(all_blocks, Coefficients(profile.replacing(residual=tuple(groups))), residual=True)
         return np.asarray(seconds[is_validation])
 
-    error_without, error_with = estimates([other for other in groups_with if other is not group]), estimates(groups_with)
+    error_without, error_with = estimates([one for one in groups_with if one is not group]), estimates(groups_with)
     return bool(np.abs(error_with / measured_s - 1.0).mean() > np.abs(error_without / measured_s - 1.0).mean())
 
 

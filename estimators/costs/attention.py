@@ -14,25 +14,25 @@ from shmoo.estimators.graph.records import Cost, OpCall, TensorSpec
 from shmoo.estimators.registry import aten
 
 
-def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, masked: bool) -> tuple[float, float, float]:
+def attention_flops(rows: int, sq: int, sk: int, d: int, dv: int, has_mask: bool) -> tuple[float, float, float]:
     """(matrix, vector, special) operations of softmax(q k^T * scale + mask) v for `rows` = batch x heads.
 
     For each score: scale, maximum, subtract, exp, sum, divide, and one addition for a mask.
     """
     scores = rows * sq * sk
-    return 2.0 * scores * (d + dv), scores * (4.0 + masked), scores * 2.0
+    return 2.0 * scores * (d + dv), scores * (4.0 + has_mask), scores * 2.0
 
 
 def attention_extents(call: OpCall) -> tuple[int, int, int, int, int, bool]:
     """(batch x heads, Sq, Sk, D, Dv, whether scores are masked) of a call with query, key and value; one that serves every batch
     counts for each, and fewer key heads serve several query heads."""
     query, key, value = (
-        tensor(call, name, short).shape for name, short in (("query", "arg0"), ("key", "arg1"), ("value", "arg2"))
+        tensor(call, name, position_name).shape for name, position_name in (("query", "arg0"), ("key", "arg1"), ("value", "arg2"))
     )
-    masked = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
+    mask = call.operand("attn_mask") or call.operand("attn_bias") or call.attributes.get("is_causal")
     columns = zip_longest(query[-3::-1], key[-3::-1], value[-3::-1], fillvalue=1)
     rows = math.prod(max(column) for column in columns)
-    return rows, query[-2], key[-2], query[-1], value[-1], bool(masked)
+    return rows, query[-2], key[-2], query[-1], value[-1], bool(mask)
 
 
 @cost(
@@ -49,8 +49,8 @@ def scaled_dot_product_attention(call: OpCall) -> Cost:
     Scores are not stored: bytes are those of query, key, value, mask and results. Iteration space: batch = heads of all
     examples, m = Sq, n = Sk, k = D (the second product exchanges D and Sk), images = examples.
     """
-    rows, sq, sk, d, dv, masked = attention_extents(call)
-    matrix, vector, special = attention_flops(rows, sq, sk, d, dv, masked)
+    rows, sq, sk, d, dv, has_mask = attention_extents(call)
+    matrix, vector, special = attention_flops(rows, sq, sk, d, dv, has_mask)
     keys = math.prod(tensor(call, "key", "arg1").shape[:-2])
     query = tensor(call, "query", "arg0").shape
     causal = bool(call.attributes.get("is_causal"))
@@ -95,14 +95,14 @@ def native_multi_head_attention(call: OpCall) -> Cost:
 def transformer_encoder_layer(call: OpCall) -> Cost:
     """Self-attention, two layer norms, two residual additions and the two linear layers with their activation."""
     source = tensor(call, "src")
-    hidden = tensor(call, "ffn_weight_1").shape[0]
+    hidden_size = tensor(call, "ffn_weight_1").shape[0]
     heads = int(number(call, "num_heads", 1))
     matrix, vector, special = _multi_head(call, source, source, heads)
     batch, length, width = source.shape
     tokens = batch * length
-    matrix += 4.0 * tokens * width * hidden
+    matrix += 4.0 * tokens * width * hidden_size
     # Biases; GELU is 4 and 1 an element, ReLU 1; each layer norm is 8 an element and 3 special, 1 vector a row; 2 residuals.
     gelu = bool(call.attributes.get("use_gelu"))
-    vector += tokens * (hidden + width + hidden * (4 if gelu else 1) + 2 * (8 * width + 1) + 2 * width)
-    special += tokens * (hidden * gelu + 2 * 3)
-    return bill(call, "gemm", matrix=matrix, vector=vector, special=special, m=tokens, n=hidden, k=width)
+    vector += tokens * (hidden_size + width + hidden_size * (4 if gelu else 1) + 2 * (8 * width + 1) + 2 * width)
+    special += tokens * (hidden_size * gelu + 2 * 3)
+    return bill(call, "gemm", matrix=matrix, vector=vector, special=special, m=tokens, n=hidden_size, k=width)

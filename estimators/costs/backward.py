@@ -68,9 +68,9 @@ def attention_backward(call: OpCall) -> Cost:
     A score: scale, subtract, exp again (and a mask's addition); subtract, multiply, scale for its gradient. A result's element:
     a product and a sum.
     """
-    rows, sq, sk, d, dv, masked = attention_extents(call)
+    rows, sq, sk, d, dv, has_mask = attention_extents(call)
     scores = rows * sq * sk
-    vector = scores * (5.0 + masked) + 2.0 * rows * sq * dv
+    vector = scores * (5.0 + has_mask) + 2.0 * rows * sq * dv
     return bill(
         call, "attention", matrix=2.0 * scores * (3 * d + 2 * dv), vector=vector, special=scores, batch=rows, m=sq, n=sk, k=d
     )

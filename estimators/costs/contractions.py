@@ -205,7 +205,8 @@ def _cheapest(extents: Sequence[int], start: int, end: int) -> list[Contraction]
         for i in range(start, end - length + 1):
             j = i + length
             ways = (
-                [*best[i, cut], *best[cut, j], Contraction(1, extents[i], extents[j], extents[cut])] for cut in range(i + 1, j)
+                [*best[i, split], *best[split, j], Contraction(1, extents[i], extents[j], extents[split])]
+                for split in range(i + 1, j)
             )
             best[i, j] = min(ways, key=lambda steps: sum(step.matrix_flops for step in steps))
     return best[start, end]

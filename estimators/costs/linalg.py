@@ -244,10 +244,8 @@ def short_time(call: OpCall) -> Cost:
     # (..., frequencies, frames), and a last dimension of 2 for real numbers in pairs.
     shape = spectrum.shape if is_complex(spectrum) else spectrum.shape[:-1]
     frames = math.prod(shape) // max(shape[-2], 1)
-    is_complex_transform = (
-        is_complex(first_operand(call)) if call.op == "aten.stft" else bool(call.attributes.get("return_complex"))
-    )
-    vector = frames * (_flops(points, is_complex_transform) + points * (1 if call.op == "aten.stft" else 3))
+    is_two_sided = is_complex(first_operand(call)) if call.op == "aten.stft" else bool(call.attributes.get("return_complex"))
+    vector = frames * (_flops(points, is_two_sided) + points * (1 if call.op == "aten.stft" else 3))
     special = 0 if call.op == "aten.stft" else result(call).numel
     return bill(call, "linalg", vector=vector, special=special, m=frames, n=points)
 

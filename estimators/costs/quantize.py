@@ -163,11 +163,9 @@ def saved_bytes(graphs: Sequence[Graph]) -> dict[str, float]:
         for weight, layer in layers.items():
             if name_of_weight[weight] not in counted_names:
                 original = quantizer.graph.values[weight].spec
-                replaced_bytes = 0.0 if weight in quantizer.read_elsewhere else original.nbytes
+                freed_bytes = 0.0 if weight in quantizer.read_elsewhere else original.nbytes
                 for name, scheme in STANDARD.items():
-                    saved_by_scheme[name] += replaced_bytes - sum(
-                        spec.nbytes for spec in _quantized_specs(layer, original, scheme)
-                    )
+                    saved_by_scheme[name] += freed_bytes - sum(spec.nbytes for spec in _quantized_specs(layer, original, scheme))
         counted_names |= {name for name in name_of_weight.values() if name}
     return saved_by_scheme
 
@@ -187,17 +185,12 @@ def _quantized_specs(layer: _Layer, original: TensorSpec, scheme: Scheme) -> tup
     rows = original.numel // layer.k
     # Blocks do not reach from one matrix into the next.
     matrices = rows // layer.n if rows % layer.n == 0 else 1
-    scale_rows = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
+    rows_of_scales = matrices * -(-(rows // matrices) // (scheme.block[0] or rows // matrices))
     scale_columns = -(-layer.k // (scheme.block[1] or layer.k))
-    weight = TensorSpec(
-        (layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else original.shape, scheme.weight
-    )
-    parameter_dtypes = [
-        original.dtype if kind == ACTIVATION_DTYPE else kind for kind in (scheme.scale, scheme.zero) if kind is not None
-    ]
-    return weight, *(
-        TensorSpec((scale_rows,) if scale_columns == 1 else (scale_rows, scale_columns), dtype) for dtype in parameter_dtypes
-    )
+    shape = (layer.n, layer.k) if layer.weight == layer.root and layer.matrices == 1 else original.shape
+    scales = (rows_of_scales,) if scale_columns == 1 else (rows_of_scales, scale_columns)
+    dtypes = [original.dtype if kind == ACTIVATION_DTYPE else kind for kind in (scheme.scale, scheme.zero) if kind is not None]
+    return TensorSpec(shape, scheme.weight), *(TensorSpec(scales, dtype) for dtype in dtypes)
 
 
 class _Quantizer:
@@ -243,22 +236,18 @@ class _Quantizer:
     def _layer(self, call: OpCall) -> _Layer | None:
         if len(call.reads) != len(call.operands):
             return None
-        value_of_operand = dict(zip(call.operands, call.reads, strict=True))
+        value_of = dict(zip(call.operands, call.reads, strict=True))
         for products, rank in ((_PRODUCTS, 2), (_BATCHED_PRODUCTS if self.scheme.parts else {}, 3)):
             if call.op not in products:
                 continue
             from_name, weight_name, is_transposed = products[call.op]
-            source, weight = value_of_operand[from_name], value_of_operand[weight_name]
+            source, weight = value_of[from_name], value_of[weight_name]
             root = self.graph.root(weight)
             value, spec = self.graph.values[root], self.graph.values[weight].spec
             fits = len(spec.shape) == rank and spec.dtype in FLOATS and (root == weight or self.scheme.parts)
             if fits and 0 not in spec.shape and value.kind == "parameter" and self.scheme.takes(value.name.rpartition(".")[0]):
                 n, k = spec.shape[-2:] if is_transposed else spec.shape[:-3:-1]
-                bias = (
-                    value_of_operand.get("bias", value_of_operand.get("self") if call.op == "aten.addmm" else None)
-                    if rank == 2
-                    else None
-                )
+                bias = value_of.get("bias", value_of.get("self") if call.op == "aten.addmm" else None) if rank == 2 else None
                 rows = math.prod(self.graph.values[source].spec.shape[:-1])
                 return _Layer(source, weight, root, bias, rows, n, k, math.prod(spec.shape[:-2]))
         return None
@@ -287,17 +276,17 @@ class _Quantizer:
         """The values of a layer's quantized weight, scales and zero points; views of them where the product reads a part."""
         if layer.root not in self.weights:
             original = self.graph.values[layer.root]
-            spec, *parameter_specs = _quantized_specs(layer, original.spec, self.scheme)
+            spec, *specs_of_scales = _quantized_specs(layer, original.spec, self.scheme)
             if layer.root in self.read_elsewhere:
-                small_weight = self._append(spec, original.kind, f"{original.name}.{spec.dtype}")
+                weight = self._append(spec, original.kind, f"{original.name}.{spec.dtype}")
             else:
-                small_weight = layer.root
-                self.values[small_weight] = msgspec.structs.replace(original, spec=spec)
+                weight = layer.root
+                self.values[weight] = msgspec.structs.replace(original, spec=spec)
             parameters = (
                 self._append(spec, "buffer", f"{original.name}{name}")
-                for spec, name in zip(parameter_specs, PARAMETER_SUFFIXES, strict=False)
+                for spec, name in zip(specs_of_scales, PARAMETER_SUFFIXES, strict=False)
             )
-            self.weights[layer.root] = (small_weight, *parameters)
+            self.weights[layer.root] = (weight, *parameters)
         stored = self.weights[layer.root]
         if layer.weight == layer.root:
             return stored
@@ -315,26 +304,22 @@ class _Quantizer:
     def _batched(self, call: OpCall, layer: _Layer) -> None:
         """Several products at once, their scales applied in them; only dynamic schemes round the activation."""
         names = _BATCHED_PRODUCTS[call.op]
-        other_operands = {name: index for name, index in zip(call.operands, call.reads, strict=True) if name not in names[:2]}
-        small_weight, *parameters = self._small(layer)
+        others = {name: index for name, index in zip(call.operands, call.reads, strict=True) if name not in names[:2]}
+        weight, *parameters = self._small(layer)
         specs = [self.graph.values[index].spec for index in (layer.source, layer.weight)]
-        operands = {
-            "self": layer.source,
-            "mat2": self._view(TensorSpec(specs[1].shape, self.scheme.weight), self._root(small_weight)),
-        }
+        operands = {"self": layer.source, "mat2": self._view(TensorSpec(specs[1].shape, self.scheme.weight), self._root(weight))}
         if self.scheme.name.endswith("dynamic"):
-            rounded_source, scales = self._round(call, layer, self.scheme.weight)
-            operands |= {"self": self._view(TensorSpec(specs[0].shape, self.scheme.weight), rounded_source), "scale_a": scales}
+            activation, scales = self._round(call, layer, self.scheme.weight)
+            operands |= {"self": self._view(TensorSpec(specs[0].shape, self.scheme.weight), activation), "scale_a": scales}
         operands |= {name[1:]: index for name, index in zip(PARAMETER_SUFFIXES, parameters, strict=False)}
-        self._call(call, "aten._grouped_mm", operands | other_operands, call.writes[0])
+        self._call(call, "aten._grouped_mm", operands | others, call.writes[0])
 
     def _root(self, index: int) -> int:
         storage = self.values[index].storage
         return index if storage is None else storage
 
     def _weight_only(self, call: OpCall, layer: _Layer) -> None:
-        result = call.writes[0]
-        product = result if layer.bias is None else self._append(self.values[result].spec)
+        product = self._product(call, layer)
         weight, scales, *zeros = self._small(layer)
         if self.scheme.name == "int8-weight":
             self._call(call, "aten._weight_int8pack_mm", {"self": layer.source, "mat2": weight, "scales": scales}, product)
@@ -342,61 +327,60 @@ class _Quantizer:
             operands = {"self": layer.source, "mat2": weight, "qScaleAndZeros": scales}
             operands |= zip(("zeros",), zeros, strict=False)
             self._call(call, "aten._weight_int4pack_mm", operands, product, qGroupSize=self.scheme.block[1] or layer.k)
-        self._add_bias(call, layer, product, result)
+        self._add_bias(call, layer, product)
 
     def _dynamic(self, call: OpCall, layer: _Layer) -> None:
-        result = call.writes[0]
         weight, scales, *_ = self._small(layer)
-        rounded_source, row_scales = self._round(call, layer, "int8")
+        activation, row_scales = self._round(call, layer, "int8")
         total = self._append(TensorSpec((layer.m, layer.n), "int32"))
         # `_int_mm` and `_scaled_mm` take the (n, k) weight as a (k, n) view.
         weight_view = self._view(TensorSpec((layer.k, layer.n), "int8"), self._root(weight))
-        self._call(call, "aten._int_mm", {"self": rounded_source, "mat2": weight_view}, total)
-        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[result].spec.dtype))
+        self._call(call, "aten._int_mm", {"self": activation, "mat2": weight_view}, total)
+        by_row = self._append(TensorSpec((layer.m, layer.n), self.values[call.writes[0]].spec.dtype))
         self._call(call, "aten.mul", {"self": total, "other": row_scales}, by_row)
-        product = result if layer.bias is None else self._append(self.values[result].spec)
+        product = self._product(call, layer)
         self._call(call, "aten.mul", {"self": by_row, "other": scales}, product)
-        self._add_bias(call, layer, product, result)
+        self._add_bias(call, layer, product)
 
     def _small_float(self, call: OpCall, layer: _Layer) -> None:
-        result = call.writes[0]
         weight, scales, *_ = self._small(layer)
         dtype = self.scheme.weight
-        rounded_source, row_scales = self._round(call, layer, dtype)
-        product = result if layer.bias is None else self._append(self.values[result].spec)
+        activation, row_scales = self._round(call, layer, dtype)
+        product = self._product(call, layer)
         weight_view = self._view(TensorSpec((layer.k, layer.n), dtype), self._root(weight))
         self._call(
-            call,
-            "aten._scaled_mm",
-            {"self": rounded_source, "mat2": weight_view, "scale_a": row_scales, "scale_b": scales},
-            product,
+            call, "aten._scaled_mm", {"self": activation, "mat2": weight_view, "scale_a": row_scales, "scale_b": scales}, product
         )
-        self._add_bias(call, layer, product, result)
+        self._add_bias(call, layer, product)
 
     def _round(self, call: OpCall, layer: _Layer, dtype: str) -> tuple[int, int]:
         """The activation as (m, k) in a small type, and its scales: for floats in groups as wide as the weight's, in float32 for
         float8 and in float8 for float4; else one scale a row in the activation's type."""
         if layer.source not in self.rounded:
             # The threads that round a group of floats have read all of it, and find its scale as well.
-            scale_and_op = {
+            float_formats = {
                 "float8": ("float32", "torchao.quantize_affine"),
                 "float4": ("float8", "torchao.triton_quantize_nvfp4"),
             }
-            scale, op = scale_and_op.get(dtype, (self.values[layer.source].spec.dtype, ""))
+            scale, op = float_formats.get(dtype, (self.values[layer.source].spec.dtype, ""))
             groups = -(-layer.k // (self.scheme.block[1] or layer.k)) if op else 1
             scales = self._append(TensorSpec((layer.m, groups), scale))
-            rounded_source = self._append(TensorSpec((layer.m, layer.k), dtype))
+            activation = self._append(TensorSpec((layer.m, layer.k), dtype))
             if op:
-                self._call(call, op, {"input": layer.source}, rounded_source, scales)
+                self._call(call, op, {"input": layer.source}, activation, scales)
             else:
                 self._call(call, "torchao.choose_qparams_affine", {"input": layer.source}, scales)
-                self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, rounded_source)
-            self.rounded[layer.source] = rounded_source, scales
+                self._call(call, "torchao.quantize_affine", {"input": layer.source, "scale": scales}, activation)
+            self.rounded[layer.source] = activation, scales
         return self.rounded[layer.source]
 
-    def _add_bias(self, call: OpCall, layer: _Layer, product: int, result: int) -> None:
+    def _product(self, call: OpCall, layer: _Layer) -> int:
+        """The value of the product: the result, or with a bias a value before it."""
+        return call.writes[0] if layer.bias is None else self._append(self.values[call.writes[0]].spec)
+
+    def _add_bias(self, call: OpCall, layer: _Layer, product: int) -> None:
         if layer.bias is not None:
-            self._call(call, "aten.add", {"self": product, "other": layer.bias}, result, alpha=1)
+            self._call(call, "aten.add", {"self": product, "other": layer.bias}, call.writes[0], alpha=1)
 
 
 def _with_types(graph: Graph, types: Mapping[int, str]) -> Graph:

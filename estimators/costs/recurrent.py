@@ -38,8 +38,8 @@ def recurrent(call: OpCall) -> Cost:
     if len(source.shape) == 3:
         sequences = source.shape[0] if call.attributes.get("batch_first") else source.shape[1]
     passes = int(number(call, "num_layers", 1)) * (2 if call.attributes.get("bidirectional") else 1)
-    hidden = weights[0].shape[0] // gates
-    units = tokens * passes * hidden
+    hidden_size = weights[0].shape[0] // gates
+    units = tokens * passes * hidden_size
     per_token = sum(w.numel for w in weights)
     return bill(
         call,
@@ -49,8 +49,8 @@ def recurrent(call: OpCall) -> Cost:
         special=units * special_per_unit,
         batch=passes * tokens // max(sequences, 1),
         m=sequences,
-        n=gates * hidden,
-        k=products * math.ceil(per_token / max(passes * gates * hidden, 1)),
+        n=gates * hidden_size,
+        k=products * math.ceil(per_token / max(passes * gates * hidden_size, 1)),
     )
 
 

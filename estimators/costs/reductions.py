@@ -71,18 +71,16 @@ def cross_entropy(call: OpCall) -> Cost:
 # Normalization -----------------------------------------------------------------------------------------------------
 
 
-def normalize(call: OpCall, m: int, n: int, has_mean: bool = True, running_operations: int = 0) -> Cost:
+def normalize(call: OpCall, m: int, n: int, has_mean: bool = True, update: int = 0) -> Cost:
     """Rows of length n brought to unit variance (to unit mean square where not `has_mean`), then scaled and shifted.
 
     An element: sum, subtract, square, add, subtract and scale (6), or square, add, scale (3); with weight and bias one more each.
-    A row: a division for each mean, the root, and the addition of epsilon. `running_operations` update running
+    A row: a division for each mean, the root, and the addition of epsilon. `update`: operations that update running
     statistics.
     """
     affine = sum(call.operand(name) is not None for name in ("weight", "bias"))
     per_element, per_row = (6, 3) if has_mean else (3, 2)
-    return bill(
-        call, "normalization", vector=m * n * (per_element + affine) + m + running_operations, special=per_row * m, m=m, n=n
-    )
+    return bill(call, "normalization", vector=m * n * (per_element + affine) + m + update, special=per_row * m, m=m, n=n)
 
 
 @cost(*aten("layer_norm native_layer_norm rms_norm _fused_rms_norm"))
@@ -127,9 +125,7 @@ def batch_norm(call: OpCall) -> Cost:
     if call.op not in _ALWAYS_TRAINS and (call.op in _NEVER_TRAINS or not call.attributes.get("training")):
         return _running_statistics(call)
     m = channels(first_operand(call))
-    return normalize(
-        call, m, first_operand(call).numel // max(m, 1), running_operations=6 * m if call.operand("running_mean") else 0
-    )
+    return normalize(call, m, first_operand(call).numel // max(m, 1), update=6 * m if call.operand("running_mean") else 0)
 
 
 @cost("aten.instance_norm")

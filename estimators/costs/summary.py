@@ -87,10 +87,10 @@ def costs_of(graph: Graph) -> tuple[Cost | None, ...]:
     """The cost of each call of a graph, `None` where it is free; errors as of `cost_of`. Unlike `cost_of` it sees which results
     share memory: a `reshape`, `contiguous` or conversion that returns a view is free, one with memory of its own is a copy."""
     costs: tuple[Cost | None, ...]
-    registry_size, costs = graph.derived.get("costs", (0, ()))
+    registry_size, costs = graph.cache.get("costs", (0, ()))
     if registry_size != len(COSTS):  # a registration adds to the costs
         costs = _costs_of(graph)
-        graph.derived["costs"] = len(COSTS), costs
+        graph.cache["costs"] = len(COSTS), costs
     return costs
 
 

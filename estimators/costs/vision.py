@@ -74,5 +74,5 @@ def deform_conv2d(call: OpCall) -> Cost:
     source, weight, output = first_operand(call), tensor(call, "weight"), result(call)
     groups = int(number(call, "groups", number(call, "n_weight_grps", 1)))
     taps = output.shape[0] * math.prod(output.shape[2:]) * source.shape[1] * math.prod(weight.shape[2:])
-    masked = bool(call.attributes.get("use_mask", True))
-    return convolution(call, source, weight, groups, vector=taps * (8 if masked else 7) + output.numel)
+    has_mask = bool(call.attributes.get("use_mask", True))
+    return convolution(call, source, weight, groups, vector=taps * (8 if has_mask else 7) + output.numel)

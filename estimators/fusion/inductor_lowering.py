@@ -248,17 +248,15 @@ class _Lowering:
             elsewhere=source.elsewhere,
             rows=outer if is_last else frozenset(),
         )
-        first_statistic = self._add(reduction)
-        statistics: tuple[int, ...] = (first_statistic,)
+        statistic = self._add(reduction)
+        statistics: tuple[int, ...] = (statistic,)
         if call.op not in ONE_STATISTIC:
-            mean = self._add(Buffer(frozenset((index,)), frozenset((first_statistic,)), cost.m))
+            mean = self._add(Buffer(frozenset((index,)), frozenset((statistic,)), cost.m))
             statistics = (mean, self._add(replace(reduction, reads=source.reads | {mean})))
         tail = self._expression(index, call, cost, statistics)
         if cost.family == "softmax":
             # The exponential has two readers, so it gets a buffer.
-            rows = self._add(
-                Buffer(calls, source.reads | {first_statistic}, tail.numel, rows=rows_of, elsewhere=source.elsewhere)
-            )
+            rows = self._add(Buffer(calls, source.reads | {statistic}, tail.numel, rows=rows_of, elsewhere=source.elsewhere))
             total = self._add(Buffer(frozenset((index,)), frozenset((rows,)), cost.m, max(cost.n, 2), trailing=is_last))
             tail = Expression(frozenset((rows, total)), frozenset((index,)), tail.numel, 3)
             rows_of = frozenset((cost.n,)) if is_last else source.rows

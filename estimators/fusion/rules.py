@@ -145,9 +145,9 @@ def fuse(graph: Graph, runtime: str = "eager", family: str = "cpu") -> tuple[Ker
     nothing."""
     registry_sizes = len(COSTS), len(FUSION_RULES), len(SCHEDULER_RULES)
     key = f"kernels {runtime} {family}"
-    if graph.derived.get(key, (None,))[0] != registry_sizes:  # a registration changes the groups
-        graph.derived[key] = registry_sizes, _fuse(graph, runtime, family)
-    kernels: tuple[Kernel, ...] = graph.derived[key][1]
+    if graph.cache.get(key, (None,))[0] != registry_sizes:  # a registration changes the groups
+        graph.cache[key] = registry_sizes, _fuse(graph, runtime, family)
+    kernels: tuple[Kernel, ...] = graph.cache[key][1]
     return kernels
 
 

@@ -136,7 +136,7 @@ class Graph(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         return tuple(owners)
 
     @property
-    def derived(self) -> dict[str, Any]:
+    def cache(self) -> dict[str, Any]:
         """Results computed from this graph, by name. They stay valid because a graph never changes."""
         return self.__dict__
 

@@ -31,20 +31,15 @@ class StridedView(NamedTuple):
 
     def runs(self) -> list[tuple[int, int | None]]:
         """Extents and steps, the outermost first, with dimensions joined where one loop can walk them; without extents of 1."""
-        merged_dims: list[tuple[int, int | None]] = []
+        dims: list[tuple[int, int | None]] = []
         for size, stride in zip(reversed(self.sizes), reversed(self.strides), strict=True):
             if size == 1:
                 continue
-            if (
-                merged_dims
-                and stride is not None
-                and merged_dims[-1][1] is not None
-                and stride == merged_dims[-1][0] * merged_dims[-1][1]
-            ):
-                merged_dims[-1] = (merged_dims[-1][0] * size, merged_dims[-1][1])
+            if dims and stride is not None and dims[-1][1] is not None and stride == dims[-1][0] * dims[-1][1]:
+                dims[-1] = (dims[-1][0] * size, dims[-1][1])
             else:
-                merged_dims.append((size, stride))
-        return merged_dims[::-1]
+                dims.append((size, stride))
+        return dims[::-1]
 
     @property
     def in_order(self) -> bool:

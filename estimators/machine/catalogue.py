@@ -381,12 +381,10 @@ def is_count(name: str) -> bool:
 def _guesses(family: str, kind: Literal["assumed", "typical"]) -> dict[str, Coefficient]:
     """Coefficient -> its guess on an architecture family; the family's own guesses override general ones."""
     return {
-        stem + g.of: Coefficient(
-            g.value, catalogue_entry.unit, g.source, g.why or catalogue_entry.meaning, low=g.low, high=g.high
-        )
+        stem + g.of: Coefficient(g.value, e.unit, g.source, g.why or e.meaning, low=g.low, high=g.high)
         for on in ("", family)
-        for stem, catalogue_entry in CATALOGUE.items()
-        for g in getattr(catalogue_entry, kind)
+        for stem, e in CATALOGUE.items()
+        for g in getattr(e, kind)
         if g.on == on
     }
 

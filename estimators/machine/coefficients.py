@@ -229,7 +229,7 @@ class Coefficients:
         self.profile = profile
         columns = {name: v[:, None] for name, v in (overrides or {}).items() if isinstance(v, np.ndarray) and v.ndim == 1}
         self._overrides = {**(overrides or {}), **columns}
-        self._listed = profile.listed
+        self._listed = profile.all_coefficients
 
     def find(self, *names: str) -> float | Floats | None:
         """The value of the first of `names` that has one, as `value` gives it; looked up name by name, most specific first."""
@@ -316,3 +316,13 @@ def voltage_factor(c: Coefficients) -> float | Floats:
         return 1.0
     factor: Floats = np.maximum(c.value("energy.floor"), (c.value("clock") / rated_clock) ** c.value("energy.clock"))
     return factor
+
+
+LEAST_BUDGET = 0.01
+"""Least share of a power cap that is left for work: draws of the static power reach beyond the cap."""
+
+
+def power_cap(c: Coefficients) -> tuple[float | Floats, float | Floats]:
+    """Watts to which a machine's controller holds it, and those of them that static power leaves for work."""
+    cap = c.value("throttle.cap") * c.value("power.tdp")
+    return cap, np.maximum(cap - c.value("power.static"), LEAST_BUDGET * cap)

@@ -28,19 +28,19 @@ def scale_followers(
     old_amount: Any,
     new_amount: Any,
     family: str,
-    machine_coefficients: Mapping[str, Coefficient],
+    all_coefficients: Mapping[str, Coefficient],
     fixed_names: Collection[str],
 ) -> None:
     """Scale, in place, the coefficients that grow with a part of a machine's structure.
 
     Args:
         old_amount, new_amount: amount of the part before and after, which may be an array of design points.
-        machine_coefficients: all coefficients of the machine, to scale those that `coefficients` lacks.
+        all_coefficients: all coefficients of the machine, to scale those that `coefficients` lacks.
         fixed_names: coefficients that keep their values.
     """
-    for follower, exponent in followers(name, family, machine_coefficients):
+    for follower, exponent in followers(name, family, all_coefficients):
         if follower not in fixed_names:
-            coefficients[follower] = coefficients.get(follower, machine_coefficients[follower]).scaled(
+            coefficients[follower] = coefficients.get(follower, all_coefficients[follower]).scaled(
                 (new_amount / old_amount) ** exponent
             )
 
@@ -48,14 +48,12 @@ def scale_followers(
 def scale_with_counts(fields: dict[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
     """The coefficients of a base (`fields`) that grow with the counts that a file states, scaled, except those that the file
     states itself. A count that is not a positive number scales nothing; validation of the whole profile reports it."""
-    base_coefficients = msgspec.convert(fields["coefficients"], dict[str, Coefficient])
+    inherited = msgspec.convert(fields["coefficients"], dict[str, Coefficient])
     scaled: dict[str, Coefficient] = {}
     for name, coefficient in stated.items():
-        count = (
-            coefficient.get("value") if isinstance(coefficient, dict) and name in base_coefficients and is_count(name) else None
-        )
+        count = coefficient.get("value") if isinstance(coefficient, dict) and name in inherited and is_count(name) else None
         if isinstance(count, int | float) and 0 < count < math.inf:
-            scale_followers(scaled, name, base_coefficients[name].value, count, fields["family"], base_coefficients, stated)
+            scale_followers(scaled, name, inherited[name].value, count, fields["family"], inherited, stated)
     return cast("dict[str, Any]", msgspec.to_builtins(scaled))
 
 

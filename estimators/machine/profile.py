@@ -160,7 +160,7 @@ class ArchitectureProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         raise unknown(f"coefficient of profile {self.name!r}", name, self.coefficients, "add it to the profile's JSON")
 
     @cached_property
-    def listed(self) -> Mapping[str, Coefficient]:
+    def all_coefficients(self) -> Mapping[str, Coefficient]:
         """Every coefficient of the machine: its own and the defaults; launches of its named host replace its own."""
         if not self.host:
             return {**DEFAULTS[self.family], **self.coefficients}

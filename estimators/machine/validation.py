@@ -159,9 +159,9 @@ def _residual_problem(group: ResidualGroup, family: str) -> str | None:
     numbers = (group.spread, *group.low, *group.high, *(value for tree in group.trees for value in tree.values))
     if not all(map(math.isfinite, numbers)) or not 0 <= group.spread <= entry("sigma").range[1]:
         return f"has the spread {group.spread:g}, or a number that is not finite"
-    largest = sum(max(map(abs, tree.values)) for tree in group.trees)
-    if largest > LARGEST_CORRECTION:
-        return f"corrects times by a factor of up to e^{largest:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
+    largest_correction = sum(max(map(abs, tree.values)) for tree in group.trees)
+    if largest_correction > LARGEST_CORRECTION:
+        return f"corrects times by a factor of up to e^{largest_correction:.3g}, at most e^{LARGEST_CORRECTION:g} is allowed"
     return None
 
 
@@ -171,13 +171,13 @@ EXAMPLE = '{"value": 1e12, "unit": "B/s", "source": "datasheet"}'
 
 
 def first_wrong_key(
-    document: Mapping[str, Any], fields: Collection[str], known_names: Callable[[], Collection[str]]
+    document: Mapping[str, Any], fields: Collection[str], suggestions: Callable[[], Collection[str]]
 ) -> str | None:
     """The first problem with the keys and plain values of a profile's JSON, with the remedy; `None` where there is none. Keys
     that resemble no other are a reader's notes.
 
     Args:
-        fields: keys of a profile. known_names: names of coefficients to suggest.
+        fields: keys of a profile. suggestions: names of coefficients to suggest.
     """
     if misspelling := _misspelling(document, fields):
         return misspelling
@@ -196,7 +196,7 @@ def first_wrong_key(
         if problem:
             return f"coefficient {name!r} {problem}"
         if entry(name) is EMPTY_ENTRY:
-            return str(unknown("coefficient", name, known_names()))
+            return str(unknown("coefficient", name, suggestions()))
     return None
 
 

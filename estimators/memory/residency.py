@@ -55,15 +55,15 @@ def written_in_place(kernels: Sequence[Sequence[Touch]], loops: Sequence[bool]) 
     target: dict[int, int] = {}  # storage -> the one it is written over
     result = []
     for i, (touches, loop) in enumerate(zip(kernels, loops, strict=True)):
-        last_reads = [t for t in touches if not t.write and not t.persistent and last_use[t.storage] == i]
+        free_operands = [t for t in touches if not t.write and not t.persistent and last_use[t.storage] == i]
         for touch in touches:
             if not loop or not touch.write or touch.persistent or touch.storage in target:
                 continue
             operand = next(
-                (t for t in last_reads if t.nbytes == max(touch.size, touch.nbytes) and t.storage != touch.storage), None
+                (t for t in free_operands if t.nbytes == max(touch.size, touch.nbytes) and t.storage != touch.storage), None
             )
             if operand is not None:
-                last_reads.remove(operand)
+                free_operands.remove(operand)
                 target[touch.storage] = target.get(operand.storage, operand.storage)
         result.append([t._replace(storage=target.get(t.storage, t.storage)) for t in touches])
     return result

@@ -105,5 +105,5 @@ def memory_room(graphs: Sequence[Graph], peak_bytes: float) -> MemoryRoom:
 
 def state_bytes(graph: Graph) -> float:
     """Bytes of the inputs that a graph stores data in."""
-    written = {graph.root(value) for call in graph.calls if call.inplace and call.op in _STORES for value in call.writes}
-    return sum(graph.values[i].spec.nbytes for i in written if graph.values[i].kind == "input")
+    roots_written = {graph.root(value) for call in graph.calls if call.inplace and call.op in _STORES for value in call.writes}
+    return sum(graph.values[i].spec.nbytes for i in roots_written if graph.values[i].kind == "input")

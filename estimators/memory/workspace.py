@@ -139,8 +139,8 @@ def _blocked_bytes(spec: TensorSpec, groups: int) -> float:
 
 def _blocked_weight(weight: TensorSpec, groups: int) -> float:
     """Bytes of weights in blocks of channels in and out."""
-    out, into = weight.shape[:2]
+    channels_out, channels_in = weight.shape[:2]
     if groups > 1:
         return weight.nbytes
-    blocks = [math.ceil(n / CHANNEL_BLOCK) * CHANNEL_BLOCK if n > FEW_CHANNELS else n for n in (out, into)]
-    return weight.nbytes / max(out * into, 1) * blocks[0] * blocks[1]
+    blocks = [math.ceil(n / CHANNEL_BLOCK) * CHANNEL_BLOCK if n > FEW_CHANNELS else n for n in (channels_out, channels_in)]
+    return weight.nbytes / max(channels_out * channels_in, 1) * blocks[0] * blocks[1]

@@ -222,7 +222,10 @@ class AnalysisDirector:
             edp_js=intervals.get("edp_js"),
             energy_j_reason="" if energy else f"profile {self.profile.name!r} has no energy coefficients",
             unknown_ops=model.unknown_ops,
-            notes=(*model.notes, *type_notes(self.profile, _contraction_dtypes(table))),
+            notes=(
+                *model.notes,
+                *type_notes(self.profile, (COMPUTE_DTYPES[code] for code in np.unique(table.dtype[table.matrix_flops > 0]))),
+            ),
             basis={name: float(share) for name, share in time_basis(table, prices.prediction, nominal, runtime).items()},
             breakdown=_breakdown(
                 table,
@@ -310,11 +313,6 @@ def room_on(profile: ArchitectureProfile, memory: MemoryRoom, batch: int) -> Mem
 def _power_interval(watts: Interval, profile: ArchitectureProfile) -> Interval:
     low, high = possible_watts(profile, watts.low, watts.value, watts.high)
     return Interval(watts.value, float(low), float(high))
-
-
-def _contraction_dtypes(table: KernelTable) -> set[str]:
-    """Types that contractions of a table compute in."""
-    return {COMPUTE_DTYPES[code] for code in np.unique(table.dtype[table.matrix_flops > 0])}
 
 
 def _breakdown(

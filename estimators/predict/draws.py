@@ -62,19 +62,19 @@ class SharedDraws:
     Attributes:
         draws: number D of draws. factors: coefficient -> (1 + D,) values relative to the nominal one, which is the first.
         seed: seed of the shared model errors; own_seed: seed of those of one estimate.
-        common: `kernel_identities` of the estimate that others are compared with; `None` for that one.
+        shared_kernels: `kernel_identities` of the estimate that others are compared with; `None` for that one.
     """
 
     draws: int
     factors: Mapping[str, np.ndarray]
     seed: int
     own_seed: int
-    common: frozenset[bytes] | None = None
+    shared_kernels: frozenset[bytes] | None = None
 
     def of(self, profile: ArchitectureProfile) -> dict[str, np.ndarray]:
         """Values of a machine's coefficients, as `draw` gives them."""
-        listed = profile.listed
-        return {name: listed[name].value * factor for name, factor in self.factors.items() if name in listed}
+        coefficients = profile.all_coefficients
+        return {name: coefficients[name].value * factor for name, factor in self.factors.items() if name in coefficients}
 
     def errors(
         self,
@@ -94,15 +94,15 @@ class SharedDraws:
         shared_errors = shared_errors._replace(
             of_kernels=shared_errors.of_kernels * np.nan, of_graphs=shared_errors.of_graphs * np.nan
         )
-        if self.common is None:
+        if self.shared_kernels is None:
             return shared_errors
-        own_errors = model_errors(table, profile, correction, self.draws, self.own_seed)
-        is_new = np.asarray([identity not in self.common for identity in kernel_identities(table, tiling)])
+        own = model_errors(table, profile, correction, self.draws, self.own_seed)
+        is_new = np.asarray([identity not in self.shared_kernels for identity in kernel_identities(table, tiling)])
         total = table.of_segments(device_s)
         new_share = table.of_segments(device_s * is_new) / np.where(total > 0, total, 1.0)
         kernels, graphs = (
-            _blend(shared_errors.kernels, own_errors.kernels, is_new),
-            _blend(shared_errors.graphs, own_errors.graphs, new_share),
+            _blend(shared_errors.kernels, own.kernels, is_new),
+            _blend(shared_errors.graphs, own.graphs, new_share),
         )
         return shared_errors._replace(kernels=kernels, graphs=graphs)
 
@@ -123,17 +123,17 @@ def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
 
 def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: int, seed: int = 0) -> SharedDraws:
     """Draws of everything that estimates under any of several runtimes rest on."""
-    listed = profile.listed
-    names = {name for runtime in runtimes for name in names_to_draw(listed, runtime, tensor=True, has_chains=True)}
+    coefficients = profile.all_coefficients
+    names = {name for runtime in runtimes for name in names_to_draw(coefficients, runtime, tensor=True, has_chains=True)}
     values_by_name = draw(profile, names, draws, seed)
-    return SharedDraws(draws, {name: values / listed[name].value for name, values in values_by_name.items()}, seed, seed)
+    return SharedDraws(draws, {name: values / coefficients[name].value for name, values in values_by_name.items()}, seed, seed)
 
 
 def draw(profile: ArchitectureProfile, names: Iterable[str], draws: int, seed: int = 0) -> dict[str, np.ndarray]:
     """The nominal value and then log-normal draws of those among `names` that have a 90 % range: (1 + draws,) each, or
     (1 + draws, ..., 1) for a machine whose coefficients hold design points."""
-    listed, dimensions = profile.listed, point_dimensions(profile)
-    candidates = [(name, listed[name]) for name in sorted(set(names) & listed.keys())]
+    coefficients, dimensions = profile.all_coefficients, point_dimensions(profile)
+    candidates = [(name, coefficients[name]) for name in sorted(set(names) & coefficients.keys())]
     ranges = {name: (c.value, *ends) for name, c in candidates if (ends := _draw_range(c)) is not None}
     # The first coefficient has the same values on every machine, and so on.
     laws = dict(zip(ranges, normals(seed, draws, _ERROR_COLUMNS + len(ranges)).T[_ERROR_COLUMNS:], strict=True))
@@ -187,7 +187,7 @@ class ModelErrors(NamedTuple):
     def at_points(self, dimensions: int) -> ModelErrors:
         """With dimensions for design points between the draws and the kernels."""
         kernels, graphs = (
-            factors.reshape(len(factors), *(1,) * dimensions, factors.shape[-1]) for factors in (self.kernels, self.graphs)
+            values.reshape(len(values), *(1,) * dimensions, values.shape[-1]) for values in (self.kernels, self.graphs)
         )
         return self._replace(kernels=kernels, graphs=graphs)
 

@@ -60,14 +60,14 @@ def estimate_record(estimate: Estimate, model: str) -> Record:
 
 def memory_record(room: MemoryRoom) -> Record:
     """Whether a call fits the machine's memory, as `fits` and its numbers."""
-    unknown = "the profile does not say the capacity of its main memory"
+    unknown_capacity = "the profile does not say the capacity of its main memory"
     parts: Record = {f"{name}_bytes": getattr(room, f"{name}_bytes") for name in ("weight", "cache", "activation")}
     for name in ("capacity_bytes", "missing_bytes", "devices"):
-        parts |= or_reason(name, getattr(room, name), unknown)
-    why = unknown if room.capacity_bytes is None else "nothing but weights is in memory"
-    parts |= or_reason("largest_batch", room.largest_batch, why)
+        parts |= or_reason(name, getattr(room, name), unknown_capacity)
+    no_batch_reason = unknown_capacity if room.capacity_bytes is None else "nothing but weights is in memory"
+    parts |= or_reason("largest_batch", room.largest_batch, no_batch_reason)
     parts |= {"quantized_devices": room.quantized_devices, "advice": room.advice}
-    return or_reason("fits", room.fits, unknown) | {"memory": parts}
+    return or_reason("fits", room.fits, unknown_capacity) | {"memory": parts}
 
 
 def flatten(record: Record, intervals: Iterable[str] = INTERVAL_FIELDS) -> Record:

@@ -59,7 +59,15 @@ from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy, has_cap
 from shmoo.estimators.table import Floats, Ints, KernelTable
-from shmoo.estimators.tiling.base import Blocks, Tiling, Transformed, dependent_steps, hit_share, overlapped, overlapped_but
+from shmoo.estimators.tiling.base import (
+    AlternativeAlgorithm,
+    Blocks,
+    Tiling,
+    dependent_steps,
+    hit_share,
+    overlapped,
+    overlapped_but,
+)
 from shmoo.estimators.tiling.cpu_calls import (
     RESULT_POINTS,
     by_result,
@@ -283,12 +291,10 @@ def _at_work(table: KernelTable, tiling: Tiling, c: Coefficients, seconds: Float
         seconds: time of a contraction on all cores with a block.
     """
     cores = c.profile.value("count.cores", 1.0)
-    blocks_at_once = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
+    team = np.minimum(tiling.tiles / np.maximum(tiling.waves, 1.0), cores)
     contracts = table.matrix_flops > 0
-    cores_at_work = np.where(
-        contracts, worth_waking(c, seconds * blocks_at_once, blocks_at_once), loop_cores(table, cores, runtime)
-    )
-    return cores_at_work, np.where(contracts, blocks_at_once, cores) / cores_at_work
+    cores_at_work = np.where(contracts, worth_waking(c, seconds * team, team), loop_cores(table, cores, runtime))
+    return cores_at_work, np.where(contracts, team, cores) / cores_at_work
 
 
 def _compute_time(
@@ -372,17 +378,17 @@ def _loops(stem: str, runtime: str) -> tuple[str, ...]:
     return (stem,) if runtime == "eager" else by_runtime(stem, runtime)
 
 
-def _ramp(table: KernelTable, blocks: Blocks | None, half: Callable[[str], float | Floats]) -> float | Floats:
+def _ramp(table: KernelTable, blocks: Blocks | None, half_value: Callable[[str], float | Floats]) -> float | Floats:
     """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is `half.<part>`."""
     if blocks is not None:
-        return blocks.ramp(half)
+        return blocks.ramp(half_value)
     ramp: float | Floats = 1.0
     for name, extent in {"m": table.m, "n": table.n, "k": table.k}.items():
-        ramp = ramp * (1.0 + half(f"half.{name}") / extent)
+        ramp = ramp * (1.0 + half_value(f"half.{name}") / extent)
     return ramp
 
 
-def _alternative_time(table: KernelTable, way: Transformed, peak: Floats, c: Coefficients) -> Floats:
+def _alternative_time(table: KernelTable, way: AlternativeAlgorithm, peak: Floats, c: Coefficients) -> Floats:
     """(..., K) seconds of an alternative algorithm: its products, the traffic of its transforms, and their launches."""
     rate = peak * way.utilisation * c.value(f"efficiency.{way.name}", "efficiency")
     ramp = _ramp(table, way.blocks, lambda stem: c.value(f"{stem}.{way.name}", stem))

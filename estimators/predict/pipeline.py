@@ -179,7 +179,7 @@ def price(
         return Prices(nominal.latency_s, nominal.energy_j, nominal.device_s, nominal.device_j, tiling, change, prediction)
     has_tensor_kernels = bool(in_tensor_kernels(algorithm_codes(kernels, profile)).any())
     if shared is None:
-        names = names_to_draw(profile.listed, runtime, has_tensor_kernels, bool(dependent_steps(kernels).any()))
+        names = names_to_draw(profile.all_coefficients, runtime, has_tensor_kernels, bool(dependent_steps(kernels).any()))
         values = draw(profile, names, DRAWS, seed)
         errors = model_errors(kernels, profile, change, DRAWS, seed)
     else:

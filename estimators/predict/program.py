@@ -20,21 +20,17 @@ from shmoo.estimators.table import Floats, KernelTable
 
 
 def _hidden_seconds(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
-    """(..., K) seconds of each kernel that overlap with other kernels of its program, or pass before it begins."""
-    behind_others = _beside_others(table, p, c)
-    return behind_others if p.early_s is None else behind_others + np.minimum(p.early_s, p.device_s - behind_others)
-
-
-def _beside_others(table: KernelTable, p: Prediction, c: Coefficients) -> Floats | float:
-    """(..., K) seconds of each kernel that overlap with others of its program; 0 on machines without such programs."""
+    """(..., K) seconds of each kernel that overlap with other kernels of its program, or pass before it begins; 0 on machines
+    without such programs."""
     share = c.find("program")
-    if share is None or table.single:
-        return 0.0
-    total, compute_s, memory_s = map(table.of_segments, (p.device_s, p.compute_s, p.memory_s))
-    overhead_s = np.maximum(p.device_s - np.maximum(p.compute_s, p.memory_s), 0.0)
-    least = np.maximum(compute_s, memory_s) + table.of_segments(overhead_s, np.maximum)
-    hidden_share: Floats = np.where(total > 0, np.maximum(total - least, 0.0) / np.where(total > 0, total, 1.0), 0.0)
-    return share * table.to_kernels(hidden_share) * p.device_s
+    hidden_s: Floats | float = 0.0
+    if share is not None and not table.single:
+        total, compute_s, memory_s = map(table.of_segments, (p.device_s, p.compute_s, p.memory_s))
+        overhead_s = np.maximum(p.device_s - np.maximum(p.compute_s, p.memory_s), 0.0)
+        least_s = np.maximum(compute_s, memory_s) + table.of_segments(overhead_s, np.maximum)
+        hidden_share = np.where(total > 0, np.maximum(total - least_s, 0.0) / np.where(total > 0, total, 1.0), 0.0)
+        hidden_s = share * table.to_kernels(hidden_share) * p.device_s
+    return hidden_s if p.early_s is None else hidden_s + np.minimum(p.early_s, p.device_s - hidden_s)
 
 
 def graph_latency(

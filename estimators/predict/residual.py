@@ -153,11 +153,14 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         if group.runtime not in device_share:
             reference = predict(table, tiling, Coefficients(profile.replacing(host="")), group.runtime)
             device_share[group.runtime] = reference.device_s / reference.latency_s
-        earlier = profile.residual[:place]
-        rows = np.flatnonzero(in_group(table, group.group, types_of(group, earlier, profile.family), profile.family))
+        earlier_groups = profile.residual[:place]
+        rows = np.flatnonzero(in_group(table, group.group, types_of(group, earlier_groups, profile.family), profile.family))
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
-            group_support, keeps_earlier = support_of(group, logs), float(stacks_on_earlier(group, earlier, profile.family))
+            group_support, keeps_earlier = (
+                support_of(group, logs),
+                float(stacks_on_earlier(group, earlier_groups, profile.family)),
+            )
             log_ratio = group_support * tree_sum(group, logs)
             of_device = np.broadcast_to(device_share[group.runtime], len(table))[rows]
             log_factor[rows] = keeps_earlier * log_factor[rows] + log_ratio * of_device
@@ -169,16 +172,18 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
     return Correction(log_factor, log_launch, support, spread)
 
 
-def stacks_on_earlier(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> bool:
+def stacks_on_earlier(group: ResidualGroup, earlier_groups: Sequence[ResidualGroup], family: str) -> bool:
     """True where a correction adds to an earlier one for the same kernels in another type of `SAME_KERNELS`."""
     kernels = (group.group, group.runtime)
-    dtypes_before = {group_before.dtype for group_before in earlier if (group_before.group, group_before.runtime) == kernels}
+    dtypes_before = {
+        group_before.dtype for group_before in earlier_groups if (group_before.group, group_before.runtime) == kernels
+    }
     return family == "gpu" and group.dtype in SAME_KERNELS and not dtypes_before.isdisjoint(SAME_KERNELS)
 
 
-def types_of(group: ResidualGroup, earlier: Sequence[ResidualGroup], family: str) -> tuple[str, ...]:
+def types_of(group: ResidualGroup, earlier_groups: Sequence[ResidualGroup], family: str) -> tuple[str, ...]:
     """Types that a correction applies to: all of `SAME_KERNELS` for the first correction in one of them, else its own."""
-    is_first = family == "gpu" and group.dtype in SAME_KERNELS and not stacks_on_earlier(group, earlier, family)
+    is_first = family == "gpu" and group.dtype in SAME_KERNELS and not stacks_on_earlier(group, earlier_groups, family)
     return SAME_KERNELS if is_first else (group.dtype,)
 
 

@@ -148,7 +148,7 @@ class Comparison:
         self.work = self._work_of(base)
         shared = shared_draws(profile, RUNTIMES[profile.family], DRAWS, seed=0)
         self.base = AnalysisDirector(profile).price(self.work.table, base.runtime, seed=shared.seed, shared=shared).total()
-        self._shared = dataclasses.replace(shared, common=frozenset(kernel_identities(self.work.table, self.base.tiling)))
+        self._shared = dataclasses.replace(shared, shared_kernels=frozenset(kernel_identities(self.work.table, self.base.tiling)))
 
     def _work_of(self, setup: Setup) -> ModelTable:
         graphs = self._graphs_of(setup)
@@ -223,7 +223,7 @@ def sensitivity(profile: ArchitectureProfile, setup: Setup, graphs_of: GraphsOf,
 
 def _lever(profile: ArchitectureProfile, what_if: WhatIf) -> Lever:
     name, coefficients = what_if.change.name, what_if.change.coefficients
-    first_coefficient, machine = profile.listed[next(iter(coefficients))], variant(profile, coefficients)
+    first_coefficient, machine = profile.all_coefficients[next(iter(coefficients))], variant(profile, coefficients)
     follows = tuple(dict.fromkeys(follower for follower, _ in followers(name, profile.family, profile.coefficients)))
     area, reason, notes = None, "", list[str]()
     try:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -113,16 +113,15 @@ class Inspection(msgspec.Struct, frozen=True):
             raise unknown("order", sort, SORTS)
         takes_time = any(share.latency_s > 0 for share in self.entry.on.values())
         rows = [self.modules[0], *[self.entry] * takes_time, *self.modules[1:]]
-        return _in_tree_order(rows, lambda siblings: self._sorted(siblings, sort), depth)
-
-    def _sorted(self, rows: list[Row], sort: str) -> list[Row]:
         if sort == "order":
-            return rows
-        if sort == "name":
-            return sorted(rows, key=lambda row: row.name)
-        if sort == "time":
-            return sorted(rows, key=lambda row: -row.on[self.architectures[0]].latency_s)
-        return sorted(rows, key=lambda row: -(getattr(row, sort) or 0.0))
+            return _in_tree_order(rows, depth=depth)
+
+        def rank(row: Row) -> Any:
+            if sort == "name":
+                return row.name
+            return -row.on[self.architectures[0]].latency_s if sort == "time" else -(getattr(row, sort) or 0.0)
+
+        return _in_tree_order(rows, lambda siblings: sorted(siblings, key=rank), depth)
 
     def _repr_html_(self) -> str:
         """The first two levels of modules as a table, for notebooks."""

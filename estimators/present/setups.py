@@ -65,7 +65,11 @@ GraphsOf = Callable[[Setup], Sequence[Graph]]
 def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
     """A change of each part of a machine alone. "peak" stands for the rates of all units; where a strategy counts cycles, the
     clock is their rate."""
-    coefficients, all_coefficients, in_cycles = profile.coefficients, profile.listed, profile.family in CYCLE_COUNTED_FAMILIES
+    coefficients, all_coefficients, in_cycles = (
+        profile.coefficients,
+        profile.all_coefficients,
+        profile.family in CYCLE_COUNTED_FAMILIES,
+    )
     names = [PART_COUNT[profile.family], "clock"]
     names += [f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")]
     names_by_change = {name: [name] for name in names if name in coefficients}

@@ -42,7 +42,7 @@ class Blocks:
         depth: extent of the reduction in one block.
         at_work: outputs on the busiest multiprocessor, which hide the latency of its units.
         filled: useful share of the multiply-adds that the blocks issue; the rest overhangs the edges.
-        far: share of the staged elements whose addresses no translation at hand covers.
+        tlb_miss_share: share of the staged elements whose addresses miss the TLB.
         staged, in_flight: bytes that the busiest multiprocessor copies in all, and those that its blocks ask for at once; 0 and
             infinity where copies are not counted by multiprocessor.
         pieces: parts of the reduction, whose sums are added up at the end.
@@ -58,7 +58,7 @@ class Blocks:
     depth: Floats
     at_work: Floats
     filled: Floats
-    far: Floats | float = 0.0
+    tlb_miss_share: Floats | float = 0.0
     staged: Floats | float = 0.0
     in_flight: Floats | float = np.inf
     pieces: Floats | float = 1.0
@@ -76,7 +76,7 @@ class Blocks:
     def ramp(self, value: Value) -> Floats:
         """Factor by which a contraction takes longer than at its full rate: each part doubles where its extent is
         `half.<part>`, at pace 1."""
-        ramp = 1.0 + self.pace * (value("half.tile") + value("half.far") * self.far) / self.reuse
+        ramp = 1.0 + self.pace * (value("half.tile") + value("half.far") * self.tlb_miss_share) / self.reuse
         ramp = ramp * (1.0 + self.pace * value("half.k") / self.depth)
         return ramp * (1.0 + self.pace * value("half.fill") / self.at_work)
 
@@ -100,7 +100,7 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
-class Transformed:
+class AlternativeAlgorithm:
     """An algorithm for the same contraction with fewer multiplications (Winograd), which a library uses where it is faster.
 
     Attributes:
@@ -148,7 +148,7 @@ class Tiling:
     level_bytes: dict[str, np.ndarray]
     state_bytes: np.ndarray
     cycles: np.ndarray | None = None
-    transformed: tuple[Transformed, ...] = ()
+    transformed: tuple[AlternativeAlgorithm, ...] = ()
     blocks: Blocks | None = None
     early_bytes: np.ndarray | None = None
 

@@ -147,11 +147,7 @@ class KpuWavefront:
 
 
 def _with_recirculation(
-    table: KernelTable,
-    profile: ArchitectureProfile,
-    shape: TileShape,
-    traffic: dict[str, np.ndarray],
-    repeated_bytes: np.ndarray,
+    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, traffic: dict[str, np.ndarray], repeated_bytes: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Traffic where a block of results stays in the last memory on chip and slices of k stream past it, for the products whose
     main-memory traffic this lowers while the nearer levels stay hidden; and (K,) bytes of that block, the wavefront's state in

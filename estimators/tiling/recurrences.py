@@ -94,8 +94,8 @@ class Schedule:
         sizes = np.zeros(self.latency(recurrence), dtype=np.int64)
         for k in range(recurrence.extents[0]):
             sides = tuple(extent - k for extent in recurrence.extents[1:])
-            lowest = sum(min(0, t * (side - 1)) for t, side in zip(self.tau[1:], sides, strict=True))
-            start = k * sum(self.tau) + lowest - begin
+            lower = sum(min(0, t * (side - 1)) for t, side in zip(self.tau[1:], sides, strict=True))
+            start = k * sum(self.tau) + lower - begin
             slice_sizes = _box_wavefront(self.tau[1:], sides)
             sizes[start : start + len(slice_sizes)] += slice_sizes
         return sizes

@@ -45,13 +45,13 @@ def test_a_faster_clock_takes_more_energy(name: str) -> None:
     before = load_profile(name)
     clock, static, tdp = (before.value(of) for of in ("clock", "power.static", "power.tdp"))
     product = TableRow(0, "linear", {"b": 1, "m": 4096, "n": 4096, "k": 4096}, "bfloat16").graph()
-    lowest = before.listed["energy.floor"].value ** (1.0 / before.listed["energy.clock"].value)
+    lowest = before.all_coefficients["energy.floor"].value ** (1.0 / before.all_coefficients["energy.clock"].value)
     steps = [variant(before, {"clock": clock * step}) for step in (lowest, 0.8, 1.0, 1.25, 1.5)]
     energies = [AnalysisDirector(step).estimate(product).energy_j.value for step in steps]
     for rising in (energies, *([step.value(of) for step in steps] for of in ("power.static", "power.tdp"))):
         assert rising == sorted(set(rising))
     assert energies[2] == pytest.approx(AnalysisDirector(before).estimate(product).energy_j.value)
-    voltage = 1.5 ** before.listed["energy.clock"].value
+    voltage = 1.5 ** before.all_coefficients["energy.clock"].value
     assert steps[-1].value("power.static") == pytest.approx(static * voltage)
     assert steps[-1].value("power.tdp") == pytest.approx(voltage * (static + 1.5 * (tdp - static)))
     assert variant(before, {"clock": 2 * clock, "power.tdp": tdp}).value("power.tdp") == tdp
@@ -63,10 +63,10 @@ def test_an_unchanged_clock_draws_no_voltage() -> None:
     """Nothing is uncertain about the voltage at which a machine's energies are given, unless a power cap lowers it."""
     before = load_profile("cpu_server_generic")
     named = {"energy.clock", "energy.floor"}
-    assert not named & set(names_to_draw(before.listed, "inductor", tensor=False))
-    changed = variant(before, {"clock": 2e9}).listed
+    assert not named & set(names_to_draw(before.all_coefficients, "inductor", tensor=False))
+    changed = variant(before, {"clock": 2e9}).all_coefficients
     assert named <= set(names_to_draw(changed, "inductor", tensor=False))
-    assert named <= set(names_to_draw(load_profile("kpu_t64").listed, "domainflow", tensor=False))
+    assert named <= set(names_to_draw(load_profile("kpu_t64").all_coefficients, "domainflow", tensor=False))
 
 
 def test_what_is_named_keeps_its_value() -> None:
@@ -150,7 +150,7 @@ def test_latencies_of_a_gpu_are_clocks():
     before = load_profile("gpu_a100_40g")
     assert "device_launch" not in before.coefficients
     after = variant(before, {"clock": before.value("clock") / 2})
-    assert after.value("device_launch") == pytest.approx(2.0 * before.listed["device_launch"].value)
+    assert after.value("device_launch") == pytest.approx(2.0 * before.all_coefficients["device_launch"].value)
     for name in ("device_launch.gemm_tensor", "tile_overhead.gemm_tensor", "fetch.latency.gemm_tensor"):
         assert after.value(name) == pytest.approx(2.0 * before.value(name))
 

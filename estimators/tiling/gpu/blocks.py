@@ -1,4 +1,4 @@
-"""Blocks of a GPU's kernels: how they share the multiprocessors, and what those of the float32 units take."""
+"""Blocks of a GPU's kernels: how they share the multiprocessors, and the time of blocks of the float32 units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from shmoo.estimators.machine.coefficients import Coefficients
+from shmoo.estimators.machine.coefficients import Coefficients, power_cap
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats
 from shmoo.estimators.tiling.base import Blocks, TileShape, Value, ceil_div, hit_share
@@ -26,19 +26,19 @@ _REACH_BYTES = 64.0 * 2**20
 (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018); P100's products slow down at 64."""
 
 
-TOGETHER = 2**15
+NUMBERS_AT_ONCE = 2**15
 """Candidates x design points x kernels that are compared at once: arrays of 256 KiB. Of smaller ones the calls take longer than
 the work."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """How blocks share the multiprocessors; (R,) each.
+class Occupancy:
+    """The occupancy of the multiprocessors by blocks; (R,) each.
 
     Attributes:
         blocks, pieces: blocks in all, and parts of the reduction.
         resident: blocks that a multiprocessor holds at once.
-        queue: blocks of the multiprocessor that is given most: they share its rate, so it sets the time.
+        queue: blocks of the busiest multiprocessor: they share its rate, so it sets the time.
         padded_k: a block's reduction in whole slices.
         useful: share of the lanes' work that is neither padding nor idle.
         reuse, depth, at_work, filled: of `Blocks`; a slice is the least depth. Kernels of tensor cores ramp by whole slices
@@ -57,8 +57,8 @@ class Load:
     filled: Floats
 
 
-Seconds = Callable[[TileShape, Load], Floats]
-"""Blocks, and how they share the multiprocessors -> (..., R) seconds."""
+Seconds = Callable[[TileShape, Occupancy], Floats]
+"""Blocks and their occupancy -> (..., R) seconds."""
 Offer = Callable[..., tuple[Floats, Floats]]
 """The numbers of C candidates, (C, ..., 1) each -> (C, ..., R) seconds of R kernels, infinite where a candidate is not offered,
 and the extent of a block that follows from the kernel."""
@@ -96,96 +96,97 @@ class Products:
         """(..., R) bytes that a block of this size stages for an element of the reduction."""
         return self.size * tile_m + self.stored * tile_n
 
-    def far(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Load) -> np.ndarray:
-        """(R,) share of what is staged whose address no translation at hand covers: every row that a multiprocessor's blocks
-        walk lies k elements from the next."""
-        together = np.minimum(load.queue, load.resident)
-        rows = np.minimum(together * tile_m, self.m) + np.minimum(together * tile_n, self.n)
+    def tlb_miss_share(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Occupancy) -> np.ndarray:
+        """(R,) share of the staged elements whose address misses the TLB: the rows that a multiprocessor's blocks walk lie k
+        elements apart."""
+        blocks_at_once = np.minimum(load.queue, load.resident)
+        rows = np.minimum(blocks_at_once * tile_m, self.m) + np.minimum(blocks_at_once * tile_n, self.n)
         return 1.0 - hit_share(rows * self.k * self.size, _REACH_BYTES)
 
     def load(
-        self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part: np.ndarray
-    ) -> Load:
-        """How blocks of this size, which sum over `part` of k each, occupy the multiprocessors."""
+        self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part_length: np.ndarray
+    ) -> Occupancy:
+        """How blocks of this size, which sum over `part_length` of k each, occupy the multiprocessors."""
         multiprocessors = profile.value("count.sms")
-        pieces = ceil_div(self.k, part)
+        pieces = ceil_div(self.k, part_length)
         blocks = ceil_div(self.m, tile_m) * ceil_div(self.n, tile_n) * pieces * self.batch
         depth = np.maximum(ceil_div(self.k, pieces), self.slices)
-        padded = self.slices * ceil_div(depth, self.slices)
+        padded_depth = self.slices * ceil_div(depth, self.slices)
         queue = ceil_div(blocks, multiprocessors)
-        holds = np.maximum(blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
-        useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded)
+        resident = np.maximum(blocks_per_multiprocessor(profile, self, tile_m, tile_n), 1.0)
+        useful = self.outputs * self.k / (queue * multiprocessors * tile_m * tile_n * padded_depth)
         reuse = tile_m * tile_n / (tile_m + tile_n) + np.zeros(len(self.m))
-        at_work = queue / ceil_div(queue, holds) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
-        filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded), 1.0)
-        return Load(blocks, pieces, holds, queue, padded, np.minimum(useful, 1.0), depth, reuse, at_work, filled)
+        at_work = queue / ceil_div(queue, resident) * np.maximum(tile_m * tile_n, _LEAST_OUTPUTS)
+        filled = np.minimum(self.outputs * self.k / (blocks * tile_m * tile_n * padded_depth), 1.0)
+        return Occupancy(blocks, pieces, resident, queue, padded_depth, np.minimum(useful, 1.0), depth, reuse, at_work, filled)
 
 
-def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Load, blocks: Blocks, value: Value) -> Floats:
-    """Of blocks of the float32 units: whole rounds at the tile's efficiency, with an algorithm's coefficients."""
+def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Occupancy, blocks: Blocks, value: Value) -> Floats:
+    """(..., R) seconds of blocks of the float32 units: whole rounds at the tile's efficiency, by an algorithm's coefficients."""
     rate = profile.value("peak.matrix.float32", 1.0) * value("efficiency") / profile.value("count.sms") / 2.0
     return load.queue * shape.m * shape.n * load.padded_k * blocks.ramp(value) / rate
 
 
-def level_shares(profile: ArchitectureProfile, own: Value, share: float | Floats) -> dict[str, float | Floats]:
+def level_shares(profile: ArchitectureProfile, value: Value, share: float | Floats) -> dict[str, float | Floats]:
     """Share of each memory level's bandwidth that kernels reach, given that of main memory. Shared memory delivers a word of each
-    bank at every clock: what slows down accesses to main memory and L2 lies outside of a multiprocessor."""
-    nearer = {"l2": share * own("efficiency.l2"), "shared": 1.0}
-    return {level: nearer.get(level, share) for level in profile.levels}
+    bank at every clock; accesses to main memory and L2 are slowed down outside of a multiprocessor."""
+    near_shares = {"l2": share * value("efficiency.l2"), "shared": 1.0}
+    return {level: near_shares.get(level, share) for level in profile.levels}
 
 
-def level_speeds(profile: ArchitectureProfile, own: Value) -> dict[str, float | Floats]:
+def level_speeds(profile: ArchitectureProfile, value: Value) -> dict[str, float | Floats]:
     """Bytes per second of each memory level, with the coefficients of each kernel's algorithm."""
-    shares = level_shares(profile, own, own("efficiency.bandwidth"))
-    return {level: own(f"bandwidth.{level}") * share for level, share in shares.items()}
+    shares = level_shares(profile, value, value("efficiency.bandwidth"))
+    return {level: value(f"bandwidth.{level}") * share for level, share in shares.items()}
 
 
-def under_cap(seconds: Floats, joules: Floats, profile: ArchitectureProfile) -> Floats:
-    """Seconds of kernels that a power cap slows, each by itself on a warm board: those of `predict.energy.capped` where all
-    joules are the chip's, whose voltage falls with its clock down to a floor."""
+def capped_seconds(seconds: Floats, joules: Floats, profile: ArchitectureProfile) -> Floats:
+    """Seconds of kernels that a power cap slows, each by itself on a warm board, as `predict.energy.capped` gives them where all
+    joules are the chip's. The voltage falls with the clock down to a floor."""
     c = Coefficients(profile)
     if c.find("power.tdp") is None or c.find("power.static") is None:
         return seconds
-    budget = np.maximum(c.value("throttle.cap") * c.value("power.tdp") - c.value("power.static"), 1.0)
     seconds = np.maximum(seconds, 1e-12)
-    wanted = joules / (budget * seconds)
-    slower = np.maximum(wanted * c.value("energy.floor"), wanted ** (1.0 / (1.0 + c.value("energy.clock"))))
-    held: Floats = 1.0 + (np.maximum(slower, 1.0) - 1.0) / (1.0 + (c.value("throttle.time") / seconds) ** 2)
-    return seconds * held
+    demand = joules / (power_cap(c)[1] * seconds)
+    slowdown = np.maximum(demand * c.value("energy.floor"), demand ** (1.0 / (1.0 + c.value("energy.clock"))))
+    factor: Floats = 1.0 + (np.maximum(slowdown, 1.0) - 1.0) / (1.0 + (c.value("throttle.time") / seconds) ** 2)
+    return seconds * factor
 
 
 def blocks_per_multiprocessor(
     profile: ArchitectureProfile, work: Products, tile_m: float | np.ndarray, tile_n: float | np.ndarray
 ) -> np.ndarray:
     """(K,) blocks that shared memory and the register file hold at once; below 1 where not even one fits."""
-    shared, registers = profile.value("capacity.shared"), profile.value("capacity.register", np.inf)
-    by_shared = np.floor(shared / (work.stages * work.staged(tile_m, tile_n) * work.slices))
+    shared_bytes, registers = profile.value("capacity.shared"), profile.value("capacity.register", np.inf)
+    by_shared = np.floor(shared_bytes / (work.stages * work.staged(tile_m, tile_n) * work.slices))
     by_registers = np.floor(registers / (1.5 * ACCUMULATOR_BYTES * tile_m * tile_n))
     return np.minimum(np.minimum(by_shared, by_registers), MOST_BLOCKS)
 
 
 def longest_extent(profile: ArchitectureProfile, work: Products, *, along_m: bool) -> float:
     """The largest extent of a block, beside one of 1, that shared memory and the register file hold for every product."""
-    own, beside = (work.size, work.stored) if along_m else (work.stored, work.size)
-    by_shared = np.min((profile.value("capacity.shared") / (work.stages * work.slices) - beside) / own)
+    own_bytes, other_bytes = (work.size, work.stored) if along_m else (work.stored, work.size)
+    by_shared = np.min((profile.value("capacity.shared") / (work.stages * work.slices) - other_bytes) / own_bytes)
     return float(np.floor(min(by_shared, np.min(profile.value("capacity.register", np.inf)) / (1.5 * ACCUMULATOR_BYTES))))
 
 
 def fastest(
-    candidates: Sequence[tuple[float, ...]], whole: Floats, profile: ArchitectureProfile, offer: Offer
+    candidates: Sequence[tuple[float, ...]], default: Floats, profile: ArchitectureProfile, offer: Offer
 ) -> tuple[Floats, ...]:
-    """For each of R kernels the numbers of the candidate that takes least time, the first of equals, and the extent that it comes
-    with, (..., R) each; ones and the (R,) `whole` extents where none is offered."""
+    """For each of R kernels the numbers of the fastest candidate, the first of equals, and its extent, (..., R) each; ones and
+    the (R,) `default` where none is offered."""
     points = np.broadcast_shapes(*(np.shape(c.value) for c in profile.coefficients.values() if isinstance(c.value, np.ndarray)))
-    together = max(1, TOGETHER // (math.prod(points) * max(len(whole), 1)))
-    listed = np.asarray(candidates, dtype=np.float64)
-    least, place, extent = np.full(len(whole), np.inf), np.full(len(whole), -1), whole
-    for start in range(0, len(listed), together):
-        columns = listed[start : start + together].T.reshape(listed.shape[1], -1, *(1,) * max(len(points), 1))
-        seconds, own = offer(*columns)
-        first = seconds.argmin(axis=0)[None]
-        taken, own = (np.take_along_axis(of, first, axis=0)[0] for of in (seconds, np.broadcast_to(own, seconds.shape)))
-        better = taken < least
-        least, extent = np.where(better, taken, least), np.where(better, own, extent)
-        place = np.where(better, start + first[0], place)
-    return (*np.vstack([listed, np.ones(listed.shape[1])]).T[:, place], extent)
+    step = max(1, NUMBERS_AT_ONCE // (math.prod(points) * max(len(default), 1)))
+    numbers = np.asarray(candidates, dtype=np.float64)
+    least_s, place, extent = np.full(len(default), np.inf), np.full(len(default), -1), default
+    for start in range(0, len(numbers), step):
+        columns = numbers[start : start + step].T.reshape(numbers.shape[1], -1, *(1,) * max(len(points), 1))
+        seconds, extents = offer(*columns)
+        first_place = seconds.argmin(axis=0)[None]
+        taken_s, extents = (
+            np.take_along_axis(values, first_place, axis=0)[0] for values in (seconds, np.broadcast_to(extents, seconds.shape))
+        )
+        is_faster = taken_s < least_s
+        least_s, extent = np.where(is_faster, taken_s, least_s), np.where(is_faster, extents, extent)
+        place = np.where(is_faster, start + first_place[0], place)
+    return (*np.vstack([numbers, np.ones(numbers.shape[1])]).T[:, place], extent)

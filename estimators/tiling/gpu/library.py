@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats
 
@@ -119,11 +120,11 @@ class TensorKernels:
         bulk_copies: whether they are built on tensor memory accesses.
         rows, least: queries that blocks of attention come with, and those that they compute however few there are.
         workspace: bytes for the partial sums of a split reduction.
-        whole_rounds: whether the library compares tiles as if multiprocessors were full in every round but the first. cuBLAS for
-            Ampere takes 47 us for 4096 x 1024 x 768 on an A100 (128 blocks of 256 x 128, two rounds), 68 us for a reduction of
-            2560 with 768 columns (96 blocks, one round), though its smaller tiles would leave less of the second round idle. In
-            float16 it does not: 2048 cubed runs at 215 Tflop/s on an A100 of 250 W, and at 138 in bfloat16 (zzc0721/
-            torch-performance-test-data, 2025-26).
+        whole_rounds: types in which the library compares tiles as if multiprocessors were full in every round but the first.
+            cuBLAS for Ampere takes 47 us for 4096 x 1024 x 768 on an A100 (128 blocks of 256 x 128, two rounds), 68 us for a
+            reduction of 2560 with 768 columns (96 blocks, one round), though its smaller tiles would leave less of the second
+            round idle. In float16 it does not: 2048 cubed runs at 215 Tflop/s on an A100 of 250 W, and at 138 in bfloat16
+            (zzc0721/torch-performance-test-data, 2025-26).
         long_part: a reduction is split beyond the workspace where its parts stay this long. An A100's products in bfloat16 do so
             from 7168 on and not at 5120 (NVIDIA AIConfigurator, 2026).
         packs: whether heads that share keys fill blocks of attention together, however many queries each has.
@@ -144,7 +145,7 @@ class TensorKernels:
     packs: bool = False
     regroups: bool = False
     workspace: float = WORKSPACE
-    whole_rounds: bool = False
+    whole_rounds: tuple[str, ...] = ()
     long_part: float = math.inf
 
     @property
@@ -173,8 +174,8 @@ TENSOR_KERNELS: Mapping[str, TensorKernels] = MappingProxyType(
         ),
         "turing": TensorKernels(_SQUARE, slice_bytes=64, stages=2, together=(64, 64), lanes=512, regroups=True),
         "ampere": TensorKernels(
-            _SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, regroups=True, whole_rounds=True,
-            long_part=3072,
+            _SQUARE, slice_bytes=64, stages=4, together=(64, 64), lanes=1024, regroups=True, long_part=3072,
+            whole_rounds=tuple(name for name in COMPUTE_DTYPES if name != "float16"),
         ),
         "hopper": TensorKernels(
             (

@@ -31,10 +31,10 @@ from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.table import Floats, KernelTable
 from shmoo.estimators.tiling.base import (
     TILINGS,
+    AlternativeAlgorithm,
     Blocks,
     TileShape,
     Tiling,
-    Transformed,
     ceil_div,
     check_tile,
     clip_shape,
@@ -51,14 +51,14 @@ from shmoo.estimators.tiling.gpu.blocks import (
     MOST_BLOCKS,
     SLICE,
     STAGES,
-    Load,
+    Occupancy,
     Products,
     Seconds,
     blocks_per_multiprocessor,
+    capped_seconds,
     fastest,
     level_speeds,
     longest_extent,
-    under_cap,
     unit_seconds,
 )
 from shmoo.estimators.tiling.gpu.flash import choose_flash, with_flash
@@ -80,7 +80,7 @@ from shmoo.estimators.tiling.gpu.library import (
 from shmoo.estimators.tiling.gpu.tensor import SPLITS as TENSOR_SPLITS
 from shmoo.estimators.tiling.gpu.tensor import choose_tensor, stored_bytes, tensor_blocks, tensor_traffic
 from shmoo.estimators.tiling.gpu.threads import reach
-from shmoo.estimators.tiling.gpu.winograd import fused_winograd, placed, written_and_read
+from shmoo.estimators.tiling.gpu.winograd import exchange_traffic, fused_winograd, placed
 
 SPLITS = (1, 2, 4, 8, 16, 32)
 """Parts into which the reduction may be split."""
@@ -134,81 +134,81 @@ class GpuThreadBlocks:
         return TileShape(*(np.take(getattr(shape, axis), kind, axis=-1) for axis in "mnk"))
 
     def _choose(self, table: KernelTable, profile: ArchitectureProfile) -> TileShape:
-        chosen, places = [], []
+        shapes, places = [], []
         tensor = on_tensor_cores(table, profile)
         work = self._work(table, tensor)
-        for here, tiles, splits in self._offers(table, tensor):
-            rows = np.flatnonzero(here)
+        for mask, tiles, splits in self._offers(table, tensor):
+            rows = np.flatnonzero(mask)
             if not len(rows):
                 continue
-            some = work.take(rows)
+            products = work.take(rows)
             contracts = table.matrix_flops[rows] > 0
-            tiles = self._by_hand(tiles, some.take(np.flatnonzero(contracts)), profile)
+            tiles = self._by_hand(tiles, products.take(np.flatnonzero(contracts)), profile)
             if not tensor[rows[0]]:
-                shape = self._fastest(some, tiles, splits, profile, _block_seconds(table.take(rows), some, profile))
+                shape = self._fastest(products, tiles, splits, profile, _block_seconds(table.take(rows), products, profile))
             elif table.is_family("attention")[rows[0]]:
                 shape = choose_flash(table.take(rows), profile, self._tensor_kernels)
             else:
                 if self.tile_k is not None:
-                    some, splits = replace(some, k=np.minimum(some.k, self.tile_k)), (1,)
-                shape = choose_tensor(table.take(rows), some, profile, self._tensor_kernels, tiles, splits)
-            chosen.append(shape)
+                    products, splits = replace(products, k=np.minimum(products.k, self.tile_k)), (1,)
+                shape = choose_tensor(table.take(rows), products, profile, self._tensor_kernels, tiles, splits)
+            shapes.append(shape)
             places.append(rows)
         order = np.argsort(np.concatenate(places)) if places else np.zeros(0, dtype=int)
-        m, n, k = (_joined([getattr(shape, axis) for shape in chosen], order) for axis in "mnk")
+        m, n, k = (_in_kernel_order([getattr(shape, axis) for shape in shapes], order) for axis in "mnk")
         if self.tile_m is not None and self.tile_n is not None:
             # Extents set by hand are used even where no block of them fits, as the caller asked.
             m, n = np.full(len(table), float(self.tile_m)), np.full(len(table), float(self.tile_n))
         return TileShape(m, n, clip_shape(table, 1, 1, self.tile_k or k).k)
 
     def _by_hand(self, tiles: tuple[Tile, ...], work: Products, profile: ArchitectureProfile) -> tuple[Tile, ...]:
-        """The tiles, with the extents that were set by hand. Where none of these fits beside one that was set, the other extent
-        is halved until a block fits every product."""
-        offered = tuple(dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles))
-        if not offered or not len(work.m) or (self.tile_m is None) == (self.tile_n is None):
-            return offered
+        """The tiles with the extents set by hand. Where none fits, the extent that was not set is halved until a block fits every
+        product; `InputError` where none does."""
+        candidates = tuple(dict.fromkeys((self.tile_m or m, self.tile_n or n) for m, n in tiles))
+        if not candidates or not len(work.m) or (self.tile_m is None) == (self.tile_n is None):
+            return candidates
 
         def fits(tile: Tile) -> bool:
             return bool(np.all(blocks_per_multiprocessor(profile, work, *tile) >= 1.0))
 
-        if any(map(fits, offered)):
-            return offered
+        if any(map(fits, candidates)):
+            return candidates
         name, by_hand = ("tile_m", self.tile_m) if self.tile_n is None else ("tile_n", self.tile_n)
-        other = min(n if self.tile_n is None else m for m, n in offered)
-        while other > 1.0:
-            other = max(1.0, other // 2.0)
-            tile = (self.tile_m or other, self.tile_n or other)
+        other_extent = min(n if self.tile_n is None else m for m, n in candidates)
+        while other_extent > 1.0:
+            other_extent = max(1.0, other_extent // 2.0)
+            tile = (self.tile_m or other_extent, self.tile_n or other_extent)
             if fits(tile):
-                return (*offered, tile)
-        most = longest_extent(profile, work, along_m=self.tile_n is None)
+                return (*candidates, tile)
+        longest = longest_extent(profile, work, along_m=self.tile_n is None)
         raise InputError(
             f"{name}={by_hand:g}: no block of this extent fits a multiprocessor of {profile.name!r}; "
-            f"{name} must be {most:.0f} or less"
+            f"{name} must be {longest:.0f} or less"
         )
 
     def _work(self, table: KernelTable, tensor: np.ndarray) -> Products:
-        """The products of every kernel, staged as its units have them; `tensor` are those on tensor cores."""
+        """The products of every kernel, with the slices and stages of its units; `tensor` masks those on tensor cores."""
         size, kernels = element_bytes(table), self._tensor_kernels
         slices = np.where(tensor, kernels.slice_bytes / size, float(SLICE))
         stages = np.where(tensor, kernels.stages, float(STAGES))
         return Products(table.batch, table.m, table.n, table.k, size, stored_bytes(table), slices, stages)
 
     def _offers(self, table: KernelTable, tensor: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Tile, ...], tuple[int, ...]]]:
-        """(K,) kernels, with the tiles and splits that their library has; those on tensor cores apart from others."""
+        """(K,) masks of kernels, with the tiles and splits of their library; kernels on tensor cores separate from others."""
         # Of a recurrent layer one step runs at a time: a product of few rows, and no batch of products side by side.
         recurrent = table.is_op(*RECURRENT) & ~tensor
-        library, own = self._library, ~tensor & ~recurrent & (self.library is not None)
-        bytewise = own & dot_products(table)
-        product, several = own & table.is_family("gemm") & ~bytewise, batched_product(table, "gpu")
-        conv = own & table.is_family("conv") & (table.batch == 1)
-        yield product & ~several, library.products, SPLITS
+        library, has_library = self._library, ~tensor & ~recurrent & (self.library is not None)
+        bytewise = has_library & dot_products(table)
+        product, is_batched = has_library & table.is_family("gemm") & ~bytewise, batched_product(table, "gpu")
+        conv = has_library & table.is_family("conv") & (table.batch == 1)
+        yield product & ~is_batched, library.products, SPLITS
         # Small products of a batch are all that was seen of these kernels; a large one alone has the larger tiles too.
-        yield product & several & (table.batch == 1), (*library.products, *library.batched), SPLITS
+        yield product & is_batched & (table.batch == 1), (*library.products, *library.batched), SPLITS
         yield product & (table.batch > 1), library.batched, (1,)
         yield conv, DIRECT, (1,)
-        few = np.minimum(table.m, table.n) <= BYTEWISE_FEW
-        yield bytewise & ~few, BYTEWISE, (1,)
-        yield bytewise & few, BYTEWISE_ROWS, (1,)
+        is_narrow = np.minimum(table.m, table.n) <= BYTEWISE_FEW
+        yield bytewise & ~is_narrow, BYTEWISE, (1,)
+        yield bytewise & is_narrow, BYTEWISE_ROWS, (1,)
         yield recurrent, (*STREAMED, *BLOCK_TILES), (1,)
         yield ~(product | bytewise | conv | tensor | recurrent), BLOCK_TILES, SPLITS
         kernels = self._tensor_kernels
@@ -222,25 +222,25 @@ class GpuThreadBlocks:
     def _fastest(
         self, work: Products, tiles: tuple[Tile, ...], splits: tuple[int, ...], profile: ArchitectureProfile, seconds: Seconds
     ) -> TileShape:
-        """(R,) extents of the tile of float32 units that takes least time."""
+        """(R,) extents of the fastest tile of the float32 units."""
         multiprocessors, library = profile.value("count.sms"), self._library
 
-        def offer(tile_m: Floats, tile_n: Floats, split: Floats) -> tuple[Floats, Floats]:
-            part = np.minimum(self.tile_k or np.inf, np.ceil(work.k / split))
-            load = work.load(profile, tile_m, tile_n, part)
-            least = np.where(split <= _USUAL_SPLITS, 4 * _STATE_SLICE, library.long_part)
-            few = (load.blocks < 2 * multiprocessors * load.pieces) & (part >= least)
-            few = few & (ACCUMULATOR_BYTES * split * work.outputs <= library.workspace)
+        def offer(tile_m: Floats, tile_n: Floats, pieces: Floats) -> tuple[Floats, Floats]:
+            part_length = np.minimum(self.tile_k or np.inf, np.ceil(work.k / pieces))
+            load = work.load(profile, tile_m, tile_n, part_length)
+            least_part = np.where(pieces <= _USUAL_SPLITS, 4 * _STATE_SLICE, library.long_part)
+            may_split = (load.blocks < 2 * multiprocessors * load.pieces) & (part_length >= least_part)
+            may_split = may_split & (ACCUMULATOR_BYTES * pieces * work.outputs <= library.workspace)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
-            time = seconds(TileShape(tile_m, tile_n, part), load)
-            return np.where(fits & ((split == 1) | few), time, np.inf), part
+            time = seconds(TileShape(tile_m, tile_n, part_length), load)
+            return np.where(fits & ((pieces == 1) | may_split), time, np.inf), part_length
 
-        offered = itertools.product(tiles, splits if self.tile_k is None else (1,))
-        m, n, _, k = fastest([(*tile, split) for tile, split in offered], work.k, profile, offer)
+        candidates = itertools.product(tiles, splits if self.tile_k is None else (1,))
+        m, n, _, k = fastest([(*tile, pieces) for tile, pieces in candidates], work.k, profile, offer)
         return TileShape(m, n, k)
 
     def apply(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape) -> Tiling:
-        """Blocks, rounds, and what every block loads through L2."""
+        """Blocks, rounds, and the bytes that every block loads through L2."""
         multiprocessors = profile.value("count.sms")
         # A depthwise convolution reduces a window alone: no blocks of it share operands, and it streams like a loop.
         stencil = table.is_family("depthwise")
@@ -250,62 +250,62 @@ class GpuThreadBlocks:
         load = work.load(profile, shape.m, shape.n, shape.k)
         elements = table.batch * table.m * table.n
         lanes = multiprocessors * profile.value("vector.lanes", 1.0)
-        streamed = elements / (ceil_div(elements, lanes) * lanes)
-        utilisation = np.where(contracts, load.useful, streamed)
+        stream_fill = elements / (ceil_div(elements, lanes) * lanes)
+        utilisation = np.where(contracts, load.useful, stream_fill)
         waves = np.where(
             contracts, ceil_div(load.blocks, multiprocessors * load.resident), ceil_div(elements, lanes * MOST_BLOCKS)
         )
         tiles = np.where(contracts, load.blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
         slices = np.where(tensor, work.slices, _STATE_SLICE)
-        staged = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
-        state = np.where(contracts, staged + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
+        staged_bytes = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
+        state = np.where(contracts, staged_bytes + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
         state = state * np.minimum(load.blocks, multiprocessors * load.resident)
-        once = compulsory_traffic(_seen_by_loops(table, profile), profile)
-        traffic = _traffic(table, profile, shape, load, once)
-        blocks = _blocks(load, _far(table, work, shape, load), _walked(table, profile, once))
+        compulsory = compulsory_traffic(_seen_by_loops(table, profile), profile)
+        traffic = _traffic(table, profile, shape, load, compulsory)
+        blocks = _blocks(load, _tlb_miss_share(table, work, shape, load), _walked_bytes(table, profile, compulsory))
         if tensor.any():
-            there = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
-            traffic = {level: np.where(tensor, there[level], nbytes) for level, nbytes in traffic.items()}
+            tensor_bytes = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
+            traffic = {level: np.where(tensor, tensor_bytes[level], nbytes) for level, nbytes in traffic.items()}
             blocks = blocks.replaced(tensor, tensor_blocks(work, shape, load, self._tensor_kernels.pace(profile)))
         if stencil.any():
-            once = compulsory_traffic(table, profile)
-            traffic = {level: np.where(stencil, once[level], nbytes) for level, nbytes in traffic.items()}
+            compulsory = compulsory_traffic(table, profile)
+            traffic = {level: np.where(stencil, compulsory[level], nbytes) for level, nbytes in traffic.items()}
         ways = self._winograd(table, profile, tensor)
         tiling = Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
         attends = tensor & table.is_family("attention")
         return with_flash(tiling, attends, table, profile, self._tensor_kernels) if attends.any() else tiling
 
-    def _winograd(self, table: KernelTable, profile: ArchitectureProfile, tensor: np.ndarray) -> tuple[Transformed, ...]:
+    def _winograd(self, table: KernelTable, profile: ArchitectureProfile, tensor: np.ndarray) -> tuple[AlternativeAlgorithm, ...]:
         """Winograd's minimal filtering for 3x3 windows of stride 1 (Lavin and Gray, CVPR 2016): F(2x2, 3x3) in one kernel, and
-        F(4x4, 3x3) with kernels of their own for the transforms. What tensor cores do is done directly."""
-        offered = ~tensor & dense_3x3(table)
-        if not offered.any():
+        F(4x4, 3x3) with kernels of their own for the transforms. Tensor cores use the direct algorithm."""
+        applies = ~tensor & dense_3x3(table)
+        if not applies.any():
             return ()
-        rows = np.flatnonzero(offered)
-        direct = table.take(rows)
-        channels = direct.channels_in
-        tiles = direct.images * ceil_div(direct.height, 4) * ceil_div(direct.width, 4)
-        size = element_bytes(direct)
-        work = Products(np.full(len(rows), 36.0), tiles, direct.n, channels, size, size)
+        rows = np.flatnonzero(applies)
+        applicable = table.take(rows)
+        channels = applicable.channels_in
+        tiles = applicable.images * ceil_div(applicable.height, 4) * ceil_div(applicable.width, 4)
+        size = element_bytes(applicable)
+        work = Products(np.full(len(rows), 36.0), tiles, applicable.n, channels, size, size)
         c = Coefficients(profile)
 
-        def seconds(shape: TileShape, load: Load) -> Floats:
+        def seconds(shape: TileShape, load: Occupancy) -> Floats:
             return unit_seconds(profile, shape, load, _blocks(load), lambda stem: c.value(f"{stem}.winograd", stem))
 
         shape = self._fastest(work, self._by_hand(self._library.transformed, work, profile), (1,), profile, seconds)
         load = work.load(profile, shape.m, shape.n, shape.k)
-        moved = 36 * size * np.stack([tiles * channels, tiles * direct.n, channels * direct.n])
-        products = Transformed(
+        transform_bytes = 36 * size * np.stack([tiles * channels, tiles * applicable.n, channels * applicable.n])
+        products = AlternativeAlgorithm(
             name="winograd",
-            offered=offered,
-            share=36 * tiles / (9 * direct.m),
+            offered=applies,
+            share=36 * tiles / (9 * applicable.m),
             utilisation=load.useful,
             blocks=_blocks(load),
-            moved=written_and_read(moved, profile),
+            moved=exchange_traffic(transform_bytes, profile),
             kernels=4,
         )
-        fused = fused_winograd(direct, profile, self._library.patches)
-        return tuple(placed(way, offered) for way in (fused, products))
+        fused_algorithm = fused_winograd(applicable, profile, self._library.patches)
+        return tuple(placed(way, applies) for way in (fused_algorithm, products))
 
 
 def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProfile) -> Seconds:
@@ -315,86 +315,85 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     as the names of their kernels say (Lee et al., ASPLOS 2025), 52.1 % by the time at full clock, 49.5 % by that under the cap.
     """
     c = Coefficients(profile)
-    own = partial(c.by_algorithm, algorithm_codes(table, profile))
-    speeds = level_speeds(profile, own)
-    once = compulsory_traffic(table, profile)
-    flop_j = (c.find("energy.flop.matrix.float32", "energy.flop") or 0.0) * own("energy.share")
+    value = partial(c.by_algorithm, algorithm_codes(table, profile))
+    speeds = level_speeds(profile, value)
+    compulsory = compulsory_traffic(table, profile)
+    flop_j = (c.find("energy.flop.matrix.float32", "energy.flop") or 0.0) * value("energy.share")
     byte_j = {level: c.find(f"energy.byte.{level}") or 0.0 for level in profile.levels}
 
-    def seconds(shape: TileShape, load: Load) -> Floats:
-        blocks = _blocks(load, _far(table, work, shape, load))
-        traffic = _traffic(table, profile, shape, load, once)
-        math = unit_seconds(profile, shape, load, blocks, own)
-        times = overlapped([math, *(nbytes / speeds[level] for level, nbytes in traffic.items())], own("overlap"))
+    def seconds(shape: TileShape, load: Occupancy) -> Floats:
+        blocks = _blocks(load, _tlb_miss_share(table, work, shape, load))
+        traffic = _traffic(table, profile, shape, load, compulsory)
+        math = unit_seconds(profile, shape, load, blocks, value)
+        times = overlapped([math, *(nbytes / speeds[level] for level, nbytes in traffic.items())], value("overlap"))
         rounds = ceil_div(load.blocks, profile.value("count.sms") * load.resident)
-        taken = times + own("tile_overhead") * rounds
+        block_s = times + value("tile_overhead") * rounds
         joules = flop_j * table.matrix_flops / load.filled + sum(byte_j[level] * nbytes for level, nbytes in traffic.items())
-        return np.sqrt(taken * under_cap(taken, joules, profile))
+        return np.sqrt(block_s * capped_seconds(block_s, joules, profile))
 
     return seconds
 
 
-def _blocks(load: Load, far: Floats | float = 0.0, walked: Floats | float = 0.0) -> Blocks:
-    """What a multiprocessor works on at once in kernels of the float32 units."""
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, far, walked=walked)
+def _blocks(load: Occupancy, tlb_miss_share: Floats | float = 0.0, walked: Floats | float = 0.0) -> Blocks:
+    """The blocks of kernels of the float32 units."""
+    return Blocks(load.reuse, load.depth, load.at_work, load.filled, tlb_miss_share, walked=walked)
 
 
-def _far(table: KernelTable, work: Products, shape: TileShape, load: Load) -> Floats:
-    return np.where(table.is_family("gemm"), work.far(shape.m, shape.n, load), 0.0)
+def _tlb_miss_share(table: KernelTable, work: Products, shape: TileShape, load: Occupancy) -> Floats:
+    return np.where(table.is_family("gemm"), work.tlb_miss_share(shape.m, shape.n, load), 0.0)
 
 
-def _walked(table: KernelTable, profile: ArchitectureProfile, once: dict[str, np.ndarray]) -> Floats:
+def _walked_bytes(table: KernelTable, profile: ArchitectureProfile, compulsory: dict[str, np.ndarray]) -> Floats:
     """(K,) bytes of the first operand of products that are read from main memory slice by slice along the reduction, 32 bytes of
     each row at a time, where the second operand is read in whole rows. The longer a row, the likelier each slice opens a page.
 
     Args:
-        once: `compulsory_traffic` of the kernels.
+        compulsory: `compulsory_traffic` of the kernels.
     """
-    near, last = profile.levels[-2:]
-    missed = np.minimum(once[last] / np.maximum(once[near], 1.0), 1.0)
+    near_level, main_memory = profile.levels[-2:]
+    miss_share = np.minimum(compulsory[main_memory] / np.maximum(compulsory[near_level], 1.0), 1.0)
     pages = np.minimum(table.k * element_bytes(table) / _PAGE_BYTES, 1.0)
     across = table.is_family("gemm") & batched_product(table, "gpu")
-    return np.where(across, operands(table).a * missed * pages, 0.0)
+    return np.where(across, operands(table).a * miss_share * pages, 0.0)
 
 
 def _traffic(
-    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Load, traffic: dict[str, np.ndarray]
+    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Occupancy, traffic: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Shared memory starts empty, so every block's operands cross L2; main memory sees again what L2 cannot hold.
+    """Shared memory starts empty, so every block's operands cross L2; main memory serves again what L2 cannot hold.
 
     Args:
         traffic: `compulsory_traffic` of the kernels.
     """
     capacities = resident(profile)
-    used = operands(table)
+    sizes = operands(table)
     share = np.minimum(passes(table), 1.0)
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
-    again = (used.a * (over_n - 1.0) + used.b * (over_m - 1.0)) * share
-    partial = np.where(load.pieces > 1.0, 2.0 * used.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
+    again = (sizes.a * (over_n - 1.0) + sizes.b * (over_m - 1.0)) * share
+    partial = np.where(load.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
     # Blocks start row by row of the result. Those that run at once walk k together, so what they share is read once.
-    flying = profile.value("count.sms") * load.resident
-    across = np.minimum(over_n, flying)
-    down = np.clip(flying / over_n, 1.0, over_m)
-    items = np.clip(flying / (over_m * over_n * load.pieces), 1.0, table.batch)
-    a, b, c = (operand / table.batch * items for operand in (used.a, used.b, used.c))
-    again_a, again_b = used.a * (over_n / across - 1.0) * share, used.b * (over_m / down - 1.0) * share
+    blocks_in_flight = profile.value("count.sms") * load.resident
+    columns_in_flight = np.minimum(over_n, blocks_in_flight)
+    rows_in_flight = np.clip(blocks_in_flight / over_n, 1.0, over_m)
+    items = np.clip(blocks_in_flight / (over_m * over_n * load.pieces), 1.0, table.batch)
+    a, b, c = (operand / table.batch * items for operand in (sizes.a, sizes.b, sizes.c))
+    again_a, again_b = sizes.a * (over_n / columns_in_flight - 1.0) * share, sizes.b * (over_m / rows_in_flight - 1.0) * share
     capacity = capacities.get("l2", 0.0)
-    lost = again_a * (1.0 - hit_share(a * down / over_m + b * across / over_n, capacity))
-    lost = lost + again_b * (1.0 - hit_share((a + c) * down / over_m + b, capacity))
-    level = profile.levels[-1]
-    outside = traffic[level] + lost
-    return {**traffic, "shared": traffic["shared"] + again + partial, "l2": traffic["l2"] + again + partial, level: outside}
+    missed_bytes = again_a * (1.0 - hit_share(a * rows_in_flight / over_m + b * columns_in_flight / over_n, capacity))
+    missed_bytes = missed_bytes + again_b * (1.0 - hit_share((a + c) * rows_in_flight / over_m + b, capacity))
+    nearer = {level: traffic[level] + again + partial for level in ("shared", "l2")}
+    return {**traffic, **nearer, profile.main_memory: traffic[profile.main_memory] + missed_bytes}
 
 
 def _seen_by_loops(table: KernelTable, profile: ArchitectureProfile) -> KernelTable:
-    """A table whose loops find in L2 what they can reach of it."""
+    """A table whose loops reuse only the part of L2 that they can reach."""
     of_loops = (table.matrix_flops == 0)[table.access_kernel]
     return replace(table, access_distance=np.where(of_loops, table.access_distance / reach(profile), table.access_distance))
 
 
-def _joined(parts: list[np.ndarray], order: np.ndarray) -> np.ndarray:
-    """(..., K) of parts of the kernels, in the kernels' order; what design points do not change broadcasts."""
-    if not parts:
+def _in_kernel_order(columns: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """(..., K) columns of parts of the kernels joined in the kernels' order; dimensions of design points broadcast."""
+    if not columns:
         return np.zeros(0)
-    many = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    return np.concatenate([np.broadcast_to(part, (*many, part.shape[-1])) for part in parts], axis=-1)[..., order]
+    dimensions = np.broadcast_shapes(*(column.shape[:-1] for column in columns))
+    return np.concatenate([np.broadcast_to(column, (*dimensions, column.shape[-1])) for column in columns], axis=-1)[..., order]

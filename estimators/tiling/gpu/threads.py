@@ -259,7 +259,7 @@ def _pass_seconds(moved: Floats, kernels: Floats, share: float | Floats, c: Coef
 
 def pass_rate(moved: Floats, c: Coefficients) -> Floats:
     """(..., K) bytes a second of kernels that do nothing but move these bytes, in L2 where it holds them."""
-    last = c.profile.levels[-1]
+    last = c.profile.main_memory
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
     rate: Floats = 1.0 / (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
     return rate
@@ -315,7 +315,7 @@ def transposition_seconds(table: KernelTable, c: Coefficients, codes: Ints, runt
     if np.any(apart := in_tensor_kernels(codes) & (filled > 1.0) & (moved == 0)):
         # Padded groups are what the convolution itself reads and writes, too.
         moved = np.where(apart, 2.0 * filled * table.bytes_of_kind(READ_ACTIVATION, WRITE), moved)
-    rate = c.value(f"bandwidth.{c.profile.levels[-1]}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
+    rate = c.value(f"bandwidth.{c.profile.main_memory}") * c.value("efficiency.bandwidth.transposition", "efficiency.bandwidth")
     return moved / rate + np.where(in_rows, 1.0, 2.0) * c.value("device_launch") * (moved > 0)
 
 

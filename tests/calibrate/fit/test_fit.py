@@ -63,7 +63,7 @@ def test_cases_of_one_size_are_refused_with_the_reason():
 def test_one_combination_each_is_enough_where_a_call_shows_the_longer_of_two():
     """Two cases tell two of four coefficients: launches of two algorithms on a GPU, whose rates stay with their priors."""
     names = [f"{stem}.{algorithm}" for stem in ("launch.eager", "efficiency") for algorithm in ("gemm", "attention")]
-    _check_identifiable(np.eye(2, 4), 0.1, names, (), needed_each=1)
+    _check_identifiable(np.eye(2, 4), 0.1, names, (), per_algorithm=1)
     with pytest.raises(InputError, match="2 cases determine only 2 combinations of the 4 coefficients"):
         _check_identifiable(np.eye(2, 4), 0.1, names, ())
 

@@ -85,8 +85,8 @@ def test_a_launch_set_by_hand_counts_on_a_card_with_a_named_host():
     """A what-if about the host changes it, and leaves its other launches."""
     changed = variant(load_profile("gpu_t4"), {"launch.eager": 1e-6})
     assert changed.host == ""
-    assert changed.listed["launch.eager"].value == 1e-6
-    assert changed.listed["launch.inductor"] == HOSTS["server_2025"].coefficients["launch.inductor"]
+    assert changed.all_coefficients["launch.eager"].value == 1e-6
+    assert changed.all_coefficients["launch.inductor"] == HOSTS["server_2025"].coefficients["launch.inductor"]
 
 
 def test_hosts_that_do_not_exist_are_refused():

@@ -198,7 +198,7 @@ def test_changed_kernels_share_a_part_of_the_error() -> None:
     same = frozenset(kernel_identities(work.table, base.tiling))
 
     def kernels(common: frozenset[bytes], own_seed: int) -> np.ndarray:
-        one = dataclasses.replace(shared, common=common, own_seed=own_seed, factors={})
+        one = dataclasses.replace(shared, shared_kernels=common, own_seed=own_seed, factors={})
         priced = director.price(work.table, "domainflow", seed=0, shared=one)
         return np.log(priced.draws.latency_s[:, 0])
 
@@ -334,7 +334,7 @@ def test_every_level_and_part_is_a_lever(arch: str, count: str) -> None:
     assert ("peak" in changed) == (count != "units")
     for name, values in changed.items():
         factor = 1 / FACTOR if name.startswith("launch") else 2.0
-        assert values == {one: factor * profile.listed[one].value for one in values}
+        assert values == {one: factor * profile.all_coefficients[one].value for one in values}
 
 
 def test_the_bottleneck_is_a_single_part() -> None:

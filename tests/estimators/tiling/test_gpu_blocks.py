@@ -60,20 +60,20 @@ def test_a_tile_is_chosen_by_what_it_takes_under_the_power_cap():
     a100 = load_profile("gpu_a100_40g")
     profile = with_values(a100, {"throttle.cap": 1.0, "power.static": 50.0, "energy.clock": 0.0, "throttle.time": 1e-6})
     asked = np.asarray([100.0, 800.0, 4e-6]), np.asarray([1.0, 1.0, 5e-9])
-    seconds = blocks.under_cap(asked[1], asked[0], profile)
+    seconds = blocks.capped_seconds(asked[1], asked[0], profile)
     assert seconds == pytest.approx([1.0, 4.0, 5e-9], rel=1e-3)
     falling = with_values(profile, {"energy.clock": 1.0, "energy.floor": 0.0})
-    assert blocks.under_cap(asked[1], asked[0], falling)[1] == pytest.approx(2.0)
+    assert blocks.capped_seconds(asked[1], asked[0], falling)[1] == pytest.approx(2.0)
     floored = with_values(profile, {"energy.clock": 1.0, "energy.floor": 0.6})
-    assert blocks.under_cap(asked[1], asked[0], floored)[1] == pytest.approx(2.4)
+    assert blocks.capped_seconds(asked[1], asked[0], floored)[1] == pytest.approx(2.4)
     free = a100.replacing(coefficients={n: c for n, c in a100.coefficients.items() if n != "power.tdp"})
-    assert blocks.under_cap(asked[1], asked[0], free) == pytest.approx(asked[1])
+    assert blocks.capped_seconds(asked[1], asked[0], free) == pytest.approx(asked[1])
 
 
 @pytest.mark.parametrize("together", [1, 40, 2**15])
 def test_the_first_of_the_fastest_candidates_is_taken(together, monkeypatch):
     """However many are compared at once; where none is offered, extents are 1 and the reduction stays whole."""
-    monkeypatch.setattr(blocks, "TOGETHER", together)
+    monkeypatch.setattr(blocks, "NUMBERS_AT_ONCE", together)
     candidates = [(64.0, 2.0), (32.0, 1.0), (128.0, 1.0)]
     cost = np.array([3.0, 1.0, 1.0])
 
@@ -180,7 +180,7 @@ def test_winograd_transforms_filters_at_every_call():
 def test_long_rows_outreach_the_translations_at_hand():
     """Rows of 64 thousand elements lie 256 KB apart, those that a multiprocessor's blocks walk span over 64 MB; rows of a
     thousand do not."""
-    long, short = (cut(linear(4096, 4096, k), load_profile("gpu_p100")).blocks.far[0] for k in (65536, 1024))
+    long, short = (cut(linear(4096, 4096, k), load_profile("gpu_p100")).blocks.tlb_miss_share[0] for k in (65536, 1024))
     assert long > 0.9
     assert short < 0.01
 

@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_kept_host_launches_the_kernels_of_gpus() -> None:
     """Twice the launch of server_2025: all its other times too, and the ends of the launch as measured."""
     keep_host(LocalHost(15e-6, 14e-6, 17e-6, "a test"))
-    local, usual = (load_architecture(f"gpu_h100@host={name}").listed for name in ("local", "server_2025"))
+    local, usual = (load_architecture(f"gpu_h100@host={name}").all_coefficients for name in ("local", "server_2025"))
     assert (local["launch.eager"].value, local["launch.eager"].bounds) == (15e-6, (14e-6, 17e-6))
     assert local["graph.inductor"].value == pytest.approx(2.0 * usual["graph.inductor"].value)
     assert local["launch.eager"].source == "fitted"
