@@ -139,6 +139,8 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
     "efficiency.special": Entry("1", "share", "of the special-function peak that loops reach, by algorithm or operator",
                                 Space(0.05, 4.0, 1.0), {"gpu": Space(0.05, 4.0, 0.3)}, (
         Guess(0.5, 0.2, 0.9, f"share of the special-function peak: {_GUESS}"),
+        Guess(0.95, 0.8, 1.0, "the passes of an evaluation are in the peak, all of which tanh and elu reach on a v4", "", "tpu",
+              "literature"),
         Guess(0.45, 0.2, 0.9, "of its unit, beside 10 to 20 instructions around each", "", "gpu"),
         Guess(0.17, 0.12, 0.25, "40 to 50 instructions: 16 bits on A100 and H100 (Vidur, 2024)", ".gelu", "gpu", "literature"),
         Guess(2.0, 1.2, 3.0, "an exponential a score, a division a row (Dao, 2023)", ".attention_tensor", "gpu", "literature")),
