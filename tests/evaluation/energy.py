@@ -40,6 +40,9 @@ POWER, ENERGY = 0.07, 0.09
 TYPES = MappingProxyType({"fp8": "bfloat16", "fp8_block": "float8"})
 """Kind of a product in 8 bits -> type of its activations, which `ROUNDED` ones round on the way."""
 ROUNDED = MappingProxyType({"fp8": "float8"})
+OTHER_KERNELS = ("fp8_block", "trtllm")
+"""Kind and framework of products in other kernels than the fitted ones of DeepGEMM: TensorRT-LLM's with a scale a block take 3.6
+times as long on a B200 (median of 42), vLLM's 1.1 times (26)."""
 RUNTIME = "cudagraphs"
 INSTANT = Coefficient(1e-9, "s", "literature", "in loops of a second and more the controller has seen the load for long")
 Ends = tuple[float, float, float]
@@ -111,7 +114,9 @@ def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase])
     columns = (intervals_of(seconds, drawn_s), intervals_of(joules, drawn), intervals_of(joules / seconds, drawn / drawn_s))
     for case, latency, energy, power in zip(cases, *columns, strict=True):
         known = with_latency(machine, latency.value, energy.value, case.latency_s)
-        group = f"{profile.name}, {case.case.axes.get('weights') or case.case.dtype} products"
+        axes = case.case.axes
+        whose = " of another library" if axes.get("library") == "other" else ""
+        group = f"{profile.name}, {axes.get('weights') or case.case.dtype} products{whose}"
         yield Judged(group, "", *map(_ends, (latency, energy, power)), known, case.latency_s, case.energy_j or 0.0)
 
 
@@ -163,7 +168,9 @@ def read_products(folder: Path) -> dict[str, list[MeasuredCase]]:
         if row["device"] in PROFILES:
             axes: dict[str, AxisValue] = {"b": 1, **{name: int(row[name]) for name in ("m", "n", "k")}}
             dtype, weights = TYPES.get(row["dtype"], row["dtype"]), ROUNDED.get(row["dtype"], "")
-            product = TableRow(0, "linear", axes, dtype, device="cuda", runtime=RUNTIME, weights=weights)
+            other = (row["dtype"], row.get("framework", "").partition(" ")[0]) == OTHER_KERNELS
+            library = "other" if other else "measured"
+            product = TableRow(0, "linear", axes, dtype, device="cuda", runtime=RUNTIME, weights=weights, library=library)
             seconds, joules = float(row["latency_s"]), float(row["energy_j"])
             measured = MeasuredCase(product.case, (product.graph(),), seconds, joules, time="device")
             found.setdefault(PROFILES[row["device"]], []).append(measured)
