@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.graph.dtypes import STORED_AS, compute_dtype, shown_dtype
@@ -198,8 +199,6 @@ def most_telling_first(
     """All cases, ordered by information per time; `progress` is called with the number examined. Nothing is measured: shapes come
     from the meta device, and each case's information from the model of a machine of this description. `InputError` for a GPU
     without a built-in profile."""
-    import numpy as np
-
     from shmoo.calibrate.design.planning import plan
     from shmoo.calibrate.fit.base import base_profile
     from shmoo.calibrate.fit.dataset import MeasuredCase, blocks

@@ -31,6 +31,7 @@ from shmoo.harness.measuring.watch.gpuwatch import GpuWatch, gpu_doubts
 from shmoo.harness.measuring.watch.hostwatch import Host, observed, status_of
 from shmoo.harness.module import Built
 from shmoo.harness.runtimes.backends import TORCH_RUNTIMES, compilations, compile_model, compile_seconds
+from shmoo.harness.workloads.loading import INPUT_SHAPE, resolve_model
 from shmoo.runs.store.records import (
     CANONICAL_STATE,
     CaseSpec,
@@ -52,8 +53,6 @@ BETWEEN_CALLS = 4.0
 def build_case(case: CaseSpec) -> Built:
     """Build the workload of a case; `InputError` as for `resolve_model`. Files that can run code are trusted here, since planning
     the case required that decision."""
-    from shmoo.harness.workloads.loading import INPUT_SHAPE, resolve_model
-
     axes = dict(case.axes)
     # A factory's own parameter of that name is a number.
     shape = axes.get(INPUT_SHAPE)

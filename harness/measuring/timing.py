@@ -16,17 +16,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from shmoo.harness.energy.sampler import EnergySettings
+from shmoo.harness.measuring.watch.corewatch import CoreWatch
 from shmoo.harness.measuring.watch.hostwatch import involuntary_switches
 from shmoo.runs.store.records import Timing
 from shmoo.runs.store.statistics import iqr, median, order_interval
-
-if TYPE_CHECKING:
-    from shmoo.harness.measuring.watch.corewatch import CoreWatch
 
 Call = Callable[[], object]
 Clock = Callable[[], float]

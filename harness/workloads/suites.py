@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from operator import attrgetter
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError, unknown
+from shmoo.estimators.graph.records import Graph
 from shmoo.estimators.progress import Progress, Standing, silent
 from shmoo.harness.workloads.loading import find_workload
 from shmoo.harness.workloads.shapes import FAMILIES, Axes, Family
 from shmoo.runs.store.records import AxisValue, CaseSpec, Machine
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from shmoo.estimators.graph.records import Graph
 
 SUITES = ("quick", "micro", "compiled", "nets", "shmoo")
 PLANNED = "planned"
@@ -186,8 +184,6 @@ class _PowerLaw:
 
     def __call__(self, candidates: Sequence[Axes]) -> np.ndarray:
         """(n, 2) natural logs of bytes and flops."""
-        import numpy as np
-
         sizes = np.asarray([_log_sizes(axes) for axes in candidates])
         powers = np.ones((sizes.shape[1], 2))
         if self._sizes:
