@@ -346,7 +346,7 @@ def means_profile(path: Path) -> bool:
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
     """The file of a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one;
-    `InputError` where there is none. Other JSON with the name of a built-in one is passed over: `estimate --json > gpu_t4.json`."""
+    `InputError` where there is none. Other JSON of a built-in one's name is passed over (`estimate --json > gpu_t4.json`)."""
     text = str(name)
     if text.endswith(".json"):
         if not _is_file(Path(text)):

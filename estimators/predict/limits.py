@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, shown_dtype
 from shmoo.estimators.machine.coefficients import Coefficients, dot_products, on_tensor_cores
 from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -137,12 +137,11 @@ def narrowed(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str, 
     for dtype in sorted(set(dtypes)):
         names = MATRIX[COMPUTE_DTYPES.index(dtype)]
         rated = next((whose(name) for name in names if c.find(name) is not None), dtype)
+        lacking = f"{profile.name} does not multiply {shown_dtype(dtype)}"
         if BITS[rated] < BITS[dtype]:
-            said.append(
-                f"{profile.name} does not multiply {dtype}: its products take the time of {rated}, as of a quantized model"
-            )
+            said.append(f"{lacking}: its products take the time of {shown_dtype(rated)}, as of a quantized model")
         elif rated != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
-            said.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {rated}")
+            said.append(f"{lacking}: its values are multiplied in {shown_dtype(rated)}")
     return tuple(said)
 
 
