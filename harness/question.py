@@ -201,12 +201,12 @@ class Question:
             from shmoo.harness.capture import capture
 
             name = getattr(workload, "__name__", type(workload).__name__)
-            model, args, kwargs = workload, self.args, self.kwargs
-            if (program := exported_program(workload)) is not None:
-                model = program.module()
-                if program.example_inputs is not None and not (args or kwargs):
-                    args, kwargs = program.example_inputs
-            captured = capture(model, args, kwargs, name=name)
+            program = exported_program(workload)
+            model = workload if program is None else program.module()
+            inputs = self.args, self.kwargs
+            if program is not None and not (self.args or self.kwargs):
+                inputs = program.example_inputs or inputs
+            captured = capture(model, *inputs, name=name)
         else:
             captured = workload if isinstance(workload, Capture) else Capture(as_tuple(workload))
             if self.args or self.kwargs:
@@ -240,6 +240,8 @@ def ask(arch: Architectures, **options: Unpack[Options]) -> Question:
     batches, runtime = as_tuple(arguments.pop("batch", None)), as_tuple(arguments.pop("runtime", None))
     dtypes = dtype_names(arguments.pop("dtype", None))
     arguments["input_shape"] = sizes_of(arguments.get("input_shape"), "input_shape")
+    if hasattr(arguments.get("args"), "dtype"):
+        arguments["args"] = (arguments["args"],)  # a single tensor
     for name in ("threads", "seq_len"):
         arguments[name] = only_one(whole_numbers(arguments.get(name), name), name)
     return Question(arch=as_tuple(arch), runtime=runtime, batches=batches, dtypes=dtypes, mode=mode, **arguments)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import shmoo
+from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 
 torch = pytest.importorskip("torch")
@@ -290,6 +291,9 @@ def test_numbers_and_types_of_numpy_and_torch_are_taken() -> None:
 def test_a_single_tensor_and_an_exported_program_are_taken() -> None:
     """A tensor is one argument, not one for each of its rows; a program brings its inputs."""
     layer, x = torch.nn.Linear(8, 4), torch.randn(2, 8)
+    assert [graph.macs for graph in map(graph_cost, shmoo.capture(layer, x).graphs)] == [2 * 8 * 4]
+    with pytest.raises(InputError, match="brings its own inputs"):
+        shmoo.estimate("mlp", "kpu_t64", args=x)
     program = torch.export.export(layer, (x,))
     for workload, options in ((layer, {"args": x}), (program, {}), (program, {"args": (x,)}), (program.module(), {"args": (x,)})):
         assert list(shmoo.estimate(workload, "kpu_t64", **options)["macs"]) == [2 * 8 * 4]

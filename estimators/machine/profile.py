@@ -349,7 +349,7 @@ def means_profile(path: Path) -> bool:
 
 def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
     """The file of a profile: a path ending in .json, else NAME.json in one of `search` (first wins), else a built-in one;
-    `InputError` where there is none."""
+    `InputError` where there is none. Other JSON of a built-in one's name is passed over (`estimate --json > gpu_t4.json`)."""
     text = str(name)
     if text.endswith(".json"):
         if not _is_file(Path(text)):
@@ -358,7 +358,7 @@ def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
     if valid_name(text):
         for folder in (*search, BUILTIN_DIR):
             path = folder / f"{text}.json"
-            if _is_file(path):
+            if _is_file(path) and (folder == BUILTIN_DIR or text not in builtin_names() or means_profile(path)):
                 return path
     local = {path.stem for folder in search for path in folder.glob("*.json") if means_profile(path)}
     raise unknown("architecture", text, {*builtin_names(), *local}, "see `shmoo profiles list`")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES
+from shmoo.estimators.graph.dtypes import BITS, COMPUTE_DTYPES, shown_dtype
 from shmoo.estimators.machine.coefficients import Coefficients, dot_products, on_tensor_cores
 from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import ArchitectureProfile
@@ -137,14 +137,12 @@ def type_notes(profile: ArchitectureProfile, dtypes: Iterable[str]) -> tuple[str
     c, notes = Coefficients(profile), []
     for dtype in sorted(set(dtypes)):
         names = MATRIX[COMPUTE_DTYPES.index(dtype)]
-        multiplied_dtype = next((whose(name) for name in names if c.find(name) is not None), dtype)
-        if BITS[multiplied_dtype] < BITS[dtype]:
-            notes.append(
-                f"{profile.name} does not multiply {dtype}: its products take the time of {multiplied_dtype}, as of a quantized "
-                "model"
-            )
-        elif multiplied_dtype != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
-            notes.append(f"{profile.name} does not multiply {dtype}: its values are multiplied in {multiplied_dtype}")
+        multiplied = next((whose(name) for name in names if c.find(name) is not None), dtype)
+        lacking = f"{profile.name} does not multiply {shown_dtype(dtype)}"
+        if BITS[multiplied] < BITS[dtype]:
+            notes.append(f"{lacking}: its products take the time of {shown_dtype(multiplied)}, as of a quantized model")
+        elif multiplied != dtype and BITS[dtype] <= 16 and f"peak.vector.{dtype}" not in profile.coefficients:
+            notes.append(f"{lacking}: its values are multiplied in {shown_dtype(multiplied)}")
     return tuple(notes)
 
 

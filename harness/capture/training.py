@@ -111,12 +111,17 @@ def _differentiable(outputs: Any) -> list[torch.Tensor]:
 @contextmanager
 def _training(model: Any) -> Iterator[None]:
     """While active, a module is in training mode; if no parameter requires gradients, all floating-point ones do. Modes, flags
-    and gradients are restored."""
+    and gradients are restored. `CaptureError` for a module whose mode is fixed."""
     is_module = isinstance(model, torch.nn.Module)
     modes = [(module, module.training) for module in model.modules()] if is_module else []
     gradients = [(p, p.requires_grad, p.grad) for p in model.parameters()] if is_module else []
     if is_module:
-        model.train()  # a model may override it to keep frozen layers in evaluation mode
+        try:
+            model.train()  # a model may override it to keep frozen layers in evaluation mode
+        except NotImplementedError as error:
+            raise CaptureError(
+                "an exported program has no training step, since the export fixed its mode; give the model"
+            ) from error
     any_asks = any(flag for _, flag, _ in gradients)
     for parameter, flag, _ in gradients:
         parameter.requires_grad_(flag if any_asks else parameter.is_floating_point())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import signal
+import threading
 from collections import UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +58,12 @@ class VerbGroup(click.Group):
         """As in click; errors that a user can fix become one line on stderr and an exit code."""
         try:
             with _rare_collections():
-                return super().invoke(ctx)
+                try:
+                    return super().invoke(ctx)
+                except KeyboardInterrupt:
+                    # A second Ctrl-C while this one is answered would end the command without its message and exit code.
+                    ctx.with_resource(_deaf_to_interruptions())
+                    raise
         except NothingMeasuredError as error:
             raise Refused(str(error), NOTHING_MEASURED) from error
         except ShmooError as error:
@@ -77,7 +84,21 @@ class VerbGroup(click.Group):
         except RecursionError as error:
             raise Refused("the input is nested too deeply", BAD_INPUT) from error
         except KeyboardInterrupt as error:
-            raise Refused(str(error) or "interrupted", INTERRUPTED) from error
+            # Of a second Ctrl-C during cleaning up, the first one has the message.
+            raise Refused(str(error) or str(error.__context__ or "") or "interrupted", INTERRUPTED) from error
+
+
+@contextmanager
+def _deaf_to_interruptions() -> Iterator[None]:
+    """While active, Ctrl-C has no effect; signals are the main thread's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from shmoo.estimators.machine.profile import (
     ArchitectureProfile,
     TilingSpec,
     builtin_names,
+    find_profile,
     load_profile,
     means_profile,
 )
@@ -216,6 +217,16 @@ def test_a_profile_in_another_encoding_is_refused(tmp_path):
     path.write_bytes(json.dumps(profile_json("gpu_t4") | {"description": "Kärnä"}, ensure_ascii=False).encode("latin-1"))
     with pytest.raises(FormatError, match=r"cannot read profile .*utf-8"):
         load_profile(path)
+
+
+@pytest.mark.parametrize("text", ["", '[{"arch": "gpu_t4"'])
+def test_results_named_after_a_built_in_profile_leave_it_in_use(tmp_path, text):
+    """As `shmoo estimate --json > gpu_t4.json` begins with an empty file; a damaged profile is still one."""
+    path = tmp_path / "gpu_t4.json"
+    path.write_text(text)
+    assert find_profile("gpu_t4", (tmp_path,)) == BUILTIN_DIR / "gpu_t4.json"
+    path.write_text('{"name": "gpu_t4", "coefficients": {')
+    assert find_profile("gpu_t4", (tmp_path,)) == path
 
 
 def test_json_of_others_is_no_profile(tmp_path):

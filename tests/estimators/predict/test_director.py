@@ -285,3 +285,5 @@ def test_types_that_a_machine_does_not_multiply_are_told():
     a100, h100 = (AnalysisDirector(load_profile(name)).estimate([graph]) for name in ("gpu_a100_80g", "gpu_h100"))
     assert a100.notes == ("gpu_a100_80g does not multiply float8: its values are multiplied in bfloat16",)
     assert h100.notes == ()
+    small = AnalysisDirector(load_profile("gpu_h100")).estimate([with_dtype(mlp(), "nvfp4")])
+    assert small.notes == ("gpu_h100 does not multiply nvfp4: its values are multiplied in float8",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from shmoo.estimators.errors import InputError, NothingMeasuredError
 from shmoo.estimators.graph.records import OpCall, TensorSpec, single_call_graph
 from shmoo.estimators.machine.profile import load_profile
 from shmoo.harness.campaign.cases import Selection
-from shmoo.harness.cli.app import VerbGroup
+from shmoo.harness.cli.app import Refused, VerbGroup
 from shmoo.harness.cli.options import parse_axis, parse_shape
 from shmoo.harness.cli.verbs.measure import finish
 from shmoo.harness.cli.verbs.show import show
@@ -338,6 +339,43 @@ def test_an_interruption_is_exit_130_and_says_what_is_kept() -> None:
     result = CliRunner().invoke(group, ["work"])
     assert result.exit_code == 130
     assert "finished rows kept in DIR" in result.stderr
+
+
+def test_a_second_ctrl_c_is_an_interruption_too() -> None:
+    """It comes while the first one is answered, whose message it leaves."""
+
+    @click.group(cls=VerbGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def work() -> None:
+        try:
+            raise KeyboardInterrupt("interrupted; finished rows kept in DIR")
+        finally:
+            raise KeyboardInterrupt
+
+    result = CliRunner().invoke(group, ["work"])
+    assert (result.exit_code, result.stderr) == (130, "shmoo: interrupted; finished rows kept in DIR\n")
+
+
+def test_a_ctrl_c_while_another_is_answered_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As during a garbage collection on the way out; afterwards it has its effect again."""
+
+    @click.group(cls=VerbGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    def pressed(self: Refused, message: str, exit_code: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        refused(self, message, exit_code)
+
+    refused, before = Refused.__init__, signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Refused, "__init__", pressed)
+    assert CliRunner().invoke(group, ["work"]).exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_axis_ranges_are_log_spaced_with_both_ends() -> None:

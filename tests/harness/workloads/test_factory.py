@@ -12,6 +12,7 @@ from shmoo.estimators.costs import graph_cost
 from shmoo.estimators.errors import InputError
 from shmoo.harness.capture import CaptureError
 from shmoo.harness.models.model_graphs import model_graphs
+from shmoo.harness.models.request import Mode
 
 SOURCE = '''
 from collections import namedtuple
@@ -216,6 +217,11 @@ def test_weights_that_cannot_be_counted_are_refused(theirs, form, said):
     """With a reason, and never as no work at all."""
     with pytest.raises(InputError, match=said):
         graphs_of(f"{theirs}:{form}")
+
+
+def test_an_exported_program_has_no_training_step(theirs):
+    with pytest.raises(CaptureError, match="the export fixed its mode; give the model"):
+        graphs_of(f"{theirs}:program", mode=Mode(training=True))
 
 
 def test_a_shape_for_a_model_of_tokens_is_explained(theirs):
