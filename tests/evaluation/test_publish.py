@@ -104,7 +104,7 @@ def test_an_unknown_publication_names_those_there_are(tmp_path):
 
 
 def test_all_publications_follow_each_other(monkeypatch, tmp_path):
-    """Joules before times, times before tensor cores, twice; each starts from the built-in profiles, so nothing goes elsewhere."""
+    """Joules before times, times before tensor cores, twice; each starts from the built-in profiles: nothing goes elsewhere."""
     asked = []
     assert set(publish.IN_TURN) == set(publish.PUBLICATIONS)
     monkeypatch.setattr(publish, "file_of", lambda profile, path: path.read_bytes())
@@ -120,7 +120,7 @@ def test_all_publications_follow_each_other(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["gpu_t4", "gpu_h100", "gpu_b200"])
 def test_publishing_everything_starts_from_nothing_that_was_fitted(name):
-    """What an earlier fit left in a profile, or a later one added, does not matter; its host and what the literature says stay."""
+    """What an earlier fit left in a profile, or a later one added, does not matter; host and literature stay."""
     builtin = load_profile(name)
     start = publish.unfitted(builtin)
     other = Coefficient(0.123, "1", "fitted", "another fit")

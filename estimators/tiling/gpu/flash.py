@@ -125,7 +125,11 @@ def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray], patch
     requested = loaded * ceil_div(walk.equals, patch) / walk.equals
     again = np.maximum(requested - read, 0.0) + partial_sums
     multiplied = walk.issued * 4.0 * table.k / np.minimum(walk.rows, STEP) * size
-    return {**once, "shared": once["shared"] + np.maximum(loaded - read, 0.0) + partial_sums + multiplied, "l2": once["l2"] + again}
+    return {
+        **once,
+        "shared": once["shared"] + np.maximum(loaded - read, 0.0) + partial_sums + multiplied,
+        "l2": once["l2"] + again,
+    }
 
 
 def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: TensorKernels) -> TileShape:
