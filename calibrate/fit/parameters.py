@@ -44,6 +44,9 @@ loops."""
 EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
+STREAMING_SD = 0.1
+"""The same of the bandwidth at which attention reads keys and values around 0.92 of main memory's, 0.75 to 1.0 on three cards: of
+the smaller calls alone, which end before the memory is busy, a fit made 0.57, and took 1.3 times as long for larger ones."""
 PRODUCT_LAUNCH_SD = 1.5
 """The same of the shortest product on float32 units, around the shortest kernel: a library that splits it launches two or three.
 DeepBench's loops on a V100 show 10 us, as much as the model would otherwise have to put on each round of blocks."""
@@ -118,11 +121,14 @@ OF_ALTERNATIVES = tuple(map(Rule, ("efficiency", "efficiency.bandwidth", "half.t
 OF_ALGORITHMS = (
     # The extents on which a contraction's rate depends: those of the operator, on GPUs those of its blocks.
     Rule("half.m", "blocks", on="cpu tpu kpu"), Rule("half.n", "blocks", on="cpu tpu kpu"),
-    Rule("half.tile", "blocks"), Rule("half.far", "far"), Rule("half.k", "blocks"), Rule("half.fill", "blocks"),
+    # Blocks of fused attention are all of one size, so only the keys that they walk show.
+    Rule("half.tile", "blocks !attention_tensor"), Rule("half.far", "far"), Rule("half.k", "blocks"),
+    Rule("half.fill", "blocks !attention_tensor"),
     # What tensor cores take is measured by meters; their times do not settle it.
     Rule("energy.share", "matrix capped !tensor"),
     Rule("efficiency", "blocks"), Rule("efficiency.vector", "vector"), Rule("efficiency.special", "special"),
-    Rule("overlap"), Rule("tile_overhead", "blocks"), Rule("efficiency.bandwidth", "!given_bandwidth"),
+    Rule("overlap"), Rule("tile_overhead", "blocks"), Rule("efficiency.bandwidth", "!given_bandwidth !attention_tensor"),
+    Rule("efficiency.bandwidth", "attention_tensor", STREAMING_SD),
     # Kernels on tensor cores copy operands ahead of the math.
     Rule("efficiency.l2", "tensor !given_bandwidth"), Rule("fetch.latency", "tensor"), Rule("fetch.width", "tensor"),
     Rule("split_overhead", "tensor"), Rule("device_launch", "tensor shortest"),

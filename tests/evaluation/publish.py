@@ -17,12 +17,13 @@ from shmoo.estimators.graph.records import Coefficient
 from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, load_profile
 from tests.evaluation.results import Result
+from tests.evaluation.transfer import looked_up
 
 UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200", "gpu_a100_sxm_80g", "gpu_l40s", "gpu_b200")
 """Built-in GPUs that no table holds."""
 
-ELSEWHERE = ("conv_1x1",)
-"""Algorithms that were fitted to DeepBench's convolutions, of which no table here has rows."""
+ELSEWHERE = MappingProxyType(dict.fromkeys(("gpu_p100", "gpu_t4", "gpu_v100"), ("conv_1x1",)))
+"""Profile -> algorithms that were fitted to DeepBench's convolutions, of which no table here has rows."""
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
@@ -100,9 +101,10 @@ PUBLICATIONS: Mapping[str, Callable[[Path], Iterator[ArchitectureProfile]]] = Ma
 """Name -> profiles made from a folder of tables."""
 RECORDED = Path(__file__).parents[2] / "runs" / "recorded"
 ALL = "all"
-IN_TURN = ("energy", "gpu", "tensor", "recorded", "tpu")
+_ROUND = ("energy", "gpu", "tensor", "recorded")
+IN_TURN = (*_ROUND, *_ROUND, "tpu")
 """Order of publishing everything: times rest on joules, what is carried of tensor cores goes on top of both, and loops of a
-measured card on top of those."""
+measured card on top of those. Joules of networks rest on times, too, so a second round follows."""
 
 
 def with_numbers(profile: ArchitectureProfile, results: Sequence[Result]) -> ArchitectureProfile:
@@ -132,7 +134,8 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
     """Make profiles and write each as soon as it is made.
 
     Args:
-        name: of `PUBLICATIONS`, or "all" for each in turn, which start from what those before them wrote.
+        name: of `PUBLICATIONS`, or "all" for each in turn, which start from what those before them wrote, and the first from
+            profiles without anything fitted: what was published before does not matter.
         folder: the tables' folder. out: where NAME.json goes.
 
     Raises:
@@ -143,6 +146,9 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
     if name == ALL and out != BUILTIN_DIR:
         raise InputError(f"{ALL!r} starts each publication from the built-in profiles and writes them; leave --out out")
     out.mkdir(parents=True, exist_ok=True)
+    if name == ALL:
+        for path in sorted(out.glob("gpu_*.json")):
+            path.write_bytes(file_of(unfitted(load_profile(path)), path))
     for one in IN_TURN if name == ALL else (name,):
         # The runs of this repository are no table of others.
         for fitted in PUBLICATIONS[one](RECORDED if name == ALL and one == "recorded" else folder):
@@ -165,11 +171,19 @@ def file_of(profile: ArchitectureProfile, path: Path) -> bytes:
     return msgspec.json.format(msgspec.json.encode(described), indent=1) + b"\n"
 
 
+def unfitted(profile: ArchitectureProfile) -> ArchitectureProfile:
+    """A GPU as its datasheet and the literature describe it, with the times that no table here is of."""
+    return profile.replacing(coefficients={**looked_up(profile), **_elsewhere(profile)}, fitted_from=None, residual=())
+
+
+def _elsewhere(profile: ArchitectureProfile) -> dict[str, Coefficient]:
+    return {n: c for n, c in profile.coefficients.items() if whose(n) in ELSEWHERE.get(profile.name, ())}
+
+
 def beside(fitted: ArchitectureProfile, builtin: ArchitectureProfile) -> ArchitectureProfile:
     """A profile fitted to tables as the built-in one is published: estimates are for the host that it names, and what no table
     here is of stays."""
-    kept = {n: c for n, c in builtin.coefficients.items() if n not in fitted.coefficients and whose(n) in ELSEWHERE}
-    return fitted.replacing(host=builtin.host, coefficients={**fitted.coefficients, **kept})
+    return fitted.replacing(host=builtin.host, coefficients={**_elsewhere(builtin), **fitted.coefficients})
 
 
 def line(profile: ArchitectureProfile, path: Path) -> str:

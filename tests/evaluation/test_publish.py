@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from shmoo.estimators.errors import InputError
+from shmoo.estimators.machine.names import whose
 from shmoo.estimators.machine.profile import BUILTIN_DIR, ArchitectureProfile, Coefficient, ErrorCardEntry, load_profile
 from shmoo.harness.cli.verbs.profiles import NETWORKS
 from tests.evaluation import kernels, publish
@@ -103,17 +104,32 @@ def test_an_unknown_publication_names_those_there_are(tmp_path):
 
 
 def test_all_publications_follow_each_other(monkeypatch, tmp_path):
-    """Joules before times, times before tensor cores; each starts from the built-in profiles, so nothing goes elsewhere."""
+    """Joules before times, times before tensor cores, twice; each starts from the built-in profiles: nothing goes elsewhere."""
     asked = []
-    assert {*publish.IN_TURN, "recorded"} == set(publish.PUBLICATIONS)
+    assert set(publish.IN_TURN) == set(publish.PUBLICATIONS)
+    monkeypatch.setattr(publish, "file_of", lambda profile, path: path.read_bytes())
     told = {name: lambda folder, name=name: iter(asked.append((name, folder)) or ()) for name in publish.PUBLICATIONS}
     monkeypatch.setattr(publish, "PUBLICATIONS", told)
     assert list(publish.publish("all", tmp_path)) == []
-    assert [name for name, _ in asked] == ["energy", "gpu", "tensor", "recorded", "tpu"]
+    assert [name for name, _ in asked] == [*(2 * ["energy", "gpu", "tensor", "recorded"]), "tpu"]
     assert {folder for name, folder in asked if name != "recorded"} == {tmp_path}
     assert (dict(asked)["recorded"] / "h200" / "time" / "run.json").is_file()
     with pytest.raises(InputError, match="leave --out out"):
         next(publish.publish("all", tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["gpu_t4", "gpu_h100", "gpu_b200"])
+def test_publishing_everything_starts_from_nothing_that_was_fitted(name):
+    """What an earlier fit left in a profile, or a later one added, does not matter; host and literature stay."""
+    builtin = load_profile(name)
+    start = publish.unfitted(builtin)
+    other = Coefficient(0.123, "1", "fitted", "another fit")
+    fitted = [n for n, c in builtin.coefficients.items() if c.source == "fitted" and not n.startswith("energy")]
+    refitted = {**builtin.coefficients, **{n: other for n in fitted if whose(n) not in publish.ELSEWHERE.get(name, ())}}
+    assert publish.unfitted(builtin.replacing(coefficients={**refitted, "half.k.dot": other})) == start
+    assert start.host == builtin.host
+    assert not start.residual
+    assert {n for n, c in builtin.coefficients.items() if c.source in ("datasheet", "literature")} <= set(start.coefficients)
 
 
 def test_a_published_profile_keeps_its_host_and_what_other_tables_gave():

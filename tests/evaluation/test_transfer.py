@@ -164,20 +164,22 @@ def test_what_a_carried_profile_is_off_by_sets_its_spread():
     assert 0.3 < off_by(made, cases)["sigma.gemm"].value <= 1 / 1.645
 
 
-def test_only_what_measurements_say_is_carried_over():
-    """What a prior held does not count, nor a value at its bound that only followed others there; one that measurements pushed
-    there, which has a standard error, does."""
+@pytest.mark.parametrize(
+    ("source", "stderr", "value"), [("fitted", None, 0.3), ("at bound", 0.01, 0.3), ("at bound", None, 0.6), ("prior", None, 0.6)]
+)
+def test_what_measurements_say_is_carried_over_before_what_priors_held(source, stderr, value):
+    """A value that a prior held, or one at its bound that only followed others there, does not count beside one that measurements
+    determined; one that they pushed there, which has a standard error, does. Alone each is carried: the other coefficients of its
+    fit rest on it."""
 
-    def machine(source, stderr=None):
-        share = Coefficient(0.3, "1", source, "test", stderr)
-        return fitted("gpu_v100", efficiency_conv=0.5).replacing(
-            coefficients={"efficiency.conv": Coefficient(0.5, "1", "fitted", "test"), "efficiency.gemm": share}
-        )
+    def machine(**own):
+        return fitted("gpu_v100").replacing(coefficients=own)
 
-    counts = {("fitted", None): True, ("at bound", 0.01): True, ("at bound", None): False, ("prior", None): False}
+    held = machine(**{"efficiency.gemm": Coefficient(0.15, "1", source, "test", stderr)})
+    determined = machine(**{"efficiency.gemm": Coefficient(0.6, "1", "fitted", "test")})
     bare = published("gpu_h100")
-    carried = {case: "efficiency.gemm" in transfer([machine(*case)], bare).coefficients for case in counts}
-    assert carried == counts
+    assert transfer([held, determined], bare).value("efficiency.gemm") == pytest.approx(value)
+    assert transfer([held], bare).value("efficiency.gemm") == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("source", ["fitted", "at bound", "prior"])

@@ -3,7 +3,8 @@
 Shares of a peak or a bandwidth, extents and exponents (all of unit "1") and overheads of host and device (seconds) carry over, as
 the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks,
 bandwidths, capacities, counts and power are looked up. Shares of float32 products count for less from a board whose cap sets
-their pace. A coefficient that only some machines determine comes from those; values that come from a prior do not count. How
+their pace. A coefficient that only some machines determine comes from those; values that a prior held count where no
+machine determines it. How
 voltage follows the clock carries over from boards whose energy was metered at several clocks: a board far above its power cap
 runs at a low clock, at which a flop takes less than at the rated one.
 """
@@ -130,7 +131,9 @@ def _carried(
     if entry(name).role not in ("share", "spread") or entry(name).unit not in ("1", "s"):
         return None
     fitted = [(p, p.coefficients[name], w) for p, w in zip(measured, weights, strict=True) if name in p.coefficients]
-    fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and not c.assumed and c.value > 0]
+    fitted = [(p, c, w) for p, c, w in fitted if c.from_fit and c.value > 0]
+    # Where no rows determine a coefficient, the others still rest on the value that its prior gave it in the same fit.
+    fitted = [(p, c, w) for p, c, w in fitted if not c.assumed] or fitted
     if not fitted:
         return None
     # A share of the bandwidth is one of what codes beside the data leave of it.

@@ -46,7 +46,7 @@ class _Walk:
     Attributes:
         rows: that a block computes, heads of a group included. queries: that are of use, at most. keys: that it walks on average.
         blocks, pieces: in all, and parts of the keys. busiest: blocks' worth of work of the busiest multiprocessor.
-        issued: scores that all blocks compute, padding included.
+        issued: scores that all blocks compute, padding included. equals: blocks that walk the same keys.
     """
 
     rows: np.ndarray
@@ -56,6 +56,7 @@ class _Walk:
     keys: np.ndarray
     busiest: np.ndarray
     issued: np.ndarray
+    equals: np.ndarray
 
 
 def _walk(
@@ -77,7 +78,7 @@ def _walk(
     # Long blocks start first, so that short ones fill the gaps; equal ones come in whole rounds.
     even = np.maximum(blocks / multiprocessors, np.minimum(table.n / np.maximum(seen, 1.0), over))
     busiest = np.where(seen < table.n, even, ceil_div(blocks, multiprocessors))
-    return _Walk(tile, np.minimum(queries, tile), blocks, pieces, keys, busiest, blocks * tile * keys)
+    return _Walk(tile, np.minimum(queries, tile), blocks, pieces, keys, busiest, blocks * tile * keys, over)
 
 
 def _regroups(table: KernelTable, kernels: TensorKernels) -> np.ndarray:
@@ -114,15 +115,21 @@ def _stored(table: KernelTable) -> np.ndarray:
     return np.where(np.abs(beside - new) < 1e-6 * new, new, 0.0)
 
 
-def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Keys and values cross L2 once a block; results of parts are written and read again."""
+def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray], patch: float) -> dict[str, np.ndarray]:
+    """Keys and values cross L2 once a block, or once for as many blocks that walk the same keys as share a read; results of parts
+    are written and read again."""
     size = element_bytes(table)
     loaded = walk.blocks * walk.keys * 2.0 * table.k * size
     partial_sums = np.where(walk.pieces > 1.0, 2.0 * ACCUMULATOR_BYTES * walk.pieces * table.batch * table.m * table.k, 0.0)
     read = table.bytes_of_kind(READ_ACTIVATION)
-    again = np.maximum(loaded - read, 0.0) + partial_sums
+    requested = loaded * ceil_div(walk.equals, patch) / walk.equals
+    again = np.maximum(requested - read, 0.0) + partial_sums
     multiplied = walk.issued * 4.0 * table.k / np.minimum(walk.rows, STEP) * size
-    return {**once, "shared": once["shared"] + again + multiplied, "l2": once["l2"] + again}
+    return {
+        **once,
+        "shared": once["shared"] + np.maximum(loaded - read, 0.0) + partial_sums + multiplied,
+        "l2": once["l2"] + again,
+    }
 
 
 def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: TensorKernels) -> TileShape:
@@ -141,7 +148,7 @@ def choose_flash(table: KernelTable, profile: ArchitectureProfile, kernels: Tens
         blocks = _blocks(table, walk, kernels, pace)
         done = table.matrix_flops * (1.0 - blocks.skipped)
         math = done / (rate * _useful(walk, blocks, multiprocessors)) * blocks.ramp(own)
-        times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once).items())]
+        times = [math, *(n / speeds[level] for level, n in _traffic(table, walk, once, kernels.patch).items())]
         times.append(blocks.fetch_seconds(own, clock))
         time = overlapped(times, own("overlap")) + own("tile_overhead") * np.ceil(walk.busiest) + blocks.split_seconds(own)
         return np.where(offered, time, np.inf), part
@@ -163,7 +170,7 @@ def with_flash(
     shape = tiling.shape
     walk = _walk(table, profile, kernels, shape.m, shape.n)
     blocks = _blocks(table, walk, kernels, kernels.pace(profile))
-    traffic = _traffic(table, walk, compulsory_traffic(table, profile))
+    traffic = _traffic(table, walk, compulsory_traffic(table, profile), kernels.patch)
 
     def there(own: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.where(attends, own, other)

@@ -62,6 +62,21 @@ def test_heads_of_a_group_read_their_keys_once():
     assert seconds(grouped, H100) < seconds(alone, H100) / 5
 
 
+def test_blocks_of_a_head_share_reads_of_the_same_keys_from_hopper_on():
+    """32 blocks of 128 queries each read the same 4,096 keys: L2 is asked for them 8 times on an H100, 32 times on an A100, and
+    shared memory takes in all 32 copies on both."""
+    table = attention(1, 4096, 4096)
+    keys = 2.0 * 8 * 4096 * 128 * 2
+    asked = {}
+    for name in ("gpu_h100", "gpu_a100_sxm_80g"):
+        cut = tiled(table, load_profile(name))
+        assert cut.shape.m[0] == 128.0
+        asked[name] = cut.level_bytes["l2"][0], cut.level_bytes["shared"][0]
+    (hopper_l2, hopper_shared), (ampere_l2, ampere_shared) = asked["gpu_h100"], asked["gpu_a100_sxm_80g"]
+    assert ampere_l2 - hopper_l2 == pytest.approx(24 * keys, rel=0.05)
+    assert hopper_shared == pytest.approx(ampere_shared, rel=0.05)
+
+
 def test_heads_of_a_group_fill_blocks_together_on_hopper():
     """16 queries of 8 heads that share keys are the 128 rows of a block there; an L40S takes a block for each head."""
     table = attention(64, 16, 16, heads=64, kv_heads=8, causal=1)
