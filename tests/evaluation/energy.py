@@ -105,13 +105,11 @@ def judged_products(profile: ArchitectureProfile, cases: Sequence[MeasuredCase])
     machine = settled(profile)
     block = block_of(cases, RUNTIME, AnalysisDirector(machine))
     priced = AnalysisDirector(machine).price(block.table, RUNTIME, tiling=block.tiling, seed=0)
-    if priced.energy_j is None or priced.draws is None:
+    if priced.device_j is None or priced.draws is None or priced.draws.device_j is None:
         raise InputError(f"profile {machine.name!r} has no energy coefficients")
     # Nothing waits for the host inside a graph.
-    static = machine.value("power.static")
-    joules, drawn = (of.energy_j - static * (of.latency_s - of.device_s) for of in (priced, priced.draws))
-    seconds, drawn_s = priced.device_s, priced.draws.device_s
-    columns = (intervals_of(seconds, drawn_s), intervals_of(joules, drawn), intervals_of(joules / seconds, drawn / drawn_s))
+    seconds, joules, drawn_s, drawn_j = priced.device_s, priced.device_j, priced.draws.device_s, priced.draws.device_j
+    columns = (intervals_of(seconds, drawn_s), intervals_of(joules, drawn_j), intervals_of(joules / seconds, drawn_j / drawn_s))
     for case, latency, energy, power in zip(cases, *columns, strict=True):
         known = with_latency(machine, latency.value, energy.value, case.latency_s)
         axes = case.case.axes
