@@ -267,10 +267,10 @@ def normals(seed: int, draws: int, columns: int) -> np.ndarray:
 
 @cache
 def _latin_hypercube(seed: int, draws: int, block: int) -> np.ndarray:
-    """(draws, LAWS) standard normal values whose quantiles are exact: each column holds the middles of equally likely parts of
-    the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979). The orders are those
-    of columns made uncorrelated (Iman and Conover, Communications in Statistics B 11(3), 1982): between 100 draws that leaves
-    correlations of 0.01 in place of 0.1, and the ends of intervals a sixth less noise."""
+    """(draws, BLOCK_COLUMNS) standard normal values whose quantiles are exact: each column holds the middles of equally likely
+    parts of the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979). The orders
+    are those of columns made uncorrelated (Iman and Conover, Communications in Statistics B 11(3), 1982). Correlations between
+    100 draws are then 0.01 instead of 0.1, and the ends of intervals a sixth less noisy."""
     middles = np.asarray([NormalDist().inv_cdf((i + 0.5) / draws) for i in range(draws)])
     values = np.random.default_rng((seed, block)).permuted(np.broadcast_to(middles[:, None], (draws, BLOCK_COLUMNS)), axis=0)
     for _ in range(ROUNDS if draws > BLOCK_COLUMNS else 0):

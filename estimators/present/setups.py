@@ -43,8 +43,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         """The command line's options for an estimate of the setup."""
         dtype = None if self.dtype is None else shown_dtype(self.dtype)
         option_values = {"batch": self.batch, "runtime": self.runtime, "dtype": dtype, "quantize": self.quantize}
-        part_changes = [f"--{name} {value}" for name, value in option_values.items() if value is not None]
-        return " ".join([*part_changes, *["--channels-last"] * self.channels_last])
+        texts = [f"--{name} {value}" for name, value in option_values.items() if value is not None]
+        return " ".join([*texts, *["--channels-last"] * self.channels_last])
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -65,11 +65,8 @@ GraphsOf = Callable[[Setup], Sequence[Graph]]
 def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
     """A change of each part of a machine alone. "peak" stands for the rates of all units; where a strategy counts cycles, the
     clock is their rate."""
-    coefficients, all_coefficients, in_cycles = (
-        profile.coefficients,
-        profile.all_coefficients,
-        profile.family in CYCLE_COUNTED_FAMILIES,
-    )
+    coefficients, all_coefficients = profile.coefficients, profile.all_coefficients
+    in_cycles = profile.family in CYCLE_COUNTED_FAMILIES
     names = [PART_COUNT[profile.family], "clock"]
     names += [f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")]
     names_by_change = {name: [name] for name in names if name in coefficients}

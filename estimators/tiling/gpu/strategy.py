@@ -4,7 +4,7 @@ A thread block computes m x n outputs over a slice of k, staging operands throug
 and rounds that leave multiprocessors without one cost as much as full ones: tile and wave quantization (NVIDIA, "Matrix
 multiplication background user's guide", 2023). The tile is the one of the library's that would be fastest.
 
-Kernels of the float32 units (`gpu_blocks`) and of tensor cores (`gpu_tensor`) differ in their tiles, in how operands get near the
+Kernels of the float32 units (`blocks.py`) and of tensor cores (`tensor.py`) differ in their tiles, in how operands get near the
 units, and so in what bounds them.
 """
 
@@ -370,7 +370,7 @@ def _traffic(
     share = np.minimum(passes(table), 1.0)
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
     again = (sizes.a * (over_n - 1.0) + sizes.b * (over_m - 1.0)) * share
-    partial = np.where(load.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
+    partial_sums = np.where(load.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
     # Blocks start row by row of the result. Those that run at once walk k together, so what they share is read once.
     blocks_in_flight = profile.value("count.sms") * load.resident
     columns_in_flight = np.minimum(over_n, blocks_in_flight)
@@ -381,7 +381,7 @@ def _traffic(
     capacity = capacities.get("l2", 0.0)
     missed_bytes = again_a * (1.0 - hit_share(a * rows_in_flight / over_m + b * columns_in_flight / over_n, capacity))
     missed_bytes = missed_bytes + again_b * (1.0 - hit_share((a + c) * rows_in_flight / over_m + b, capacity))
-    nearer = {level: traffic[level] + again + partial for level in ("shared", "l2")}
+    nearer = {level: traffic[level] + again + partial_sums for level in ("shared", "l2")}
     return {**traffic, **nearer, profile.main_memory: traffic[profile.main_memory] + missed_bytes}
 
 

@@ -259,9 +259,10 @@ def _pass_seconds(moved: Floats, kernels: Floats, share: float | Floats, c: Coef
 
 def pass_rate(moved: Floats, c: Coefficients) -> Floats:
     """(..., K) bytes a second of kernels that do nothing but move these bytes, in L2 where it holds them."""
-    last = c.profile.main_memory
+    main_memory = c.profile.main_memory
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
-    rate: Floats = 1.0 / (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
+    seconds = near / c.value("bandwidth.l2", f"bandwidth.{main_memory}") + (1.0 - near) / c.value(f"bandwidth.{main_memory}")
+    rate: Floats = 1.0 / seconds
     return rate
 
 
