@@ -45,8 +45,9 @@ EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
 STREAMING_SD = 0.1
-"""The same of the bandwidth at which attention reads keys and values around 0.92 of main memory's, 0.75 to 1.0 on three cards: of
-the smaller calls alone, which end before the memory is busy, a fit made 0.57, and took 1.3 times as long for larger ones."""
+"""The same of the share of main memory's bandwidth at which attention reads keys and values, around 0.92 (0.75 to 1.0 on three
+cards). Fitted to smaller calls alone, which end before the memory is busy, it was 0.57, and larger calls came out 1.3 times too
+slow."""
 PRODUCT_LAUNCH_SD = 1.5
 """The same of the shortest product on float32 units, around the shortest kernel: a library that splits it launches two or three.
 DeepBench's loops on a V100 show 10 us, as much as the model would otherwise have to put on each round of blocks."""

@@ -75,8 +75,8 @@ def _names(profile: ArchitectureProfile) -> Iterator[str]:
                 yield f"level {level!r} has no coefficient '{stem}.{level}'; add it, or take the level out of 'levels'"
     for level in ON_CHIP[profile.family]:
         if level not in profile.levels[:-1]:
-            held = ", ".join(profile.levels)
-            yield f"its 'levels' are {held}; a {profile.family} has {level!r} before the last one, its main memory"
+            levels = ", ".join(profile.levels)
+            yield f"its 'levels' are {levels}; a {profile.family} has {level!r} before the last one, its main memory"
     for name in REQUIRED[profile.family]:
         if name not in profile.coefficients:
             yield f"it has no coefficient {name!r}, which every {profile.family} needs"

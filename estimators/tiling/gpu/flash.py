@@ -87,8 +87,8 @@ def _regroups(table: KernelTable, kernels: TensorKernels) -> np.ndarray:
     9.0 us with one group and 12.8 with several, on an A100 12.8 and 19.0, on an H100 12.0 and 11.8, on a B200 6.2 and 6.1 (NVIDIA
     AIConfigurator, 2026)."""
     groups = table.batch / np.maximum(table.group, 1.0) / table.images
-    found: np.ndarray = (table.m == 1) & (table.group > 1) & (groups > 1) & kernels.regroups
-    return found
+    regroups: np.ndarray = (table.m == 1) & (table.group > 1) & (groups > 1) & kernels.regroups
+    return regroups
 
 
 def _blocks(table: KernelTable, walk: _Walk, kernels: TensorKernels, pace: float | np.ndarray) -> Blocks:

@@ -131,8 +131,7 @@ def reach(profile: ArchitectureProfile) -> float:
 
 
 def _threads_at_once(profile: ArchitectureProfile) -> float:
-    held = RESIDENT_THREADS.get(profile.value("compute.capability", 0.0), 2048.0)
-    return profile.value("count.sms") * held
+    return profile.value("count.sms") * RESIDENT_THREADS.get(profile.value("compute.capability", 0.0), 2048.0)
 
 
 def bytes_read_again(table: KernelTable, profile: ArchitectureProfile) -> Floats:
@@ -253,8 +252,8 @@ def _loop_share(c: Coefficients) -> float | Floats:
 
 def _pass_seconds(moved: Floats, kernels: Floats, share: float | Floats, c: Coefficients) -> Floats:
     """(..., K) seconds of kernels that do nothing but move these bytes at a share of the bandwidth, in L2 where it holds them."""
-    taken: Floats = moved / (pass_rate(moved, c) * share) + kernels * c.value("device_launch")
-    return taken
+    seconds: Floats = moved / (pass_rate(moved, c) * share) + kernels * c.value("device_launch")
+    return seconds
 
 
 def pass_rate(moved: Floats, c: Coefficients) -> Floats:
