@@ -22,7 +22,7 @@ the sum in t_compute is one with exponent p.
 
 Where blocks share multiprocessors (GPU), the factors of t_matrix depend on a block's reuse, reduction depth and outputs at work:
 
-    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
+    (1 + (half_tile + half_far x tlb_miss_share)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
 On tensor cores copies are one more memory level: the staged bytes of the busiest multiprocessor over the lesser of
 fetch_width x clock and bytes in flight / fetch_latency. Adding up the parts of a split reduction takes split_overhead.
