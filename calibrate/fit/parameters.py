@@ -268,7 +268,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
     reference_algorithm = "gemv_tensor" if family in _PUBLISHED_BANDWIDTHS else "pointwise"
     return {
         **{runtime: all_kernels & (block.runtime == runtime) for of_family in RUNTIMES.values() for runtime in of_family},
-        **{way.name: way.offered for way in block.tiling.transformed},
+        **{way.name: way.offered for way in block.tiling.alternatives},
         **{word: getattr(table, word) > 0 for word in ("mapped_bytes", "grown_bytes", "views", "modules")},
         "called": is_called,
         "timed": ~is_called | is_eager,
@@ -303,7 +303,7 @@ class _Kernels:
         starts = np.cumsum([0, *(table.segments for table in tables)])
         self.count = int(starts[-1])
         self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
-        self.alternatives = sorted({way.name for block in blocks for way in block.tiling.transformed})
+        self.alternatives = sorted({way.name for block in blocks for way in block.tiling.alternatives})
         self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=False)])
         self._op = np.concatenate([table.op for table in tables])
         self._algorithm = np.concatenate([algorithm_codes(table, profile) for table in tables])

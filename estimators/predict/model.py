@@ -327,7 +327,7 @@ def _compute_time(
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).
         energy_flops = energy_flops / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / share, 0.0)
-    for way in tiling.transformed:
+    for way in tiling.alternatives:
         alternative_s = _alternative_time(table, way, peak, c)
         is_faster = way.offered & (alternative_s < matrix)
         matrix, energy_flops = (

@@ -271,7 +271,7 @@ class GpuThreadBlocks:
             compulsory = compulsory_traffic(table, profile)
             traffic = {level: np.where(stencil, compulsory[level], nbytes) for level, nbytes in traffic.items()}
         ways = self._winograd(table, profile, tensor)
-        tiling = Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
+        tiling = Tiling(shape, tiles, waves, utilisation, traffic, state, alternatives=ways, blocks=blocks)
         attends = tensor & table.is_family("attention")
         return with_flash(tiling, attends, table, profile, self._tensor_kernels) if attends.any() else tiling
 
