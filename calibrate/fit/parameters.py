@@ -65,7 +65,7 @@ the share that copies reach, and that share carries over to other chips."""
 _BY_ROW = ("normalization", "softmax")
 """Families of loops whose threads share rows, with instructions for each element."""
 _BLOCK_PREFIXES = ("gem", "conv", "winograd", *TENSOR)
-"""First letters of the algorithms of a GPU's contractions. Their blocks read fewer bytes than counted where they share
+"""Beginnings of the names of a GPU's contractions among `ALGORITHMS`. Their blocks read fewer bytes than counted where they share
 operands."""
 
 
