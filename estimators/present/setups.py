@@ -90,16 +90,16 @@ def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
     """Changes that a model's user can make on a machine and its runtimes. `dtype` is the type of most of the model's work,
     `table` has its present kernels."""
-    rated_types = profile.multiplied_types
+    multiplied_types = profile.multiplied_types
     candidates = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        narrower = [name for name in _NARROWER if name in rated_types and BITS[name] < BITS[dtype]]
-        types = ["tf32"] * (dtype == "float32" and "tf32" in rated_types) + narrower[:1]
+        narrower = [name for name in _NARROWER if name in multiplied_types and BITS[name] < BITS[dtype]]
+        types = ["tf32"] * (dtype == "float32" and "tf32" in multiplied_types) + narrower[:1]
         candidates += [Change("type", name, {"dtype": name}) for name in types]
-        everywhere = [name for name in _EVERYWHERE if name in rated_types and BITS[name] < BITS[dtype]]
+        everywhere = [name for name in _EVERYWHERE if name in multiplied_types and BITS[name] < BITS[dtype]]
         candidates += [Change("8 bits", f"all in {name}", {"dtype": name}) for name in everywhere]
         if dtype in _QUANTIZED_FROM:
-            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated_types]
+            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in multiplied_types]
             candidates += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
     candidates += [
         Change("runtime", name, {"runtime": name})
