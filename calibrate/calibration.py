@@ -141,7 +141,7 @@ def table_reduction(sources: Sequence[Path], base: ArchitectureProfile) -> tuple
         cases = tuple(case_of(msgspec.structs.replace(row, reduction=column)) for row in sample)
         dataset = Sources(cases, "", tuple(path.name for path in tables), None, column)
         card = calibrate_cases(dataset, base, name=base.name, residual=False).profile.error_card["validation"].values()
-        errors[column] = sum(entry.n * entry.mean for entry in card) / sum(entry.n for entry in card)
+        errors[column] = sum(family.n * family.mean for family in card) / sum(family.n for family in card)
     column = "n" if errors["n"] < DECISIVE * errors["k"] else "k"
     return column, (
         f"the reduction of matrix products stands in column {column}: held-out error {errors['k']:.1%} read as (m, k) by (k, n), "

@@ -140,10 +140,9 @@ def _entered(graph: Graph) -> list[int]:
         if call.module == previous_module:
             counts.append(0)
             continue
-        path, before = call.module.split("."), previous_module.split(".")
-        depth = next(
-            (i for i, (part, name_before) in enumerate(zip(path, before, strict=False)) if part != name_before), len(before)
-        )
+        path, previous_path = call.module.split("."), previous_module.split(".")
+        pairs = enumerate(zip(path, previous_path, strict=False))
+        depth = next((i for i, (part, previous_part) in pairs if part != previous_part), len(previous_path))
         counts.append(max(len(path) - depth, 0) if call.module else 0)
         previous_module = call.module
     return counts

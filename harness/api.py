@@ -233,7 +233,7 @@ def sweep(
     *,
     profile_axes: Mapping[str, Sequence[AxisValue]] | None = None,
     set: Mapping[str, AxisValue] | None = None,
-    fusion: Sequence[bool] = (True,),
+    fusion: bool | Sequence[bool] = (True,),
     **options: Unpack[Options],
 ) -> pd.DataFrame:
     """A table of estimates over axes of a workload and of architectures, with the columns of `shmoo sweep --csv`.

@@ -29,7 +29,8 @@ from shmoo.runs.store.records import AxisValue
 F = TypeVar("F", bound=Callable[..., Any])
 Graphs = Graph | Sequence[Graph]
 Model = str | Graphs | Capture | Callable[..., Any]
-"""A model's name as on the command line, its graphs, what `capture` and `model_graphs` return, or a module or function."""
+"""A model's name as on the command line, its graphs, what `capture` and `model_graphs` return, a module or function, or a program
+of torch.export."""
 Architecture = str | ArchitectureProfile
 """A name from `shmoo profiles list`, the path of a profile file, or a profile."""
 
@@ -43,9 +44,11 @@ class Options(TypedDict, total=False):
     names are refused.
 
     Attributes:
-        args, kwargs: arguments that a module or function is captured with.
+        args, kwargs: arguments that a module or function is captured with; a single tensor may stand for `args`. A program of
+            torch.export brings its own.
         batch: samples per call; by default the model's batch. For a model that is not given by name it only scales throughput.
-        dtype: element type; by default a user's model keeps its types, and named models are float32.
+        dtype: element type, by name or as a type of torch or numpy; by default a user's model keeps its types, and named models
+            are float32.
         input_shape: extents, or their text as on the command line ("1x3x224x224").
         input_shape, seq_len, trust, phase, training, autocast, channels_last: apply to a model given by name.
         quantize: scheme for the weights of linear layers, such as "int4-weight".
@@ -248,7 +251,7 @@ def ask(arch: Architectures, **options: Unpack[Options]) -> Question:
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """One value or several as a tuple, numpy's numbers as Python's; empty for `None`."""
+    """One value or several as a tuple, with numbers of numpy and torch as Python numbers; empty for `None`."""
     value = as_plain(value)
     if value is None:
         return ()
@@ -258,7 +261,7 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def as_plain(value: Any) -> Any:
-    """A number or an array of numpy or torch as Python's; anything else as it is."""
+    """A number or an array of numpy or torch as Python numbers; anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
 
 
@@ -272,7 +275,7 @@ def whole_numbers(value: Any, name: str) -> tuple[int, ...]:
 
 
 def sizes_of(shape: Any, name: str) -> tuple[int, ...] | None:
-    """A shape as sizes, also from text ("1x3x224x224"); `InputError` for what is none."""
+    """The sizes of a shape, which may be text ("1x3x224x224"); `None` for `None`. `InputError` for anything else."""
     if shape is None:
         return None
     return shape_of(shape, name) if isinstance(shape, str) else whole_numbers(shape, name)

@@ -45,8 +45,9 @@ EXPONENTIALS_SD = 0.3
 """Prior standard deviation of the log of the rate of exponentials in fused attention around one a score: each device of four lay
 within it, and short cases alone cannot tell it from what a block takes to start."""
 STREAMING_SD = 0.1
-"""The same of the bandwidth at which attention reads keys and values around 0.92 of main memory's, 0.75 to 1.0 on three cards: of
-the smaller calls alone, which end before the memory is busy, a fit made 0.57, and took 1.3 times as long for larger ones."""
+"""The same of the share of main memory's bandwidth at which attention reads keys and values, around 0.92 (0.75 to 1.0 on three
+cards). Fitted to smaller calls alone, which end before the memory is busy, it was 0.57, and larger calls came out 1.3 times too
+slow."""
 PRODUCT_LAUNCH_SD = 1.5
 """The same of the shortest product on float32 units, around the shortest kernel: a library that splits it launches two or three.
 DeepBench's loops on a V100 show 10 us, as much as the model would otherwise have to put on each round of blocks."""
@@ -64,7 +65,7 @@ the share that copies reach, and that share carries over to other chips."""
 _BY_ROW = ("normalization", "softmax")
 """Families of loops whose threads share rows, with instructions for each element."""
 _BLOCK_PREFIXES = ("gem", "conv", "winograd", *TENSOR)
-"""First letters of the algorithms of a GPU's contractions. Their blocks read fewer bytes than counted where they share
+"""Beginnings of the names of a GPU's contractions among `ALGORITHMS`. Their blocks read fewer bytes than counted where they share
 operands."""
 
 
@@ -267,7 +268,7 @@ def _words(block: Block, profile: ArchitectureProfile) -> dict[str, Masks]:
     reference_algorithm = "gemv_tensor" if family in _PUBLISHED_BANDWIDTHS else "pointwise"
     return {
         **{runtime: all_kernels & (block.runtime == runtime) for of_family in RUNTIMES.values() for runtime in of_family},
-        **{way.name: way.offered for way in block.tiling.transformed},
+        **{way.name: way.offered for way in block.tiling.alternatives},
         **{word: getattr(table, word) > 0 for word in ("mapped_bytes", "grown_bytes", "views", "modules")},
         "called": is_called,
         "timed": ~is_called | is_eager,
@@ -302,7 +303,7 @@ class _Kernels:
         starts = np.cumsum([0, *(table.segments for table in tables)])
         self.count = int(starts[-1])
         self.runtimes = tuple(dict.fromkeys(block.runtime for block in blocks))
-        self.alternatives = sorted({way.name for block in blocks for way in block.tiling.transformed})
+        self.alternatives = sorted({way.name for block in blocks for way in block.tiling.alternatives})
         self._segment = np.concatenate([table.segment + start for table, start in zip(tables, starts, strict=False)])
         self._op = np.concatenate([table.op for table in tables])
         self._algorithm = np.concatenate([algorithm_codes(table, profile) for table in tables])

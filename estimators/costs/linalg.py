@@ -110,10 +110,10 @@ def triangular_solve(call: OpCall) -> Cost:
     )
 
 
-def svd_flops(m: int, n: int, vectors: bool) -> float:
+def svd_flops(m: int, n: int, with_vectors: bool) -> float:
     """Golub-Reinsch: values alone 4 m n^2 - 4 n^3 / 3; with thin U and V 14 m n^2 + 8 n^3 (GVL figure 8.6.1)."""
     long, short = max(m, n), min(m, n)
-    return 14 * long * short**2 + 8 * short**3 if vectors else 4 * long * short**2 - 4 * short**3 / 3
+    return 14 * long * short**2 + 8 * short**3 if with_vectors else 4 * long * short**2 - 4 * short**3 / 3
 
 
 @cost("aten.linalg_svd", "aten._linalg_svd", "aten.svd", "aten.linalg_svdvals")
@@ -127,8 +127,8 @@ def svd(call: OpCall) -> Cost:
 def eigh(call: OpCall) -> Cost:
     """Symmetric QR: values alone 4 n^3 / 3, with vectors 9 n^3 (GVL 8.3.3)."""
     n = first_operand(call).shape[-1]
-    vectors = call.op != "aten.linalg_eigvalsh" and call.attributes.get("compute_v", True)
-    return decompose(call, 9 * n**3 if vectors else 4 * n**3 / 3)
+    with_vectors = call.op != "aten.linalg_eigvalsh" and call.attributes.get("compute_v", True)
+    return decompose(call, 9 * n**3 if with_vectors else 4 * n**3 / 3)
 
 
 @cost(*aten("linalg_pinv pinverse linalg_cond linalg_matrix_rank"))
@@ -209,11 +209,11 @@ def fourier(call: OpCall) -> Cost:
     points = math.prod(lengths.values())
     transforms = math.prod([size for d, size in enumerate(output) if d not in lengths])
     return bill(
-        call, "linalg", vector=transforms * _flops(points, call.op not in (*TO_COMPLEX, *TO_REAL)), m=transforms, n=points
+        call, "linalg", vector=transforms * _fft_flops(points, call.op not in (*TO_COMPLEX, *TO_REAL)), m=transforms, n=points
     )
 
 
-def _flops(points: int, complex_values: bool) -> float:
+def _fft_flops(points: int, complex_values: bool) -> float:
     return (5.0 if complex_values else 2.5) * points * math.log2(max(points, 1))
 
 
@@ -245,7 +245,7 @@ def short_time(call: OpCall) -> Cost:
     shape = spectrum.shape if is_complex(spectrum) else spectrum.shape[:-1]
     frames = math.prod(shape) // max(shape[-2], 1)
     is_two_sided = is_complex(first_operand(call)) if call.op == "aten.stft" else bool(call.attributes.get("return_complex"))
-    vector = frames * (_flops(points, is_two_sided) + points * (1 if call.op == "aten.stft" else 3))
+    vector = frames * (_fft_flops(points, is_two_sided) + points * (1 if call.op == "aten.stft" else 3))
     special = 0 if call.op == "aten.stft" else result(call).numel
     return bill(call, "linalg", vector=vector, special=special, m=frames, n=points)
 

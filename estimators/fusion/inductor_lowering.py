@@ -206,7 +206,7 @@ class _Lowering:
         for value in dict.fromkeys(call.reads):
             # A broadcast would recompute it for every element.
             source = self._value(value)
-            if source.numel < call.outputs[0].numel and self._costly(source):
+            if source.numel < call.outputs[0].numel and self._is_costly(source):
                 self._realize(value)
         expression = self._expression(index, call, cost)
         if call.inplace:
@@ -350,10 +350,10 @@ class _Lowering:
     def _realize_on_reuse(self, value: int) -> None:
         """Give a buffer to a costly expression with several readers (`should_realize_on_reuse`)."""
         expression = self._value(value)
-        if len(expression.loads) > self.limits.reused_reads or self._costly(expression):
+        if len(expression.loads) > self.limits.reused_reads or self._is_costly(expression):
             self._realize(value)
 
-    def _costly(self, expression: Expression) -> bool:
+    def _is_costly(self, expression: Expression) -> bool:
         return expression.operations > self.limits.operations or (self.limits.keeps_special and expression.special)
 
     def _maybe_realize(self, value: int) -> None:

@@ -76,7 +76,7 @@ def apply_view(call: OpCall, view: StridedView, result: int = 0) -> StridedView:
     if name == "expand" and len(shape) >= rank:
         extra_dims = len(shape) - rank
         operand_dims = zip((1,) * extra_dims + view.sizes, shape, (None,) * extra_dims + view.strides, strict=True)
-        strides = tuple(0 if outer_strides != inner_strides else stride for outer_strides, inner_strides, stride in operand_dims)
+        strides = tuple(0 if old_size != new_size else stride for old_size, new_size, stride in operand_dims)
     return StridedView(tuple(shape), strides)
 
 

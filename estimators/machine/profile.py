@@ -20,7 +20,7 @@ from shmoo.estimators.machine.catalogue import DEFAULTS, TYPICAL, entry
 from shmoo.estimators.machine.hosts import HOSTS
 from shmoo.estimators.machine.inheritance import ecc_share, scale_with_counts, transfer
 from shmoo.estimators.machine.names import continues, under
-from shmoo.estimators.machine.validation import first_problem, first_wrong_key, valid_name
+from shmoo.estimators.machine.validation import first_problem, first_wrong_key, is_valid_name
 
 PROFILE_FORMAT = 2
 """Version of the profile file. 1: first. 2: the sources "at bound" and "prior"; what a prior held was "fallback" before, and said
@@ -106,7 +106,7 @@ class ResidualGroup(msgspec.Struct, frozen=True, omit_defaults=True):
     cases: int
 
     @property
-    def consistent(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether the arrays fit together."""
         d, levels = len(self.features), len(self.trees[0].features) if self.trees else 0
         sizes = {(len(tree.features), len(tree.thresholds), len(tree.values)) for tree in self.trees}
@@ -355,7 +355,7 @@ def find_profile(name: str | Path, search: tuple[Path, ...] = ()) -> Path:
         if not _is_file(Path(text)):
             raise InputError(f"no profile file at {text!r}; give an existing .json file or a name from `shmoo profiles list`")
         return Path(text)
-    if valid_name(text):
+    if is_valid_name(text):
         for folder in (*search, BUILTIN_DIR):
             path = folder / f"{text}.json"
             if _is_file(path) and (folder == BUILTIN_DIR or text not in builtin_names() or means_profile(path)):

@@ -41,14 +41,14 @@ LARGEST_CORRECTION = 10.0
 """Sum of the largest logarithms of all trees of a residual; those of the built-in profiles sum up to 3."""
 
 
-def valid_name(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """True for a text that can name a profile: letters, digits and a few marks, no path and no control character."""
     return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
     """The name of a profile, unchanged; `InputError` for an invalid one."""
-    if not valid_name(name):
+    if not is_valid_name(name):
         raise InputError(f"{name!r} is no name of a profile; it takes letters, digits and . _ - + = @ and is no path")
     return name
 
@@ -59,7 +59,7 @@ def first_problem(profile: ArchitectureProfile) -> str | None:
 
 
 def _names(profile: ArchitectureProfile) -> Iterator[str]:
-    if not valid_name(profile.name):
+    if not is_valid_name(profile.name):
         yield f"its name is {profile.name!r}; a name has letters, digits and . _ - + = @ and is no path"
     if not profile.levels:
         yield "it has no 'levels'; the last one is the main memory"
@@ -75,8 +75,8 @@ def _names(profile: ArchitectureProfile) -> Iterator[str]:
                 yield f"level {level!r} has no coefficient '{stem}.{level}'; add it, or take the level out of 'levels'"
     for level in ON_CHIP[profile.family]:
         if level not in profile.levels[:-1]:
-            held = ", ".join(profile.levels)
-            yield f"its 'levels' are {held}; a {profile.family} has {level!r} before the last one, its main memory"
+            levels = ", ".join(profile.levels)
+            yield f"its 'levels' are {levels}; a {profile.family} has {level!r} before the last one, its main memory"
     for name in REQUIRED[profile.family]:
         if name not in profile.coefficients:
             yield f"it has no coefficient {name!r}, which every {profile.family} needs"
@@ -150,7 +150,7 @@ def _fit(profile: ArchitectureProfile) -> Iterator[str]:
 
 
 def _residual_problem(group: ResidualGroup, family: str) -> str | None:
-    if not group.consistent:
+    if not group.is_consistent:
         return f"has arrays that do not fit its {len(group.features)} features and trees"
     if group.dtype not in COMPUTE_DTYPES or group.runtime not in RUNTIMES[family]:
         return f"is of the type {group.dtype!r} and the runtime {group.runtime!r}, which a {family} does not have"

@@ -93,7 +93,7 @@ def _distances(keys: Sequence[Sequence[Hashable]], kernel_bytes: Sequence[float]
     """
     last_touch: dict[Hashable, float] = {}
     clock = 0.0
-    for kernel_keys, nbytes in zip(keys, kernel_bytes, strict=True):  # the first repetition only fills `last`
+    for kernel_keys, nbytes in zip(keys, kernel_bytes, strict=True):  # the first repetition only fills `last_touch`
         last_touch.update(dict.fromkeys(kernel_keys, clock + place * nbytes))
         clock += nbytes
     distances: list[list[float]] = []

@@ -124,7 +124,9 @@ def kernel_identities(table: KernelTable, tiling: Tiling) -> list[bytes]:
 def shared_draws(profile: ArchitectureProfile, runtimes: Sequence[str], draws: int, seed: int = 0) -> SharedDraws:
     """Draws of everything that estimates under any of several runtimes rest on."""
     coefficients = profile.all_coefficients
-    names = {name for runtime in runtimes for name in names_to_draw(coefficients, runtime, tensor=True, has_chains=True)}
+    names = {
+        name for runtime in runtimes for name in names_to_draw(coefficients, runtime, has_tensor_kernels=True, has_chains=True)
+    }
     values_by_name = draw(profile, names, draws, seed)
     return SharedDraws(draws, {name: values / coefficients[name].value for name, values in values_by_name.items()}, seed, seed)
 
@@ -267,10 +269,10 @@ def normals(seed: int, draws: int, columns: int) -> np.ndarray:
 
 @cache
 def _latin_hypercube(seed: int, draws: int, block: int) -> np.ndarray:
-    """(draws, LAWS) standard normal values whose quantiles are exact: each column holds the middles of equally likely parts of
-    the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979). The orders are those
-    of columns made uncorrelated (Iman and Conover, Communications in Statistics B 11(3), 1982): between 100 draws that leaves
-    correlations of 0.01 in place of 0.1, and the ends of intervals a sixth less noise."""
+    """(draws, BLOCK_COLUMNS) standard normal values whose quantiles are exact: each column holds the middles of equally likely
+    parts of the law in an order of its own (Latin hypercube: McKay, Beckman and Conover, Technometrics 21(2), 1979). The orders
+    are those of columns made uncorrelated (Iman and Conover, Communications in Statistics B 11(3), 1982). Correlations between
+    100 draws are then 0.01 instead of 0.1, and the ends of intervals a sixth less noisy."""
     middles = np.asarray([NormalDist().inv_cdf((i + 0.5) / draws) for i in range(draws)])
     values = np.random.default_rng((seed, block)).permuted(np.broadcast_to(middles[:, None], (draws, BLOCK_COLUMNS)), axis=0)
     for _ in range(ROUNDS if draws > BLOCK_COLUMNS else 0):
@@ -279,7 +281,9 @@ def _latin_hypercube(seed: int, draws: int, block: int) -> np.ndarray:
     return values
 
 
-def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor: bool, has_chains: bool = False) -> list[str]:
+def names_to_draw(
+    coefficients: Mapping[str, Coefficient], runtime: str, has_tensor_kernels: bool, has_chains: bool = False
+) -> list[str]:
     """The coefficients of a machine to draw for intervals; those of tensor cores and of chains only where a kernel needs them.
 
     Left out: coefficients that the strategy already used for its tiles; spreads, which are drawn separately; other runtimes'
@@ -294,7 +298,7 @@ def names_to_draw(coefficients: Mapping[str, Coefficient], runtime: str, tensor:
             return False
         if name in ("energy.clock", "energy.floor") and not coefficients.keys() & {"clock.rated", "throttle.cap"}:
             return False
-        if (name == "step" and not has_chains) or (not tensor and whose(name) in ("tensor", *TENSOR)):
+        if (name == "step" and not has_chains) or (not has_tensor_kernels and whose(name) in ("tensor", *TENSOR)):
             return False
         return runtime_of(name) in (None, runtime)
 

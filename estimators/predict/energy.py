@@ -33,7 +33,7 @@ IN_REGISTERS = 0.1
 """Energy of an operation on registers relative to that of a loop over memory: one instruction of about ten."""
 WARM_UP_S = 20.0
 """Time constant of warmth. On a T4, products of more than 5 ms ran faster after little load than after much; 10 to 30 s describe
-these measurements equally well (docs/model.md, "Tried")."""
+these measurements equally well (docs/model.md, "What was tried")."""
 CALLS, FASTEST = 25, 5
 """Repetitions of a call, and how many of them count: the fastest, which on a board that warms are the first. The tables and
 models that the coefficients of GPUs come from were measured so (Lee et al., ASPLOS 2025)."""
@@ -88,8 +88,8 @@ def dynamic_energy(table: KernelTable, tiling: Tiling, c: Coefficients, matrix_f
         {level: nbytes for level, nbytes in level_bytes.items() if (level == main_memory) == is_main} for is_main in (False, True)
     )
     memory: Floats = bytes_energy(memory_bytes, c) + np.zeros(len(table))
-    values = _operand_factor(table, c)
-    return Joules((flops_energy(table, c, matrix_flops) + bytes_energy(chip_bytes, c)) * values, memory * values)
+    factor = _operand_factor(table, c)
+    return Joules((flops_energy(table, c, matrix_flops) + bytes_energy(chip_bytes, c)) * factor, memory * factor)
 
 
 def _operand_factor(table: KernelTable, c: Coefficients) -> Floats | float:

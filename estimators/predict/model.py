@@ -22,7 +22,7 @@ the sum in t_compute is one with exponent p.
 
 Where blocks share multiprocessors (GPU), the factors of t_matrix depend on a block's reuse, reduction depth and outputs at work:
 
-    (1 + (half_tile + half_far x far)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
+    (1 + (half_tile + half_far x tlb_miss_share)/reuse)(1 + half_k/depth)(1 + half_fill/at_work)
 
 On tensor cores copies are one more memory level: the staged bytes of the busiest multiprocessor over the lesser of
 fetch_width x clock and bytes in flight / fetch_latency. Adding up the parts of a split reduction takes split_overhead.
@@ -327,7 +327,7 @@ def _compute_time(
         # than those of 64 that take as long (600 against 655 W; NVIDIA AIConfigurator, 2026).
         energy_flops = energy_flops / np.where(stencil | in_tensor_kernels(codes), 1.0, tiling.blocks.filled)
     matrix = np.where(table.matrix_flops > 0, matrix * ramp / share, 0.0)
-    for way in tiling.transformed:
+    for way in tiling.alternatives:
         alternative_s = _alternative_time(table, way, peak, c)
         is_faster = way.offered & (alternative_s < matrix)
         matrix, energy_flops = (

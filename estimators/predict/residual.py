@@ -157,10 +157,8 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
         rows = np.flatnonzero(in_group(table, group.group, types_of(group, earlier_groups, profile.family), profile.family))
         if len(rows):
             logs = log_features(group.features, table, tiling, rows)
-            group_support, keeps_earlier = (
-                support_of(group, logs),
-                float(stacks_on_earlier(group, earlier_groups, profile.family)),
-            )
+            group_support = support_of(group, logs)
+            keeps_earlier = float(stacks_on_earlier(group, earlier_groups, profile.family))
             log_ratio = group_support * tree_sum(group, logs)
             of_device = np.broadcast_to(device_share[group.runtime], len(table))[rows]
             log_factor[rows] = keeps_earlier * log_factor[rows] + log_ratio * of_device
@@ -175,10 +173,8 @@ def correction(table: KernelTable, tiling: Tiling, profile: ArchitectureProfile,
 def stacks_on_earlier(group: ResidualGroup, earlier_groups: Sequence[ResidualGroup], family: str) -> bool:
     """True where a correction adds to an earlier one for the same kernels in another type of `SAME_KERNELS`."""
     kernels = (group.group, group.runtime)
-    dtypes_before = {
-        group_before.dtype for group_before in earlier_groups if (group_before.group, group_before.runtime) == kernels
-    }
-    return family == "gpu" and group.dtype in SAME_KERNELS and not dtypes_before.isdisjoint(SAME_KERNELS)
+    earlier_dtypes = {earlier.dtype for earlier in earlier_groups if (earlier.group, earlier.runtime) == kernels}
+    return family == "gpu" and group.dtype in SAME_KERNELS and not earlier_dtypes.isdisjoint(SAME_KERNELS)
 
 
 def types_of(group: ResidualGroup, earlier_groups: Sequence[ResidualGroup], family: str) -> tuple[str, ...]:

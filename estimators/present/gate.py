@@ -94,15 +94,15 @@ class Baseline(msgspec.Struct, frozen=True):
         """Read a file's content; `FormatError` where it is damaged or newer, or a quantity is not there that would be gated."""
         baseline = decode_versioned(data, cls, BASELINE_FORMAT, "baseline", where)
         if baseline.format < BASELINE_FORMAT:
-            baseline = cls(tuple(msgspec.structs.replace(one, modules={}) for one in baseline.footprints))
-        for footprint in baseline.footprints:
+            baseline = cls(tuple(msgspec.structs.replace(stored, modules={}) for stored in baseline.footprints))
+        for stored in baseline.footprints:
             for name in QUANTITIES:
-                value = footprint.totals.get(name, -1.0)
+                value = stored.totals.get(name, -1.0)
                 if value is None and name == "energy_j":
                     continue
                 if value is None or value < 0:
                     raise FormatError(
-                        f"cannot read baseline {where}: {name} of {footprint.label} is {footprint.totals.get(name)}, and not a "
+                        f"cannot read baseline {where}: {name} of {stored.label} is {stored.totals.get(name)}, and not a "
                         "number of at least 0; write it anew with --write"
                     )
         return baseline
@@ -113,7 +113,7 @@ class Baseline(msgspec.Struct, frozen=True):
 
     def replacing(self, footprints: Sequence[Footprint]) -> Baseline:
         """With these footprints in place of those of the same key."""
-        merged = {footprint.key: footprint for footprint in (*self.footprints, *footprints)}
+        merged = {current.key: current for current in (*self.footprints, *footprints)}
         return Baseline(tuple(merged[key] for key in sorted(merged)))
 
 
@@ -222,27 +222,27 @@ def check(baseline: Baseline, footprints: Sequence[Footprint], allowed: Mapping[
     for name in allowed:
         if name not in QUANTITIES:
             raise unknown("quantity of a gate", name, QUANTITIES)
-    baselines = {footprint.key: footprint for footprint in baseline.footprints}
+    baselines = {stored.key: stored for stored in baseline.footprints}
     findings: list[Finding] = []
     undecided: list[str] = []
-    for footprint in footprints:
-        baseline_footprint = baselines.get(footprint.key)
-        if baseline_footprint is None:
-            labels = "; ".join(footprint.label for footprint in baseline.footprints) or "nothing"
-            raise InputError(f"the baseline has no {footprint.label}; add it with --write. It has: {labels}")
-        if baseline_footprint.profile != footprint.profile:
+    for current in footprints:
+        stored = baselines.get(current.key)
+        if stored is None:
+            labels = "; ".join(other.label for other in baseline.footprints) or "nothing"
+            raise InputError(f"the baseline has no {current.label}; add it with --write. It has: {labels}")
+        if stored.profile != current.profile:
             raise InputError(
-                f"the baseline of {footprint.label} was written with another profile of {footprint.arch}, so that times and "
+                f"the baseline of {current.label} was written with another profile of {current.arch}, so that times and "
                 "energies would differ for that alone; write it anew with --write from the commit that it stands for"
             )
         findings += [
             finding
             for name in QUANTITIES
-            if (finding := _compare(baseline_footprint, footprint, name, {**ALLOWED_GROWTH, **allowed}[name])) is not None
+            if (finding := _compare(stored, current, name, {**ALLOWED_GROWTH, **allowed}[name])) is not None
         ]
-        fresh = sorted(op for op, count in footprint.unknown_ops.items() if count > baseline_footprint.unknown_ops.get(op, 0))
+        fresh = sorted(op for op, count in current.unknown_ops.items() if count > stored.unknown_ops.get(op, 0))
         if fresh:
-            undecided.append(f"{footprint.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
+            undecided.append(f"{current.label}: no cost formula for {', '.join(fresh)}, so that their flops are in no total")
     return GateResult(tuple(findings), tuple(undecided))
 
 

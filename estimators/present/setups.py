@@ -43,8 +43,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         """The command line's options for an estimate of the setup."""
         dtype = None if self.dtype is None else shown_dtype(self.dtype)
         option_values = {"batch": self.batch, "runtime": self.runtime, "dtype": dtype, "quantize": self.quantize}
-        part_changes = [f"--{name} {value}" for name, value in option_values.items() if value is not None]
-        return " ".join([*part_changes, *["--channels-last"] * self.channels_last])
+        texts = [f"--{name} {value}" for name, value in option_values.items() if value is not None]
+        return " ".join([*texts, *["--channels-last"] * self.channels_last])
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -65,11 +65,8 @@ GraphsOf = Callable[[Setup], Sequence[Graph]]
 def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
     """A change of each part of a machine alone. "peak" stands for the rates of all units; where a strategy counts cycles, the
     clock is their rate."""
-    coefficients, all_coefficients, in_cycles = (
-        profile.coefficients,
-        profile.all_coefficients,
-        profile.family in CYCLE_COUNTED_FAMILIES,
-    )
+    coefficients, all_coefficients = profile.coefficients, profile.all_coefficients
+    in_cycles = profile.family in CYCLE_COUNTED_FAMILIES
     names = [PART_COUNT[profile.family], "clock"]
     names += [f"{stem}.{level}" for level in profile.levels for stem in ("bandwidth", "capacity")]
     names_by_change = {name: [name] for name in names if name in coefficients}
@@ -93,16 +90,16 @@ def part_changes(profile: ArchitectureProfile, runtime: str) -> list[Change]:
 def changes(profile: ArchitectureProfile, base: Setup, dtype: str, table: KernelTable) -> list[Change]:
     """Changes that a model's user can make on a machine and its runtimes. `dtype` is the type of most of the model's work,
     `table` has its present kernels."""
-    rated_types = profile.multiplied_types
+    multiplied_types = profile.multiplied_types
     candidates = [Change("batch", f"batch {base.batch * n}", {"batch": base.batch * n}) for n in BATCH_STEPS]
     if base.quantize is None:
-        narrower = [name for name in _NARROWER if name in rated_types and BITS[name] < BITS[dtype]]
-        types = ["tf32"] * (dtype == "float32" and "tf32" in rated_types) + narrower[:1]
+        narrower = [name for name in _NARROWER if name in multiplied_types and BITS[name] < BITS[dtype]]
+        types = ["tf32"] * (dtype == "float32" and "tf32" in multiplied_types) + narrower[:1]
         candidates += [Change("type", name, {"dtype": name}) for name in types]
-        everywhere = [name for name in _EVERYWHERE if name in rated_types and BITS[name] < BITS[dtype]]
+        everywhere = [name for name in _EVERYWHERE if name in multiplied_types and BITS[name] < BITS[dtype]]
         candidates += [Change("8 bits", f"all in {name}", {"dtype": name}) for name in everywhere]
         if dtype in _QUANTIZED_FROM:
-            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in rated_types]
+            schemes = [scheme for scheme, product in _SCHEMES.items() if not product or product in multiplied_types]
             candidates += [Change("quantization", scheme, {"quantize": scheme}) for scheme in schemes]
     candidates += [
         Change("runtime", name, {"runtime": name})

@@ -151,11 +151,11 @@ class SweepController:
         by_hand = {name: values for name, values in self.profile_axes.items() if name in tiling_parameters(profile)}
         numbers = {name: values for name, values in self.profile_axes.items() if name not in by_hand}
         coefficient_axes = [numbers]
-        if (profile.family == "cpu" and threads is not None) or (self._drawn() and not _shares_draws(numbers)):
+        if (profile.family == "cpu" and threads is not None) or (self._has_intervals() and not _shares_draws(numbers)):
             coefficient_axes = [{name: (value,) for name, value in combination.items()} for combination in product_of(numbers)]
         return [(tiles, axes) for tiles in product_of(by_hand) for axes in coefficient_axes]
 
-    def _drawn(self) -> bool:
+    def _has_intervals(self) -> bool:
         """True where variants of a machine are few enough for intervals."""
         return math.prod(len(values) for values in self.profile_axes.values()) <= DRAWN_POINTS
 
@@ -170,7 +170,7 @@ class SweepController:
         axes: Mapping[str, Sequence[AxisValue]],
     ) -> Columns:
         """Rows of all combinations of a machine's coefficients: the first one's row, and the columns that differ."""
-        combinations, has_intervals = list(product_of(axes)), threads is not None or self._drawn()
+        combinations, has_intervals = list(product_of(axes)), threads is not None or self._has_intervals()
         count, seed = len(combinations), 0 if has_intervals else None
         points: dict[str, np.ndarray] = {}
         if count > 1:

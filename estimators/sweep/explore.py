@@ -282,7 +282,7 @@ def front_rows(front: Front) -> list[dict[str, float | int]]:
     return list(rows_of({name: column.tolist() for name, column in {**front.columns, "alike": front.alike}.items()}))
 
 
-def none_allowed(space: Space, front: Front) -> str:
+def nearest_text(space: Space, front: Front) -> str:
     """Where no design keeps all limits: that, and the numbers of the nearest one; otherwise ""."""
     if not front.nearest:
         return ""

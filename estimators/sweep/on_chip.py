@@ -108,14 +108,14 @@ def _largest_size(
     capacity = on_chip_bytes(director.profile)
     limits: dict[int, Limit] = {len(sizes): "none"}
 
-    def leaves(position: int) -> bool:
+    def leaves_chip(position: int) -> bool:
         work = works[position]()
         fits = work.peak_memory_bytes <= capacity
         spills = fits and spill_bytes(director, work.table) > SPILL_SHARE * work.table.bytes.sum()
         limits[position] = "tiling" if spills else "none" if fits else "memory"
         return limits[position] != "none"
 
-    first_too_large = bisect_left(range(len(sizes)), True, key=leaves)
+    first_too_large = bisect_left(range(len(sizes)), True, key=leaves_chip)
     value, position_reported = sizes[first_too_large - 1] if first_too_large else None, max(first_too_large - 1, 0)
     work = works[position_reported]()
     room = room_on(director.profile, work.memory, batches[position_reported])

@@ -136,7 +136,7 @@ class Tiling:
         state_bytes: (K,) bytes that must stay on chip while a tile runs.
         cycles: (K,) clock cycles of the matrix unit where the strategy counts them (systolic arrays, recurrences), NaN where the
             kernel does not use it; `None` for strategies that only give a utilisation.
-        transformed: alternative algorithms for the same contractions.
+        alternatives: algorithms with fewer multiplications for the same contractions.
         blocks: thread blocks, where the blocks of a contraction share multiprocessors.
         early_bytes: (K,) bytes of the main memory that may move before the kernel's program begins; `None` where none do.
     """
@@ -148,7 +148,7 @@ class Tiling:
     level_bytes: dict[str, np.ndarray]
     state_bytes: np.ndarray
     cycles: np.ndarray | None = None
-    transformed: tuple[AlternativeAlgorithm, ...] = ()
+    alternatives: tuple[AlternativeAlgorithm, ...] = ()
     blocks: Blocks | None = None
     early_bytes: np.ndarray | None = None
 

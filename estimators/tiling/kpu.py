@@ -303,7 +303,7 @@ def _output_stationary(table: KernelTable, shape: TileShape, capacity: float) ->
     sizes = operands(table)
 
     def again(passing_bytes: Floats, extent: Floats, tile: Floats, other_tile: Floats) -> Floats:
-        # The operand that stays is cut into blocks of its rows; `passing` is read once for each.
+        # The operand that stays is cut into blocks of its rows; the one that passes is read once for each.
         block = np.maximum(capacity / (size * table.k) - 2.0 * other_tile, np.minimum(tile, extent))
         fits = passing_bytes / np.maximum(table.batch, 1.0) + 2.0 * size * table.k * tile <= capacity
         return np.where(fits, 0.0, passing_bytes * (ceil_div(extent, block) - 1))

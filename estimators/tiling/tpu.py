@@ -268,8 +268,8 @@ def _repeated_bytes(table: KernelTable, profile: ArchitectureProfile, shape: Til
     over_m, over_n, over_k = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n), ceil_div(table.k, shape.k)
     inputs = np.maximum(sizes.a - table.batch * staging_bytes / 3.0, 0.0) * (over_n - 1.0)
     weights = np.maximum(sizes.b - table.batch * staging_bytes / 3.0, 0.0) * (over_m - 1.0)
-    partial = sizes.c * (_ACCUMULATOR_BYTES / element_bytes(table)) * 2.0 * (over_k - 1.0)
-    spills = np.where(shape.m * shape.n * _ACCUMULATOR_BYTES <= staging_bytes / 2.0 * 1.01, 0.0, partial)
+    partial_sums = sizes.c * (_ACCUMULATOR_BYTES / element_bytes(table)) * 2.0 * (over_k - 1.0)
+    spills = np.where(shape.m * shape.n * _ACCUMULATOR_BYTES <= staging_bytes / 2.0 * 1.01, 0.0, partial_sums)
     return np.where(over_k > 1.0, inputs + weights, np.minimum(inputs, weights)) + spills
 
 

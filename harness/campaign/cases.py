@@ -61,7 +61,7 @@ def usable_device(machine: Machine) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The cases to measure, by the options of `shmoo measure` with these names.
+    """The cases to measure. Each field is the option of `shmoo measure` of its name.
 
     Attributes:
         model: networks by name. input_shape, seq_len, trust: of these networks, as for `resolve_model`.

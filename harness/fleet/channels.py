@@ -101,7 +101,7 @@ class Channel:
             return process.stdout
         lines = [line.strip() for line in process.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
         words = " ".join(lines[-2:]) or f"exit code {process.returncode}"
-        # OpenSSH's own exit code is 255; rsync reports it as 10 to 14, 30 or 255.
+        # OpenSSH's own exit code is 255; rsync reports a lost connection as 10, 12, 30 or 255.
         lost = (255, 10, 12, 30) if command[0] == "rsync" else (255,)
         raise (UnreachableError if self.destination and process.returncode in lost else HostRefusal)(words)
 

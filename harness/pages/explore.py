@@ -13,7 +13,7 @@ from shmoo.estimators.graph.records import Interval
 from shmoo.estimators.predict.director import AnalysisDirector, Estimate
 from shmoo.estimators.present.spending import by_bound
 from shmoo.estimators.shown_columns import Cell
-from shmoo.estimators.sweep.explore import Front, Space, front_rows, none_allowed
+from shmoo.estimators.sweep.explore import Front, Space, front_rows, nearest_text
 from shmoo.estimators.units import amount, counted, percent, si
 from shmoo.estimators.variants import variant
 from shmoo.runs.plots.page import page, section, table, write
@@ -43,7 +43,7 @@ def write_page(space: Space, front: Front, path: str | Path) -> None:
         f"{models} on designs of {space.profile.name}",
         section("front", "The front", BOARD) + section("designs", "Designs of the front", table(designs, "designs of the front")),
         eyebrow="Design space",
-        answer=none_allowed(space, front)
+        answer=nearest_text(space, front)
         or (
             f"{counted(front.points, 'design')}, {front.allowed:,} within the limits, {len(front)} on the front; it holds "
             f"{percent(front.hypervolume, digits=0)} of the box between best and worst."

@@ -80,11 +80,11 @@ def median_call(events: Sequence[Mapping[str, Any]]) -> RecordedCall:
 
 
 def trace_document(
-    model: str, estimate: Estimate, slots: Sequence[KernelSpan], recorded: RecordedCall | None, reason: str = ""
+    model: str, estimate: Estimate, spans: Sequence[KernelSpan], recorded: RecordedCall | None, reason: str = ""
 ) -> dict[str, Any]:
-    """The trace as a JSON document, from the slots of `estimators.predict.timeline.schedule` and the measured call, which is
+    """The trace as a JSON document, from the spans of `estimators.predict.timeline.schedule` and the measured call, which is
     `None` with a `reason` if nothing was measured."""
-    events = list(_predicted(model, estimate, slots))
+    events = list(_predicted(model, estimate, spans))
     if recorded is not None:
         events += _measured(recorded)
     return {
@@ -101,24 +101,24 @@ def trace_document(
     }
 
 
-def _predicted(model: str, estimate: Estimate, slots: Sequence[KernelSpan]) -> Iterator[Event]:
+def _predicted(model: str, estimate: Estimate, spans: Sequence[KernelSpan]) -> Iterator[Event]:
     call, host, device = 0, 1, 2
     yield _name("process_name", PREDICTED, 0, f"predicted: {estimate.arch}, {estimate.runtime}")
     yield _name("thread_name", PREDICTED, call, "call")
-    if any(slot.launch_s is not None for slot in slots):
+    if any(span.launch_s is not None for span in spans):
         yield _name("thread_name", PREDICTED, host, "host launches")
     yield _name("thread_name", PREDICTED, device, "kernels")
     latency = estimate.latency_s
     bounds = {"low_s": latency.low, "high_s": latency.high}
     yield _event(model, "predicted", PREDICTED, call, 0.0, 1e6 * latency.value, bounds)
-    for slot in slots:
-        kernel = slot.kernel
+    for span in spans:
+        kernel = span.kernel
         facts = {"bound": kernel.bound, "tile m x n x k": " x ".join(f"{extent:.0f}" for extent in kernel.tile_shape)}
         facts |= {name: getattr(kernel, name) for name in _KERNEL_FACTS}
-        start_s, seconds = slot.start_s, slot.end_s - slot.start_s
+        start_s, seconds = span.start_s, span.end_s - span.start_s
         yield _event(kernel.label, kernel.family, PREDICTED, device, 1e6 * start_s, 1e6 * seconds, facts)
-        if slot.launch_s is not None:
-            start_s, end_s = slot.launch_s
+        if span.launch_s is not None:
+            start_s, end_s = span.launch_s
             yield _event(f"launch {kernel.label}", "launch", PREDICTED, host, 1e6 * start_s, 1e6 * (end_s - start_s), {})
 
 

@@ -79,7 +79,7 @@ def _parts(returned: Any, spec: str) -> tuple[Any, tuple[Any, ...] | None, dict[
 
 
 def _in_evaluation(model: Any) -> Any:
-    """The module in evaluation mode; the module of an exported program refuses, since its mode was fixed by the export."""
+    """The module in evaluation mode; that of an exported program unchanged, because the export fixed its mode."""
     try:
         return model.eval()
     except NotImplementedError:

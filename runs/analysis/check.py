@@ -118,8 +118,8 @@ def _completeness(run: Run) -> Iterator[Finding]:
         return
     if skipped := run.skipped:
         labels = tuple(dict.fromkeys(item.case.label for item in skipped))
-        found = f"{len(labels)} of the last campaign's cases: {skipped[0].reason}"
-        yield Finding("not reached", found, "fault", _resume(run), labels)
+        observation = f"{len(labels)} of the last campaign's cases: {skipped[0].reason}"
+        yield Finding("not reached", observation, "fault", _resume(run), labels)
     settings = run.manifest.settings
     wanted_visits = settings.get("visits", settings.get("passes"))
     if isinstance(wanted_visits, int):

@@ -1,6 +1,6 @@
 """Growth of a case, or of a whole suite, from one run to another, with its standard error.
 
-docs/gate.md has the formulas and their sources: two runs, several base runs, pairs of visits, and the geometric mean.
+docs/gate.md has the formulas and their sources: two runs, several base runs, the pairs of a duel, and the geometric mean.
 """
 
 from __future__ import annotations

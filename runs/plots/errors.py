@@ -67,9 +67,9 @@ def roofline_figure(cases: Sequence[CaseError], profile: ArchitectureProfile) ->
     counted = [case for case in cases if case.flops > 0 and case.bytes > 0]
     intensities = [intensity(case) for case in counted] or [1.0]
     rates = [rate(case) for case in counted]
-    roofs, span, top = roofs_of(profile, intensities, rates)
+    roofs, x_range, top = roofs_of(profile, intensities, rates)
     marks: list[chart.Mark] = [*roofs, *(_points(group, members, intensity, rate) for group, members in _by_group(counted))]
-    x = chart.log_axis("arithmetic intensity, flop per byte moved at least", span, "", pad=0.0)
+    x = chart.log_axis("arithmetic intensity, flop per byte moved at least", x_range, "", pad=0.0)
     # Three times the highest roof leaves room for the labels above it.
     y = chart.log_axis("achieved rate", [*rates, 3 * top], "flop/s")
     return chart.figure(*marks, x=x, y=y, height=620)
@@ -83,19 +83,19 @@ def roofs_of(
     units = [u for u in ("matrix", "vector") if profile.get(f"peak.{u}.float32") is not None]
     peaks = {unit: profile.value(f"peak.{unit}.float32") for unit in units}
     top = max(peaks.values(), default=max(rates, default=1.0))
-    span = (min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.main_memory}")) * 3)
+    x_range = (min(intensities) / 2, max(*intensities, top / profile.value(f"bandwidth.{profile.main_memory}")) * 3)
     roofs = []
     for position, level in enumerate(profile.levels):
         bandwidth = profile.value(f"bandwidth.{level}")
-        corner = min(max(top / bandwidth, span[0]), span[1])
+        corner = min(max(top / bandwidth, x_range[0]), x_range[1])
         label = f"{level} {si(bandwidth, 'B/s')}"
-        ends = (bandwidth * span[0], bandwidth * corner)
-        roofs.append(chart.Guide(x=(span[0], corner), y=ends, line=_ROOF_LINES[position % 4], width=1.5, label=label))
+        ends = (bandwidth * x_range[0], bandwidth * corner)
+        roofs.append(chart.Guide(x=(x_range[0], corner), y=ends, line=_ROOF_LINES[position % 4], width=1.5, label=label))
     for peak in dict.fromkeys(peaks.values()):
         units_of_peak = " and ".join(unit for unit in units if peaks[unit] == peak)
         label = f"{units_of_peak} peak {si(peak, 'flop/s')}"
-        roofs.append(chart.Guide(x=span, y=(peak, peak), width=2.0, label=label))
-    return roofs, span, top
+        roofs.append(chart.Guide(x=x_range, y=(peak, peak), width=2.0, label=label))
+    return roofs, x_range, top
 
 
 def residual_figure(cases: Sequence[CaseError]) -> chart.Figure:

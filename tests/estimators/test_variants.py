@@ -63,10 +63,10 @@ def test_an_unchanged_clock_draws_no_voltage() -> None:
     """Nothing is uncertain about the voltage at which a machine's energies are given, unless a power cap lowers it."""
     before = load_profile("cpu_server_generic")
     named = {"energy.clock", "energy.floor"}
-    assert not named & set(names_to_draw(before.all_coefficients, "inductor", tensor=False))
+    assert not named & set(names_to_draw(before.all_coefficients, "inductor", has_tensor_kernels=False))
     changed = variant(before, {"clock": 2e9}).all_coefficients
-    assert named <= set(names_to_draw(changed, "inductor", tensor=False))
-    assert named <= set(names_to_draw(load_profile("kpu_t64").all_coefficients, "domainflow", tensor=False))
+    assert named <= set(names_to_draw(changed, "inductor", has_tensor_kernels=False))
+    assert named <= set(names_to_draw(load_profile("kpu_t64").all_coefficients, "domainflow", has_tensor_kernels=False))
 
 
 def test_what_is_named_keeps_its_value() -> None:

@@ -86,9 +86,9 @@ class KpuSimSerial:
         state = size * (shape.m * shape.k + shape.k * shape.n + shape.m * shape.n)
         traffic = compulsory_traffic(table, profile)
         extra = np.where(contracts, self._block_bytes(table, profile, shape, size) - table.bytes, 0.0)
-        last = profile.main_memory
         for level in profile.levels:
-            traffic[level] = traffic[level] + np.maximum(extra, 0.0) * (1.0 if level != last else np.minimum(passes(table), 1.0))
+            share = np.minimum(passes(table), 1.0) if level == profile.main_memory else 1.0
+            traffic[level] = traffic[level] + np.maximum(extra, 0.0) * share
         return Tiling(clip_shape(table, shape.m, shape.n, shape.k), tiles, tiles, utilisation, traffic, state, cycles)
 
     def _block_bytes(self, table: KernelTable, profile: ArchitectureProfile, shape: TileShape, size: np.ndarray) -> np.ndarray:

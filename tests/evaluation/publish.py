@@ -23,7 +23,7 @@ UNMEASURED_GPUS = ("gpu_l4", "gpu_h100", "gpu_h200", "gpu_a100_sxm_80g", "gpu_l4
 """Built-in GPUs that no table holds."""
 
 ELSEWHERE = MappingProxyType(dict.fromkeys(("gpu_p100", "gpu_t4", "gpu_v100"), ("conv_1x1",)))
-"""Profile -> algorithms that were fitted to DeepBench's convolutions, of which no table here has rows."""
+"""Profile -> algorithms fitted to DeepBench's convolutions, for which no table here has rows."""
 
 
 def _gpu(folder: Path) -> Iterator[ArchitectureProfile]:
@@ -134,8 +134,8 @@ def publish(name: str, folder: Path, out: Path = BUILTIN_DIR) -> Iterator[tuple[
     """Make profiles and write each as soon as it is made.
 
     Args:
-        name: of `PUBLICATIONS`, or "all" for each in turn, which start from what those before them wrote, and the first from
-            profiles without anything fitted: what was published before does not matter.
+        name: one of `PUBLICATIONS`, or "all" for the steps of `IN_TURN`, each of which starts from what those before it wrote.
+            The first starts from GPUs without any fit, so that earlier publications do not matter.
         folder: the tables' folder. out: where NAME.json goes.
 
     Raises:
@@ -172,7 +172,7 @@ def file_of(profile: ArchitectureProfile, path: Path) -> bytes:
 
 
 def unfitted(profile: ArchitectureProfile) -> ArchitectureProfile:
-    """A GPU as its datasheet and the literature describe it, with the times that no table here is of."""
+    """A GPU as its datasheet and the literature describe it, with the coefficients of `ELSEWHERE`, which no table here refits."""
     return profile.replacing(coefficients={**looked_up(profile), **_elsewhere(profile)}, fitted_from=None, residual=())
 
 

@@ -3,10 +3,9 @@
 Shares of a peak or a bandwidth, extents and exponents (all of unit "1") and overheads of host and device (seconds) carry over, as
 the geometric mean over the measured machines, weighted by the distance of their generations, with their spread. Peaks,
 bandwidths, capacities, counts and power are looked up. Shares of float32 products count for less from a board whose cap sets
-their pace. A coefficient that only some machines determine comes from those; values that a prior held count where no
-machine determines it. How
-voltage follows the clock carries over from boards whose energy was metered at several clocks: a board far above its power cap
-runs at a low clock, at which a flop takes less than at the rated one.
+their pace. A coefficient that only some machines determine comes from those; values that a prior held count where no machine
+determines it. How voltage follows the clock carries over from boards whose energy was metered at several clocks: a board far
+above its power cap runs at a low clock, at which a flop takes less than at the rated one.
 """
 
 from __future__ import annotations

@@ -96,14 +96,14 @@ class Products:
         """(..., R) bytes that a block of this size stages for an element of the reduction."""
         return self.size * tile_m + self.stored * tile_n
 
-    def tlb_miss_share(self, tile_m: np.ndarray, tile_n: np.ndarray, load: Occupancy) -> np.ndarray:
+    def tlb_miss_share(self, tile_m: np.ndarray, tile_n: np.ndarray, occupancy: Occupancy) -> np.ndarray:
         """(R,) share of the staged elements whose address misses the TLB: the rows that a multiprocessor's blocks walk lie k
         elements apart."""
-        blocks_at_once = np.minimum(load.queue, load.resident)
+        blocks_at_once = np.minimum(occupancy.queue, occupancy.resident)
         rows = np.minimum(blocks_at_once * tile_m, self.m) + np.minimum(blocks_at_once * tile_n, self.n)
         return 1.0 - hit_share(rows * self.k * self.size, _REACH_BYTES)
 
-    def load(
+    def occupancy(
         self, profile: ArchitectureProfile, tile_m: np.ndarray | float, tile_n: np.ndarray | float, part_length: np.ndarray
     ) -> Occupancy:
         """How blocks of this size, which sum over `part_length` of k each, occupy the multiprocessors."""
@@ -121,10 +121,10 @@ class Products:
         return Occupancy(blocks, pieces, resident, queue, padded_depth, np.minimum(useful, 1.0), depth, reuse, at_work, filled)
 
 
-def unit_seconds(profile: ArchitectureProfile, shape: TileShape, load: Occupancy, blocks: Blocks, value: Value) -> Floats:
+def unit_seconds(profile: ArchitectureProfile, shape: TileShape, occupancy: Occupancy, blocks: Blocks, value: Value) -> Floats:
     """(..., R) seconds of blocks of the float32 units: whole rounds at the tile's efficiency, by an algorithm's coefficients."""
     rate = profile.value("peak.matrix.float32", 1.0) * value("efficiency") / profile.value("count.sms") / 2.0
-    return load.queue * shape.m * shape.n * load.padded_k * blocks.ramp(value) / rate
+    return occupancy.queue * shape.m * shape.n * occupancy.padded_k * blocks.ramp(value) / rate
 
 
 def level_shares(profile: ArchitectureProfile, value: Value, share: float | Floats) -> dict[str, float | Floats]:

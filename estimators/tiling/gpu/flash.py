@@ -46,7 +46,7 @@ class _Walk:
     Attributes:
         rows: that a block computes, heads of a group included. queries: that are of use, at most. keys: that it walks on average.
         blocks, pieces: in all, and parts of the keys. busiest: blocks' worth of work of the busiest multiprocessor.
-        issued: scores that all blocks compute, padding included. equals: blocks that walk the same keys.
+        issued: scores that all blocks compute, padding included. same_keys: blocks that walk the same keys.
     """
 
     rows: np.ndarray
@@ -56,7 +56,7 @@ class _Walk:
     keys: np.ndarray
     busiest: np.ndarray
     issued: np.ndarray
-    equals: np.ndarray
+    same_keys: np.ndarray
 
 
 def _walk(
@@ -87,8 +87,8 @@ def _regroups(table: KernelTable, kernels: TensorKernels) -> np.ndarray:
     9.0 us with one group and 12.8 with several, on an A100 12.8 and 19.0, on an H100 12.0 and 11.8, on a B200 6.2 and 6.1 (NVIDIA
     AIConfigurator, 2026)."""
     groups = table.batch / np.maximum(table.group, 1.0) / table.images
-    found: np.ndarray = (table.m == 1) & (table.group > 1) & (groups > 1) & kernels.regroups
-    return found
+    regroups: np.ndarray = (table.m == 1) & (table.group > 1) & (groups > 1) & kernels.regroups
+    return regroups
 
 
 def _blocks(table: KernelTable, walk: _Walk, kernels: TensorKernels, pace: float | np.ndarray) -> Blocks:
@@ -116,13 +116,13 @@ def _stored(table: KernelTable) -> np.ndarray:
 
 
 def _traffic(table: KernelTable, walk: _Walk, once: dict[str, np.ndarray], patch: float) -> dict[str, np.ndarray]:
-    """Keys and values cross L2 once a block, or once for as many blocks that walk the same keys as share a read; results of parts
-    are written and read again."""
+    """Bytes per level. Keys and values cross L2 once for each `patch` of blocks that walk the same keys; results of parts are
+    written and read again."""
     size = element_bytes(table)
     loaded = walk.blocks * walk.keys * 2.0 * table.k * size
     partial_sums = np.where(walk.pieces > 1.0, 2.0 * ACCUMULATOR_BYTES * walk.pieces * table.batch * table.m * table.k, 0.0)
     read = table.bytes_of_kind(READ_ACTIVATION)
-    requested = loaded * ceil_div(walk.equals, patch) / walk.equals
+    requested = loaded * ceil_div(walk.same_keys, patch) / walk.same_keys
     again = np.maximum(requested - read, 0.0) + partial_sums
     multiplied = walk.issued * 4.0 * table.k / np.minimum(walk.rows, STEP) * size
     return {

@@ -4,7 +4,7 @@ A thread block computes m x n outputs over a slice of k, staging operands throug
 and rounds that leave multiprocessors without one cost as much as full ones: tile and wave quantization (NVIDIA, "Matrix
 multiplication background user's guide", 2023). The tile is the one of the library's that would be fastest.
 
-Kernels of the float32 units (`gpu_blocks`) and of tensor cores (`gpu_tensor`) differ in their tiles, in how operands get near the
+Kernels of the float32 units (`blocks.py`) and of tensor cores (`tensor.py`) differ in their tiles, in how operands get near the
 units, and so in what bounds them.
 """
 
@@ -227,12 +227,12 @@ class GpuThreadBlocks:
 
         def offer(tile_m: Floats, tile_n: Floats, pieces: Floats) -> tuple[Floats, Floats]:
             part_length = np.minimum(self.tile_k or np.inf, np.ceil(work.k / pieces))
-            load = work.load(profile, tile_m, tile_n, part_length)
+            occupancy = work.occupancy(profile, tile_m, tile_n, part_length)
             least_part = np.where(pieces <= _USUAL_SPLITS, 4 * _STATE_SLICE, library.long_part)
-            may_split = (load.blocks < 2 * multiprocessors * load.pieces) & (part_length >= least_part)
+            may_split = (occupancy.blocks < 2 * multiprocessors * occupancy.pieces) & (part_length >= least_part)
             may_split = may_split & (ACCUMULATOR_BYTES * pieces * work.outputs <= library.workspace)
             fits = blocks_per_multiprocessor(profile, work, tile_m, tile_n) >= 1.0
-            time = seconds(TileShape(tile_m, tile_n, part_length), load)
+            time = seconds(TileShape(tile_m, tile_n, part_length), occupancy)
             return np.where(fits & ((pieces == 1) | may_split), time, np.inf), part_length
 
         candidates = itertools.product(tiles, splits if self.tile_k is None else (1,))
@@ -247,31 +247,31 @@ class GpuThreadBlocks:
         contracts = (table.matrix_flops > 0) & ~stencil
         tensor = on_tensor_cores(table, profile)
         work = self._work(table, tensor)
-        load = work.load(profile, shape.m, shape.n, shape.k)
+        occupancy = work.occupancy(profile, shape.m, shape.n, shape.k)
         elements = table.batch * table.m * table.n
         lanes = multiprocessors * profile.value("vector.lanes", 1.0)
         stream_fill = elements / (ceil_div(elements, lanes) * lanes)
-        utilisation = np.where(contracts, load.useful, stream_fill)
+        utilisation = np.where(contracts, occupancy.useful, stream_fill)
         waves = np.where(
-            contracts, ceil_div(load.blocks, multiprocessors * load.resident), ceil_div(elements, lanes * MOST_BLOCKS)
+            contracts, ceil_div(occupancy.blocks, multiprocessors * occupancy.resident), ceil_div(elements, lanes * MOST_BLOCKS)
         )
-        tiles = np.where(contracts, load.blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
+        tiles = np.where(contracts, occupancy.blocks, ceil_div(elements, profile.value("vector.lanes", 1.0)))
         slices = np.where(tensor, work.slices, _STATE_SLICE)
         staged_bytes = work.stages * work.staged(shape.m, shape.n) * np.minimum(slices, table.k)
         state = np.where(contracts, staged_bytes + ACCUMULATOR_BYTES * shape.m * shape.n, 0.0)
-        state = state * np.minimum(load.blocks, multiprocessors * load.resident)
+        state = state * np.minimum(occupancy.blocks, multiprocessors * occupancy.resident)
         compulsory = compulsory_traffic(_seen_by_loops(table, profile), profile)
-        traffic = _traffic(table, profile, shape, load, compulsory)
-        blocks = _blocks(load, _tlb_miss_share(table, work, shape, load), _walked_bytes(table, profile, compulsory))
+        traffic = _traffic(table, profile, shape, occupancy, compulsory)
+        blocks = _blocks(occupancy, _tlb_miss_share(table, work, shape, occupancy), _walked_bytes(table, profile, compulsory))
         if tensor.any():
-            tensor_bytes = tensor_traffic(table, profile, shape, load, self._tensor_kernels)
+            tensor_bytes = tensor_traffic(table, profile, shape, occupancy, self._tensor_kernels)
             traffic = {level: np.where(tensor, tensor_bytes[level], nbytes) for level, nbytes in traffic.items()}
-            blocks = blocks.replaced(tensor, tensor_blocks(work, shape, load, self._tensor_kernels.pace(profile)))
+            blocks = blocks.replaced(tensor, tensor_blocks(work, shape, occupancy, self._tensor_kernels.pace(profile)))
         if stencil.any():
             compulsory = compulsory_traffic(table, profile)
             traffic = {level: np.where(stencil, compulsory[level], nbytes) for level, nbytes in traffic.items()}
         ways = self._winograd(table, profile, tensor)
-        tiling = Tiling(shape, tiles, waves, utilisation, traffic, state, transformed=ways, blocks=blocks)
+        tiling = Tiling(shape, tiles, waves, utilisation, traffic, state, alternatives=ways, blocks=blocks)
         attends = tensor & table.is_family("attention")
         return with_flash(tiling, attends, table, profile, self._tensor_kernels) if attends.any() else tiling
 
@@ -289,18 +289,18 @@ class GpuThreadBlocks:
         work = Products(np.full(len(rows), 36.0), tiles, applicable.n, channels, size, size)
         c = Coefficients(profile)
 
-        def seconds(shape: TileShape, load: Occupancy) -> Floats:
-            return unit_seconds(profile, shape, load, _blocks(load), lambda stem: c.value(f"{stem}.winograd", stem))
+        def seconds(shape: TileShape, occupancy: Occupancy) -> Floats:
+            return unit_seconds(profile, shape, occupancy, _blocks(occupancy), lambda stem: c.value(f"{stem}.winograd", stem))
 
         shape = self._fastest(work, self._by_hand(self._library.transformed, work, profile), (1,), profile, seconds)
-        load = work.load(profile, shape.m, shape.n, shape.k)
+        occupancy = work.occupancy(profile, shape.m, shape.n, shape.k)
         transform_bytes = 36 * size * np.stack([tiles * channels, tiles * applicable.n, channels * applicable.n])
         products = AlternativeAlgorithm(
             name="winograd",
             offered=applies,
             share=36 * tiles / (9 * applicable.m),
-            utilisation=load.useful,
-            blocks=_blocks(load),
+            utilisation=occupancy.useful,
+            blocks=_blocks(occupancy),
             moved=exchange_traffic(transform_bytes, profile),
             kernels=4,
         )
@@ -321,26 +321,26 @@ def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProf
     flop_j = (c.find("energy.flop.matrix.float32", "energy.flop") or 0.0) * value("energy.share")
     byte_j = {level: c.find(f"energy.byte.{level}") or 0.0 for level in profile.levels}
 
-    def seconds(shape: TileShape, load: Occupancy) -> Floats:
-        blocks = _blocks(load, _tlb_miss_share(table, work, shape, load))
-        traffic = _traffic(table, profile, shape, load, compulsory)
-        math = unit_seconds(profile, shape, load, blocks, value)
+    def seconds(shape: TileShape, occupancy: Occupancy) -> Floats:
+        blocks = _blocks(occupancy, _tlb_miss_share(table, work, shape, occupancy))
+        traffic = _traffic(table, profile, shape, occupancy, compulsory)
+        math = unit_seconds(profile, shape, occupancy, blocks, value)
         times = overlapped([math, *(nbytes / speeds[level] for level, nbytes in traffic.items())], value("overlap"))
-        rounds = ceil_div(load.blocks, profile.value("count.sms") * load.resident)
+        rounds = ceil_div(occupancy.blocks, profile.value("count.sms") * occupancy.resident)
         block_s = times + value("tile_overhead") * rounds
-        joules = flop_j * table.matrix_flops / load.filled + sum(byte_j[level] * nbytes for level, nbytes in traffic.items())
+        joules = flop_j * table.matrix_flops / occupancy.filled + sum(byte_j[level] * nbytes for level, nbytes in traffic.items())
         return np.sqrt(block_s * capped_seconds(block_s, joules, profile))
 
     return seconds
 
 
-def _blocks(load: Occupancy, tlb_miss_share: Floats | float = 0.0, walked: Floats | float = 0.0) -> Blocks:
+def _blocks(occupancy: Occupancy, tlb_miss_share: Floats | float = 0.0, walked: Floats | float = 0.0) -> Blocks:
     """The blocks of kernels of the float32 units."""
-    return Blocks(load.reuse, load.depth, load.at_work, load.filled, tlb_miss_share, walked=walked)
+    return Blocks(occupancy.reuse, occupancy.depth, occupancy.at_work, occupancy.filled, tlb_miss_share, walked=walked)
 
 
-def _tlb_miss_share(table: KernelTable, work: Products, shape: TileShape, load: Occupancy) -> Floats:
-    return np.where(table.is_family("gemm"), work.tlb_miss_share(shape.m, shape.n, load), 0.0)
+def _tlb_miss_share(table: KernelTable, work: Products, shape: TileShape, occupancy: Occupancy) -> Floats:
+    return np.where(table.is_family("gemm"), work.tlb_miss_share(shape.m, shape.n, occupancy), 0.0)
 
 
 def _walked_bytes(table: KernelTable, profile: ArchitectureProfile, compulsory: dict[str, np.ndarray]) -> Floats:
@@ -358,7 +358,7 @@ def _walked_bytes(table: KernelTable, profile: ArchitectureProfile, compulsory: 
 
 
 def _traffic(
-    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, load: Occupancy, traffic: dict[str, np.ndarray]
+    table: KernelTable, profile: ArchitectureProfile, shape: TileShape, occupancy: Occupancy, traffic: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Shared memory starts empty, so every block's operands cross L2; main memory serves again what L2 cannot hold.
 
@@ -370,18 +370,20 @@ def _traffic(
     share = np.minimum(passes(table), 1.0)
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
     again = (sizes.a * (over_n - 1.0) + sizes.b * (over_m - 1.0)) * share
-    partial = np.where(load.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / element_bytes(table) * load.pieces, 0.0)
+    partial_sums = np.where(
+        occupancy.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / element_bytes(table) * occupancy.pieces, 0.0
+    )
     # Blocks start row by row of the result. Those that run at once walk k together, so what they share is read once.
-    blocks_in_flight = profile.value("count.sms") * load.resident
+    blocks_in_flight = profile.value("count.sms") * occupancy.resident
     columns_in_flight = np.minimum(over_n, blocks_in_flight)
     rows_in_flight = np.clip(blocks_in_flight / over_n, 1.0, over_m)
-    items = np.clip(blocks_in_flight / (over_m * over_n * load.pieces), 1.0, table.batch)
+    items = np.clip(blocks_in_flight / (over_m * over_n * occupancy.pieces), 1.0, table.batch)
     a, b, c = (operand / table.batch * items for operand in (sizes.a, sizes.b, sizes.c))
     again_a, again_b = sizes.a * (over_n / columns_in_flight - 1.0) * share, sizes.b * (over_m / rows_in_flight - 1.0) * share
     capacity = capacities.get("l2", 0.0)
     missed_bytes = again_a * (1.0 - hit_share(a * rows_in_flight / over_m + b * columns_in_flight / over_n, capacity))
     missed_bytes = missed_bytes + again_b * (1.0 - hit_share((a + c) * rows_in_flight / over_m + b, capacity))
-    nearer = {level: traffic[level] + again + partial for level in ("shared", "l2")}
+    nearer = {level: traffic[level] + again + partial_sums for level in ("shared", "l2")}
     return {**traffic, **nearer, profile.main_memory: traffic[profile.main_memory] + missed_bytes}
 
 

@@ -79,15 +79,15 @@ def choose_tensor(
         splits_here = splits_here & ((ACCUMULATOR_BYTES * pieces * work.outputs <= workspace) | (part >= kernels.long_part))
         is_offered = fits & ((pieces == 1) | splits_here)
         shape = TileShape(tile_m, tile_n, part)
-        load = work.load(profile, tile_m, tile_n, part)
-        blocks = tensor_blocks(work, shape, load, pace)
-        traffic = tensor_traffic(table, profile, shape, load, kernels, compulsory)
-        math = table.matrix_flops / (rate * load.useful) * blocks.ramp(value)
+        occupancy = work.occupancy(profile, tile_m, tile_n, part)
+        blocks = tensor_blocks(work, shape, occupancy, pace)
+        traffic = tensor_traffic(table, profile, shape, occupancy, kernels, compulsory)
+        math = table.matrix_flops / (rate * occupancy.useful) * blocks.ramp(value)
         if unpacks.any():
-            unpack_s = table.vector_flops / vector_rate * unpacked(table, tile_m, load.useful)
+            unpack_s = table.vector_flops / vector_rate * unpacked(table, tile_m, occupancy.useful)
             math = math + np.where(unpacks, unpack_s, 0.0)
-        rounds = ceil_div(load.blocks, multiprocessors * load.resident)
-        math = math * np.where(whole_rounds & (rounds > 1.0), rounds * load.resident / load.queue, 1.0)
+        rounds = ceil_div(occupancy.blocks, multiprocessors * occupancy.resident)
+        math = math * np.where(whole_rounds & (rounds > 1.0), rounds * occupancy.resident / occupancy.queue, 1.0)
         times = [math, *(nbytes / speeds[level] for level, nbytes in traffic.items()), blocks.fetch_seconds(value, clock)]
         time = overlapped(times, value("overlap")) + value("tile_overhead") * rounds + blocks.split_seconds(value)
         return np.where(is_offered, time, np.inf), part
@@ -97,27 +97,27 @@ def choose_tensor(
     return TileShape(m, n, k)
 
 
-def tensor_blocks(work: Products, shape: TileShape, load: Occupancy, pace: float | np.ndarray) -> Blocks:
+def tensor_blocks(work: Products, shape: TileShape, occupancy: Occupancy, pace: float | np.ndarray) -> Blocks:
     """The blocks of kernels on tensor cores.
 
     Args:
         pace: pace of the units (`TensorKernels.pace`).
     """
     row = work.staged(shape.m, shape.n)
-    staged_bytes = load.queue * load.padded_k * row
-    blocks_at_once = np.minimum(load.queue, load.resident)
-    in_flight = blocks_at_once * np.minimum(work.stages * work.slices, load.padded_k) * row
+    staged_bytes = occupancy.queue * occupancy.padded_k * row
+    blocks_at_once = np.minimum(occupancy.queue, occupancy.resident)
+    in_flight = blocks_at_once * np.minimum(work.stages * work.slices, occupancy.padded_k) * row
     # Units multiply half as many elements of twice the size a clock, so that each of them hides as much of a latency as two.
     hides = np.maximum(work.size / 2.0, 1.0)
-    depth, at_work = load.padded_k * hides, load.at_work * hides
-    return Blocks(load.reuse, depth, at_work, load.filled, 0.0, staged_bytes, in_flight, load.pieces, pace=pace)
+    depth, at_work = occupancy.padded_k * hides, occupancy.at_work * hides
+    return Blocks(occupancy.reuse, depth, at_work, occupancy.filled, 0.0, staged_bytes, in_flight, occupancy.pieces, pace=pace)
 
 
 def tensor_traffic(
     table: KernelTable,
     profile: ArchitectureProfile,
     shape: TileShape,
-    load: Occupancy,
+    occupancy: Occupancy,
     kernels: TensorKernels,
     compulsory: dict[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -134,19 +134,19 @@ def tensor_traffic(
     size = element_bytes(table)
     traffic = compulsory_traffic(table, profile) if compulsory is None else compulsory
     over_m, over_n = ceil_div(table.m, shape.m), ceil_div(table.n, shape.n)
-    partial_sums = np.where(load.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / size * load.pieces, 0.0)
+    partial_sums = np.where(occupancy.pieces > 1.0, 2.0 * sizes.c * ACCUMULATOR_BYTES / size * occupancy.pieces, 0.0)
     copied_bytes = (sizes.a * (over_n - 1.0) + sizes.b * (over_m - 1.0)) * share
     together_m, together_n = kernels.together
     row = size / np.minimum(shape.n, together_n) + stored_bytes(table) / np.minimum(shape.m, together_m)
-    read_bytes = table.matrix_flops / 2.0 / load.filled * row
+    read_bytes = table.matrix_flops / 2.0 / occupancy.filled * row
     again_a, again_b = (
         operand * (ceil_div(count, kernels.patch) - 1.0) for operand, count in ((sizes.a, over_n), (sizes.b, over_m))
     )
-    blocks_in_flight = profile.value("count.sms") * load.resident
+    blocks_in_flight = profile.value("count.sms") * occupancy.resident
     patch_columns = np.clip(np.sqrt(blocks_in_flight * shape.m / shape.n), 1.0, over_n)
     patch_rows = np.clip(blocks_in_flight / patch_columns, 1.0, over_m)
     patch_columns = np.clip(blocks_in_flight / patch_rows, 1.0, over_n)
-    items = np.clip(blocks_in_flight / (over_m * over_n * load.pieces), 1.0, table.batch)
+    items = np.clip(blocks_in_flight / (over_m * over_n * occupancy.pieces), 1.0, table.batch)
     result_bytes = np.minimum(sizes.c, table.bytes_of_kind(WRITE))
     a, b, c = (operand / table.batch * items for operand in (sizes.a, sizes.b, result_bytes))
     lost_a, lost_b = sizes.a * (over_n / patch_columns - 1.0) * share, sizes.b * (over_m / patch_rows - 1.0) * share

@@ -131,8 +131,7 @@ def reach(profile: ArchitectureProfile) -> float:
 
 
 def _threads_at_once(profile: ArchitectureProfile) -> float:
-    held = RESIDENT_THREADS.get(profile.value("compute.capability", 0.0), 2048.0)
-    return profile.value("count.sms") * held
+    return profile.value("count.sms") * RESIDENT_THREADS.get(profile.value("compute.capability", 0.0), 2048.0)
 
 
 def bytes_read_again(table: KernelTable, profile: ArchitectureProfile) -> Floats:
@@ -253,15 +252,16 @@ def _loop_share(c: Coefficients) -> float | Floats:
 
 def _pass_seconds(moved: Floats, kernels: Floats, share: float | Floats, c: Coefficients) -> Floats:
     """(..., K) seconds of kernels that do nothing but move these bytes at a share of the bandwidth, in L2 where it holds them."""
-    taken: Floats = moved / (pass_rate(moved, c) * share) + kernels * c.value("device_launch")
-    return taken
+    seconds: Floats = moved / (pass_rate(moved, c) * share) + kernels * c.value("device_launch")
+    return seconds
 
 
 def pass_rate(moved: Floats, c: Coefficients) -> Floats:
     """(..., K) bytes a second of kernels that do nothing but move these bytes, in L2 where it holds them."""
-    last = c.profile.main_memory
+    main_memory = c.profile.main_memory
     near = hit_share(moved, c.profile.value("capacity.l2", 0.0))
-    rate: Floats = 1.0 / (near / c.value("bandwidth.l2", f"bandwidth.{last}") + (1.0 - near) / c.value(f"bandwidth.{last}"))
+    seconds = near / c.value("bandwidth.l2", f"bandwidth.{main_memory}") + (1.0 - near) / c.value(f"bandwidth.{main_memory}")
+    rate: Floats = 1.0 / seconds
     return rate
 
 

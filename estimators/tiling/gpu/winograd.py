@@ -44,9 +44,9 @@ def placed(way: AlternativeAlgorithm, applies: np.ndarray) -> AlternativeAlgorit
     """An algorithm for the kernels that it applies to, with its arrays extended to all kernels; 1 elsewhere."""
 
     def place(values: np.ndarray) -> np.ndarray:
-        placed = np.ones((*np.shape(values)[:-1], len(applies)))
-        placed[..., applies] = values
-        return placed
+        extended = np.ones((*np.shape(values)[:-1], len(applies)))
+        extended[..., applies] = values
+        return extended
 
     return replace(
         way,

@@ -12,7 +12,7 @@ from shmoo.estimators.errors import InputError, unknown
 from shmoo.estimators.predict.estimate_records import Record
 from shmoo.estimators.present.results import setting
 from shmoo.estimators.shown_columns import Column
-from shmoo.estimators.sweep.explore import Front, Limit, Space, front_rows
+from shmoo.estimators.sweep.explore import Front, Limit, Space, front_rows, nearest_text
 from shmoo.estimators.units import percent
 from shmoo.estimators.variants import amount_of
 from shmoo.harness.cli import captures, options, output
@@ -130,10 +130,8 @@ def _limit(text: str) -> Limit:
 
 
 def _show(space: Space, front: Front, rows: Sequence[Record], wide: bool) -> None:
-    from shmoo.estimators.sweep.explore import none_allowed
-
     if front.nearest:
-        output.message(none_allowed(space, front))
+        output.message(nearest_text(space, front))
         return
     output.message(
         f"{front.points:,} designs, {front.allowed:,} within the limits, {len(front)} on the front, which holds "

@@ -32,14 +32,14 @@ Examples:
 Open the file in https://ui.perfetto.dev.
 """
 COLUMNS = (
-    Column("kernel", lambda slot: slot.kernel.label),
-    Column("starts", lambda slot: slot.start_s, "s"),
-    Column("runs", lambda slot: slot.end_s - slot.start_s, "s"),
-    Column("adds", lambda slot: slot.kernel.elapsed_s, "s"),
-    Column("bound", lambda slot: slot.kernel.bound),
-    Column("tile m x n x k", lambda slot: " x ".join(f"{extent:.0f}" for extent in slot.kernel.tile_shape)),
-    Column("tiles", lambda slot: slot.kernel.tiles, ""),
-    Column("utilisation", lambda slot: slot.kernel.utilisation, "0%"),
+    Column("kernel", lambda span: span.kernel.label),
+    Column("starts", lambda span: span.start_s, "s"),
+    Column("runs", lambda span: span.end_s - span.start_s, "s"),
+    Column("adds", lambda span: span.kernel.elapsed_s, "s"),
+    Column("bound", lambda span: span.kernel.bound),
+    Column("tile m x n x k", lambda span: " x ".join(f"{extent:.0f}" for extent in span.kernel.tile_shape)),
+    Column("tiles", lambda span: span.kernel.tiles, ""),
+    Column("utilisation", lambda span: span.kernel.utilisation, "0%"),
 )
 DEVICE = {"cpu": "cpu", "gpu": "cuda"}
 """Family of an architecture -> torch's device for it."""
@@ -68,7 +68,7 @@ def trace(
     axes = options.settings(fixed)
     with output.only_results_on_stdout():
         capture = question.capture(model, axes)
-        estimate, slots = schedule(
+        estimate, spans = schedule(
             AnalysisDirector(profile), capture.graphs, chosen, compute_dtype=capture.compute_dtype, batch=capture.batch
         )
         recorded, reason = None, "not asked for"
@@ -77,13 +77,13 @@ def trace(
     if out:
         from shmoo.harness.runtimes.chrome_trace import trace_document
 
-        document = trace_document(model, estimate, slots, recorded, reason)
+        document = trace_document(model, estimate, spans, recorded, reason)
         output.write(out, json.dumps(document, allow_nan=False).encode())
         output.message(f"wrote {out}" + (f"; not measured: {reason}" if recorded is None else ""))
     if as_json:
-        output.json_document([_record(slot) for slot in slots])
+        output.json_document([_record(span) for span in spans])
     else:
-        _show(slots, recorded, estimate.latency_s.value, view)
+        _show(spans, recorded, estimate.latency_s.value, view)
 
 
 def _recorded(
@@ -109,17 +109,17 @@ def _recorded(
         return record_call(lambda: forward(*built.args, **built.kwargs), device=device), ""
 
 
-def _record(slot: KernelSpan) -> dict[str, object]:
-    kernel = msgspec.to_builtins(slot.kernel)
+def _record(span: KernelSpan) -> dict[str, object]:
+    kernel = msgspec.to_builtins(span.kernel)
     return {
-        "start_s": slot.start_s,
-        "end_s": slot.end_s,
-        **or_reason("launch_s", slot.launch_s, "not apart from running: only a GPU is launched ahead of time"),
+        "start_s": span.start_s,
+        "end_s": span.end_s,
+        **or_reason("launch_s", span.launch_s, "not apart from running: only a GPU is launched ahead of time"),
         **{f"kernel_{k}": v for k, v in kernel.items()},
     }
 
 
-def _show(slots: Sequence[KernelSpan], recorded: RecordedCall | None, latency_s: float, view: View) -> None:
-    output.table(COLUMNS, slots, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
+def _show(spans: Sequence[KernelSpan], recorded: RecordedCall | None, latency_s: float, view: View) -> None:
+    output.table(COLUMNS, spans, drop=("tiles", "tile m x n x k", "utilisation"), view=view)
     measured = "" if recorded is None else f"; {si(recorded.latency_s, 's')} measured under the profiler"
     output.result(f"one call: {si(latency_s, 's')} predicted{measured}")

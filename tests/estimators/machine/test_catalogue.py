@@ -62,11 +62,11 @@ def test_a_part_of_the_structure_brings_what_belongs_to_it():
 def test_intervals_draw_what_is_uncertain_of_this_runtime():
     """Neither what the tiles were cut by, nor what other runtimes launch, nor what was fitted to times."""
     profile = load_profile("gpu_a100_40g")
-    drawn = set(names_to_draw(profile.all_coefficients, "inductor", tensor=False))
+    drawn = set(names_to_draw(profile.all_coefficients, "inductor", has_tensor_kernels=False))
     assert {"graph", "device_launch", "vector_share"} <= drawn
     assert not drawn & {"capacity.l2", "count.sms", "sigma", "launch.cudagraphs", "efficiency.gemm"}
     assert not [name for name in drawn if whose(name) in ("tensor", *TENSOR)]
-    assert "half.tile.tensor" in names_to_draw(profile.all_coefficients, "inductor", tensor=True)
+    assert "half.tile.tensor" in names_to_draw(profile.all_coefficients, "inductor", has_tensor_kernels=True)
 
 
 @pytest.mark.parametrize(

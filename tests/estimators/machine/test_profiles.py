@@ -139,7 +139,7 @@ def implausibilities(profile: ArchitectureProfile) -> list[str]:
         kind = name.rpartition(".")[2]
         if name.startswith("peak.matrix."):
             ratio = coefficient.value / v(f"peak.matrix.{dtype}")
-            if not any(abs(ratio / search_space - 1) < 0.02 for search_space in rate_ratios(profile)):
+            if not any(abs(ratio / allowed - 1) < 0.02 for allowed in rate_ratios(profile)):
                 wrong.append(f"{name} is {ratio:.3g} x {dtype}, not one of {rate_ratios(profile)}")
             energy = profile.get(f"energy.flop.matrix.{kind}")
             if energy is not None and profile.family == "gpu":

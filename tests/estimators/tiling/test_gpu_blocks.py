@@ -41,7 +41,7 @@ def cut(table: KernelTable, profile: ArchitectureProfile) -> Tiling:
 
 
 def ways(table: KernelTable, profile: ArchitectureProfile) -> dict:
-    return {way.name: way for way in cut(table, profile).transformed}
+    return {way.name: way for way in cut(table, profile).alternatives}
 
 
 @pytest.mark.parametrize(("library", "tile"), [("pascal", (64, 128)), ("ampere", (128, 128))])

@@ -254,8 +254,8 @@ def test_patches_of_blocks_leave_less_to_main_memory_than_rows_of_them():
 def test_convolutions_on_tensor_cores_are_done_directly():
     """A 3 x 3 window is offered Winograd's transforms in float32, and not in float16."""
     profile = load_profile("gpu_v100")
-    assert tiled(conv("float32"), profile).transformed
-    assert not tiled(conv("float16"), profile).transformed
+    assert tiled(conv("float32"), profile).alternatives
+    assert not tiled(conv("float16"), profile).alternatives
 
 
 def test_a_capped_board_sustains_what_its_power_gives():

@@ -44,8 +44,8 @@ def spans(document: dict, process: int) -> list[dict]:
 @pytest.mark.parametrize("name", ["cpu_server_generic", "gpu_h100", "tpu_v4", "kpu_t64"])
 def test_a_prediction_alone_is_a_trace(name: str) -> None:
     """One process, an event a kernel and one for the call, and why nothing was measured."""
-    estimate, slots = schedule(AnalysisDirector(load_profile(name)), (network(),))
-    document = trace_document("net", estimate, slots, None, "not asked for")
+    estimate, kernels = schedule(AnalysisDirector(load_profile(name)), (network(),))
+    document = trace_document("net", estimate, kernels, None, "not asked for")
     check_events(document)
     assert processes(document) == {PREDICTED: f"predicted: {name}, {estimate.runtime}"}
     predicted = spans(document, PREDICTED)
@@ -57,10 +57,10 @@ def test_a_prediction_alone_is_a_trace(name: str) -> None:
 
 def test_a_measured_call_is_a_second_process() -> None:
     """Both start at 0, and the measured operators lie inside the measured call."""
-    estimate, slots = schedule(AnalysisDirector(load_profile("cpu_server_generic")), (network(),))
+    estimate, kernels = schedule(AnalysisDirector(load_profile("cpu_server_generic")), (network(),))
     x = torch.rand(64, 64)
     recorded = record_call(lambda: torch.relu(x @ x))
-    document = trace_document("net", estimate, slots, recorded)
+    document = trace_document("net", estimate, kernels, recorded)
     check_events(document)
     assert set(processes(document)) == {PREDICTED, MEASURED}
     measured = spans(document, MEASURED)
