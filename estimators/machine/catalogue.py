@@ -124,8 +124,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(0.9, 0.4, 1.0, "products, softmax beside them: 0.73 of an A100's peak with both (Dao, FlashAttention-2, 2023); on "
               "an H100 0.35 with Ampere's instructions, 0.75 with its own (Shah et al., FlashAttention-3, 2024)",
               ".attention_tensor", "gpu", "literature"),
-        Guess(0.4, 0.15, 0.9, "share of the cycles counted on the vector unit or the array, idle columns included: "
-              f"{_GUESS}", ".depthwise", "tpu"),
+        Guess(0.4, 0.15, 0.9, f"share of the cycles counted, idle columns included: {_GUESS}", ".depthwise", "tpu"),
         *(Guess(0.75, 0.5, 0.95, _COUNTED, f".{name}", "kpu") for name in _COUNTED_ON_KPU)), within=_SHARES),
     "efficiency.vector": Entry("1", "share", "of the vector peak that loops reach, by algorithm or operator",
                                Space(1e-3, 4.0, 1.0), {"gpu": Space(0.03, 4.0, 0.3)}, (
@@ -188,8 +187,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
         Guess(200.0, 100.0, 400.0, "what a block takes to start and to end: 197 to 237 on A100, H100, B200 and L40S (NVIDIA "
               "AIConfigurator, 2026)", ".tensor", "gpu", "literature"),
-        Guess(8.0, 2.0, 400.0, "the same of fused attention, in keys: 5 and 6 on A100 and L40S, 137 and 373 on H100 and B200",
-              ".attention_tensor", "gpu", "literature")),
+        Guess(8.0, 2.0, 400.0, "the same in keys: 5 to 6 on A100 and L40S, 137 to 373 later", ".attention_tensor", "gpu", "literature")),
               within=(0.0, 1e7)),
     "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
                        Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (

@@ -48,13 +48,7 @@ from functools import partial
 import numpy as np
 
 from shmoo.estimators.graph.dtypes import COMPUTE_DTYPES
-from shmoo.estimators.machine.coefficients import (
-    Coefficients,
-    algorithm_codes,
-    dot_products,
-    in_tensor_kernels,
-    unpacks_weights,
-)
+from shmoo.estimators.machine.coefficients import Coefficients, algorithm_codes, dot_products, in_tensor_kernels, unpacks_weights
 from shmoo.estimators.machine.names import by_runtime
 from shmoo.estimators.machine.profile import ArchitectureProfile
 from shmoo.estimators.predict.energy import Joules, candidates, capped, dynamic_energy, has_cap
@@ -343,14 +337,12 @@ def _compute_time(
         issue_rate = c.value("count.sms") * ISSUED * c.value("clock")
         vector_peak = np.where(table.matrix_flops > 0, vector_peak, np.minimum(vector_peak, issue_rate))
     is_scalar = by_result(table, runtime) & (c.profile.family == "cpu")
-    vector = (table.vector_flops + RESULT_POINTS * is_scalar * table.m) / (
-        vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
-    )
+    vector_rate = vector_peak * c.by_kernel(table, codes, *_loops("efficiency.vector", runtime))
+    vector = (table.vector_flops + RESULT_POINTS * is_scalar * table.m) / vector_rate
     has_special_rate = c.find(*SPECIAL[0]) is not None
     special_peak = c.by_dtype(table.dtype, SPECIAL) if has_special_rate else vector_peak * c.value("vector_share")
-    special = (
-        ~is_scalar * table.special_flops / (special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime)))
-    )
+    special_rate = special_peak * c.by_kernel(table, codes, *_loops("efficiency.special", runtime))
+    special = ~is_scalar * table.special_flops / special_rate
     if tiling.blocks is not None:
         # The softmax of scores runs where their products do: on the multiprocessors that have a block, over whole tiles.
         softmax = np.where(in_tensor_kernels(codes) & table.is_family("attention"), unmasked_share / tiling.utilisation, 1.0)

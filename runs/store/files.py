@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import fcntl
 import io
 import os
 import secrets
@@ -136,3 +137,18 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_directory(directory: Path) -> int | None:
+    """A descriptor that locks a folder against other writers until it is closed; `InputError` where another writer has the lock,
+    `None` on a file system without locks."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"another process writes into {directory}; wait until it has ended, or name another --out") from None
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

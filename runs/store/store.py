@@ -6,7 +6,6 @@ Measurements are never overwritten. A crash loses at most the row being written;
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -208,7 +207,7 @@ class RunWriter:
         self._lock: int | None = None
         files.own_folder(self.path / GRAPHS)
         try:
-            self._lock = _locked(self.path)
+            self._lock = files.lock_directory(self.path)
             if exists:
                 recorded = read_manifest(self.path)
                 check_same_machine(recorded.machine, manifest.machine, str(self.path))
@@ -391,18 +390,3 @@ def _is_json(line: bytes) -> bool:
     except UNREADABLE:
         return False
     return True
-
-
-def _locked(directory: Path) -> int | None:
-    """A descriptor that locks the run against other writers until it is closed; `InputError` where another writer has the lock,
-    `None` on a file system without locks."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"another process writes into {directory}; wait until it has ended, or name another --out") from None
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor

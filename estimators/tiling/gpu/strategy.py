@@ -304,8 +304,7 @@ class GpuThreadBlocks:
             moved=exchange_traffic(transform_bytes, profile),
             kernels=4,
         )
-        fused_algorithm = fused_winograd(applicable, profile, self._library.patches)
-        return tuple(placed(way, applies) for way in (fused_algorithm, products))
+        return tuple(placed(way, applies) for way in (fused_winograd(applicable, profile, self._library.patches), products))
 
 
 def _block_seconds(table: KernelTable, work: Products, profile: ArchitectureProfile) -> Seconds:
