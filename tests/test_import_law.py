@@ -75,7 +75,7 @@ FORBIDDEN = {
 """Libraries that a top-level folder must not import, wherever in a file."""
 TAKE_APART = ("startswith", "removeprefix", "partition", "rpartition", "split", "replace")
 """Methods of texts that read a part of a name."""
-MOST_FILES = 14
+MOST_FILES, MOST_LINES = 14, 400
 ROOMY = ("harness/cli/verbs",)
 """Folders that may hold any number of files."""
 
@@ -193,6 +193,12 @@ def test_a_room_holds_few_files() -> None:
         str(folder.relative_to(ROOT)): len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) for folder in folders
     }
     assert {room: size for room, size in sizes.items() if size > MOST_FILES and room not in ROOMY} == {}
+
+
+def test_a_file_can_be_read_at_once() -> None:
+    """Longer ones hold two subjects."""
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
 def test_every_package_is_listed_for_installation() -> None:

@@ -187,7 +187,7 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
         Guess(48.0, 16.0, 150.0, f"reduction in a block at half of the rate: {_GUESS}", "", "gpu"),
         Guess(200.0, 100.0, 400.0, "what a block takes to start and to end: 197 to 237 on A100, H100, B200 and L40S (NVIDIA "
               "AIConfigurator, 2026)", ".tensor", "gpu", "literature"),
-        Guess(8.0, 2.0, 400.0, "the same in keys: 5 to 6 on A100 and L40S, 137 to 373 later", ".attention_tensor", "gpu", "literature")),
+        Guess(8.0, 2.0, 400.0, "in keys: 5 to 6 on A100 and L40S, 137 to 373 later", ".attention_tensor", "gpu", "literature")),
               within=(0.0, 1e7)),
     "half.tile": Entry("1", "share", f"multiply-adds per staged element at half of the rate: {_GUESS}",
                        Space(1e-2, 1e2, 1.0), {"gpu": Space(1e-1, 1e2, 0.5)}, (
