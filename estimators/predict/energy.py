@@ -33,7 +33,7 @@ IN_REGISTERS = 0.1
 """Energy of an operation on registers relative to that of a loop over memory: one instruction of about ten."""
 WARM_UP_S = 20.0
 """Time constant of warmth. On a T4, products of more than 5 ms ran faster after little load than after much; 10 to 30 s describe
-these measurements equally well (docs/model.md, "What was tried")."""
+these measurements equally well (docs/model.md, "Appendix: what was tried")."""
 CALLS, FASTEST = 25, 5
 """Repetitions of a call, and how many of them count: the fastest, which on a board that warms are the first. The tables and
 models that the coefficients of GPUs come from were measured so (Lee et al., ASPLOS 2025)."""

@@ -153,7 +153,7 @@ def _import_factory(spec: str) -> Callable[..., Any]:
 
 
 def as_module(path: str, attribute: str = "factory") -> str:
-    """How to name what is in a file: as a module of the current directory, or of its own."""
+    """Advice to name a factory in a file as a module: of the current directory, or of the file's own."""
     file = Path(path).with_suffix("")
     if file.is_absolute() or ".." in file.parts:
         return f"in {str(file.parent)!r}, write its name as a module: {file.name}:{attribute}"

@@ -109,7 +109,7 @@ class PinnedProbe:
     """One thread per core; they take turns, so that none waits for another. `kernel` takes a few microseconds."""
 
     REPEATS, CALLS = 5, 4
-    """Number of clock readings, of which the lowest counts (the first calls have cold caches), and calls between two readings."""
+    """Intervals that are timed (the lowest time counts, because the first calls have cold caches), and calls in each."""
 
     def __init__(self, kernel: Callable[[], object], cores: Sequence[int]) -> None:
         self._kernel = kernel
