@@ -73,7 +73,7 @@ class MemoryRoom(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def advice(self) -> str:
-        """The bytes needed, and the batch or devices that would fit, in words; "" where the call fits or the capacity is unknown."""
+        """The bytes needed, and the batch or devices that would fit; "" where the call fits or the capacity is unknown."""
         if self.fits is not False:
             return ""
         parts = (("weights", self.weight_bytes), ("cache", self.cache_bytes), ("activations", self.activation_bytes))

@@ -69,7 +69,7 @@ def in_measured_type(table: KernelTable, profile: ArchitectureProfile) -> np.nda
 
 def _joint_trust(share: int, rate: int) -> int:
     """Trust in the product of a share and a rate. A fit of one uses the present value of the other, so a product with a fitted
-    factor counts as fitted; a simulated rate makes the product simulated; otherwise the weaker one counts."""
+    factor counts as fitted; a simulated rate makes the product simulated; otherwise the weaker counts."""
     strongest = max(share, rate)
     if _TRUST[strongest] in ("fitted", "transferred"):
         return strongest
